@@ -1,0 +1,62 @@
+//! Whom a server lets in.
+
+use crate::{
+    error::Error,
+    fingerprint::Fingerprint,
+    invites::Invites,
+    peers::{Peer, Peers},
+    token::Secret,
+};
+
+/// Who is at the other end of a connection that a server has accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerIdentity {
+    /// A host that has been paired.
+    Paired(Peer),
+    /// A host that holds this key and was let in because an invitation is open. The only thing
+    /// it may do is to redeem one, by [`Gate::pair`].
+    Unpaired(Fingerprint),
+}
+
+/// A server's policy: paired hosts come in, and strangers only while they can pair.
+///
+/// The files are read for every connection, so that a removed peer, and an invitation that was
+/// used or has expired, count at once.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    peers: Peers,
+    invites: Invites,
+}
+
+impl Gate {
+    /// A gate that knows these hosts and these invitations.
+    #[must_use]
+    pub fn new(peers: Peers, invites: Invites) -> Self {
+        Self { peers, invites }
+    }
+
+    /// Lets in the holder of a key, or nobody.
+    pub(crate) fn admit(&self, client: Fingerprint) -> Result<Option<PeerIdentity>, Error> {
+        if let Some(peer) = self.peers.find(client)? {
+            return Ok(Some(PeerIdentity::Paired(peer)));
+        }
+        let invited = self.invites.any_open()?;
+        Ok(invited.then_some(PeerIdentity::Unpaired(client)))
+    }
+
+    /// Pairs the client that holds the key of the connection, if `secret` is that of an open
+    /// invitation, and returns its entry in the list of peers.
+    ///
+    /// The invitation is used up before the key is pinned. Undone by [`Peers::remove`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] if the invitation is wrong, used or expired; [`Error::Name`] for an
+    /// impossible name, which uses up nothing; and those of the files.
+    pub fn pair(&self, client: Fingerprint, name: &str, secret: &Secret) -> Result<Peer, Error> {
+        let peer = Peer::new(name, client, None)?;
+        self.invites.redeem(secret)?;
+        self.peers.add(peer.clone())?;
+        Ok(peer)
+    }
+}
