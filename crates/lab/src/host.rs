@@ -1,0 +1,273 @@
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::cgroup::Cgroup;
+use crate::enter::Door;
+use crate::{init, mounts};
+
+/// One host of a lab.
+#[derive(Debug, Clone)]
+pub struct Host {
+    name: String,
+    number: u8,
+    disk: PathBuf,
+    cgroup: Cgroup,
+}
+
+impl Host {
+    pub(crate) fn new(name: &str, number: u8, lab_dir: &Path, lab_cgroup: &Cgroup) -> Self {
+        Self {
+            name: name.to_owned(),
+            number,
+            disk: lab_dir.join(name),
+            cgroup: lab_cgroup.child(name),
+        }
+    }
+
+    /// Its name, which the other hosts resolve to its addresses.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its place on the switch: the last part of its addresses.
+    pub fn number(&self) -> u8 {
+        self.number
+    }
+
+    /// The IPv4 address of its `eth0`, in 198.51.100.0/24.
+    pub fn ipv4(&self) -> Ipv4Addr {
+        Ipv4Addr::new(198, 51, 100, self.number)
+    }
+
+    /// The IPv6 address of its `eth0`, in 2001:db8:51::/64. Its last group reads like the last part
+    /// of the IPv4 address.
+    pub fn ipv6(&self) -> Ipv6Addr {
+        let digits = self.number.to_string();
+        let last = u16::from_str_radix(&digits, 16).expect("decimal digits are hexadecimal digits");
+        Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, last)
+    }
+
+    /// The machine's id of the process that is the host's init, if the host is up.
+    pub fn init(&self) -> Option<i32> {
+        self.init_cgroup().processes().first().copied()
+    }
+
+    /// A path on the machine that shows the host's files. An absolute symbolic link on the way leads
+    /// out of the host and into the machine: read with it what has no such links, write with
+    /// [`Host::put`] and [`Host::write`].
+    pub fn root_path(&self) -> Result<PathBuf> {
+        let pid = self.init().ok_or_else(|| self.is_down())?;
+        Ok(format!("/proc/{pid}/root").into())
+    }
+
+    /// The path on the machine of the host's network namespace.
+    pub(crate) fn network_path(&self) -> Result<String> {
+        let pid = self.init().ok_or_else(|| self.is_down())?;
+        Ok(format!("/proc/{pid}/ns/net"))
+    }
+
+    /// A command that will run in the host: in its namespaces and its cgroup, in `/root`, with a
+    /// login's plain environment. Everything else is the caller's to set as usual, except the
+    /// working directory and the user, which would be those of the machine.
+    ///
+    /// The child's id is that of a process outside, which passes on HUP, INT, QUIT, TERM, USR1 and
+    /// USR2, takes the command with it when it is killed, and exits with the command's status, or
+    /// with 128 + N if signal N ended it. Spawning fails with "No such process" if the host is down.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        let terminal = std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned());
+        command.env_clear().envs([
+            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"),
+            ("HOME", "/root"),
+            ("USER", "root"),
+            ("LANG", "C.UTF-8"),
+            ("TERM", &terminal),
+        ]);
+        let door = Door::open(&self.init_cgroup(), &self.cgroup.child(COMMANDS));
+        let enter = move || match &door {
+            Ok(door) => door.enter(),
+            Err(e) => Err(std::io::Error::from_raw_os_error(
+                e.raw_os_error().unwrap_or(libc::ESRCH),
+            )),
+        };
+        // SAFETY: it makes only system calls, on descriptors opened above, and allocates nothing.
+        unsafe { command.pre_exec(enter) };
+        command
+    }
+
+    /// Runs a command to its end, with no input. Not an error if it fails.
+    pub fn run<S: AsRef<OsStr>>(&self, argv: &[S]) -> Result<Output> {
+        let (program, arguments) = argv.split_first().context("no command given")?;
+        let mut command = self.command(program);
+        self.finish(command.args(arguments).stdin(Stdio::null()))
+    }
+
+    /// Runs a shell script (`sh -e`) and returns what it printed, without the last line's end. An
+    /// error, with all that it printed, if it fails.
+    pub fn sh(&self, script: &str) -> Result<String> {
+        let output = self.run(&["sh", "-ec", script])?;
+        if !output.status.success() {
+            bail!("on {}: {script}\n{output}", self.name);
+        }
+        Ok(output.stdout.trim_end_matches('\n').to_owned())
+    }
+
+    /// Copies a file or a directory of the machine into the host. A file goes to `dst`, or into it
+    /// if that is a directory or ends in `/`, replacing what was there, even a running program; of a
+    /// directory the contents go into the directory `dst`. Missing directories are made.
+    pub fn put(&self, src: impl AsRef<Path>, dst: &str) -> Result<()> {
+        let src = src.as_ref();
+        let metadata = fs::metadata(src).with_context(|| src.display().to_string())?;
+        let what = || format!("cannot put {} on {}", src.display(), self.name);
+        if metadata.is_dir() {
+            let mut tar = Command::new("tar")
+                .arg("-C")
+                .arg(src)
+                .args(["-c", "."])
+                .stdout(Stdio::piped())
+                .spawn()
+                .context("cannot start tar")?;
+            let stream = tar.stdout.take().expect("stdout is piped");
+            let unpack = r#"mkdir -p "$1" && exec tar -C "$1" --numeric-owner -x"#;
+            let unpacked = self.feed(stream, unpack, &[dst]);
+            let packed = tar.wait()?;
+            unpacked.with_context(what)?;
+            return packed
+                .success()
+                .then_some(())
+                .ok_or_else(|| anyhow!("tar: {packed}"))
+                .with_context(what);
+        }
+        let name = src.file_name().and_then(OsStr::to_str).with_context(what)?;
+        let mode = format!("{:o}", metadata.permissions().mode() & 0o7777);
+        let install = r#"
+            case $1 in */) into=yes;; *) [ -d "$1" ] && into=yes;; esac
+            exec install -D -m "$3" /dev/stdin "$1${into:+/$2}""#;
+        self.feed(File::open(src)?, install, &[dst, name, &mode])
+            .with_context(what)
+    }
+
+    /// Writes a file in the host, making its directory if that is missing.
+    pub fn write(&self, path: &str, contents: impl AsRef<[u8]> + Send) -> Result<()> {
+        let (reader, mut writer) = std::io::pipe()?;
+        thread::scope(|scope| {
+            // A failure to write shows as the reader's.
+            scope.spawn(move || writer.write_all(contents.as_ref()));
+            self.feed(reader, r#"mkdir -p "${1%/*}/" && cat >"$1""#, &[path])
+        })
+        .with_context(|| format!("cannot write {path} on {}", self.name))
+    }
+
+    /// Runs a script with arguments on an input; an error if it fails.
+    fn feed(&self, input: impl Into<Stdio>, script: &str, arguments: &[&str]) -> Result<()> {
+        let mut command = self.command("sh");
+        command.args(["-ec", script, "sh"]).args(arguments);
+        let output = self.finish(command.stdin(input))?;
+        if !output.status.success() {
+            bail!("{output}");
+        }
+        Ok(())
+    }
+
+    fn finish(&self, command: &mut Command) -> Result<Output> {
+        let output = command
+            .output()
+            .with_context(|| format!("cannot run {:?} on {}", command.get_program(), self.name))?;
+        Ok(Output {
+            status: output.status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// Starts the host over `rootfs`, from the disk it had if it ran before. `network` is called in
+    /// its network namespace, with the machine's files still in view. Whatever is left of an earlier
+    /// run is killed first. Undone by [`Host::power_off`].
+    pub(crate) fn boot(
+        &self,
+        rootfs: &Path,
+        files: &[(&'static str, String)],
+        network: impl FnOnce() -> Result<()> + Send,
+    ) -> Result<()> {
+        self.power_off()?;
+        for directory in mounts::DISK {
+            fs::create_dir_all(self.disk.join(directory))?;
+        }
+        self.init_cgroup().create()?;
+        self.cgroup.child(COMMANDS).create()?;
+        let (host, leaf) = (self.cgroup.entrance()?, self.init_cgroup().entrance()?);
+        // A thread can leave the machine's namespaces without taking the caller along.
+        let boot = || {
+            unshare(
+                CloneFlags::CLONE_NEWNS
+                    | CloneFlags::CLONE_NEWNET
+                    | CloneFlags::CLONE_NEWUTS
+                    | CloneFlags::CLONE_NEWIPC,
+            )
+            .context("cannot make namespaces")?;
+            nix::unistd::sethostname(&self.name)?;
+            network()?;
+            mounts::enter_root(&self.disk, rootfs)?;
+            for (path, contents) in files {
+                fs::write(path, contents).context(*path)?;
+            }
+            init::start(host, leaf)
+        };
+        thread::scope(|scope| scope.spawn(boot).join())
+            .map_err(|_| anyhow!("the thread that starts it panicked"))
+            .and_then(|booted| booted)
+            .with_context(|| format!("cannot start the host {}", self.name))
+    }
+
+    /// Kills all that runs in the host. Its namespaces and mounts go with the last process; its disk
+    /// stays.
+    pub(crate) fn power_off(&self) -> Result<()> {
+        self.cgroup.destroy()
+    }
+
+    fn init_cgroup(&self) -> Cgroup {
+        self.cgroup.child("init")
+    }
+
+    fn is_down(&self) -> anyhow::Error {
+        anyhow!("the host {} is not running", self.name)
+    }
+}
+
+/// The cgroup that commands start in, below the host's. Not the host's own: a cgroup with processes
+/// of its own could not pass controllers on to containers.
+const COMMANDS: &str = "commands";
+
+/// How a command ended and what it printed.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Its exit status; the code is 128 + N if signal N ended it.
+    pub status: ExitStatus,
+    /// What it wrote to stdout.
+    pub stdout: String,
+    /// What it wrote to stderr.
+    pub stderr: String,
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.status)?;
+        for (name, text) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
+            if !text.is_empty() {
+                writeln!(f, "{name}:\n{}", text.trim_end())?;
+            }
+        }
+        Ok(())
+    }
+}

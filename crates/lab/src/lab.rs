@@ -1,0 +1,296 @@
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::cgroup::Cgroup;
+use crate::host::Host;
+use crate::{rootfs, switch};
+
+/// Where the labs' disks are: on a real file system, which Podman's storage needs.
+const LABS: &str = "/var/lib/live-migration-lab";
+
+/// A set of running hosts on one switch. Dropping it takes it down, unless `LAB_KEEP=1` is set.
+#[derive(Debug)]
+pub struct Lab {
+    name: String,
+    hosts: Vec<Host>,
+    switch: Host,
+    /// Whether the lab goes when this does.
+    owned: bool,
+}
+
+impl Lab {
+    /// Makes sure that the lab `name` has these hosts and that they run. Hosts that run are left
+    /// alone; those that were killed start again from their disks; missing ones are added. The root
+    /// file system is built first if there is none (a minute or so). Undone by [`Lab::down`].
+    ///
+    /// If the switch was killed, the whole lab lost power with it.
+    pub fn up(name: &str, hosts: &[&str]) -> Result<Self> {
+        check_name(name)?;
+        for host in hosts {
+            check_name(host)?;
+            ensure!(
+                *host != switch::NAME,
+                "{host:?} is what the switch is called"
+            );
+        }
+        let rootfs = rootfs::rootfs()?;
+        let dir = dir(name);
+        let _lock = lock(&dir)?;
+        let mut order = order(&dir)?;
+        for host in hosts {
+            if !order.iter().any(|known| known == host) {
+                order.push((*host).to_owned());
+            }
+        }
+        ensure!(order.len() < usize::from(switch::NUMBER), "too many hosts");
+        save_order(&dir, &order)?;
+
+        let mut lab = Self::assemble(name, &order)?;
+        lab.start(hosts, &rootfs)?;
+        lab.owned = true;
+        Ok(lab)
+    }
+
+    /// [`Lab::up`] on empty disks: a lab of this name that is left from before is taken down first.
+    pub fn fresh(name: &str, hosts: &[&str]) -> Result<Self> {
+        Self::destroy(name)?;
+        Self::up(name, hosts).inspect_err(|_| {
+            // The first error says more than one of cleaning up would.
+            let _ = Self::destroy(name);
+        })
+    }
+
+    /// A lab that exists already, in whatever state it is. Dropping the value leaves it as it is.
+    pub fn open(name: &str) -> Result<Self> {
+        check_name(name)?;
+        let order = order(&dir(name))?;
+        ensure!(!order.is_empty(), "there is no lab {name:?}");
+        Self::assemble(name, &order)
+    }
+
+    /// Lets the lab live on when the value goes.
+    pub fn keep(mut self) {
+        self.owned = false;
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// All its hosts, running or not, without the switch.
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// The host of this name.
+    ///
+    /// # Panics
+    /// If there is none: a test that names a host it did not ask for is wrong.
+    pub fn host(&self, name: &str) -> &Host {
+        self.find(name).expect("the lab has the host")
+    }
+
+    /// The host of this name, or the switch if it is `switch`.
+    pub fn find(&self, name: &str) -> Result<&Host> {
+        self.hosts
+            .iter()
+            .chain([&self.switch])
+            .find(|host| host.name() == name)
+            .with_context(|| format!("the lab {:?} has no host {name:?}", self.name))
+    }
+
+    /// The host that holds the bridge (also named `switch`) and one port per host, named after it:
+    /// the place to watch traffic or to shape it.
+    pub fn switch(&self) -> &Host {
+        &self.switch
+    }
+
+    /// Cuts a host off: its packets and those for it get lost at the switch, while its own link
+    /// stays up. Undone by [`Lab::mend`].
+    pub fn cut(&self, host: &str) -> Result<()> {
+        switch::cut(&self.switch, self.find(host)?)
+    }
+
+    /// Undoes [`Lab::cut`].
+    pub fn mend(&self, host: &str) -> Result<()> {
+        switch::mend(&self.switch, self.find(host)?)
+    }
+
+    /// Cuts the power of a host: everything that runs in it is killed at once. Its disk stays;
+    /// [`Lab::up`] boots it again.
+    pub fn power_off(&self, host: &str) -> Result<()> {
+        self.find(host)?.power_off()
+    }
+
+    /// Takes the lab down: kills all that runs in it and deletes its disks.
+    pub fn down(mut self) -> Result<()> {
+        self.owned = false;
+        Self::destroy(&self.name)
+    }
+
+    /// Takes the lab of this name down, in whatever state it is. Not an error if there is none.
+    pub fn destroy(name: &str) -> Result<()> {
+        check_name(name)?;
+        let dir = dir(name);
+        let _lock = lock(&dir)?;
+        Cgroup::of_lab(name)?.destroy()?;
+        delete(&dir)
+    }
+
+    fn assemble(name: &str, order: &[String]) -> Result<Self> {
+        let (dir, cgroup) = (dir(name), Cgroup::of_lab(name)?);
+        Ok(Self {
+            name: name.to_owned(),
+            hosts: (1..)
+                .zip(order)
+                .map(|(number, host)| Host::new(host, number, &dir, &cgroup))
+                .collect(),
+            switch: Host::new(switch::NAME, switch::NUMBER, &dir, &cgroup),
+            owned: false,
+        })
+    }
+
+    fn start(&self, wanted: &[&str], rootfs: &Path) -> Result<()> {
+        let names = self.names();
+        let files = |host: &Host| {
+            [
+                ("/etc/hostname", format!("{}\n", host.name())),
+                ("/etc/hosts", names.clone()),
+            ]
+        };
+        if self.switch.init().is_none() {
+            // The hosts' links ended at the old one.
+            Cgroup::of_lab(&self.name)?.destroy()?;
+            let network = || switch::bridge(&self.switch);
+            self.switch.boot(rootfs, &files(&self.switch), network)?;
+        }
+        for host in &self.hosts {
+            if host.init().is_some() {
+                host.write("/etc/hosts", &names)?;
+            } else if wanted.contains(&host.name()) {
+                let network = || switch::plug_in(host, &self.switch);
+                host.boot(rootfs, &files(host), network)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What every host's `/etc/hosts` says.
+    fn names(&self) -> String {
+        let mut text = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
+        for host in self.hosts.iter().chain([&self.switch]) {
+            let (name, ipv4, ipv6) = (host.name(), host.ipv4(), host.ipv6());
+            text += &format!("{ipv4} {name}\n{ipv6} {name}\n");
+        }
+        text
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !self.owned || std::env::var_os("LAB_KEEP").is_some_and(|value| value == "1") {
+            return;
+        }
+        if let Err(e) = Self::destroy(&self.name) {
+            eprintln!("cannot take the lab {:?} down: {e:#}", self.name);
+        }
+    }
+}
+
+/// Whether this process can make a lab. If not, says why in a line that begins with `skipped:`, past
+/// the test harness's capture, so that a test which then returns is not taken for one that passed.
+pub fn can_run() -> bool {
+    let why = if !nix::unistd::geteuid().is_root() {
+        "a lab needs root".to_owned()
+    } else if let Err(e) = Cgroup::of_lab("any") {
+        e.to_string()
+    } else {
+        return true;
+    };
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("unnamed");
+    // Whoever cannot be told cannot be helped.
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {why}");
+    false
+}
+
+fn dir(lab: &str) -> PathBuf {
+    Path::new(LABS).join(lab)
+}
+
+/// A name becomes a path, a link's name and a host name.
+fn check_name(name: &str) -> Result<()> {
+    let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
+    let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    ensure!(
+        starts && name.chars().all(rest) && name.len() <= 15,
+        "{name:?} is no name: a letter, then letters, digits and '-', 15 at most, all lower case"
+    );
+    Ok(())
+}
+
+/// Makes the lab's directory and holds it against other processes until the file is dropped.
+fn lock(dir: &Path) -> Result<File> {
+    loop {
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let file = File::open(dir)?;
+        file.lock()?;
+        // Whoever held the lock may have deleted the directory.
+        if fs::metadata(dir)
+            .is_ok_and(|now| Some(now.ino()) == file.metadata().ok().map(|m| m.ino()))
+        {
+            return Ok(file);
+        }
+    }
+}
+
+/// The names of a lab's hosts in the order of their numbers. They keep them for the lab's life.
+fn order(dir: &Path) -> Result<Vec<String>> {
+    match fs::read_to_string(dir.join(ORDER)) {
+        Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e).with_context(|| format!("cannot read {ORDER} in {}", dir.display())),
+    }
+}
+
+fn save_order(dir: &Path, order: &[String]) -> Result<()> {
+    let new = dir.join(format!("{ORDER}.new"));
+    fs::write(&new, order.join("\n"))?;
+    Ok(fs::rename(new, dir.join(ORDER))?)
+}
+
+/// No host is called so: it has a dot.
+const ORDER: &str = "hosts.txt";
+
+/// Deletes a lab's directory. Refuses if anything is mounted in it: nothing of ours is, in this
+/// namespace, and deleting would go on into what is.
+fn delete(dir: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let mounted = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    for path in mounted {
+        if Path::new(path).starts_with(dir) {
+            bail!("not deleting {}: {path} is a mount point", dir.display());
+        }
+    }
+    fs::remove_dir_all(dir).with_context(|| format!("cannot delete {}", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_name;
+
+    #[test]
+    fn names_are_safe_as_paths_and_links() {
+        for good in ["a", "host-1", "abcdefghijklmno"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "1a", "A", "a/b", "..", "a.b", "abcdefghijklmnop"] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}

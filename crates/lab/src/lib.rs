@@ -1,0 +1,47 @@
+//! Test hosts made of Linux namespaces.
+//!
+//! A lab is a set of hosts on one switch. A host is Debian with Podman, CRIU and runc in namespaces
+//! of its own (net, mount, uts, ipc, pid, cgroup), with its own root, `/dev`, `/run`, `/tmp` and
+//! Podman store. The switch is one more such host, which holds the bridge and answers as everyone's
+//! default gateway but forwards nothing: no packet of a lab reaches the machine.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! let lab = lab::Lab::fresh("example", &["a", "b"])?;
+//! lab.host("a").sh("ping -c 1 -w 2 b")?;
+//! lab.down()
+//! # }
+//! ```
+//!
+//! # What exists where
+//!
+//! | what | where | gone after |
+//! |---|---|---|
+//! | root file system, shared by all labs | `/var/cache/live-migration-lab/rootfs-HASH` | never (it is a cache) |
+//! | a host's disk | `/var/lib/live-migration-lab/LAB/HOST` | [`Lab::down`] |
+//! | a host's processes | cgroup `live-migration-lab/LAB/HOST` of the cgroup2 hierarchy | its end |
+//! | a host's mounts and network | namespaces held only by its processes | its end |
+//!
+//! Nothing is mounted and no link is made in the machine's own namespaces, so there is nothing there
+//! to undo. The kernel's own list of a cgroup's processes is the only record of what runs: a host is
+//! up exactly when its `init` cgroup has a process in it, and that process enters it as the last
+//! step of being started. So whatever is killed at whatever moment, the next [`Lab::up`] or
+//! [`Lab::down`] sees what is true.
+//!
+//! Killing a host's init is a power cut: the host is gone at once, and [`Lab::up`] boots it again
+//! from the same disk.
+
+mod cgroup;
+mod enter;
+mod host;
+mod init;
+mod lab;
+mod mounts;
+mod rootfs;
+mod snapshot;
+mod switch;
+
+pub use host::{Host, Output};
+pub use lab::{Lab, can_run};
+pub use rootfs::rootfs;
+pub use snapshot::Snapshot;

@@ -1,0 +1,120 @@
+//! `lab`: test hosts from the command line.
+
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use lab::Lab;
+
+/// Test hosts made of Linux namespaces, with Podman, CRIU and runc, on a switch of their own.
+#[derive(Parser)]
+#[command(name = "lab", after_help = EXAMPLE)]
+struct Cli {
+    /// Which lab: several exist side by side.
+    #[arg(long, global = true, env = "LAB_NAME", default_value = "lab")]
+    name: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLE: &str = "\
+Example:
+  lab up a b c
+  lab exec a ping -c 1 b
+  lab put a target/debug/agent-client /usr/local/bin/
+  lab exec a            (a shell)
+  lab exec switch tcpdump -ni switch
+  lab down";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start hosts; those that run already are left alone.
+    Up {
+        /// Their names: any but `switch`.
+        #[arg(required = true)]
+        hosts: Vec<String>,
+    },
+    /// Run a command in a host; exits as the command does.
+    Exec {
+        /// A host, or `switch`.
+        host: String,
+        /// The command and its arguments; a shell if there is none.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Copy a file, or what is in a directory, into a host.
+    Put {
+        /// A host.
+        host: String,
+        /// A file or directory of this machine.
+        src: PathBuf,
+        /// Where it goes; into it if it is a directory or ends in `/`.
+        dst: String,
+    },
+    /// Kill all that runs in the lab and delete its disks.
+    Down,
+    /// List the hosts and whether they run.
+    Status,
+    /// Print the path of the hosts' root file system, building it if there is none.
+    Rootfs,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("lab: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    let name = &cli.name;
+    match cli.command {
+        Command::Up { hosts } => {
+            let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
+            Lab::up(name, &hosts)?.keep();
+        }
+        Command::Exec { host, command } => return exec(&Lab::open(name)?, &host, &command),
+        Command::Put { host, src, dst } => Lab::open(name)?.find(&host)?.put(src, &dst)?,
+        Command::Down => Lab::destroy(name)?,
+        Command::Status => status(&Lab::open(name)?)?,
+        Command::Rootfs => println!("{}", lab::rootfs()?.display()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Becomes the command. Returns only if that cannot be, with a shell's codes for it.
+fn exec(lab: &Lab, host: &str, command: &[String]) -> Result<ExitCode> {
+    let shell = "bash".to_owned();
+    let (program, arguments) = command.split_first().unwrap_or((&shell, &[]));
+    let error = lab.find(host)?.command(program).args(arguments).exec();
+    eprintln!("lab: cannot run {program:?} on {host}: {error}");
+    Ok(ExitCode::from(match error.kind() {
+        io::ErrorKind::NotFound => 127,
+        io::ErrorKind::PermissionDenied => 126,
+        _ => 125,
+    }))
+}
+
+fn status(lab: &Lab) -> Result<()> {
+    let mut out = io::stdout().lock();
+    for host in lab.hosts().iter().chain([lab.switch()]) {
+        let (name, ipv4, ipv6) = (host.name(), host.ipv4(), host.ipv6());
+        let state = match host.init() {
+            Some(pid) => format!("up (init {pid})"),
+            None => "down".to_owned(),
+        };
+        writeln!(
+            out,
+            "{name:15} {:15} {:18} {state}",
+            ipv4.to_string(),
+            ipv6.to_string()
+        )?;
+    }
+    Ok(())
+}

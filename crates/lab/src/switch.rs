@@ -1,0 +1,113 @@
+//! The network between the hosts: a bridge in a host of its own, and a veth pair to each other host.
+
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::Host;
+
+/// The name of the switch's host, and of the bridge in it.
+pub(crate) const NAME: &str = "switch";
+
+/// The switch is everyone's default gateway, at this address. It forwards nothing.
+pub(crate) const NUMBER: u8 = 254;
+
+/// Makes the bridge in the calling thread's network namespace. Gone with the namespace.
+pub(crate) fn bridge(switch: &Host) -> Result<()> {
+    let (mac, ipv4, ipv6) = (mac(switch), switch.ipv4(), switch.ipv6());
+    fresh_sysctls()?;
+    ip(&format!(
+        "link set dev lo up
+         link add name {NAME} address {mac} type bridge mcast_snooping 0
+         link set dev {NAME} up
+         addr add {ipv4}/24 dev {NAME}
+         addr add {ipv6}/64 dev {NAME} nodad"
+    ))
+}
+
+/// Gives the calling thread's network namespace an `eth0` that is plugged into the switch, and a
+/// default route. The other end is named after the host. Gone with either namespace.
+pub(crate) fn plug_in(host: &Host, switch: &Host) -> Result<()> {
+    // What a host of this name had until it was killed may not be gone yet.
+    switch.run(&["ip", "link", "delete", "dev", host.name()])?;
+
+    let (mac, ipv4, ipv6, port) = (mac(host), host.ipv4(), host.ipv6(), host.name());
+    let switch_network = switch.network_path()?;
+    fresh_sysctls()?;
+    ip(&format!(
+        "link set dev lo up
+         link add name eth0 address {mac} type veth peer name {port} netns {switch_network}"
+    ))?;
+    switch.sh(&format!(
+        "ip link set dev {port} master {NAME} addrgenmode none up"
+    ))?;
+    // Addresses are unique by construction; a tentative one would only delay the first test.
+    sysctl("ipv6/conf/eth0/accept_dad", "0")?;
+    ip(&format!(
+        "link set dev eth0 up
+         addr add {ipv4}/24 dev eth0
+         addr add {ipv6}/64 dev eth0 nodad
+         route add default via {}
+         route add default via {}",
+        switch.ipv4(),
+        switch.ipv6()
+    ))
+}
+
+/// Lets nothing pass between the host and the others, silently: its own link stays up, as when a
+/// cable fails further away. Undone by [`mend`].
+pub(crate) fn cut(switch: &Host, host: &Host) -> Result<()> {
+    set_port_state(switch, host, "disabled")
+}
+
+/// Undoes [`cut`].
+pub(crate) fn mend(switch: &Host, host: &Host) -> Result<()> {
+    set_port_state(switch, host, "forwarding")
+}
+
+fn set_port_state(switch: &Host, host: &Host, state: &str) -> Result<()> {
+    let port = host.name();
+    switch.sh(&format!("bridge link set dev {port} state {state}"))?;
+    Ok(())
+}
+
+/// A locally administered address that shows the IPv4 one.
+fn mac(host: &Host) -> String {
+    let [a, b, c, d] = host.ipv4().octets();
+    format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+}
+
+/// Sets what a new namespace copies from the machine to what a freshly booted Debian has.
+fn fresh_sysctls() -> Result<()> {
+    sysctl("ipv4/ip_forward", "0")?;
+    sysctl("ipv4/conf/all/rp_filter", "0")?;
+    sysctl("ipv4/conf/default/rp_filter", "2")
+}
+
+/// Sets a network sysctl of the calling thread's namespace.
+fn sysctl(name: &str, value: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/{name}");
+    fs::write(&path, value).context(path)
+}
+
+/// Runs iproute2 commands, one a line, in the calling thread's network namespace.
+fn ip(commands: &str) -> Result<()> {
+    let mut child = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start ip")?;
+    child
+        .stdin
+        .take()
+        .expect("stdin is piped")
+        .write_all(commands.as_bytes())?;
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("ip: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
