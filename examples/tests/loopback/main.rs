@@ -1,0 +1,5 @@
+//! The programs as they are run, over loopback.
+
+mod checker;
+mod programs;
+mod workloads;
