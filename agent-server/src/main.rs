@@ -1,0 +1,4 @@
+//! .
+fn main() {
+    common::multicall::dispatch();
+}

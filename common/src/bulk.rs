@@ -1,0 +1,334 @@
+//! Bulk streams: raw bytes on a TCP connection of their own, inside the tunnel.
+//!
+//! A connection opens with [`Ticket`] and stream number (36 bytes), then carries payload until the
+//! sender closes its half. Both ends hash what passes; the control connection compares. Nothing is
+//! buffered beyond [`CHUNK_BYTES`] and the sockets' own buffers, so TCP is the back pressure and
+//! memory is constant whatever the stream's size.
+//!
+//! WireGuard encrypts and authenticates the path; the ticket keeps out whatever else on the two
+//! hosts (a container, a local user) can reach the tunnel's addresses.
+//!
+//! Blocking I/O: these run on threads of their own, feeding `tar` and `podman`.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::protocol::StreamDigest;
+
+/// Unit of reading and writing, in bytes.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// How long a bulk connection may make no progress before it counts as dead.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often a blocked receiver looks at its cancellation token.
+const POLL: Duration = Duration::from_millis(100);
+
+/// 256 random bits that open the bulk streams of one migration.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Ticket([u8; 32]);
+
+impl Ticket {
+    /// A new random ticket.
+    pub fn random() -> Self {
+        Ticket(rand::random())
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ticket(…)")
+    }
+}
+
+impl Serialize for Ticket {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD_NO_PAD.encode(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Ticket {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        let bytes = STANDARD_NO_PAD
+            .decode(String::deserialize(deserializer)?)
+            .map_err(D::Error::custom)?;
+        bytes
+            .try_into()
+            .map(Ticket)
+            .map_err(|_| D::Error::custom("a ticket has 32 bytes"))
+    }
+}
+
+/// Counts bytes for whoever shows progress.
+pub type Progress = Arc<AtomicU64>;
+
+/// Writing end of a stream.
+pub struct Sender {
+    socket: TcpStream,
+    hasher: blake3::Hasher,
+    bytes: u64,
+    progress: Progress,
+    cancel: CancellationToken,
+}
+
+impl Sender {
+    /// Connects to `data` inside the tunnel and presents the ticket.
+    ///
+    /// Fails with the socket's error, or `TimedOut` after 10 s.
+    pub fn connect(
+        data: SocketAddr,
+        ticket: &Ticket,
+        stream: u32,
+        progress: Progress,
+        cancel: CancellationToken,
+    ) -> io::Result<Self> {
+        let mut socket = TcpStream::connect_timeout(&data, Duration::from_secs(10))?;
+        socket.set_nodelay(true)?;
+        socket.set_write_timeout(Some(STALL_LIMIT))?;
+        let mut preamble = [0; 36];
+        preamble[..32].copy_from_slice(&ticket.0);
+        preamble[32..].copy_from_slice(&stream.to_be_bytes());
+        socket.write_all(&preamble)?;
+        Ok(Sender {
+            socket,
+            hasher: blake3::Hasher::new(),
+            bytes: 0,
+            progress,
+            cancel,
+        })
+    }
+
+    /// Sends what is left and closes this half; the receiver sees the end of the stream.
+    pub fn finish(self) -> io::Result<StreamDigest> {
+        self.socket.shutdown(Shutdown::Write)?;
+        Ok(StreamDigest {
+            bytes: self.bytes,
+            blake3: *self.hasher.finalize().as_bytes(),
+        })
+    }
+}
+
+impl Write for Sender {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        let n = self.socket.write(&buf[..buf.len().min(CHUNK_BYTES)])?;
+        self.hasher.update(&buf[..n]);
+        self.bytes += n as u64;
+        self.progress.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
+}
+
+/// Accepts the streams of one migration.
+pub struct Receiving {
+    listener: TcpListener,
+    ticket: Ticket,
+}
+
+impl Receiving {
+    /// Listens on a free port of `address`, the destination's address inside the tunnel.
+    pub fn bind(address: std::net::IpAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind((address, 0))?;
+        listener.set_nonblocking(true)?;
+        Ok(Receiving {
+            listener,
+            ticket: Ticket::random(),
+        })
+    }
+
+    /// Where the source connects to.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// What the source presents.
+    pub fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    /// Waits for the connection of `stream`. Connections without the ticket are dropped.
+    pub fn accept(&self, stream: u32, cancel: &CancellationToken) -> io::Result<Receiver> {
+        let deadline = Instant::now() + STALL_LIMIT;
+        loop {
+            if cancel.is_cancelled() {
+                return Err(cancelled());
+            }
+            match self.listener.accept() {
+                Ok((socket, from)) => match self.admit(socket, stream) {
+                    Ok(socket) => {
+                        return Ok(Receiver {
+                            socket,
+                            hasher: blake3::Hasher::new(),
+                            bytes: 0,
+                            last_byte: Instant::now(),
+                            cancel: cancel.clone(),
+                        });
+                    }
+                    Err(error) => tracing::warn!(%from, %error, "bulk connection turned away"),
+                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if Instant::now() > deadline {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn admit(&self, mut socket: TcpStream, stream: u32) -> io::Result<TcpStream> {
+        socket.set_nonblocking(false)?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut preamble = [0; 36];
+        socket.read_exact(&mut preamble)?;
+        // blake3::Hash compares in constant time.
+        let presented: [u8; 32] = preamble[..32].try_into().expect("32 bytes");
+        if blake3::Hash::from_bytes(presented) != blake3::Hash::from_bytes(self.ticket.0) {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "wrong ticket",
+            ));
+        }
+        if preamble[32..] != stream.to_be_bytes() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "unexpected stream number",
+            ));
+        }
+        socket.set_read_timeout(Some(POLL))?;
+        Ok(socket)
+    }
+}
+
+/// Reading end of a stream.
+#[derive(Debug)]
+pub struct Receiver {
+    socket: TcpStream,
+    hasher: blake3::Hasher,
+    bytes: u64,
+    last_byte: Instant,
+    cancel: CancellationToken,
+}
+
+impl Receiver {
+    /// Reads what the consumer left unread and returns the digest of the whole stream.
+    pub fn finish(mut self) -> io::Result<StreamDigest> {
+        io::copy(&mut self, &mut io::sink())?;
+        Ok(StreamDigest {
+            bytes: self.bytes,
+            blake3: *self.hasher.finalize().as_bytes(),
+        })
+    }
+}
+
+impl Read for Receiver {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(cancelled());
+            }
+            match self.socket.read(buf) {
+                Ok(n) => {
+                    self.hasher.update(&buf[..n]);
+                    self.bytes += n as u64;
+                    self.last_byte = Instant::now();
+                    return Ok(n);
+                }
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
+                    // The source may be quiet for long while a checkpoint stream is open and the
+                    // container not yet frozen; the control connection notices a dead peer first.
+                    if self.bytes > 0 && self.last_byte.elapsed() > STALL_LIMIT {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn cancelled() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "cancelled")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sender(receiving: &Receiving, ticket: &Ticket, stream: u32) -> Sender {
+        Sender::connect(
+            receiving.address().unwrap(),
+            ticket,
+            stream,
+            Progress::default(),
+            CancellationToken::new(),
+        )
+        .unwrap()
+    }
+
+    fn listening() -> Receiving {
+        Receiving::bind(std::net::Ipv4Addr::LOCALHOST.into()).unwrap()
+    }
+
+    #[test]
+    fn both_ends_compute_the_same_digest() {
+        let receiving = listening();
+        let mut sender = sender(&receiving, receiving.ticket(), 7);
+        let data = vec![0x5a; 3 << 20];
+        let copy = data.clone();
+        let writer = std::thread::spawn(move || {
+            sender.write_all(&copy).unwrap();
+            sender.finish().unwrap()
+        });
+        let mut receiver = receiving.accept(7, &CancellationToken::new()).unwrap();
+        let mut first = [0; 10];
+        receiver.read_exact(&mut first).unwrap();
+        let received = receiver.finish().unwrap();
+        assert_eq!(received, writer.join().unwrap());
+        assert_eq!(received.bytes, data.len() as u64);
+        assert_eq!(received.blake3, *blake3::hash(&data).as_bytes());
+    }
+
+    #[test]
+    fn a_wrong_ticket_is_turned_away_and_the_right_one_still_gets_in() {
+        let receiving = listening();
+        let _stranger = sender(&receiving, &Ticket::random(), 1);
+        let _wrong_stream = sender(&receiving, receiving.ticket(), 2);
+        let right = sender(&receiving, receiving.ticket(), 1);
+        let receiver = receiving.accept(1, &CancellationToken::new()).unwrap();
+        right.finish().unwrap();
+        assert_eq!(receiver.finish().unwrap().bytes, 0);
+    }
+
+    #[test]
+    fn a_cancelled_receiver_stops() {
+        let receiving = listening();
+        let _sender = sender(&receiving, receiving.ticket(), 1);
+        let cancel = CancellationToken::new();
+        let receiver = receiving.accept(1, &cancel).unwrap();
+        cancel.cancel();
+        assert!(receiver.finish().is_err());
+        assert!(receiving.accept(2, &cancel).is_err());
+    }
+}

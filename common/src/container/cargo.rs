@@ -1,0 +1,295 @@
+//! What travels while the container is frozen, as one tar: CRIU's images and every file that may
+//! have changed, each below a prefix that says where it belongs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Component, Path, PathBuf};
+
+use tar::{Archive, Builder, EntryType};
+
+use super::tree::{self, Source, Unpacker};
+
+/// Where the pieces are on one host. The same four kinds on both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// CRIU's images.
+    pub checkpoint: PathBuf,
+    /// The merged root file system.
+    pub rootfs: PathBuf,
+    /// The directory bound to /dev/shm.
+    pub shm: Option<PathBuf>,
+    /// Volumes' directories, by the path they are mounted at in the container.
+    pub volumes: BTreeMap<String, PathBuf>,
+}
+
+const CHECKPOINT: &str = "checkpoint";
+const ROOTFS: &str = "rootfs";
+const SHM: &str = "shm";
+const VOLUMES: &str = "volumes";
+
+/// Writes everything from `places` to `sink`; of the root file system, the changes in `upper`.
+pub fn pack<W: Write>(places: &Places, upper: &Path, sink: W) -> io::Result<W> {
+    let mut builder = Builder::new(sink);
+    tree::pack(
+        &mut builder,
+        Path::new(CHECKPOINT),
+        Source::Plain(&places.checkpoint),
+    )?;
+    tree::pack(
+        &mut builder,
+        Path::new(ROOTFS),
+        Source::Overlay {
+            upper,
+            merged: &places.rootfs,
+        },
+    )?;
+    if let Some(shm) = &places.shm {
+        tree::pack(&mut builder, Path::new(SHM), Source::Plain(shm))?;
+    }
+    // Volumes go by their place in the sorted list of mount points: the mount points themselves
+    // contain slashes.
+    for (number, directory) in places.volumes.values().enumerate() {
+        let prefix = Path::new(VOLUMES).join(number.to_string());
+        tree::pack(&mut builder, &prefix, Source::Plain(directory))?;
+    }
+    builder.into_inner()
+}
+
+/// Reads what [`pack`] wrote and puts everything in place below `places`.
+pub fn unpack<R: Read>(places: &Places, source: R) -> io::Result<()> {
+    let mut roots: BTreeMap<PathBuf, &Path> = BTreeMap::new();
+    roots.insert(CHECKPOINT.into(), &places.checkpoint);
+    roots.insert(ROOTFS.into(), &places.rootfs);
+    if let Some(shm) = &places.shm {
+        roots.insert(SHM.into(), shm);
+    }
+    for (number, directory) in places.volumes.values().enumerate() {
+        roots.insert(Path::new(VOLUMES).join(number.to_string()), directory);
+    }
+    fs::create_dir_all(&places.checkpoint)?;
+    let mut unpackers: BTreeMap<PathBuf, Unpacker> = BTreeMap::new();
+    for (prefix, root) in roots {
+        unpackers.insert(prefix, Unpacker::new(root)?);
+    }
+
+    for entry in Archive::new(source).entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.into_owned();
+        let (prefix, relative) = split(&path)?;
+        let link = match entry.header().entry_type() {
+            EntryType::Link => {
+                let target = entry
+                    .link_name()?
+                    .map(|t| t.into_owned())
+                    .unwrap_or_default();
+                let (target_prefix, target) = split(&target)?;
+                if target_prefix != prefix {
+                    return Err(malformed(&path));
+                }
+                Some(target)
+            }
+            _ => None,
+        };
+        unpackers
+            .get_mut(&prefix)
+            .ok_or_else(|| malformed(&path))?
+            .entry(&relative, link.as_deref(), &mut entry)?;
+    }
+    unpackers.into_values().try_for_each(Unpacker::finish)
+}
+
+/// Splits an entry's path into prefix and rest.
+fn split(path: &Path) -> io::Result<(PathBuf, PathBuf)> {
+    let mut components = path.components();
+    let mut next = |path: &Path| match components.next() {
+        Some(Component::Normal(name)) => Ok(PathBuf::from(name)),
+        _ => Err(malformed(path)),
+    };
+    let mut prefix = next(path)?;
+    if prefix == Path::new(VOLUMES) {
+        prefix = prefix.join(next(path)?);
+    }
+    Ok((prefix, components.as_path().to_owned()))
+}
+
+fn malformed(path: &Path) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the checkpoint's stream holds an unexpected entry {path:?}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    struct Host {
+        dir: tempfile::TempDir,
+        places: Places,
+    }
+
+    fn host() -> Host {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let places = Places {
+            checkpoint: at("checkpoint"),
+            rootfs: at("rootfs"),
+            shm: Some(at("shm")),
+            volumes: [("/data".into(), at("v0")), ("/x".into(), at("v1"))].into(),
+        };
+        at("upper");
+        Host { dir, places }
+    }
+
+    fn carry(from: &Host, to: &Host) -> io::Result<()> {
+        let upper = from.dir.path().join("upper");
+        let bytes = pack(&from.places, &upper, Vec::new())?;
+        unpack(&to.places, bytes.as_slice())
+    }
+
+    #[test]
+    fn files_links_times_and_attributes_arrive() {
+        let (a, b) = (host(), host());
+        let data = &a.places.volumes["/data"];
+        fs::create_dir_all(data.join("sub/deep")).unwrap();
+        fs::write(data.join("sub/file"), b"content").unwrap();
+        fs::set_permissions(data.join("sub/file"), fs::Permissions::from_mode(0o6751)).unwrap();
+        fs::hard_link(data.join("sub/file"), data.join("sub/deep/again")).unwrap();
+        symlink("/nowhere/../at all", data.join("link")).unwrap();
+        nix::unistd::mkfifo(&data.join("fifo"), Mode::S_IRWXU).unwrap();
+        let long = "n".repeat(180);
+        fs::write(data.join(&long), b"").unwrap();
+        let has_xattrs = xattr::set(data.join("sub/file"), "user.note", b"\0\xff").is_ok();
+        fs::write(b.places.volumes["/data"].join("left over"), b"x").unwrap();
+
+        carry(&a, &b).unwrap();
+
+        let there = &b.places.volumes["/data"];
+        assert_eq!(fs::read(there.join("sub/file")).unwrap(), b"content");
+        let (one, two) = (
+            fs::metadata(there.join("sub/file")).unwrap(),
+            fs::metadata(there.join("sub/deep/again")).unwrap(),
+        );
+        assert_eq!(one.ino(), two.ino());
+        assert_eq!(one.mode() & 0o7777, 0o6751);
+        assert_eq!(
+            fs::read_link(there.join("link")).unwrap(),
+            Path::new("/nowhere/../at all")
+        );
+        assert!(there.join(&long).exists());
+        assert!(!there.join("left over").exists());
+        for name in ["sub/file", "sub", "sub/deep", "link", "fifo"] {
+            let (here, there) = (
+                fs::symlink_metadata(data.join(name)).unwrap(),
+                fs::symlink_metadata(there.join(name)).unwrap(),
+            );
+            assert_eq!(here.mtime_nsec(), there.mtime_nsec(), "{name}");
+            assert_eq!(here.mode(), there.mode(), "{name}");
+        }
+        if has_xattrs {
+            assert_eq!(
+                xattr::get(there.join("sub/file"), "user.note").unwrap(),
+                Some(b"\0\xff".to_vec())
+            );
+        }
+    }
+
+    use nix::sys::stat::Mode;
+
+    #[test]
+    fn overlay_changes_apply_to_the_lower_layers() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: whiteouts need root");
+            return;
+        }
+        let (a, b) = (host(), host());
+        let upper = a.dir.path().join("upper");
+        for merged in [&a.places.rootfs, &b.places.rootfs] {
+            fs::create_dir(merged.join("kept")).unwrap();
+            fs::write(merged.join("kept/old"), b"old").unwrap();
+        }
+        for name in ["deleted", "becomes-dir"] {
+            fs::write(b.places.rootfs.join(name), b"").unwrap();
+        }
+        fs::create_dir(b.places.rootfs.join("replaced")).unwrap();
+        fs::write(b.places.rootfs.join("replaced/gone"), b"").unwrap();
+
+        use nix::sys::stat::{SFlag, mknod};
+        mknod(&upper.join("deleted"), SFlag::S_IFCHR, Mode::empty(), 0).unwrap();
+        for base in [&upper, &a.places.rootfs] {
+            fs::create_dir(base.join("replaced")).unwrap();
+            fs::write(base.join("replaced/new"), b"new").unwrap();
+            fs::create_dir(base.join("becomes-dir")).unwrap();
+        }
+        fs::create_dir(upper.join("kept")).unwrap();
+        if xattr::set(upper.join("replaced"), "trusted.overlay.opaque", b"y").is_err() {
+            println!("skipped: no trusted extended attributes here");
+            return;
+        }
+
+        carry(&a, &b).unwrap();
+
+        let rootfs = &b.places.rootfs;
+        assert!(!rootfs.join("deleted").exists());
+        assert!(!rootfs.join("replaced/gone").exists());
+        assert_eq!(fs::read(rootfs.join("replaced/new")).unwrap(), b"new");
+        assert!(rootfs.join("becomes-dir").is_dir());
+        assert_eq!(fs::read(rootfs.join("kept/old")).unwrap(), b"old");
+        assert_eq!(
+            xattr::get(rootfs.join("replaced"), "trusted.overlay.opaque").unwrap(),
+            None
+        );
+    }
+
+    fn archive_with(path: &str, entry_type: EntryType, link: Option<&str>) -> Vec<u8> {
+        let mut builder = Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        // Written straight into the header: the builder itself refuses such paths.
+        header.as_gnu_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());
+        if let Some(link) = link {
+            header.as_gnu_mut().unwrap().linkname[..link.len()].copy_from_slice(link.as_bytes());
+        }
+        header.set_entry_type(entry_type);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(0);
+        header.set_cksum();
+        builder.append(&header, io::empty()).unwrap();
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn entries_cannot_leave_their_place() {
+        let host = host();
+        symlink(host.dir.path(), host.places.rootfs.join("out")).unwrap();
+        for bytes in [
+            archive_with("rootfs/../escaped", EntryType::Regular, None),
+            archive_with("/etc/escaped", EntryType::Regular, None),
+            archive_with("elsewhere/escaped", EntryType::Regular, None),
+            archive_with("volumes/7/escaped", EntryType::Regular, None),
+            archive_with("rootfs/out/escaped", EntryType::Regular, None),
+            archive_with("rootfs/l", EntryType::Link, Some("rootfs/../../etc/passwd")),
+            archive_with("rootfs/l", EntryType::Link, Some("shm/x")),
+        ] {
+            assert!(unpack(&host.places, bytes.as_slice()).is_err());
+        }
+        assert!(!host.dir.path().join("escaped").exists());
+    }
+
+    #[test]
+    fn a_truncated_stream_is_an_error() {
+        let (a, b) = (host(), host());
+        fs::write(a.places.checkpoint.join("pages-1.img"), vec![7; 100_000]).unwrap();
+        let upper = a.dir.path().join("upper");
+        let bytes = pack(&a.places, &upper, Vec::new()).unwrap();
+        assert!(unpack(&b.places, &bytes[..50_000]).is_err());
+    }
+}

@@ -1,0 +1,114 @@
+//! Running other people's programs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use tokio::process::Command;
+
+/// A program that could not be run or did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The program is not installed or cannot be started.
+    #[error("cannot run {program}: {source}")]
+    Start {
+        /// Its name.
+        program: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The program ran and failed.
+    #[error("{program} {verb} failed: {message}")]
+    Failed {
+        /// Its name.
+        program: String,
+        /// Its first argument or two.
+        verb: String,
+        /// The last lines it wrote to stderr, or its exit status.
+        message: String,
+    },
+    /// The program's output is not what this version of it is known to print.
+    #[error("{program} printed something unexpected: {message}")]
+    Output {
+        /// Its name.
+        program: String,
+        /// What did not parse.
+        message: String,
+    },
+}
+
+/// Runs `command` to its end and returns its stdout. The child is killed if the future is dropped.
+pub async fn stdout(command: &mut Command) -> Result<String, CommandError> {
+    let output = output(command).await?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(failed(command, &output))
+}
+
+/// Runs `command` to its end, whatever its status.
+pub async fn output(command: &mut Command) -> Result<Output, CommandError> {
+    command
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|source| CommandError::Start {
+            program: name(command),
+            source,
+        })
+}
+
+/// The error for a `command` that ended with `output`.
+pub fn failed(command: &Command, output: &Output) -> CommandError {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let last: Vec<&str> = stderr
+        .lines()
+        .rev()
+        .filter(|l| !l.trim().is_empty())
+        .take(3)
+        .collect();
+    let message = if last.is_empty() {
+        output.status.to_string()
+    } else {
+        last.into_iter().rev().collect::<Vec<_>>().join("; ")
+    };
+    let verb = command
+        .as_std()
+        .get_args()
+        .take(2)
+        .map(|a| a.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ");
+    CommandError::Failed {
+        program: name(command),
+        verb,
+        message,
+    }
+}
+
+fn name(command: &Command) -> String {
+    Path::new(command.as_std().get_program())
+        .file_name()
+        .map(|n| n.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// Finds an executable as Podman does: an absolute path as it is, a name in the usual places.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let usual = [
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ];
+    if program.starts_with('/') {
+        return Path::new(program).exists().then(|| program.into());
+    }
+    usual
+        .iter()
+        .map(|dir| Path::new(dir).join(program))
+        .find(|path| path.exists())
+}

@@ -1,0 +1,108 @@
+//! The memory image: the OCI runtime's checkpoint of a frozen container, which stays frozen.
+
+use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
+
+use super::command::{self, CommandError};
+
+/// The dump failed. The container is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// The scratch files could not be written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// CRIU gave up.
+    #[error("CRIU could not dump the container: {line}")]
+    Criu {
+        /// CRIU's own error line.
+        line: String,
+        /// Its whole log.
+        log: PathBuf,
+    },
+    /// The runtime failed before CRIU said why.
+    #[error(transparent)]
+    Runtime(#[from] CommandError),
+}
+
+/// Dumps the container `id` into `images`, with `scratch` for CRIU's configuration and log.
+///
+/// The container must be frozen and its network namespace quarantined: CRIU is told not to lock
+/// the network itself, which would cost several forks of iptables while everything stands still
+/// and which it would undo at the end of the dump. `runtime` is the OCI runtime's path.
+///
+/// Effect on the container: none that outlives the call (CRIU's parasite is removed, repair mode
+/// turned off).
+pub async fn dump(
+    runtime: &Path,
+    id: &str,
+    images: &Path,
+    scratch: &Path,
+) -> Result<(), DumpError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| DumpError::Io { path, source }
+    };
+    std::fs::create_dir_all(images).map_err(io(images))?;
+    // As a file named by the environment: in the runtime's own configuration file this option
+    // crashes CRIU up to 4.2.
+    let configuration = scratch.join("criu.conf");
+    std::fs::write(&configuration, "network-lock skip\n").map_err(io(&configuration))?;
+
+    let mut command = Command::new(runtime);
+    command
+        .arg("checkpoint")
+        .arg("--image-path")
+        .arg(images)
+        .arg("--work-path")
+        .arg(scratch)
+        .args(["--leave-running", "--tcp-established", "--file-locks"])
+        .arg(id)
+        .env("CRIU_CONFIG_FILE", &configuration);
+    let output = command::output(&mut command).await?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let log = scratch.join("dump.log");
+    match criu_error(&log) {
+        Some(line) => Err(DumpError::Criu { line, log }),
+        None => Err(command::failed(&command, &output).into()),
+    }
+}
+
+/// The last error line in a log of CRIU that says something.
+pub fn criu_error(log: &Path) -> Option<String> {
+    let text = String::from_utf8_lossy(&std::fs::read(log).ok()?).into_owned();
+    error_line(&text)
+}
+
+fn error_line(log: &str) -> Option<String> {
+    log.lines()
+        .rev()
+        .filter_map(|line| line.split_once("Error (").map(|(_, rest)| rest))
+        .map(|rest| format!("Error ({rest}"))
+        .find(|line| !line.contains("FAILED"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_telling_error_line_is_found() {
+        let log = "(00.001) Dumping\n\
+                   (00.002) Error (criu/sk-inet.c:189): inet: Connected TCP socket\n\
+                   (00.003) Error (criu/cr-dump.c:2111): Dumping FAILED.\n";
+        assert_eq!(
+            error_line(log).unwrap(),
+            "Error (criu/sk-inet.c:189): inet: Connected TCP socket"
+        );
+        assert_eq!(error_line("(00.001) fine\n"), None);
+    }
+}

@@ -1,0 +1,129 @@
+//! What a migration needs to know of a container. Pure data; [`super::podman`] gathers it.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::ContainerRef;
+
+/// A running container as its source host sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerFacts {
+    /// Podman's full id.
+    pub id: String,
+    /// Podman's name.
+    pub name: String,
+    /// Podman's state, e.g. `running`.
+    pub state: String,
+    /// Full id of the image.
+    pub image_id: String,
+    /// Name the container was created with.
+    pub image_name: String,
+    /// Size of the image, bytes.
+    pub image_bytes: u64,
+    /// OCI runtime by Podman's name, e.g. `runc`.
+    pub runtime: String,
+    /// Memory in use, bytes.
+    pub memory_bytes: u64,
+    /// Network mode, e.g. `bridge`, `host`.
+    pub network_mode: String,
+    /// Networks joined.
+    pub networks: Vec<NetworkFacts>,
+    /// Published ports.
+    pub ports: Vec<PublishedPort>,
+    /// Named and anonymous volumes.
+    pub volumes: Vec<VolumeFacts>,
+    /// Host directories bound into the container.
+    pub bind_mounts: Vec<String>,
+    /// Host devices passed in.
+    pub devices: Vec<String>,
+    /// The pod it belongs to, if any.
+    pub pod: Option<String>,
+    /// Containers whose namespaces it shares.
+    pub dependencies: Vec<String>,
+    /// Running `podman exec` sessions.
+    pub exec_sessions: usize,
+    /// Whether it has a terminal.
+    pub terminal: bool,
+    /// Whether its root file system is an overlay of image layers.
+    pub overlay: bool,
+}
+
+/// A network of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkFacts {
+    /// Podman's network name.
+    pub name: String,
+    /// Driver, e.g. `bridge`.
+    pub driver: String,
+    /// The network's subnets.
+    pub subnets: Vec<IpNet>,
+    /// The container's addresses in it.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A published port or one of a range.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedPort {
+    /// Address bound on the host; unspecified for all.
+    pub host_address: Option<IpAddr>,
+    /// Port on the host.
+    pub host_port: u16,
+    /// Port in the container.
+    pub container_port: u16,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+}
+
+/// A volume of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeFacts {
+    /// Podman's volume name.
+    pub name: String,
+    /// Where it is mounted in the container.
+    pub destination: String,
+    /// Driver.
+    pub driver: String,
+    /// Driver options.
+    pub options: std::collections::BTreeMap<String, String>,
+    /// Labels.
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// Podman made it for this container alone (`--volume /data`).
+    pub anonymous: bool,
+    /// Other containers on the source that use it too.
+    pub shared_with: Vec<String>,
+}
+
+impl ContainerFacts {
+    /// Id and name.
+    pub fn reference(&self) -> ContainerRef {
+        ContainerRef {
+            id: self.id.clone(),
+            name: self.name.clone(),
+        }
+    }
+
+    /// All addresses of the container.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.networks
+            .iter()
+            .flat_map(|n| n.addresses.iter().copied())
+            .collect()
+    }
+}
+
+impl std::fmt::Display for PublishedPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host_address {
+            Some(IpAddr::V6(address)) => write!(f, "[{address}]:")?,
+            Some(IpAddr::V4(address)) => write!(f, "{address}:")?,
+            None => {}
+        }
+        write!(
+            f,
+            "{}->{}/{}",
+            self.host_port, self.container_port, self.protocol
+        )
+    }
+}

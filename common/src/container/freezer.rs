@@ -1,0 +1,128 @@
+//! The container's cgroup: freeze, thaw, memory in use. cgroup v2 only.
+//!
+//! The freeze is held by the kernel, not by a process: the death of the agent thaws nothing and
+//! kills nothing (Documentation/admin-guide/cgroup-v2.rst, `cgroup.freeze`).
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Where cgroup v2 is mounted.
+const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
+
+/// Longest that the kernel may take to stop every task, e.g. one in an uninterruptible sleep.
+const FREEZE_LIMIT: Duration = Duration::from_secs(5);
+
+/// A container's cgroup.
+#[derive(Debug, Clone)]
+pub struct Freezer {
+    directory: PathBuf,
+}
+
+/// The cgroup cannot be frozen or thawed.
+#[derive(Debug, thiserror::Error)]
+pub enum FreezeError {
+    /// No cgroup v2 freezer there.
+    #[error("{} has no cgroup.freeze: cgroup v2 is needed", .0.display())]
+    Missing(PathBuf),
+    /// Reading or writing failed.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Some task did not stop in time.
+    #[error("the container did not freeze within {} s", FREEZE_LIMIT.as_secs())]
+    Slow,
+}
+
+impl Freezer {
+    /// The freezer of `cgroup`, a path below the cgroup mount.
+    pub fn new(cgroup: &str) -> Result<Self, FreezeError> {
+        let directory = Path::new(CGROUP_MOUNT).join(cgroup.trim_start_matches('/'));
+        if cgroup.trim_matches('/').is_empty() || !directory.join("cgroup.freeze").exists() {
+            return Err(FreezeError::Missing(directory));
+        }
+        Ok(Freezer { directory })
+    }
+
+    /// Stops every task of the cgroup and its descendants and waits until they stand.
+    ///
+    /// Undone by [`Freezer::thaw`]. Blocks the calling thread, usually for well under 1 ms.
+    pub fn freeze(&self) -> Result<(), FreezeError> {
+        self.write("1")?;
+        let events = self.directory.join("cgroup.events");
+        let deadline = Instant::now() + FREEZE_LIMIT;
+        loop {
+            let text = std::fs::read_to_string(&events).map_err(|source| FreezeError::Io {
+                path: events.clone(),
+                source,
+            })?;
+            if text.lines().any(|line| line == "frozen 1") {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                self.write("0")?;
+                return Err(FreezeError::Slow);
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Lets the tasks run on. A cgroup that is gone or runs already is fine.
+    pub fn thaw(&self) -> Result<(), FreezeError> {
+        if !self.directory.exists() {
+            return Ok(());
+        }
+        self.write("0")
+    }
+
+    fn write(&self, value: &str) -> Result<(), FreezeError> {
+        let path = self.directory.join("cgroup.freeze");
+        std::fs::write(&path, value).map_err(|source| FreezeError::Io { path, source })
+    }
+}
+
+/// Memory of a container in bytes: the cgroup's count where the memory controller is on, else the
+/// resident sets of its processes.
+pub fn memory_bytes(cgroup: &str, pid: i32) -> u64 {
+    let directory = Path::new(CGROUP_MOUNT).join(cgroup.trim_start_matches('/'));
+    if let Some(bytes) = std::fs::read_to_string(directory.join("memory.current"))
+        .ok()
+        .and_then(|t| t.trim().parse().ok())
+    {
+        return bytes;
+    }
+    let pids = processes(&directory);
+    let pids = if pids.is_empty() { vec![pid] } else { pids };
+    pids.iter().map(|pid| resident_bytes(*pid)).sum()
+}
+
+fn processes(directory: &Path) -> Vec<i32> {
+    let mut found: Vec<i32> = std::fs::read_to_string(directory.join("cgroup.procs"))
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|l| l.parse().ok())
+        .collect();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            found.extend(processes(&entry.path()));
+        }
+    }
+    found
+}
+
+fn resident_bytes(pid: i32) -> u64 {
+    // proc_pid_statm(5): the second field is the resident set, in pages.
+    let pages: u64 = std::fs::read_to_string(format!("/proc/{pid}/statm"))
+        .ok()
+        .and_then(|t| t.split_whitespace().nth(1)?.parse().ok())
+        .unwrap_or(0);
+    pages * nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .unwrap_or(4096) as u64
+}

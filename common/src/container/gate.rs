@@ -1,0 +1,188 @@
+//! The gate: Podman's restore, held just before the OCI runtime starts.
+//!
+//! Podman starts conmon once everything but the processes exists. [`stage`] gives it this
+//! executable as conmon: it tells the agent where things are, waits for one byte, and then becomes
+//! the real conmon, with the same arguments, descriptors and parent. So Podman, from its own
+//! database to conmon's exit command, ends up exactly as after an ordinary restore, and no file
+//! of ours is needed afterwards.
+//!
+//! The gate is a Unix socket rather than a file so that the agent's death closes it: the waiting
+//! process then exits, Podman's restore fails and cleans up after itself.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream as BlockingStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::process::Child;
+
+use super::command::CommandError;
+use super::spec::Layout;
+
+/// Name the agent's executable is linked to, to act as conmon.
+pub const CONMON_NAME: &str = "gate-conmon";
+
+const GATE_SOCKET: &str = "LIVE_MIGRATION_GATE";
+const REAL_CONMON: &str = "LIVE_MIGRATION_CONMON";
+
+/// The container cannot be brought to the gate or through it.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// Podman failed before or after the gate.
+    #[error(transparent)]
+    Podman(#[from] CommandError),
+    /// The socket or the files beside it failed.
+    #[error("the restore gate: {0}")]
+    Io(#[from] io::Error),
+    /// Whoever came to the gate did not say what was expected.
+    #[error("the restore gate: {0}")]
+    Unexpected(String),
+}
+
+/// What the waiting conmon reports.
+#[derive(Debug, Serialize, Deserialize)]
+struct Arrival {
+    bundle: PathBuf,
+    checkpoint: PathBuf,
+}
+
+/// A container that exists in every respect but its processes.
+pub struct Staged {
+    /// Where CRIU's images belong.
+    pub checkpoint: PathBuf,
+    /// Podman's directory of the container: logs of the restore are there.
+    pub bundle: PathBuf,
+    /// Where the files belong.
+    pub layout: Layout,
+    gate: UnixStream,
+    podman: Child,
+    log: PathBuf,
+}
+
+/// Starts `podman container restore` of the skeleton `archive` and returns once it waits at the
+/// gate. `scratch` receives the socket and two small files.
+///
+/// Dropping the result before [`Staged::open`] closes the gate and kills Podman; what Podman has
+/// created by then is removed with [`super::podman::remove_container`].
+pub async fn stage(archive: &Path, scratch: &Path) -> Result<Staged, GateError> {
+    let stand_in = scratch.join(CONMON_NAME);
+    std::os::unix::fs::symlink(std::env::current_exe()?, &stand_in)?;
+    let overrides = scratch.join("gate.conf");
+    std::fs::write(
+        &overrides,
+        format!("[engine]\nconmon_path = [{:?}]\n", stand_in.display().to_string()),
+    )?;
+    let socket = scratch.join("gate.sock");
+    let listener = UnixListener::bind(&socket)?;
+
+    // A file, not a pipe: conmon inherits it for the container's whole life.
+    let log = scratch.join("podman-restore.log");
+    let mut command = super::podman::podman();
+    command
+        .args([
+            "container",
+            "restore",
+            "--tcp-established",
+            "--file-locks",
+            "--ignore-volumes",
+        ])
+        .arg(format!("--import={}", archive.display()))
+        .env("CONTAINERS_CONF_OVERRIDE", &overrides)
+        .env(GATE_SOCKET, &socket)
+        .env(REAL_CONMON, super::podman::conmon_path().await?)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(&log)?)
+        .kill_on_drop(true);
+    let mut podman = command.spawn().map_err(|source| CommandError::Start {
+        program: "podman".into(),
+        source,
+    })?;
+
+    let gate = tokio::select! {
+        accepted = listener.accept() => accepted?.0,
+        status = podman.wait() => return Err(failed(status?, &log).into()),
+    };
+    let mut reader = BufReader::new(gate);
+    let mut line = String::new();
+    reader.read_line(&mut line).await?;
+    let arrival: Arrival = serde_json::from_str(&line)
+        .map_err(|e| GateError::Unexpected(format!("{e} in {line:?}")))?;
+    Ok(Staged {
+        layout: Layout::read(&arrival.bundle.join("config.json"))?,
+        checkpoint: arrival.checkpoint,
+        bundle: arrival.bundle,
+        gate: reader.into_inner(),
+        podman,
+        log,
+    })
+}
+
+fn failed(status: ExitStatus, log: &Path) -> CommandError {
+    let stderr = std::fs::read_to_string(log).unwrap_or_default();
+    CommandError::Failed {
+        program: "podman".into(),
+        verb: "container restore".into(),
+        message: stderr
+            .lines()
+            .rev()
+            .find(|l| !l.trim().is_empty())
+            .map_or_else(|| status.to_string(), str::to_owned),
+    }
+}
+
+impl Staged {
+    /// Opens the gate and waits until Podman has the container running.
+    ///
+    /// From here on Podman owns the container; undone by
+    /// [`super::podman::remove_container`].
+    pub async fn open(mut self) -> Result<(), GateError> {
+        self.gate.write_all(b"\n").await?;
+        let status = self.podman.wait().await?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(failed(status, &self.log).into())
+    }
+}
+
+/// Acts as conmon: waits at the gate, then becomes the real one. Returns only on failure.
+pub fn conmon(arguments: &[OsString]) -> i32 {
+    match wait_and_become_conmon(arguments) {
+        Ok(never) => match never {},
+        Err(error) => {
+            eprintln!("{CONMON_NAME}: {error}");
+            1
+        }
+    }
+}
+
+fn wait_and_become_conmon(arguments: &[OsString]) -> io::Result<std::convert::Infallible> {
+    let missing = |name: &str| io::Error::new(io::ErrorKind::NotFound, format!("{name} is unset"));
+    let real = std::env::var_os(REAL_CONMON).ok_or_else(|| missing(REAL_CONMON))?;
+    let value = |flag: &str| {
+        let position = arguments.iter().position(|a| a == flag)?;
+        arguments.get(position + 1).map(PathBuf::from)
+    };
+    // Podman also probes `conmon --version`.
+    if let (Some(bundle), Some(checkpoint)) = (value("-b"), value("--restore")) {
+        let socket = std::env::var_os(GATE_SOCKET).ok_or_else(|| missing(GATE_SOCKET))?;
+        let mut gate = BlockingStream::connect(socket)?;
+        let mut line = serde_json::to_vec(&Arrival { bundle, checkpoint })?;
+        line.push(b'\n');
+        gate.write_all(&line)?;
+        gate.read_exact(&mut [0])?;
+    }
+    Err(std::process::Command::new(real)
+        .args(arguments)
+        .env_remove("CONTAINERS_CONF_OVERRIDE")
+        .env_remove(GATE_SOCKET)
+        .env_remove(REAL_CONMON)
+        .exec())
+}

@@ -1,0 +1,17 @@
+//! The container on this host: everything that talks to Podman, the OCI runtime, CRIU and the
+//! container's files. Networking is in [`crate::net`].
+
+pub mod cargo;
+pub mod command;
+pub mod drain;
+pub mod dump;
+pub mod facts;
+pub mod freezer;
+pub mod gate;
+pub mod image;
+pub mod podman;
+pub mod skeleton;
+pub mod spec;
+pub mod tree;
+
+pub use facts::ContainerFacts;

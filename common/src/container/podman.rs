@@ -1,0 +1,582 @@
+//! Podman's command line, as one typed call per thing asked of it.
+//!
+//! Podman stays the owner of its database, storage and networks: nothing here edits its files.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::process::Command;
+
+use super::command::{self, CommandError};
+use super::facts::{ContainerFacts, NetworkFacts, PublishedPort, VolumeFacts};
+
+/// Why a container name means no container.
+#[derive(Debug, thiserror::Error)]
+pub enum PodmanError {
+    /// No such container.
+    #[error("there is no container `{0}` on this host (`podman ps` lists those that run)")]
+    NoSuchContainer(String),
+    /// The prefix fits several containers.
+    #[error("`{prefix}` could be any of: {}", candidates.join(", "))]
+    Ambiguous {
+        /// What was given.
+        prefix: String,
+        /// Containers it fits.
+        candidates: Vec<String>,
+    },
+    /// Podman failed.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
+/// A line of `podman ps`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Full id.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// Image name.
+    pub image: String,
+    /// Published ports as Podman prints them.
+    pub ports: String,
+    /// State, e.g. `running`.
+    pub state: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct PsEntry {
+    #[serde(alias = "ID")]
+    id: String,
+    #[serde(default)]
+    names: Vec<String>,
+    #[serde(default)]
+    image: String,
+    #[serde(default)]
+    state: String,
+    #[serde(default)]
+    ports: Option<Vec<PsPort>>,
+}
+
+#[derive(Deserialize)]
+struct PsPort {
+    host_ip: String,
+    host_port: u16,
+    container_port: u16,
+    #[serde(default = "one")]
+    range: u16,
+    protocol: String,
+}
+
+fn one() -> u16 {
+    1
+}
+
+/// All containers, running or not, in Podman's order.
+pub async fn list() -> Result<Vec<Listed>, CommandError> {
+    let entries: Option<Vec<PsEntry>> =
+        json(&["ps", "--all", "--no-trunc", "--format", "json"]).await?;
+    Ok(entries
+        .unwrap_or_default()
+        .into_iter()
+        .map(|e| Listed {
+            name: e.names.into_iter().next().unwrap_or_default(),
+            ports: e
+                .ports
+                .unwrap_or_default()
+                .iter()
+                .map(|p| {
+                    let host = if p.host_ip.is_empty() {
+                        String::new()
+                    } else {
+                        format!("{}:", p.host_ip)
+                    };
+                    let range = |first: u16| match p.range {
+                        0 | 1 => first.to_string(),
+                        n => format!("{first}-{}", first.saturating_add(n - 1)),
+                    };
+                    format!(
+                        "{host}{}->{}/{}",
+                        range(p.host_port),
+                        range(p.container_port),
+                        p.protocol
+                    )
+                })
+                .collect::<Vec<_>>()
+                .join(", "),
+            id: e.id,
+            image: e.image,
+            state: e.state,
+        })
+        .collect())
+}
+
+/// Finds the container meant by a name, an id, or a unique prefix of an id.
+pub fn resolve<'a>(containers: &'a [Listed], given: &str) -> Result<&'a Listed, PodmanError> {
+    if let Some(exact) = containers
+        .iter()
+        .find(|c| c.name == given || c.id == given)
+    {
+        return Ok(exact);
+    }
+    let fits: Vec<&Listed> = containers
+        .iter()
+        .filter(|c| !given.is_empty() && (c.id.starts_with(given) || c.name.starts_with(given)))
+        .collect();
+    match fits[..] {
+        [] => Err(PodmanError::NoSuchContainer(given.to_owned())),
+        [only] => Ok(only),
+        _ => Err(PodmanError::Ambiguous {
+            prefix: given.to_owned(),
+            candidates: fits
+                .iter()
+                .map(|c| format!("{} ({})", c.name, &c.id[..c.id.len().min(12)]))
+                .collect(),
+        }),
+    }
+}
+
+/// Where a running container's pieces are on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    /// Process id of the container's first process, in the host's pid namespace.
+    pub pid: i32,
+    /// Path of the network namespace.
+    pub netns: String,
+    /// Cgroup path below the cgroup mount, as Podman reports it.
+    pub cgroup: String,
+    /// The generated OCI `config.json`.
+    pub oci_config: String,
+    /// The overlay's upper directory.
+    pub upper_dir: String,
+}
+
+/// `podman inspect`, reduced to what is read here.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspect {
+    id: String,
+    name: String,
+    state: InspectState,
+    image: String,
+    image_name: String,
+    #[serde(rename = "OCIRuntime")]
+    oci_runtime: String,
+    #[serde(rename = "OCIConfigPath")]
+    oci_config_path: Option<String>,
+    pod: Option<String>,
+    #[serde(default)]
+    dependencies: Option<Vec<String>>,
+    #[serde(rename = "ExecIDs", default)]
+    exec_ids: Option<Vec<String>>,
+    #[serde(default)]
+    mounts: Option<Vec<InspectMount>>,
+    graph_driver: InspectGraphDriver,
+    network_settings: InspectNetworkSettings,
+    config: InspectConfig,
+    host_config: InspectHostConfig,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectState {
+    status: String,
+    pid: i32,
+    #[serde(default)]
+    cgroup_path: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectMount {
+    r#type: String,
+    #[serde(default)]
+    name: String,
+    source: String,
+    destination: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectGraphDriver {
+    name: String,
+    #[serde(default)]
+    data: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectNetworkSettings {
+    #[serde(default)]
+    sandbox_key: String,
+    #[serde(default)]
+    ports: Option<BTreeMap<String, Option<Vec<InspectHostPort>>>>,
+    #[serde(default)]
+    networks: Option<BTreeMap<String, InspectNetwork>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectHostPort {
+    host_ip: String,
+    host_port: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectNetwork {
+    #[serde(rename = "IPAddress", default)]
+    ip_address: String,
+    #[serde(rename = "GlobalIPv6Address", default)]
+    global_ipv6_address: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectConfig {
+    #[serde(default)]
+    tty: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectHostConfig {
+    network_mode: String,
+    #[serde(default)]
+    devices: Option<Vec<serde_json::Value>>,
+}
+
+#[derive(Deserialize)]
+struct NetworkInspect {
+    driver: String,
+    #[serde(default)]
+    subnets: Option<Vec<NetworkSubnet>>,
+}
+
+#[derive(Deserialize)]
+struct NetworkSubnet {
+    subnet: ipnet::IpNet,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct VolumeInspect {
+    driver: String,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    options: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    anonymous: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ImageInspect {
+    #[serde(default)]
+    size: u64,
+}
+
+/// Looks at the container with this id: what it is, and where its pieces are.
+pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandError> {
+    let inspect: Inspect = first(json(&["container", "inspect", id]).await?, "container")?;
+
+    let mut networks = Vec::new();
+    for (name, network) in inspect.network_settings.networks.unwrap_or_default() {
+        let found = network_subnets(&name).await?.unwrap_or_default();
+        networks.push(NetworkFacts {
+            addresses: [&network.ip_address, &network.global_ipv6_address]
+                .iter()
+                .filter_map(|a| a.parse().ok())
+                .collect(),
+            driver: found.0,
+            subnets: found.1,
+            name,
+        });
+    }
+
+    let mut volumes = Vec::new();
+    let mut bind_mounts = Vec::new();
+    for mount in inspect.mounts.unwrap_or_default() {
+        if mount.r#type == "volume" {
+            volumes.push(volume(mount, &inspect.id).await?);
+        } else if mount.r#type == "bind" {
+            bind_mounts.push(mount.source);
+        }
+    }
+
+    let image: Option<ImageInspect> = json::<Vec<_>>(&["image", "inspect", &inspect.image])
+        .await
+        .ok()
+        .and_then(|images| images.into_iter().next());
+
+    let placement = Placement {
+        pid: inspect.state.pid,
+        netns: inspect.network_settings.sandbox_key,
+        cgroup: inspect.state.cgroup_path,
+        oci_config: inspect.oci_config_path.unwrap_or_default(),
+        upper_dir: inspect
+            .graph_driver
+            .data
+            .as_ref()
+            .and_then(|d| d.get("UpperDir").cloned())
+            .unwrap_or_default(),
+    };
+    let facts = ContainerFacts {
+        memory_bytes: super::freezer::memory_bytes(&placement.cgroup, placement.pid),
+        ports: published(inspect.network_settings.ports.unwrap_or_default()),
+        id: inspect.id,
+        name: inspect.name,
+        state: inspect.state.status,
+        image_id: inspect.image,
+        image_name: inspect.image_name,
+        image_bytes: image.map(|i| i.size).unwrap_or(0),
+        runtime: inspect.oci_runtime,
+        network_mode: inspect.host_config.network_mode,
+        networks,
+        volumes,
+        bind_mounts,
+        devices: inspect
+            .host_config
+            .devices
+            .unwrap_or_default()
+            .iter()
+            .map(|d| d["PathOnHost"].as_str().unwrap_or_default().to_owned())
+            .collect(),
+        pod: inspect.pod.filter(|p| !p.is_empty()),
+        dependencies: inspect.dependencies.unwrap_or_default(),
+        exec_sessions: inspect.exec_ids.unwrap_or_default().len(),
+        terminal: inspect.config.tty,
+        overlay: inspect.graph_driver.name == "overlay" && !placement.upper_dir.is_empty(),
+    };
+    Ok((facts, placement))
+}
+
+async fn volume(mount: InspectMount, container: &str) -> Result<VolumeFacts, CommandError> {
+    let found: VolumeInspect = first(json(&["volume", "inspect", &mount.name]).await?, "volume")?;
+    let users = command::stdout(podman().args([
+        "ps",
+        "--all",
+        "--no-trunc",
+        "--quiet",
+        "--filter",
+        &format!("volume={}", mount.name),
+    ]))
+    .await?;
+    Ok(VolumeFacts {
+        destination: mount.destination,
+        driver: found.driver,
+        options: found.options.unwrap_or_default(),
+        labels: found.labels.unwrap_or_default(),
+        anonymous: found.anonymous,
+        shared_with: users
+            .lines()
+            .filter(|id| *id != container)
+            .map(str::to_owned)
+            .collect(),
+        name: mount.name,
+    })
+}
+
+fn published(ports: BTreeMap<String, Option<Vec<InspectHostPort>>>) -> Vec<PublishedPort> {
+    ports
+        .iter()
+        .flat_map(|(inside, outside)| {
+            outside
+                .iter()
+                .flatten()
+                .filter_map(move |host| published_port(inside, host))
+        })
+        .collect()
+}
+
+fn published_port(inside: &str, host: &InspectHostPort) -> Option<PublishedPort> {
+    let (port, protocol) = inside.split_once('/')?;
+    Some(PublishedPort {
+        host_address: host
+            .host_ip
+            .parse()
+            .ok()
+            .filter(|a: &IpAddr| !a.is_unspecified()),
+        host_port: host.host_port.parse().ok()?,
+        container_port: port.parse().ok()?,
+        protocol: protocol.to_owned(),
+    })
+}
+
+/// Driver and subnets of a network; `None` if there is no such network.
+pub async fn network_subnets(
+    name: &str,
+) -> Result<Option<(String, Vec<ipnet::IpNet>)>, CommandError> {
+    if !exists("network", name).await? {
+        return Ok(None);
+    }
+    let found: NetworkInspect = first(json(&["network", "inspect", name]).await?, "network")?;
+    Ok(Some((
+        found.driver,
+        found
+            .subnets
+            .unwrap_or_default()
+            .into_iter()
+            .map(|s| s.subnet)
+            .collect(),
+    )))
+}
+
+/// Names and addresses of every container on this host that has an address now.
+pub async fn addresses_in_use() -> Result<Vec<(String, Vec<IpAddr>)>, CommandError> {
+    let mut used = Vec::new();
+    for listed in list().await?.iter().filter(|c| c.state == "running") {
+        // A container may go between the two calls.
+        let Ok(found) = json::<Vec<Inspect>>(&["container", "inspect", &listed.id]).await else {
+            continue;
+        };
+        for container in found {
+            let addresses = container
+                .network_settings
+                .networks
+                .unwrap_or_default()
+                .values()
+                .flat_map(|n| [n.ip_address.parse(), n.global_ipv6_address.parse()])
+                .flatten()
+                .collect();
+            used.push((container.name, addresses));
+        }
+    }
+    Ok(used)
+}
+
+/// Whether a `container`, `image`, `network` or `volume` of this name exists.
+pub async fn exists(kind: &str, name: &str) -> Result<bool, CommandError> {
+    let mut command = podman();
+    command.args([kind, "exists", name]);
+    let output = command::output(&mut command).await?;
+    match output.status.code() {
+        Some(0) => Ok(true),
+        Some(1) => Ok(false),
+        _ => Err(command::failed(&command, &output)),
+    }
+}
+
+/// Makes a volume. Undone by [`remove_volume`].
+pub async fn create_volume(volume: &VolumeFacts) -> Result<(), CommandError> {
+    let mut command = podman();
+    command.args(["volume", "create", "--driver", &volume.driver]);
+    for (key, value) in &volume.options {
+        command.args(["--opt", &format!("{key}={value}")]);
+    }
+    for (key, value) in &volume.labels {
+        command.args(["--label", &format!("{key}={value}")]);
+    }
+    command.arg(&volume.name);
+    command::stdout(&mut command).await.map(drop)
+}
+
+/// Removes a volume and its content. One that does not exist is fine.
+pub async fn remove_volume(name: &str) -> Result<(), CommandError> {
+    if exists("volume", name).await? {
+        command::stdout(podman().args(["volume", "rm", name])).await?;
+    }
+    Ok(())
+}
+
+/// Kills and removes a container with its anonymous volumes. One that does not exist is fine.
+pub async fn remove_container(id: &str) -> Result<(), CommandError> {
+    command::stdout(podman().args(["rm", "--force", "--ignore", "--volumes", "--time", "0", id]))
+        .await
+        .map(drop)
+}
+
+/// Removes an image. One that does not exist is fine.
+pub async fn remove_image(id: &str) -> Result<(), CommandError> {
+    command::stdout(podman().args(["image", "rm", "--ignore", id]))
+        .await
+        .map(drop)
+}
+
+/// Where Podman keeps images and containers.
+pub async fn graph_root() -> Result<String, CommandError> {
+    let text =
+        command::stdout(podman().args(["info", "--format", "{{.Store.GraphRoot}}"])).await?;
+    Ok(text.trim().to_owned())
+}
+
+/// Path of the conmon that Podman uses.
+pub async fn conmon_path() -> Result<String, CommandError> {
+    let text = command::stdout(podman().args(["info", "--format", "{{.Host.Conmon.Path}}"])).await?;
+    Ok(text.trim().to_owned())
+}
+
+/// A `podman` command line to be completed.
+pub fn podman() -> Command {
+    Command::new("podman")
+}
+
+async fn json<T: DeserializeOwned>(arguments: &[&str]) -> Result<T, CommandError> {
+    let text = command::stdout(podman().args(arguments)).await?;
+    serde_json::from_str(&text).map_err(|error| CommandError::Output {
+        program: "podman".into(),
+        message: format!("{}: {error}", arguments.join(" ")),
+    })
+}
+
+fn first<T>(items: Vec<T>, what: &str) -> Result<T, CommandError> {
+    items.into_iter().next().ok_or_else(|| CommandError::Output {
+        program: "podman".into(),
+        message: format!("an empty list instead of a {what}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(id: &str, name: &str) -> Listed {
+        Listed {
+            id: id.into(),
+            name: name.into(),
+            image: String::new(),
+            ports: String::new(),
+            state: "running".into(),
+        }
+    }
+
+    #[test]
+    fn a_name_beats_a_prefix() {
+        let all = [listed("abc1", "web"), listed("abc2", "web2")];
+        assert_eq!(resolve(&all, "web").unwrap().id, "abc1");
+        assert_eq!(resolve(&all, "abc2").unwrap().name, "web2");
+        assert_eq!(resolve(&all, "web2").unwrap().id, "abc2");
+    }
+
+    #[test]
+    fn an_ambiguous_prefix_names_the_candidates() {
+        let all = [listed("abc1", "one"), listed("abc2", "two")];
+        let error = resolve(&all, "abc").unwrap_err().to_string();
+        assert!(error.contains("one (abc1)") && error.contains("two (abc2)"), "{error}");
+    }
+
+    #[test]
+    fn nothing_fits() {
+        for given in ["zzz", ""] {
+            assert!(matches!(
+                resolve(&[listed("abc1", "one")], given),
+                Err(PodmanError::NoSuchContainer(_))
+            ));
+        }
+    }
+
+    #[test]
+    fn published_ports_parse() {
+        let host = InspectHostPort {
+            host_ip: "0.0.0.0".into(),
+            host_port: "8080".into(),
+        };
+        let port = published_port("80/tcp", &host).unwrap();
+        assert_eq!(port.to_string(), "8080->80/tcp");
+        assert!(published_port("nonsense", &host).is_none());
+    }
+}

@@ -1,0 +1,469 @@
+//! A directory tree as tar entries, with everything a container can tell apart: owners, modes,
+//! times to the nanosecond, extended attributes, hard links, device nodes, FIFOs, and for an
+//! overlay what was deleted from its lower layers.
+//!
+//! Two records of our own ride in PAX headers: `LIVEMIGRATION.opaque` (empty this directory
+//! first) and a character device 0/0, which is overlayfs' own notation for a deleted name
+//! (Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories"). Sockets are left
+//! out: CRIU binds them anew.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mkdirat, mknodat, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
+use tar::{Builder, Entry, EntryType, Header};
+
+const OPAQUE: &str = "LIVEMIGRATION.opaque";
+const XATTR: &str = "SCHILY.xattr.";
+const OVERLAY_XATTR: &str = "trusted.overlay.";
+
+/// What to pack.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// A plain tree; unpacking makes the target equal to it.
+    Plain(&'a Path),
+    /// The changes that an overlay's `upper` directory holds; unpacking applies them to a target
+    /// that shows the same lower layers. Contents are read through `merged`, which alone is right
+    /// for metadata-only copies and redirected directories.
+    Overlay {
+        /// The upper directory.
+        upper: &'a Path,
+        /// The mounted overlay.
+        merged: &'a Path,
+    },
+}
+
+/// Writes `source` as entries below `prefix`.
+pub fn pack<W: Write>(builder: &mut Builder<W>, prefix: &Path, source: Source) -> io::Result<()> {
+    let (names, contents) = match source {
+        Source::Plain(root) => (root, root),
+        Source::Overlay { upper, merged } => (upper, merged),
+    };
+    let mut packer = Packer {
+        builder,
+        prefix,
+        contents,
+        links: HashMap::new(),
+    };
+    let root = fs::symlink_metadata(names)?;
+    let opaque = matches!(source, Source::Plain(_));
+    packer.directory(Path::new(""), names, &root, opaque)
+}
+
+struct Packer<'a, W: Write> {
+    builder: &'a mut Builder<W>,
+    prefix: &'a Path,
+    contents: &'a Path,
+    links: HashMap<(u64, u64), PathBuf>,
+}
+
+impl<W: Write> Packer<'_, W> {
+    fn directory(
+        &mut self,
+        relative: &Path,
+        names: &Path,
+        metadata: &Metadata,
+        opaque: bool,
+    ) -> io::Result<()> {
+        let here = names.join(relative);
+        // Of a redirected directory the upper directory holds only part of the content.
+        let redirected = xattr::get(&here, "trusted.overlay.redirect")?.is_some();
+        let names = if redirected { self.contents } else { names };
+        let opaque = opaque
+            || redirected
+            || xattr::get(&here, "trusted.overlay.opaque")?.is_some_and(|v| v == b"y");
+
+        let mut header = header(metadata, EntryType::Directory);
+        self.extensions(&here, metadata, opaque)?;
+        let path = self.prefix.join(relative);
+        self.builder.append_data(&mut header, path, io::empty())?;
+
+        let mut entries: Vec<_> = fs::read_dir(names.join(relative))?.collect::<Result<_, _>>()?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            self.entry(&relative.join(entry.file_name()), names)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, relative: &Path, names: &Path) -> io::Result<()> {
+        let here = names.join(relative);
+        let metadata = fs::symlink_metadata(&here)?;
+        let kind = metadata.file_type();
+        if kind.is_dir() {
+            return self.directory(relative, names, &metadata, false);
+        }
+        let path = self.prefix.join(relative);
+        if kind.is_file() && xattr::get(&here, "trusted.overlay.whiteout")?.is_some() {
+            let mut header = header(&metadata, EntryType::Char);
+            header.set_device_major(0)?;
+            header.set_device_minor(0)?;
+            return self.builder.append_data(&mut header, path, io::empty());
+        }
+        if metadata.nlink() > 1 {
+            let inode = (metadata.dev(), metadata.ino());
+            if let Some(first) = self.links.get(&inode) {
+                let mut header = header(&metadata, EntryType::Link);
+                return self.builder.append_link(&mut header, path, first);
+            }
+            self.links.insert(inode, path.clone());
+        }
+        if kind.is_file() {
+            let file = fs::OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(self.contents.join(relative))?;
+            // Through the merged view: a metadata-only copy is empty in the upper directory.
+            let size = file.metadata()?.len();
+            let mut header = header(&metadata, EntryType::Regular);
+            header.set_size(size);
+            self.extensions(&here, &metadata, false)?;
+            return self
+                .builder
+                .append_data(&mut header, path, Exactly { file, left: size });
+        }
+        if kind.is_symlink() {
+            let mut header = header(&metadata, EntryType::Symlink);
+            self.extensions(&here, &metadata, false)?;
+            return self
+                .builder
+                .append_link(&mut header, path, fs::read_link(&here)?);
+        }
+        let entry_type = if kind.is_char_device() {
+            EntryType::Char
+        } else if kind.is_block_device() {
+            EntryType::Block
+        } else if kind.is_fifo() {
+            EntryType::Fifo
+        } else {
+            return Ok(());
+        };
+        let mut header = header(&metadata, entry_type);
+        header.set_device_major(libc::major(metadata.rdev()))?;
+        header.set_device_minor(libc::minor(metadata.rdev()))?;
+        self.extensions(&here, &metadata, false)?;
+        self.builder.append_data(&mut header, path, io::empty())
+    }
+
+    fn extensions(&mut self, here: &Path, metadata: &Metadata, opaque: bool) -> io::Result<()> {
+        let mtime = format!("{}.{:09}", metadata.mtime(), metadata.mtime_nsec());
+        let mut records = vec![("mtime".to_owned(), mtime.into_bytes())];
+        if opaque {
+            records.push((OPAQUE.to_owned(), b"1".to_vec()));
+        }
+        for name in xattr::list(here)? {
+            let Some(text) = name.to_str().filter(|n| !n.starts_with(OVERLAY_XATTR)) else {
+                continue;
+            };
+            if let Some(value) = xattr::get(here, &name)? {
+                records.push((format!("{XATTR}{text}"), value));
+            }
+        }
+        self.builder
+            .append_pax_extensions(records.iter().map(|(k, v)| (k.as_str(), v.as_slice())))
+    }
+}
+
+fn header(metadata: &Metadata, entry_type: EntryType) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(entry_type);
+    header.set_mode(metadata.mode() & 0o7777);
+    header.set_uid(metadata.uid().into());
+    header.set_gid(metadata.gid().into());
+    header.set_mtime(metadata.mtime().max(0) as u64);
+    header.set_size(0);
+    header
+}
+
+/// Reads exactly as many bytes as the header promised, or fails: a file that changes its size
+/// while it is packed must not shift everything behind it.
+struct Exactly {
+    file: File,
+    left: u64,
+}
+
+impl Read for Exactly {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let wanted = buf.len().min(self.left.try_into().unwrap_or(usize::MAX));
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let n = self.file.read(&mut buf[..wanted])?;
+        if n == 0 {
+            return Err(io::Error::other("a file shrank while it was read"));
+        }
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
+/// Unpacks entries below a directory; nothing outside of it can be reached, whatever the entries'
+/// paths and whatever symbolic links stand there.
+pub struct Unpacker {
+    root: OwnedFd,
+    /// Directories' times, set at the end: creating their entries changes them.
+    times: Vec<(PathBuf, TimeSpec)>,
+}
+
+impl Unpacker {
+    /// Unpacks below `root`, which exists.
+    pub fn new(root: &Path) -> io::Result<Self> {
+        Ok(Unpacker {
+            root: File::open(root)
+                .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", root.display())))?
+                .into(),
+            times: Vec::new(),
+        })
+    }
+
+    /// Puts `entry` at `relative`; a hard link's target is given by `link`.
+    pub fn entry<R: Read>(
+        &mut self,
+        relative: &Path,
+        link: Option<&Path>,
+        entry: &mut Entry<R>,
+    ) -> io::Result<()> {
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", relative.display()));
+        self.place(relative, link, entry).map_err(named)
+    }
+
+    fn place<R: Read>(
+        &mut self,
+        relative: &Path,
+        link: Option<&Path>,
+        entry: &mut Entry<R>,
+    ) -> io::Result<()> {
+        let records = Records::read(entry)?;
+        let header = entry.header().clone();
+        let mode = Mode::from_bits_truncate(header.mode()? & 0o7777);
+        let device = libc::makedev(
+            header.device_major()?.unwrap_or(0),
+            header.device_minor()?.unwrap_or(0),
+        );
+        if relative.as_os_str().is_empty() {
+            return self.root_entry(&header, mode, &records);
+        }
+        let (parent, name) = self.parent(relative)?;
+        let at = magic_path(&parent, name);
+        let existing = fs::symlink_metadata(&at).ok();
+
+        if header.entry_type() == EntryType::Directory {
+            if existing.as_ref().is_some_and(|e| !e.is_dir()) {
+                remove(&at)?;
+            } else if existing.is_some() && records.opaque {
+                empty(&at)?;
+            }
+            if !existing.is_some_and(|e| e.is_dir()) {
+                mkdirat(&parent, name, Mode::S_IRWXU)?;
+            }
+            self.times.push((relative.to_owned(), records.mtime));
+            return attributes(&parent, name, &header, mode, &records);
+        }
+        if existing.is_some() {
+            remove(&at)?;
+        }
+        match header.entry_type() {
+            EntryType::Char if device == 0 => return Ok(()),
+            EntryType::Char | EntryType::Block | EntryType::Fifo => {
+                let kind = match header.entry_type() {
+                    EntryType::Char => SFlag::S_IFCHR,
+                    EntryType::Block => SFlag::S_IFBLK,
+                    _ => SFlag::S_IFIFO,
+                };
+                mknodat(&parent, name, kind, mode, device)?;
+            }
+            EntryType::Regular => {
+                let file = nix::fcntl::openat(
+                    &parent,
+                    name,
+                    OFlag::O_WRONLY
+                        | OFlag::O_CREAT
+                        | OFlag::O_EXCL
+                        | OFlag::O_NOFOLLOW
+                        | OFlag::O_CLOEXEC,
+                    Mode::S_IRUSR | Mode::S_IWUSR,
+                )?;
+                io::copy(entry, &mut File::from(file))?;
+            }
+            EntryType::Symlink => {
+                let target = entry.link_name_bytes().unwrap_or_default();
+                symlinkat(OsStr::from_bytes(&target), &parent, name)?;
+            }
+            EntryType::Link => {
+                let target = link.ok_or_else(|| invalid("a hard link leads nowhere"))?;
+                let (target_parent, target_name) = self.parent(target)?;
+                // The inode's attributes came with its first name.
+                return Ok(linkat(
+                    &target_parent,
+                    target_name,
+                    &parent,
+                    name,
+                    AtFlags::empty(),
+                )?);
+            }
+            other => return Err(invalid(format!("unexpected entry type {other:?}"))),
+        }
+        attributes(&parent, name, &header, mode, &records)?;
+        Ok(utimensat(
+            &parent,
+            name,
+            &records.mtime,
+            &records.mtime,
+            UtimensatFlags::NoFollowSymlink,
+        )?)
+    }
+
+    fn root_entry(&mut self, header: &Header, mode: Mode, records: &Records) -> io::Result<()> {
+        if records.opaque {
+            empty(&magic_path(&self.root, OsStr::new(".")))?;
+        }
+        self.times.push((PathBuf::from("."), records.mtime));
+        attributes(&self.root, OsStr::new("."), header, mode, records)
+    }
+
+    /// Opens the directory that holds `relative`, without following any symbolic link.
+    fn parent<'p>(&self, relative: &'p Path) -> io::Result<(OwnedFd, &'p OsStr)> {
+        let name = match relative.components().next_back() {
+            Some(Component::Normal(name)) => name,
+            _ => return Err(invalid("not a relative path")),
+        };
+        let parent = match relative.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        Ok((openat2(self.root.as_fd(), parent, how)?, name))
+    }
+
+    /// Sets the directories' times. Call once, after the last entry.
+    pub fn finish(self) -> io::Result<()> {
+        for (relative, mtime) in self.times.iter().rev() {
+            // A directory may have been replaced by a later entry.
+            if relative == Path::new(".") {
+                utimensat(
+                    &self.root,
+                    ".",
+                    mtime,
+                    mtime,
+                    UtimensatFlags::NoFollowSymlink,
+                )?;
+            } else if let Ok((parent, name)) = self.parent(relative) {
+                let _ = utimensat(
+                    &parent,
+                    name,
+                    mtime,
+                    mtime,
+                    UtimensatFlags::NoFollowSymlink,
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an entry's PAX header says.
+struct Records {
+    opaque: bool,
+    mtime: TimeSpec,
+    xattrs: Vec<(OsString, Vec<u8>)>,
+}
+
+impl Records {
+    fn read<R: Read>(entry: &mut Entry<R>) -> io::Result<Self> {
+        let mut records = Records {
+            opaque: false,
+            mtime: TimeSpec::new(entry.header().mtime()? as i64, 0),
+            xattrs: Vec::new(),
+        };
+        for record in entry.pax_extensions()?.into_iter().flatten() {
+            let record = record?;
+            let key = record.key().map_err(invalid)?;
+            let value = record.value_bytes();
+            if key == OPAQUE {
+                records.opaque = true;
+            } else if key == "mtime" {
+                records.mtime = std::str::from_utf8(value)
+                    .ok()
+                    .and_then(parse_time)
+                    .ok_or_else(|| invalid("bad mtime"))?;
+            } else if let Some(name) = key.strip_prefix(XATTR) {
+                records.xattrs.push((name.into(), value.to_vec()));
+            }
+        }
+        Ok(records)
+    }
+}
+
+fn parse_time(text: &str) -> Option<TimeSpec> {
+    let (seconds, nanoseconds) = text.split_once('.')?;
+    Some(TimeSpec::new(
+        seconds.parse().ok()?,
+        nanoseconds.parse().ok()?,
+    ))
+}
+
+/// Owner first (it clears set-id bits and capabilities), then mode, then extended attributes.
+fn attributes(
+    parent: &OwnedFd,
+    name: &OsStr,
+    header: &Header,
+    mode: Mode,
+    records: &Records,
+) -> io::Result<()> {
+    let id = |n: u64| u32::try_from(n).map_err(invalid);
+    fchownat(
+        parent,
+        name,
+        Some(Uid::from_raw(id(header.uid()?)?)),
+        Some(Gid::from_raw(id(header.gid()?)?)),
+        AtFlags::AT_SYMLINK_NOFOLLOW,
+    )?;
+    let at = magic_path(parent, name);
+    if header.entry_type() != EntryType::Symlink {
+        fs::set_permissions(
+            &at,
+            std::os::unix::fs::PermissionsExt::from_mode(mode.bits()),
+        )?;
+    }
+    for (key, value) in &records.xattrs {
+        xattr::set(&at, key, value)?;
+    }
+    Ok(())
+}
+
+/// A path to `name` in an open directory for calls that have no `…at` form (proc_pid_fd(5)).
+fn magic_path(directory: &OwnedFd, name: &OsStr) -> PathBuf {
+    Path::new("/proc/self/fd")
+        .join(directory.as_raw_fd().to_string())
+        .join(name)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    }
+}
+
+fn empty(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        remove(&entry?.path())?;
+    }
+    Ok(())
+}
+
+fn invalid(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}

@@ -1,0 +1,132 @@
+//! What a migration needs to know of a host.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+
+use crate::container::command::{self, CommandError};
+
+/// A host, as told to its peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// Host name.
+    pub name: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Machine architecture, e.g. `x86_64`.
+    pub architecture: String,
+    /// Podman's version; absent if it does not run.
+    pub podman: Option<String>,
+    /// CRIU's version; absent if it does not run.
+    pub criu: Option<String>,
+    /// Version of each OCI runtime installed, by name.
+    pub runtimes: BTreeMap<String, String>,
+    /// CPU feature flags, as the kernel names them.
+    pub cpu_flags: BTreeSet<String>,
+}
+
+impl HostFacts {
+    /// Gathers this host's facts. Starts a handful of programs at once; changes nothing.
+    pub async fn gather() -> Self {
+        let (podman, criu, runc, crun) = tokio::join!(
+            version("podman"),
+            version("criu"),
+            version("runc"),
+            version("crun")
+        );
+        let mut runtimes = BTreeMap::new();
+        for (name, found) in [("runc", runc), ("crun", crun)] {
+            if let Ok(found) = found {
+                runtimes.insert(name.to_owned(), found);
+            }
+        }
+        let uname = nix::sys::utsname::uname().ok();
+        let text = |get: fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr| {
+            uname
+                .as_ref()
+                .map(|u| get(u).to_string_lossy().into_owned())
+                .unwrap_or_default()
+        };
+        HostFacts {
+            name: text(|u| u.nodename()),
+            kernel: text(|u| u.release()),
+            architecture: text(|u| u.machine()),
+            podman: podman.ok(),
+            criu: criu.ok(),
+            runtimes,
+            cpu_flags: cpu_flags(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+        }
+    }
+}
+
+/// The number in the first line of `program --version`.
+async fn version(program: &str) -> Result<String, CommandError> {
+    let text = command::stdout(Command::new(program).arg("--version")).await?;
+    parse_version(&text).ok_or_else(|| CommandError::Output {
+        program: program.to_owned(),
+        message: text,
+    })
+}
+
+fn parse_version(text: &str) -> Option<String> {
+    text.lines()
+        .next()?
+        .split_whitespace()
+        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.'))
+        .map(str::to_owned)
+}
+
+fn cpu_flags(cpuinfo: &str) -> BTreeSet<String> {
+    cpuinfo
+        .lines()
+        .find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            matches!(key.trim(), "flags" | "Features").then_some(value)
+        })
+        .map(|flags| flags.split_whitespace().map(str::to_owned).collect())
+        .unwrap_or_default()
+}
+
+/// `5.8.2` and `5.8.0+dfsg1` as numbers that compare: up to three, missing ones zero.
+pub fn version_numbers(version: &str) -> (u32, u32, u32) {
+    let mut numbers = version
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|n| n.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next(), next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_the_programs_met() {
+        for (text, expected) in [
+            ("podman version 5.8.2\n", "5.8.2"),
+            ("Version: 4.2.1\n", "4.2.1"),
+            ("runc version 1.3.3+ds1\ncommit: x\n", "1.3.3+ds1"),
+            ("crun version 1.26\ncommit: y\n", "1.26"),
+        ] {
+            assert_eq!(parse_version(text).as_deref(), Some(expected));
+        }
+        assert_eq!(parse_version("no number"), None);
+    }
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        assert!(version_numbers("5.10.0") > version_numbers("5.8.2"));
+        assert_eq!(version_numbers("1.26"), (1, 26, 0));
+        assert_eq!(version_numbers("1.3.3+ds1"), (1, 3, 3));
+    }
+
+    #[test]
+    fn flags_of_the_first_processor() {
+        let info = "processor\t: 0\nflags\t\t: fpu avx2\nprocessor\t: 1\nflags\t\t: fpu\n";
+        assert_eq!(
+            cpu_flags(info).into_iter().collect::<Vec<_>>(),
+            ["avx2", "fpu"]
+        );
+    }
+}

@@ -1,0 +1,153 @@
+//! Records of migrations, one JSON file each, on both hosts.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::paths::STATE_DIR;
+use crate::protocol::{ContainerRef, MigrationId};
+
+/// How far a migration has come on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// Nothing irreversible has happened.
+    UnderWay,
+    /// Source only: `Commit` is about to be sent. Until the destination has answered, it is not
+    /// known where the container runs, and the source's copy stays frozen.
+    Committing,
+    /// The container runs at the destination.
+    Committed,
+    /// Undone; the container runs at the source.
+    RolledBack,
+}
+
+/// What a host keeps of a migration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrationRecord {
+    /// Its id.
+    pub migration: MigrationId,
+    /// The container.
+    pub container: ContainerRef,
+    /// The other host, by name or address.
+    pub peer: String,
+    /// Whether the container leaves this host or comes to it.
+    pub direction: Direction,
+    /// How far it has come.
+    pub progress: Progress,
+    /// When it began, UTC.
+    #[serde(with = "time::serde::rfc3339")]
+    pub started: OffsetDateTime,
+    /// Why it failed, if it did.
+    pub error: Option<String>,
+}
+
+/// Role of this host in a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// This host is the source.
+    Outgoing,
+    /// This host is the destination.
+    Incoming,
+}
+
+/// The records of this host.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    directory: PathBuf,
+}
+
+impl Journal {
+    /// The journal of one agent: `client` or `server`.
+    pub fn of(agent: &str) -> Self {
+        Self::at(Path::new(STATE_DIR).join(agent).join("migrations"))
+    }
+
+    /// The journal in `directory`, which is created when first written to.
+    pub fn at(directory: PathBuf) -> Self {
+        Journal { directory }
+    }
+
+    /// Writes `record` over an earlier one of the same migration. It is on disk when this returns:
+    /// what follows may be irreversible.
+    pub fn write(&self, record: &MigrationRecord) -> io::Result<()> {
+        std::fs::create_dir_all(&self.directory)?;
+        let path = self.path(&record.migration);
+        let temporary = path.with_extension("new");
+        let file = std::fs::File::create(&temporary)?;
+        serde_json::to_writer_pretty(&file, record)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, &path)?;
+        std::fs::File::open(&self.directory)?.sync_all()
+    }
+
+    /// The record of one migration, if there is one.
+    pub fn read(&self, migration: &MigrationId) -> io::Result<Option<MigrationRecord>> {
+        match std::fs::read(self.path(migration)) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All records, newest first.
+    pub fn list(&self) -> io::Result<Vec<MigrationRecord>> {
+        let entries = match std::fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut records: Vec<MigrationRecord> = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "json") {
+                records.push(serde_json::from_slice(&std::fs::read(&path)?)?);
+            }
+        }
+        records.sort_by_key(|r| std::cmp::Reverse(r.started));
+        Ok(records)
+    }
+
+    fn path(&self, migration: &MigrationId) -> PathBuf {
+        self.directory.join(format!("{migration}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(started: i64) -> MigrationRecord {
+        MigrationRecord {
+            migration: MigrationId::random(),
+            container: ContainerRef {
+                id: "abc".into(),
+                name: "web".into(),
+            },
+            peer: "b".into(),
+            direction: Direction::Outgoing,
+            progress: Progress::UnderWay,
+            started: OffsetDateTime::from_unix_timestamp(started).unwrap(),
+            error: None,
+        }
+    }
+
+    #[test]
+    fn the_last_word_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::at(dir.path().join("new"));
+        assert!(journal.list().unwrap().is_empty());
+        let mut one = record(1);
+        journal.write(&one).unwrap();
+        one.progress = Progress::Committed;
+        journal.write(&one).unwrap();
+        let two = record(2);
+        journal.write(&two).unwrap();
+        assert_eq!(journal.read(&one.migration).unwrap(), Some(one.clone()));
+        assert_eq!(journal.list().unwrap(), [two, one]);
+        assert_eq!(journal.read(&MigrationId::random()).unwrap(), None);
+    }
+}

@@ -1,0 +1,222 @@
+//! Flows in the kernel: reading a container's, installing those that arrive, turning those that
+//! leave. Decisions are [`super::flows`]'; this applies them through netlink.
+//!
+//! Every call opens its own netlink socket in the calling thread's network namespace.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use conntrack::{Conntrack, Error, Filter, Flow, Key, Tuple};
+
+use super::flows::{self, Arrival, Departure, MovedFlow};
+use super::mark::{CONNMARK_MASK, Index, Mark};
+
+/// Flows of a container with their entries' marks, as they were when listed.
+#[derive(Debug, Default)]
+pub struct Departing {
+    flows: Vec<(MovedFlow, Key, Mark)>,
+}
+
+/// Lists the flows of the container with these addresses.
+///
+/// # Errors
+/// Those of the netlink socket.
+pub fn departing(addresses: &HashSet<IpAddr>) -> Result<Departing, Error> {
+    let table = Conntrack::open()?.list(Filter::default())?;
+    Ok(Departing {
+        flows: table
+            .iter()
+            .filter_map(|flow| {
+                let moved = flows::seen_by_container(flow, addresses)?;
+                Some((moved, Key::from(flow), Mark(flow.mark)))
+            })
+            .collect(),
+    })
+}
+
+impl Departing {
+    /// What to tell the destination.
+    pub fn flows(&self) -> impl Iterator<Item = &MovedFlow> {
+        self.flows.iter().map(|(moved, ..)| moved)
+    }
+
+    /// Turns the flows into `tunnel`: packets for the container leave through it from the moment
+    /// each mark changes. Flows that have ended meanwhile are skipped. Undone by
+    /// [`Departing::restore`].
+    ///
+    /// # Errors
+    /// Those of the netlink socket.
+    pub fn turn(&self, tunnel: Index) -> Result<(), Error> {
+        let marks = self.flows.iter().filter_map(|(moved, key, mark)| {
+            match flows::depart(moved, *mark, tunnel) {
+                Departure::Mark(mark) => Some((*key, ours(mark))),
+                Departure::Forget => None,
+            }
+        });
+        accept_missing(Conntrack::open()?.set_marks(marks)?)
+    }
+
+    /// Gives every flow the mark it had when it was listed.
+    ///
+    /// # Errors
+    /// Those of the netlink socket.
+    pub fn restore(&self) -> Result<(), Error> {
+        let marks = self.flows.iter().map(|(_, key, mark)| (*key, ours(*mark)));
+        accept_missing(Conntrack::open()?.set_marks(marks)?)
+    }
+
+    /// Deletes the entries of flows whose path does not touch this host any more. Not undone: call
+    /// only after the commit.
+    ///
+    /// # Errors
+    /// Those of the netlink socket.
+    pub fn forget(&self, tunnel: Index) -> Result<(), Error> {
+        let mut table = Conntrack::open()?;
+        for (moved, key, mark) in &self.flows {
+            if flows::depart(moved, *mark, tunnel) == Departure::Forget {
+                accept_missing([table.delete(*key)])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Inserts the entries of flows that have vanished since [`Departing::turn`], with their
+    /// translation and mark. Some versions of netavark delete a published port's UDP entries when
+    /// its container goes.
+    ///
+    /// # Errors
+    /// Those of the netlink socket.
+    pub fn reinsert_vanished(
+        &self,
+        before: &HashMap<Tuple, Flow>,
+        tunnel: Index,
+    ) -> Result<usize, Error> {
+        let mut table = Conntrack::open()?;
+        let present: HashSet<Tuple> = table
+            .list(Filter::default())?
+            .iter()
+            .map(|f| f.original)
+            .collect();
+        let mut inserted = 0;
+        for (moved, key, mark) in &self.flows {
+            let (Departure::Mark(mark), Some(flow)) = (
+                flows::depart(moved, *mark, tunnel),
+                before.get(&key.tuple).filter(|_| !present.contains(&key.tuple)),
+            ) else {
+                continue;
+            };
+            match table.insert(&Flow {
+                mark: mark.0,
+                ..flow.clone()
+            }) {
+                Ok(()) => inserted += 1,
+                Err(Error::Exists(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(inserted)
+    }
+}
+
+/// What [`install`] did, to be taken back.
+#[derive(Debug, Default)]
+pub struct Installed {
+    inserted: Vec<Tuple>,
+    /// Entries that were here, with the mark they had.
+    marked: Vec<(Tuple, Mark)>,
+}
+
+/// Makes room in the kernel for flows that arrive through `tunnel`. Call before any packet of
+/// theirs can arrive. Undone by [`Installed::remove`], also after a failure half-way: `installed`
+/// is filled as the work goes on.
+///
+/// # Errors
+/// Those of the netlink socket; an entry of the same tuples that belongs to another flow is one.
+pub fn install(
+    moved: &[MovedFlow],
+    tunnel: Index,
+    installed: &mut Installed,
+) -> Result<(), Error> {
+    let mut table = Conntrack::open()?;
+    let containers: HashSet<IpAddr> = moved
+        .iter()
+        .map(|m| {
+            if m.outgoing {
+                m.original.source.ip()
+            } else {
+                m.original.destination.ip()
+            }
+        })
+        .collect();
+    let present = table.list(Filter::default())?;
+    let present: HashMap<Tuple, &Flow> = present
+        .iter()
+        .filter_map(|flow| {
+            let seen = flows::seen_by_container(flow, &containers)?;
+            Some((seen.original, flow))
+        })
+        .collect();
+    let mut insert = Vec::new();
+    let mut marks = Vec::new();
+    for flow in moved {
+        let entry = present.get(&flow.original).copied();
+        match flows::arrive(flow, entry, tunnel) {
+            Arrival::Insert(flow) => insert.push(*flow),
+            Arrival::Mark { entry: key, mark } => {
+                let before = Mark(entry.map_or(0, |e| e.mark));
+                installed.marked.push((key, before));
+                marks.push((key, ours(mark)));
+            }
+        }
+    }
+    installed.inserted.extend(insert.iter().map(|f| f.original));
+    table
+        .insert_all(&insert)?
+        .into_iter()
+        .collect::<Result<Vec<()>, _>>()?;
+    accept_missing(table.set_marks(marks)?)
+}
+
+impl Installed {
+    /// Takes back what [`install`] did.
+    ///
+    /// # Errors
+    /// Those of the netlink socket.
+    pub fn remove(&self) -> Result<(), Error> {
+        let mut table = Conntrack::open()?;
+        for tuple in &self.inserted {
+            accept_missing([table.delete(*tuple)])?;
+        }
+        let marks = self.marked.iter().map(|(key, mark)| (*key, ours(*mark)));
+        accept_missing(table.set_marks(marks)?)
+    }
+}
+
+/// The entries behind `departing`, whole.
+///
+/// # Errors
+/// Those of the netlink socket.
+pub fn entries(departing: &Departing) -> Result<HashMap<Tuple, Flow>, Error> {
+    let wanted: HashSet<Tuple> = departing.flows.iter().map(|(_, key, _)| key.tuple).collect();
+    Ok(Conntrack::open()?
+        .list(Filter::default())?
+        .into_iter()
+        .filter(|f| wanted.contains(&f.original))
+        .map(|f| (f.original, f))
+        .collect())
+}
+
+/// Our bits of a mark, as a change that leaves the others alone.
+fn ours(mark: Mark) -> conntrack::Mark {
+    conntrack::Mark::masked(mark.0, CONNMARK_MASK)
+}
+
+/// A flow may end at any time; that its entry is gone is not an error.
+fn accept_missing(results: impl IntoIterator<Item = Result<(), Error>>) -> Result<(), Error> {
+    results
+        .into_iter()
+        .try_for_each(|result| match result {
+            Err(Error::NotFound(_)) => Ok(()),
+            other => other,
+        })
+}

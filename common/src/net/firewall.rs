@@ -1,0 +1,195 @@
+//! The nftables rules that turn a flow's connmark into a packet's fwmark.
+//!
+//! ```text
+//! table inet live_migration {
+//!     chain prerouting_1 {
+//!         type filter hook prerouting priority mangle; policy accept;
+//!         ct direction original ct mark & 0x003f0000 == 0x00010000
+//!             meta mark set meta mark & 0xffc0ffff | 0x00010000
+//!         ct direction reply ct mark & 0x0fc00000 == 0x00400000
+//!             meta mark set meta mark & 0xffc0ffff | 0x00010000
+//!     }
+//!     chain output_1 { type route hook output priority mangle; … the same two rules … }
+//! }
+//! ```
+//!
+//! Priority `mangle` comes after conntrack has found the flow and before the routing decision. A
+//! packet that came through a tunnel needs no exception: in its direction the mark says "ordinary".
+//! Each tunnel has base chains of its own because chains, unlike rules, are removed by name: there
+//! are no rule handles to remember, and tunnels do not touch each other's.
+//!
+//! Every change is one transaction of `nft`. Concurrent callers must hold the tunnels' lock.
+
+use nftables::batch::Batch;
+use nftables::expr::{BinaryOperation, CT, Expression, Meta, MetaKey, NamedExpression};
+use nftables::helper::{self, NftablesError};
+use nftables::schema::{Chain, FlushObject, NfCmd, NfListObject, Rule, Table};
+use nftables::stmt::{Mangle, Match, Operator, Statement};
+use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+
+use super::mark::{Direction, FWMARK_MASK, Index, Mark};
+
+/// Our table, in the family `inet`.
+pub const TABLE: &str = "live_migration";
+/// Priority `mangle` of the hooks prerouting and output (nft(8)).
+const PRIORITY_MANGLE: i32 = -150;
+
+/// `nft` failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FirewallError {
+    /// `nft` ran and refused.
+    #[error("cannot {what}: nft says: {stderr}")]
+    Refused {
+        /// The change in words.
+        what: &'static str,
+        /// What it printed.
+        stderr: String,
+    },
+    /// `nft` did not run, or printed what cannot be understood.
+    #[error("cannot {what}: {source}")]
+    Nft {
+        /// The change in words.
+        what: &'static str,
+        /// Why.
+        source: NftablesError,
+    },
+}
+
+impl FirewallError {
+    fn new(what: &'static str, source: NftablesError) -> Self {
+        match source {
+            NftablesError::NftFailed { stderr, .. } => FirewallError::Refused {
+                what,
+                stderr: stderr.trim().into(),
+            },
+            source => FirewallError::Nft { what, source },
+        }
+    }
+}
+
+/// Diverts the flows whose connmark names this tunnel. Undone by [`remove_tunnel`].
+pub fn add_tunnel(index: Index) -> Result<(), FirewallError> {
+    let mut batch = emptied(index);
+    for chain in chains(index) {
+        for direction in Direction::BOTH {
+            batch.add(NfListObject::Rule(Rule {
+                family: chain.family,
+                table: chain.table.clone(),
+                chain: chain.name.clone(),
+                expr: divert(direction, index).into(),
+                ..Rule::default()
+            }));
+        }
+    }
+    apply("add the tunnel's firewall rules", batch)
+}
+
+/// Diverts nothing to this tunnel any more, whether or not it did.
+pub fn remove_tunnel(index: Index) -> Result<(), FirewallError> {
+    let mut batch = emptied(index);
+    for chain in chains(index) {
+        batch.delete(NfListObject::Chain(chain));
+    }
+    apply("remove the tunnel's firewall rules", batch)
+}
+
+/// Removes the whole table, whether or not it exists: for when no tunnel is left.
+pub fn remove_table() -> Result<(), FirewallError> {
+    let mut batch = Batch::new();
+    batch.add(NfListObject::Table(table()));
+    batch.delete(NfListObject::Table(table()));
+    apply("remove the firewall table", batch)
+}
+
+/// The whole ruleset in nft's JSON, whatever is in it.
+pub fn ruleset() -> Result<String, FirewallError> {
+    helper::get_current_ruleset_raw(helper::DEFAULT_NFT, helper::DEFAULT_ARGS)
+        .map_err(|source| FirewallError::new("read the firewall's rules", source))
+}
+
+/// Hands one transaction to `nft`, in the namespace of the calling thread.
+pub(super) fn apply(what: &'static str, batch: Batch) -> Result<(), FirewallError> {
+    helper::apply_ruleset(&batch.to_nftables()).map_err(|source| FirewallError::new(what, source))
+}
+
+/// Table and chains, made if missing and emptied if not: what follows in the transaction finds
+/// the same state every time. (`destroy`, which ignores what is missing, needs nft 1.0.7 and
+/// Linux 6.3.)
+fn emptied(index: Index) -> Batch<'static> {
+    let mut batch = Batch::new();
+    batch.add(NfListObject::Table(table()));
+    for chain in chains(index) {
+        batch.add(NfListObject::Chain(chain.clone()));
+        batch.add_cmd(NfCmd::Flush(FlushObject::Chain(chain)));
+    }
+    batch
+}
+
+fn table() -> Table<'static> {
+    Table {
+        family: NfFamily::INet,
+        name: TABLE.into(),
+        handle: None,
+    }
+}
+
+/// For what arrives, and for what this host sends itself (`route`: the new mark is looked up again).
+fn chains(index: Index) -> [Chain<'static>; 2] {
+    [
+        ("prerouting", NfHook::Prerouting, NfChainType::Filter),
+        ("output", NfHook::Output, NfChainType::Route),
+    ]
+    .map(|(name, hook, kind)| Chain {
+        family: NfFamily::INet,
+        table: TABLE.into(),
+        name: format!("{name}_{index}").into(),
+        _type: Some(kind),
+        hook: Some(hook),
+        prio: Some(PRIORITY_MANGLE),
+        policy: Some(NfChainPolicy::Accept),
+        ..Chain::default()
+    })
+}
+
+fn divert(direction: Direction, index: Index) -> Vec<Statement<'static>> {
+    let name = match direction {
+        Direction::Original => "original",
+        Direction::Reply => "reply",
+    };
+    let mark = || Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Mark }));
+    vec![
+        equal(ct("direction"), Expression::String(name.into())),
+        equal(
+            and(ct("mark"), direction.mask()),
+            Expression::Number(Mark(0).with(direction, Some(index)).0),
+        ),
+        Statement::Mangle(Mangle {
+            key: mark(),
+            value: Expression::BinaryOperation(Box::new(BinaryOperation::OR(vec![
+                and(mark(), !FWMARK_MASK),
+                Expression::Number(index.fwmark()),
+            ]))),
+        }),
+    ]
+}
+
+fn equal(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
+    Statement::Match(Match {
+        left,
+        right,
+        op: Operator::EQ,
+    })
+}
+
+fn ct(key: &'static str) -> Expression<'static> {
+    Expression::Named(NamedExpression::CT(CT {
+        key: key.into(),
+        family: None,
+        dir: None,
+    }))
+}
+
+fn and(left: Expression<'static>, mask: u32) -> Expression<'static> {
+    let operands = BinaryOperation::AND(left, Expression::Number(mask));
+    Expression::BinaryOperation(Box::new(operands))
+}

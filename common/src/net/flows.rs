@@ -1,0 +1,335 @@
+//! How the flows of a container change hosts. Pure: [`super::carry`] applies it to the kernel.
+//!
+//! The container keeps its address, so a flow looks the same to it everywhere. What differs from
+//! host to host is how packets get from there to the container and to the peer: by ordinary
+//! routing, or through a tunnel. A flow's connmark says it, one field for either direction
+//! ([`super::mark`]), and moving the container means changing fields:
+//!
+//! * on the **source** the entry, with its translation, stays as it is; the field of the direction
+//!   that leads *to the container* gets the tunnel. No delete and re-create, so no race;
+//! * on the **destination** an identity entry appears (nothing is translated there: packets come
+//!   through the tunnel already carrying the container's address) whose field of the direction
+//!   that leads *to the peer* gets the tunnel;
+//! * where the destination **has an entry already**, because the flow entered through it or passed
+//!   it before, the container has come (back) to it: the field to the container is cleared and the
+//!   one to the peer is left alone. The path is then no longer than before;
+//! * a source whose entry led to the peer through the *same* tunnel is out of the path: its entry
+//!   is deleted.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use conntrack::{Flow, Protocol, Status, Tcp, TcpState, Tuple};
+use serde::{Deserialize, Serialize};
+
+use super::mark::{Direction, Index, Mark};
+
+/// Least time an entry gets at the destination, so that it outlives the outage.
+const LEAST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A flow as the container sees it: what the source tells the destination of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovedFlow {
+    /// Packets of the direction that opened the flow, with the container's own address.
+    pub original: Tuple,
+    /// Whether the container opened it.
+    pub outgoing: bool,
+    /// Time left at the source, in seconds.
+    pub timeout_s: u64,
+    /// Whether an answer was seen.
+    pub answered: bool,
+    /// TCP tracker's state.
+    pub tcp: Option<Tcp>,
+}
+
+impl MovedFlow {
+    /// The direction whose packets go to the container.
+    pub fn to_container(&self) -> Direction {
+        if self.outgoing {
+            Direction::Reply
+        } else {
+            Direction::Original
+        }
+    }
+
+    /// The direction whose packets go to the peer.
+    pub fn to_peer(&self) -> Direction {
+        if self.outgoing {
+            Direction::Original
+        } else {
+            Direction::Reply
+        }
+    }
+}
+
+/// How many flows of each kind moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowCount {
+    /// TCP connections.
+    pub tcp: usize,
+    /// UDP flows.
+    pub udp: usize,
+}
+
+impl FlowCount {
+    /// Counts `flows`.
+    pub fn of<'a>(flows: impl IntoIterator<Item = &'a MovedFlow>) -> Self {
+        let mut count = FlowCount::default();
+        for flow in flows {
+            match flow.original.protocol {
+                Protocol::Tcp => count.tcp += 1,
+                Protocol::Udp => count.udp += 1,
+                _ => {}
+            }
+        }
+        count
+    }
+}
+
+/// The flow as the container with one of `addresses` sees it, if it is one of its flows and worth
+/// moving.
+pub fn seen_by_container(flow: &Flow, addresses: &HashSet<IpAddr>) -> Option<MovedFlow> {
+    if !matches!(flow.original.protocol, Protocol::Tcp | Protocol::Udp) {
+        return None;
+    }
+    // A connection that is over on both sides needs no container any more.
+    if matches!(
+        flow.tcp.map(|t| t.state),
+        Some(TcpState::TimeWait | TcpState::Close)
+    ) {
+        return None;
+    }
+    // The reply tuple is what the container's end sends or receives once translation is undone:
+    // its inverse is the original direction with the container's own address in it.
+    let (original, outgoing) = if addresses.contains(&flow.reply.source.ip()) {
+        (flow.reply.inverse(), false)
+    } else if addresses.contains(&flow.original.source.ip()) {
+        (flow.original, true)
+    } else {
+        return None;
+    };
+    Some(MovedFlow {
+        original,
+        outgoing,
+        timeout_s: flow.timeout.unwrap_or(LEAST_TIMEOUT).as_secs(),
+        answered: flow.status.contains(Status::SEEN_REPLY),
+        tcp: flow.tcp,
+    })
+}
+
+/// What the source does with the entry of a flow that leaves through `tunnel`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// Its mark becomes this.
+    Mark(Mark),
+    /// The peer is reached through the same tunnel: this host is out of the path.
+    Forget,
+}
+
+/// Decides what the source does with the entry behind `moved`, whose mark is `mark`.
+pub fn depart(moved: &MovedFlow, mark: Mark, tunnel: Index) -> Departure {
+    if mark.get(moved.to_peer()) == Some(tunnel) {
+        Departure::Forget
+    } else {
+        Departure::Mark(mark.with(moved.to_container(), Some(tunnel)))
+    }
+}
+
+/// What the destination does for a flow that arrives through `tunnel`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Arrival {
+    /// Insert this entry.
+    Insert(Box<Flow>),
+    /// The entry that is there gets this mark.
+    Mark {
+        /// The entry's original tuple.
+        entry: Tuple,
+        /// Its new mark.
+        mark: Mark,
+    },
+}
+
+/// Decides what the destination does for `moved`, given the entry it has for it, if any.
+pub fn arrive(moved: &MovedFlow, present: Option<&Flow>, tunnel: Index) -> Arrival {
+    if let Some(entry) = present {
+        return Arrival::Mark {
+            entry: entry.original,
+            mark: Mark(entry.mark).with(moved.to_container(), None),
+        };
+    }
+    let timeout = Duration::from_secs(moved.timeout_s).max(LEAST_TIMEOUT);
+    let mut flow = Flow::identity(moved.original, timeout);
+    if !moved.answered {
+        // Without an answer the kernel keeps the entry on probation, as it did at the source. It
+        // must still be exempt from masquerading, which SEEN_REPLY alone does.
+        flow.status.remove(Status::ASSURED);
+    }
+    flow.tcp = moved.tcp.or(flow.tcp);
+    flow.mark = Mark(0).with(moved.to_peer(), Some(tunnel)).0;
+    Arrival::Insert(Box::new(flow))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTAINER: &str = "10.88.0.5";
+
+    fn tuple(source: &str, destination: &str) -> Tuple {
+        Tuple::tcp(source.parse().unwrap(), destination.parse().unwrap())
+    }
+
+    fn index(n: u8) -> Index {
+        n.try_into().unwrap()
+    }
+
+    fn addresses() -> HashSet<IpAddr> {
+        [CONTAINER.parse().unwrap()].into()
+    }
+
+    fn entry(original: Tuple, reply: Tuple) -> Flow {
+        Flow {
+            reply,
+            ..Flow::identity(original, Duration::from_secs(100))
+        }
+    }
+
+    fn inbound() -> Flow {
+        entry(
+            tuple("192.0.2.9:4000", "192.0.2.1:8080"),
+            tuple("10.88.0.5:80", "192.0.2.9:4000"),
+        )
+    }
+
+    fn outbound() -> Flow {
+        entry(
+            tuple("10.88.0.5:5000", "192.0.2.9:443"),
+            tuple("192.0.2.9:443", "192.0.2.1:5000"),
+        )
+    }
+
+    #[test]
+    fn the_container_sees_its_own_address() {
+        let seen = seen_by_container(&inbound(), &addresses()).unwrap();
+        assert_eq!(seen.original, tuple("192.0.2.9:4000", "10.88.0.5:80"));
+        assert!(!seen.outgoing);
+
+        let seen = seen_by_container(&outbound(), &addresses()).unwrap();
+        assert_eq!(seen.original, tuple("10.88.0.5:5000", "192.0.2.9:443"));
+        assert!(seen.outgoing);
+    }
+
+    #[test]
+    fn others_flows_and_dead_ones_stay() {
+        let other = entry(
+            tuple("192.0.2.9:1", "192.0.2.1:22"),
+            tuple("192.0.2.1:22", "192.0.2.9:1"),
+        );
+        assert_eq!(seen_by_container(&other, &addresses()), None);
+        let mut over = inbound();
+        over.tcp = Some(Tcp {
+            state: TcpState::TimeWait,
+            ..Tcp::established()
+        });
+        assert_eq!(seen_by_container(&over, &addresses()), None);
+    }
+
+    /// The flows' entries on every host, as the container moves along `path`; the peer reaches
+    /// the first host. Tunnel indexes: `10 * from + to` would not fit, so `from + 8 * to`.
+    fn journey(flow: Flow, path: &[u8]) -> Vec<(u8, Flow)> {
+        let name = |at: u8, towards: u8| index(at + 8 * towards);
+        let mut entries = vec![(path[0], flow)];
+        for hop in path.windows(2) {
+            let (from, to) = (hop[0], hop[1]);
+            let at = entries.iter().position(|(h, _)| *h == from).unwrap();
+            let moved = seen_by_container(&entries[at].1, &addresses()).unwrap();
+            let present = entries.iter().position(|(h, e)| {
+                *h == to
+                    && seen_by_container(e, &addresses())
+                        .is_some_and(|p| p.original == moved.original)
+            });
+            let arrival = arrive(&moved, present.map(|p| &entries[p].1), name(to, from));
+            let departure = depart(&moved, Mark(entries[at].1.mark), name(from, to));
+            match departure {
+                Departure::Mark(mark) => entries[at].1.mark = mark.0,
+                Departure::Forget => entries[at].0 = 0,
+            }
+            match arrival {
+                Arrival::Insert(flow) => entries.push((to, *flow)),
+                Arrival::Mark { mark, .. } => entries[present.unwrap()].1.mark = mark.0,
+            }
+            entries.retain(|(host, _)| *host != 0);
+        }
+        entries
+    }
+
+    fn marks(entries: &[(u8, Flow)], host: u8, direction: Direction) -> Option<Index> {
+        let (_, flow) = entries.iter().find(|(h, _)| *h == host).unwrap();
+        Mark(flow.mark).get(direction)
+    }
+
+    #[test]
+    fn one_hop_each_way() {
+        for (flow, to_container, to_peer) in [
+            (inbound(), Direction::Original, Direction::Reply),
+            (outbound(), Direction::Reply, Direction::Original),
+        ] {
+            let entries = journey(flow.clone(), &[1, 2]);
+            assert_eq!(entries.len(), 2);
+            // Source: towards the container through the tunnel, towards the peer as ever.
+            assert_eq!(marks(&entries, 1, to_container), Some(index(1 + 8 * 2)));
+            assert_eq!(marks(&entries, 1, to_peer), None);
+            // Destination: the container is local, the peer through the tunnel.
+            assert_eq!(marks(&entries, 2, to_container), None);
+            assert_eq!(marks(&entries, 2, to_peer), Some(index(2 + 8)));
+            let identity = &entries[1].1;
+            assert!(!identity.is_dnat() && !identity.is_snat());
+            // The translation at the source is untouched.
+            assert_eq!(entries[0].1.reply, flow.reply);
+        }
+    }
+
+    #[test]
+    fn there_and_back_leaves_no_trace() {
+        for flow in [inbound(), outbound()] {
+            let entries = journey(flow.clone(), &[1, 2, 1]);
+            assert_eq!(entries, [(1, flow)]);
+        }
+    }
+
+    #[test]
+    fn a_chain_passes_the_middle_and_returns() {
+        for flow in [inbound(), outbound()] {
+            let entries = journey(flow.clone(), &[1, 2, 3]);
+            assert_eq!(entries.len(), 3);
+            let moved = seen_by_container(&entries[1].1, &addresses()).unwrap();
+            assert_eq!(marks(&entries, 2, moved.to_container()), Some(index(2 + 8 * 3)));
+            assert_eq!(marks(&entries, 2, moved.to_peer()), Some(index(2 + 8)));
+
+            let entries = journey(flow.clone(), &[1, 2, 3, 2, 1]);
+            assert_eq!(entries, [(1, flow)]);
+        }
+    }
+
+    #[test]
+    fn foreign_mark_bits_survive() {
+        let mut flow = inbound();
+        flow.mark = 0xf000_2000;
+        let entries = journey(flow, &[1, 2, 1]);
+        assert_eq!(entries[0].1.mark, 0xf000_2000);
+    }
+
+    #[test]
+    fn an_unanswered_flow_stays_on_probation() {
+        let mut flow = outbound();
+        flow.status = Status::CONFIRMED;
+        let moved = seen_by_container(&flow, &addresses()).unwrap();
+        let Arrival::Insert(entry) = arrive(&moved, None, index(1)) else {
+            panic!("nothing was there");
+        };
+        assert!(entry.status.contains(Status::SEEN_REPLY));
+        assert!(!entry.status.contains(Status::ASSURED));
+        assert!(entry.timeout.unwrap() >= LEAST_TIMEOUT);
+    }
+}

@@ -1,0 +1,96 @@
+//! Locks between processes (flock(2)), given up by the kernel when their holder dies.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// A lock file could not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot lock {path}: {source}")]
+pub struct LockError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// A lock on a file, which is made if need be and never removed: whoever waited for a removed one
+/// would share nothing with those who come later.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Lock {
+    /// Waits until nobody else has it.
+    pub(super) fn exclusive(path: &Path) -> Result<Self, LockError> {
+        let file = open(path)?;
+        file.lock().map_err(|source| failed(path, source))?;
+        Ok(Self(file))
+    }
+
+    /// Takes it if nobody else has it.
+    pub(super) fn try_exclusive(path: &Path) -> Result<Option<Self>, LockError> {
+        taken(path, File::try_lock)
+    }
+
+    /// Takes it unless somebody has it exclusively.
+    pub(super) fn try_shared(path: &Path) -> Result<Option<Self>, LockError> {
+        taken(path, File::try_lock_shared)
+    }
+}
+
+impl Drop for Lock {
+    /// Closing the file would do only when no process started meanwhile has a copy of it, and
+    /// there is one between any fork and exec.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
+fn taken(
+    path: &Path,
+    lock: fn(&File) -> Result<(), TryLockError>,
+) -> Result<Option<Lock>, LockError> {
+    let file = open(path)?;
+    match lock(&file) {
+        Ok(()) => Ok(Some(Lock(file))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(source)) => Err(failed(path, source)),
+    }
+}
+
+fn open(path: &Path) -> Result<File, LockError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .and_then(|()| File::options().create(true).append(true).open(path))
+        .map_err(|source| failed(path, source))
+}
+
+fn failed(path: &Path, source: io::Error) -> LockError {
+    LockError {
+        path: path.into(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_locks_exclude_exclusive_ones_until_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("made/on/the/way/lock");
+        let first = Lock::try_shared(&path).unwrap().unwrap();
+        let second = Lock::try_shared(&path).unwrap().unwrap();
+        drop(first);
+        assert!(Lock::try_exclusive(&path).unwrap().is_none());
+        let copy = second.0.try_clone().unwrap();
+        drop(second);
+        let exclusive = Lock::try_exclusive(&path).unwrap().unwrap();
+        assert!(Lock::try_shared(&path).unwrap().is_none());
+        drop((exclusive, copy));
+        Lock::exclusive(&path).unwrap();
+    }
+}

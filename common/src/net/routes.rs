@@ -1,0 +1,369 @@
+//! Links, addresses, routes and policy rules, over rtnetlink.
+//!
+//! Blocking, like the rest of `net`: call from a thread that may block
+//! (`tokio::task::spawn_blocking`), never from within an asynchronous task.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures::TryStreamExt;
+use ipnet::IpNet;
+use rtnetlink::packet_core::ErrorMessage;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::{Handle, IpVersion, LinkUnspec, LinkWireguard, RouteMessageBuilder};
+use tokio::runtime::Runtime;
+
+use super::mark::{FWMARK_MASK, Index};
+
+/// The kernel refused a change of links, addresses, routes or rules.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    /// No socket, or it broke.
+    #[error("no rtnetlink socket: {0}")]
+    Socket(#[from] io::Error),
+    /// A request was refused.
+    #[error("cannot {what}: {source}")]
+    Request {
+        /// The request in words.
+        what: String,
+        /// The kernel's answer.
+        source: rtnetlink::Error,
+    },
+    /// The interface is not there.
+    #[error("there is no interface {0}")]
+    NoInterface(String),
+}
+
+impl RouteError {
+    fn errno(&self) -> i32 {
+        match self {
+            RouteError::Request {
+                source: rtnetlink::Error::NetlinkError(ErrorMessage { code, .. }),
+                ..
+            } => code.map_or(0, |code| -code.get()),
+            _ => 0,
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, RouteError>;
+
+/// A policy rule, as far as it can collide with ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Where it stands among the rules.
+    pub priority: u32,
+    /// The table it leads to.
+    pub table: u32,
+    /// The fwmark it asks for.
+    pub fwmark: u32,
+    /// The bits of the fwmark it looks at; 0 if none.
+    pub fwmask: u32,
+}
+
+/// Everything about routing that can be in a tunnel's way.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Interface names.
+    pub interfaces: Vec<String>,
+    /// Prefixes of addresses and of routes, without default routes.
+    pub prefixes: Vec<IpNet>,
+    /// Routing tables that have routes, each with one of them.
+    pub tables: BTreeMap<u32, String>,
+    /// Policy rules of both families.
+    pub rules: Vec<Rule>,
+}
+
+/// A connection to the rtnetlink of the network namespace of the thread that opened it.
+pub struct Routes {
+    runtime: Runtime,
+    handle: Handle,
+}
+
+impl Routes {
+    /// Opens the connection.
+    pub fn open() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()?;
+        let _context = runtime.enter();
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        runtime.spawn(connection);
+        drop(_context);
+        Ok(Self { runtime, handle })
+    }
+
+    fn request<T>(
+        &self,
+        what: impl Into<String>,
+        request: impl Future<Output = std::result::Result<T, rtnetlink::Error>>,
+    ) -> Result<T> {
+        self.runtime
+            .block_on(request)
+            .map_err(|source| RouteError::Request {
+                what: what.into(),
+                source,
+            })
+    }
+
+    /// Creates a WireGuard interface; `false` if this kernel has no WireGuard (and no module to
+    /// load). Undone by [`delete_interface`](Self::delete_interface).
+    pub fn add_wireguard(&self, interface: &str) -> Result<bool> {
+        let link = LinkWireguard::new(interface).build();
+        let added = self.request(
+            format!("create the WireGuard interface {interface}"),
+            self.handle.link().add(link).execute(),
+        );
+        match added {
+            Ok(()) => Ok(true),
+            Err(error) if error.errno() == libc::EOPNOTSUPP => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The interface's number, if it exists.
+    pub fn interface(&self, name: &str) -> Result<Option<u32>> {
+        let links = self.handle.link().get().match_name(name).execute();
+        let found = self.request(format!("look for {name}"), links.try_collect::<Vec<_>>());
+        match found {
+            Ok(links) => Ok(links.first().map(|link| link.header.index)),
+            Err(error) if error.errno() == libc::ENODEV => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn existing(&self, name: &str) -> Result<u32> {
+        self.interface(name)?
+            .ok_or_else(|| RouteError::NoInterface(name.into()))
+    }
+
+    /// Gives the interface its addresses and MTU and brings it up. Goes with the interface.
+    pub fn configure(&self, interface: &str, mtu: u32, addresses: &[IpNet]) -> Result<()> {
+        let number = self.existing(interface)?;
+        for net in addresses {
+            self.request(
+                format!("give {interface} the address {net}"),
+                self.handle
+                    .address()
+                    .add(number, net.addr(), net.prefix_len())
+                    .execute(),
+            )?;
+        }
+        let up = LinkUnspec::new_with_index(number).mtu(mtu).up().build();
+        self.request(
+            format!("bring {interface} up"),
+            self.handle.link().set(up).execute(),
+        )
+    }
+
+    /// Leads packets marked for the tunnel through its interface: a rule per family, and a table
+    /// with a default route through the interface.
+    ///
+    /// A second, worse route drops what is left when the interface has vanished (its process was
+    /// killed): a packet of a moved flow must never go by ordinary routing. Rules come last, when
+    /// the table is ready. Undone by [`unroute`](Self::unroute).
+    pub fn route(&self, index: Index, ipv6: bool) -> Result<()> {
+        let interface = index.interface();
+        let number = self.existing(&interface)?;
+        for family in families(ipv6) {
+            let mut drop = default_route(family, index.table());
+            drop.header.kind = RouteType::BlackHole;
+            drop.attributes.push(RouteAttribute::Priority(u32::MAX));
+            let mut through = default_route(family, index.table());
+            through.attributes.push(RouteAttribute::Oif(number));
+            for route in [through, drop] {
+                self.request(
+                    format!("add a route through {interface} to table {}", index.table()),
+                    self.handle.route().add(route).execute(),
+                )?;
+            }
+            let mut add = self.handle.rule().add();
+            *add.message_mut() = rule(family, index);
+            self.request(format!("add the rule for {interface}"), add.execute())?;
+        }
+        Ok(())
+    }
+
+    /// Removes the rules and the routes of a tunnel, as far as they exist.
+    pub fn unroute(&self, index: Index) -> Result<()> {
+        for family in families(true) {
+            let delete = self.handle.rule().del(rule(family, index)).execute();
+            gone(self.request(format!("remove the rule of {}", index.interface()), delete))?;
+            for route in self.routes(family)? {
+                if table(&route) == index.table() {
+                    let delete = self.handle.route().del(route).execute();
+                    gone(self.request(format!("empty table {}", index.table()), delete))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes an interface with its addresses and routes, if it exists.
+    pub fn delete_interface(&self, interface: &str) -> Result<()> {
+        let Some(number) = self.interface(interface)? else {
+            return Ok(());
+        };
+        let delete = self.handle.link().del(number).execute();
+        gone(self.request(format!("delete {interface}"), delete))
+    }
+
+    /// What is in use.
+    pub fn facts(&self) -> Result<Facts> {
+        let mut facts = Facts::default();
+        let links = self.handle.link().get().execute();
+        for link in self.request("list interfaces", links.try_collect::<Vec<_>>())? {
+            facts
+                .interfaces
+                .extend(
+                    link.attributes
+                        .into_iter()
+                        .filter_map(|attribute| match attribute {
+                            LinkAttribute::IfName(name) => Some(name),
+                            _ => None,
+                        }),
+                );
+        }
+        let addresses = self.handle.address().get().execute();
+        for address in self.request("list addresses", addresses.try_collect::<Vec<_>>())? {
+            let length = address.header.prefix_len;
+            for attribute in address.attributes {
+                if let AddressAttribute::Address(ip) | AddressAttribute::Local(ip) = attribute {
+                    facts.prefixes.extend(IpNet::new(ip, length));
+                }
+            }
+        }
+        for family in families(true) {
+            for route in self.routes(family)? {
+                let destination = destination(&route);
+                let text = destination.map_or("default".into(), |net| net.to_string());
+                facts.tables.entry(table(&route)).or_insert(text);
+                facts.prefixes.extend(destination);
+            }
+            let version = match family {
+                AddressFamily::Inet => IpVersion::V4,
+                _ => IpVersion::V6,
+            };
+            let rules = self.handle.rule().get(version).execute();
+            let rules = self.request("list rules", rules.try_collect::<Vec<_>>());
+            facts
+                .rules
+                .extend(unsupported(rules)?.iter().map(parse_rule));
+        }
+        // Two halves of the internet are how some VPN software writes a default route.
+        facts.prefixes.retain(|net| net.prefix_len() > 1);
+        facts.prefixes.sort();
+        facts.prefixes.dedup();
+        Ok(facts)
+    }
+
+    fn routes(&self, family: AddressFamily) -> Result<Vec<RouteMessage>> {
+        let mut filter = RouteMessage::default();
+        filter.header.address_family = family;
+        let routes = self.handle.route().get(filter).execute();
+        unsupported(self.request("list routes", routes.try_collect::<Vec<_>>()))
+    }
+}
+
+fn families(ipv6: bool) -> impl Iterator<Item = AddressFamily> {
+    [AddressFamily::Inet]
+        .into_iter()
+        .chain(ipv6.then_some(AddressFamily::Inet6))
+}
+
+/// What is not there need not be removed. The kernel says so with a different number per kind of
+/// object, and a family may be missing from the kernel.
+fn gone(result: Result<()>) -> Result<()> {
+    match result {
+        Err(error)
+            if matches!(
+                error.errno(),
+                libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EAFNOSUPPORT | libc::EOPNOTSUPP
+            ) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// A kernel without IPv6 has no IPv6 routes.
+fn unsupported<T>(result: Result<Vec<T>>) -> Result<Vec<T>> {
+    match result {
+        Err(error) if matches!(error.errno(), libc::EAFNOSUPPORT | libc::EOPNOTSUPP) => {
+            Ok(Vec::new())
+        }
+        other => other,
+    }
+}
+
+fn default_route(family: AddressFamily, table: u32) -> RouteMessage {
+    match family {
+        AddressFamily::Inet => RouteMessageBuilder::<Ipv4Addr>::new()
+            .table_id(table)
+            .build(),
+        _ => RouteMessageBuilder::<Ipv6Addr>::new()
+            .table_id(table)
+            .build(),
+    }
+}
+
+fn rule(family: AddressFamily, index: Index) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = family;
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![
+        RuleAttribute::Priority(index.priority()),
+        RuleAttribute::FwMark(index.fwmark()),
+        RuleAttribute::FwMask(FWMARK_MASK),
+        RuleAttribute::Table(index.table()),
+    ];
+    message
+}
+
+fn parse_rule(message: &RuleMessage) -> Rule {
+    let mut rule = Rule {
+        priority: 0,
+        table: message.header.table.into(),
+        fwmark: 0,
+        fwmask: 0,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(priority) => rule.priority = *priority,
+            RuleAttribute::Table(table) => rule.table = *table,
+            RuleAttribute::FwMark(mark) => rule.fwmark = *mark,
+            RuleAttribute::FwMask(mask) => rule.fwmask = *mask,
+            _ => {}
+        }
+    }
+    rule
+}
+
+fn table(route: &RouteMessage) -> u32 {
+    route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Table(table) => Some(*table),
+            _ => None,
+        })
+        .unwrap_or(route.header.table.into())
+}
+
+fn destination(route: &RouteMessage) -> Option<IpNet> {
+    route.attributes.iter().find_map(|attribute| {
+        let address = match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => IpAddr::V4(*ip),
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => IpAddr::V6(*ip),
+            _ => return None,
+        };
+        IpNet::new(address, route.header.destination_prefix_length).ok()
+    })
+}

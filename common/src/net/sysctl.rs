@@ -1,0 +1,57 @@
+//! Settings of our own interfaces under `/proc/sys/net`.
+//!
+//! No other setting is ever changed. Forwarding in particular is left to netavark, which turns
+//! `net.ipv4.ip_forward` (and, for networks with IPv6, `net.ipv6.conf.all.forwarding`) on when it
+//! sets up a bridge network and never off again: whichever host has or had the container forwards
+//! already. Turning it off later would cut the containers that started meanwhile, turning the IPv6
+//! one on would make the host ignore router advertisements, and a write to `ip_forward` resets
+//! other settings besides (the kernel's Documentation/networking/ip-sysctl.rst).
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+/// A setting could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set {name} to {value}: {source}")]
+pub struct SysctlError {
+    name: String,
+    value: &'static str,
+    source: io::Error,
+}
+
+/// Prepares a tunnel's interface. Call before the interface is up. The settings go with the
+/// interface.
+///
+/// - `rp_filter=2` (loose, RFC 3704): what arrives through the tunnel has the addresses of clients
+///   whose ordinary route is another interface. The effective value is the greater of this one and
+///   that of `all`, so it holds on hosts with strict filtering too; the source address must still
+///   be routable somehow.
+/// - `forwarding=1`: the interface's own share of what netavark turns on globally.
+/// - `addr_gen_mode=1`: no link-local IPv6 address, hence no multicast chatter through the tunnel.
+pub fn prepare_interface(interface: &str, ipv6: bool) -> Result<(), SysctlError> {
+    set(format!("ipv4/conf/{interface}/rp_filter"), "2")?;
+    set(format!("ipv4/conf/{interface}/forwarding"), "1")?;
+    if ipv6 {
+        set(format!("ipv6/conf/{interface}/addr_gen_mode"), "1")?;
+        set(format!("ipv6/conf/{interface}/forwarding"), "1")?;
+    }
+    Ok(())
+}
+
+/// Whether new interfaces may have IPv6 addresses: false if the kernel has no IPv6 or an
+/// administrator has disabled it (`net.ipv6.conf.default.disable_ipv6`, which a write to `all`
+/// changes as well).
+pub fn ipv6_enabled() -> bool {
+    fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+        .is_ok_and(|value| value.trim() == "0")
+}
+
+fn set(name: String, value: &'static str) -> Result<(), SysctlError> {
+    let path = PathBuf::from("/proc/sys/net").join(&name);
+    fs::write(path, value).map_err(|source| SysctlError {
+        name: format!("net/{name}"),
+        value,
+        source,
+    })
+}

@@ -1,0 +1,628 @@
+//! Tunnels and quarantine on the real kernel, between network namespaces made here.
+//!
+//! Each [`Host`] is a thread in network and mount namespaces of its own: `/run` is private, as it
+//! is between real hosts. Keepers are this test program, started again to run one "test".
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use super::mark::{Direction, Index, Mark};
+use super::tunnel::{self, Dirs, Tunnel, TunnelError};
+use super::wireguard::Backend;
+use super::{keeper, netns, occupied, quarantine};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the kernel tests cannot run here, if so.
+fn unable() -> bool {
+    let why = if !nix::unistd::geteuid().is_root() {
+        "not root"
+    } else if !Path::new("/dev/net/tun").exists() {
+        "no /dev/net/tun"
+    } else if Command::new("nft").arg("--version").output().is_err() {
+        "no nft"
+    } else {
+        return false;
+    };
+    println!("skipped: {why}");
+    true
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// A host: everything run on it sees its namespaces.
+struct Host {
+    work: mpsc::Sender<Work>,
+    netns: PathBuf,
+    dirs: Dirs,
+}
+
+impl Host {
+    fn new() -> Self {
+        let (work, inbox) = mpsc::channel::<Work>();
+        let (ready, started) = mpsc::channel();
+        thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+            let none = None::<&str>;
+            let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+            mount(none, "/", none, private, none).unwrap();
+            mount(none, "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+            ready.send(nix::unistd::gettid()).unwrap();
+            while let Ok(work) = inbox.recv() {
+                work();
+            }
+        });
+        let tid = started.recv().unwrap();
+        let host = Host {
+            work,
+            netns: format!("/proc/{}/task/{tid}/ns/net", std::process::id()).into(),
+            dirs: Dirs {
+                state: "/run/state".into(),
+                run: "/run/live-migration".into(),
+            },
+        };
+        host.sh("ip link set lo up; sysctl -qw net.ipv4.ip_forward=1");
+        // No link-local addresses: they come when they please, and snapshots would differ.
+        host.sh("sysctl -qw net.ipv6.conf.default.addr_gen_mode=1");
+        host
+    }
+
+    fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = mpsc::channel();
+        let work = move || {
+            let _ = done.send(work());
+        };
+        self.work.send(Box::new(work)).unwrap();
+        result.recv().expect("the work on the host panicked")
+    }
+
+    fn with_dirs<T: Send + 'static>(&self, work: impl FnOnce(&Dirs) -> T + Send + 'static) -> T {
+        let dirs = self.dirs.clone();
+        self.run(move || work(&dirs))
+    }
+
+    fn sh(&self, script: &str) -> String {
+        let script = script.to_owned();
+        self.run(move || {
+            let output = Command::new("sh").args(["-ec", &script]).output().unwrap();
+            let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+            assert!(
+                output.status.success(),
+                "{script}: {}",
+                text(&output.stderr)
+            );
+            text(&output.stdout)
+        })
+    }
+
+    /// Connects two hosts by a veth pair, a /24 and a /64.
+    fn connect(&self, mine: &str, other: &Host, theirs: &str, net: u8) {
+        let pid = std::process::id();
+        let tid = other.netns.to_str().unwrap().split('/').nth(4).unwrap();
+        self.sh(&format!(
+            "ip link add {mine} type veth peer name {theirs} netns /proc/{pid}/task/{tid}/ns/net"
+        ));
+        for (host, interface, number) in [(self, mine, 1), (other, theirs, 2)] {
+            host.sh(&format!(
+                "ip addr add 198.18.{net}.{number}/24 dev {interface}
+                 ip addr add 2001:db8:{net}::{number}/64 dev {interface} nodad
+                 ip link set {interface} up"
+            ));
+        }
+        for (host, interface) in [(self, mine), (other, theirs)] {
+            let interface = format!("ip -o link show {interface}");
+            eventually("the link is up", TIMEOUT, || {
+                host.sh(&interface).contains("state UP")
+            });
+        }
+    }
+
+    /// Everything about the host's network that must be as it was.
+    fn snapshot(&self) -> BTreeMap<String, String> {
+        let mut snapshot: BTreeMap<_, _> = [
+            "ip -j addr",
+            "ip -j route show table all",
+            "ip -j -6 route show table all",
+            "ip rule; ip -6 rule",
+            "nft list ruleset",
+            "ss -lunpH | grep -o 'UNCONN *[0-9]* *[0-9]* *[^ ]*' || true",
+            "ls -A /run/wireguard 2>/dev/null || true",
+            "find /proc/sys/net -type f -readable ! -name '*count*' ! -name '*stats*' \
+             -exec grep -H . {} + 2>/dev/null || true",
+        ]
+        .into_iter()
+        .map(|command| (command.to_owned(), self.sh(command)))
+        .collect();
+        let records = self.sh("ls /run/live-migration/tunnels 2>/dev/null | grep json || true");
+        snapshot.insert("records".into(), records);
+        snapshot
+    }
+
+    fn has_keeper(&self) -> bool {
+        let index = Index::try_from(1).unwrap();
+        self.with_dirs(move |dirs| keeper::is_alive(dirs, index).unwrap())
+    }
+
+    /// Kills the keeper of the host's only tunnel: the only other process in the namespace.
+    fn kill_keeper(&self) {
+        self.sh("here=$(readlink /proc/self/ns/net)
+             for p in $(grep -l LM_TEST_KEEPER= /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3); do
+                 if test \"$(readlink /proc/$p/ns/net)\" = $here; then kill -9 $p; fi
+             done");
+        eventually("the keeper is gone", TIMEOUT, || !self.has_keeper());
+    }
+}
+
+/// Differences only: a whole snapshot is a wall of text.
+fn assert_same(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) {
+    for (what, text) in before {
+        let (old, new): (Vec<_>, Vec<_>) = (text.lines().collect(), after[what].lines().collect());
+        let gone: Vec<_> = old.iter().filter(|line| !new.contains(line)).collect();
+        let come: Vec<_> = new.iter().filter(|line| !old.contains(line)).collect();
+        assert!(
+            gone.is_empty() && come.is_empty(),
+            "{what}: gone {gone:#?}, come {come:#?}"
+        );
+    }
+}
+
+fn eventually(what: &str, timeout: Duration, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + timeout;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not within {timeout:?}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// This program as a keeper.
+fn keeper_command(dirs: &Dirs) -> impl Fn(Index) -> Command {
+    let dirs = [&dirs.run, &dirs.state].map(|dir| dir.display().to_string());
+    move |index| {
+        let mut command = again("keeper_process");
+        command.env("LM_TEST_KEEPER", format!("{index}:{}:{}", dirs[0], dirs[1]));
+        command
+    }
+}
+
+fn again(test: &str) -> Command {
+    let module = module_path!().split_once("::").unwrap().1;
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([
+        &format!("{module}::{test}"),
+        "--exact",
+        "--ignored",
+        "--nocapture",
+    ]);
+    command
+}
+
+#[test]
+#[ignore = "run by other tests, as a process of its own"]
+fn keeper_process() {
+    let Ok(text) = std::env::var("LM_TEST_KEEPER") else {
+        return;
+    };
+    let [index, run, state] = text.split(':').collect::<Vec<_>>()[..] else {
+        panic!("{text}");
+    };
+    let dirs = Dirs {
+        state: state.into(),
+        run: run.into(),
+    };
+    let index: u8 = index.parse().unwrap();
+    if let Err(error) = keeper::run(&dirs, index.try_into().unwrap()) {
+        eprintln!("keeper: {error}");
+        std::process::exit(1);
+    }
+}
+
+#[test]
+#[ignore = "run by other tests, as a process of its own"]
+fn establish_and_die() {
+    let Ok(text) = std::env::var("LM_TEST_ESTABLISH") else {
+        return;
+    };
+    let agreement = serde_json::from_str(&text).unwrap();
+    let dirs = Dirs {
+        state: "/run/state".into(),
+        run: "/run/live-migration".into(),
+    };
+    let peer = "198.18.1.2".parse().unwrap();
+    let _tunnel = Tunnel::establish(&dirs, &agreement, peer, &keeper_command(&dirs)).unwrap();
+    nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+/// Source and destination, connected, each with things of its own that must survive.
+fn hosts() -> (Host, Host) {
+    let (source, destination) = (Host::new(), Host::new());
+    source.connect("eth0", &destination, "eth0", 1);
+    for host in [&source, &destination] {
+        host.sh(
+            "ip link add foreign type bridge; ip addr add 10.1.2.3/16 dev foreign
+             ip link set foreign up; ip rule add fwmark 0x80000/0xff0000 priority 5210 lookup main
+             nft add table ip foreign
+             nft 'add chain ip foreign c { type filter hook forward priority 0; }'
+             nft add rule ip foreign c meta mark set mark or 0x2000",
+        );
+    }
+    source.sh("ip route add default via 198.18.1.2");
+    destination.sh("ip route add default via 198.18.1.1");
+    (source, destination)
+}
+
+fn negotiate(source: &Host, destination: &Host) -> super::plan::Agreement {
+    let offer = source.with_dirs(|dirs| Tunnel::offer(dirs, &keeper_command(dirs)).unwrap());
+    destination.with_dirs(move |dirs| Tunnel::answer(dirs, &offer, &keeper_command(dirs)).unwrap())
+}
+
+fn establish(host: &Host, agreement: &super::plan::Agreement, peer: &str) -> Tunnel {
+    let (agreement, peer): (_, IpAddr) = (agreement.clone(), peer.parse().unwrap());
+    host.with_dirs(move |dirs| {
+        Tunnel::establish(dirs, &agreement, peer, &keeper_command(dirs)).unwrap()
+    })
+}
+
+fn tunnel(source: &Host, destination: &Host) -> (Tunnel, Tunnel) {
+    let agreement = negotiate(source, destination);
+    let there = establish(destination, &agreement, "198.18.1.1");
+    let here = establish(source, &agreement, "198.18.1.2");
+    (here, there)
+}
+
+fn prove(host: &Host, tunnel: Tunnel) -> Tunnel {
+    host.run(move || {
+        tunnel.prove(TIMEOUT).unwrap();
+        tunnel
+    })
+}
+
+#[test]
+fn a_tunnel_is_proven_reused_and_leaves_nothing() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    let before = [&source, &destination].map(Host::snapshot);
+
+    let (here, there) = tunnel(&source, &destination);
+    let here = prove(&source, here);
+    let there = prove(&destination, there);
+    assert!(!here.reused() && !there.reused());
+    assert_eq!(here.peer_address(), there.local_address());
+    assert_eq!(here.interface(), "lmwg1");
+    let ping6 = source.sh("ip -6 route show dev lmwg1");
+    assert!(ping6.contains("/126"), "{ping6}");
+    let status = source.with_dirs(|dirs| tunnel::list(dirs).unwrap());
+    assert_eq!(status.len(), 1);
+    assert!(status[0].alive && status[0].flows == 0);
+
+    // Either direction finds it again.
+    let again = negotiate(&source, &destination);
+    assert_eq!(again, negotiate(&destination, &source));
+    let second = establish(&source, &again, "198.18.1.2");
+    assert!(second.reused());
+    assert_eq!(second.index(), here.index());
+
+    // A lease keeps it; the last one gone, it goes.
+    assert!(!source.run(move || here.teardown().unwrap()));
+    let second = prove(&source, second);
+    assert!(source.run(move || second.teardown().unwrap()));
+    assert!(destination.run(move || there.teardown().unwrap()));
+    for (host, before) in [&source, &destination].into_iter().zip(&before) {
+        eventually("keepers end", TIMEOUT, || !host.has_keeper());
+        assert_same(before, &host.snapshot());
+    }
+}
+
+#[test]
+fn marked_flows_take_the_tunnel_and_hold_it() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    let client = Host::new();
+    client.connect("eth0", &source, "eth1", 2);
+    client.sh("ip route add default via 198.18.2.2");
+    destination.sh("ip addr add 198.51.100.7/32 dev lo");
+    let before = [&source, &destination].map(Host::snapshot);
+    let (here, there) = tunnel(&source, &destination);
+    let here = prove(&source, here);
+    let index = here.index();
+
+    // What migration does to flows, done by rules: the source sends the original direction through
+    // the tunnel, the destination the reply direction. Neither may pass outside the tunnel.
+    let to = Mark(0).with(Direction::Original, Some(index)).0;
+    let back = Mark(0).with(Direction::Reply, Some(there.index())).0;
+    source.sh(&format!(
+        "nft add table ip t
+         nft 'add chain ip t c {{ type filter hook prerouting priority -160; }}'
+         nft add rule ip t c iifname eth1 ip daddr 198.51.100.7 ct mark set {to}
+         nft add rule ip t c iifname eth0 ip protocol tcp drop"
+    ));
+    destination.sh(&format!(
+        "nft add table ip t
+         nft 'add chain ip t c {{ type filter hook prerouting priority -160; }}'
+         nft add rule ip t c iifname lmwg1 ip daddr 198.51.100.7 ct mark set {back}
+         nft add rule ip t c iifname eth0 ip protocol tcp drop"
+    ));
+    let address: SocketAddr = "198.51.100.7:7000".parse().unwrap();
+    let listener = destination.run(move || TcpListener::bind(address).unwrap());
+    let mut stream =
+        client.run(move || TcpStream::connect_timeout(&address, TIMEOUT).expect("through"));
+    let (mut served, peer) = listener.accept().unwrap();
+    assert_eq!(peer.ip(), Ipv4Addr::new(198, 18, 2, 1));
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let mut received = vec![0; 1 << 20];
+    thread::scope(|scope| {
+        scope.spawn(|| served.write_all(&vec![7; 1 << 20]).unwrap());
+        stream.read_exact(&mut received).unwrap();
+    });
+    assert!(received.iter().all(|byte| *byte == 7));
+    assert_eq!(source.run(move || keeper::flows(index).unwrap()), 1);
+
+    // The flow outlives the migration that made the tunnel, and holds it.
+    assert!(!source.run(move || here.teardown().unwrap()));
+    drop(there);
+    thread::sleep(keeper::IDLE + Duration::from_secs(3));
+    served.write_all(b"still here").unwrap();
+    stream.read_exact(&mut received[..10]).unwrap();
+    assert_eq!(&received[..10], b"still here");
+
+    // An index that flows still name is not allotted to another tunnel.
+    for host in [&source, &destination] {
+        host.sh("nft delete table ip t");
+    }
+    let occupied = source.run(|| occupied::gather(&[]).unwrap());
+    assert!(occupied.indexes.iter().any(|(taken, _)| *taken == index));
+
+    // When the flow ends, its keepers take the tunnel down.
+    drop((stream, served, listener));
+    for host in [&source, &destination] {
+        host.sh("sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_time_wait=1");
+    }
+    for (host, before) in [&source, &destination].into_iter().zip(&before) {
+        host.run(forget_flows);
+        eventually("the tunnel ends", Duration::from_secs(20), || {
+            host.with_dirs(|dirs| tunnel::list(dirs).unwrap().is_empty()) && !host.has_keeper()
+        });
+        host.sh("sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_time_wait=120");
+        assert_same(before, &host.snapshot());
+    }
+}
+
+/// Ends all tracked connections of the namespace: time-outs would take minutes.
+fn forget_flows() {
+    let mut table = conntrack::Conntrack::open().unwrap();
+    for flow in table.list(conntrack::Filter::default()).unwrap() {
+        let _ = table.delete(&flow);
+    }
+}
+
+#[test]
+fn an_idle_tunnel_ends_by_itself_after_its_maker_was_killed() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    let before = source.snapshot();
+    let agreement = negotiate(&source, &destination);
+    let text = serde_json::to_string(&agreement).unwrap();
+    source.run(move || {
+        let status = again("establish_and_die")
+            .env("LM_TEST_ESTABLISH", text)
+            .status()
+            .unwrap();
+        assert!(!status.success());
+    });
+    assert!(source.sh("ip link show lmwg1").contains("UP"));
+    // The tunnel of the killed process is whole.
+    let there = establish(&destination, &agreement, "198.18.1.1");
+    let there = prove(&destination, there);
+    eventually("the tunnel ends", Duration::from_secs(20), || {
+        source.with_dirs(|dirs| tunnel::list(dirs).unwrap().is_empty())
+    });
+    eventually("its keeper ends", TIMEOUT, || !source.has_keeper());
+    assert_same(&before, &source.snapshot());
+    destination.run(move || there.teardown().unwrap());
+}
+
+#[test]
+fn a_tunnel_is_removed_from_its_record_alone() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    let before = source.snapshot();
+    let sweep = || source.with_dirs(|dirs| tunnel::sweep(dirs, &keeper_command(dirs)).unwrap());
+    let (here, there) = tunnel(&source, &destination);
+
+    // Its keeper dies while somebody uses it: left alone. Marked packets are dropped, not leaked.
+    let record = source.sh("cat /run/live-migration/tunnels/lmwg1.json");
+    source.kill_keeper();
+    assert!(!source.sh("ip -o link").contains("lmwg1"));
+    sweep();
+    assert!(source.sh("nft list ruleset").contains("prerouting_1"));
+    let route = source.sh("ip route get 192.0.2.9 mark 0x10000 2>&1 || true");
+    assert!(!route.contains("eth0"), "{route}");
+
+    // Nobody uses it: removed whole. So is a record of which nothing was ever made.
+    drop(here);
+    sweep();
+    assert_same(&before, &source.snapshot());
+    fs::write(
+        source.proc_root("run/live-migration/tunnels/lmwg1.json"),
+        record,
+    )
+    .unwrap();
+    sweep();
+    sweep();
+    assert_same(&before, &source.snapshot());
+    destination.run(move || there.teardown().unwrap());
+}
+
+impl Host {
+    /// A path in the host's mount namespace, as seen from here.
+    fn proc_root(&self, path: &str) -> PathBuf {
+        let task = self.netns.parent().unwrap().parent().unwrap();
+        task.join("root").join(path)
+    }
+}
+
+#[test]
+fn failure_to_start_leaves_nothing() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    let before = source.snapshot();
+    let agreement = negotiate(&source, &destination);
+    let elsewhere = agreement.clone();
+    let error = source.with_dirs(move |dirs| {
+        let peer = "198.18.1.2".parse().unwrap();
+        Tunnel::establish(dirs, &agreement, peer, &|_| Command::new("false")).unwrap_err()
+    });
+    assert!(matches!(error, TunnelError::Keeper(_)), "{error}");
+    assert_same(&before, &source.snapshot());
+
+    // A tunnel whose other end does not answer says which ports to open.
+    let here = establish(&source, &elsewhere, "198.18.1.2");
+    assert_eq!(here.backend() == Backend::Kernel, source.kernel_wireguard());
+    let (here, error) = source.run(move || {
+        let error = here.prove(Duration::from_millis(500)).unwrap_err();
+        (here, error)
+    });
+    assert!(error.to_string().contains("198.18.1.2:51821"), "{error}");
+    assert!(matches!(
+        error,
+        TunnelError::NoHandshake { port: 51821, .. }
+    ));
+    assert!(source.run(move || here.teardown().unwrap()));
+}
+
+impl Host {
+    fn kernel_wireguard(&self) -> bool {
+        let probe = "ip link add probe type wireguard 2>/dev/null && ip link del probe && echo yes";
+        self.sh(&format!("{probe} || true")).contains("yes")
+    }
+}
+
+#[test]
+fn what_is_in_use_is_seen() {
+    if unable() {
+        return;
+    }
+    let (source, _destination) = hosts();
+    let _socket = source.run(|| UdpSocket::bind("127.0.0.1:51822").unwrap());
+    source.sh(
+        "ip link add lmwg3 type bridge; ip route add 192.0.2.0/24 via 198.18.1.2 table 21004
+         ip -6 rule add priority 1005 lookup main",
+    );
+    let occupied = source.run(|| occupied::gather(&[Index::try_from(9).unwrap()]).unwrap());
+    let taken: Vec<_> = occupied
+        .indexes
+        .iter()
+        .map(|(index, _)| index.get())
+        .collect();
+    assert_eq!(taken, [2, 3, 4, 5, 8, 9], "{:?}", occupied.indexes);
+    assert!(occupied.ipv6);
+    assert!(occupied.mark_conflicts.is_empty());
+    for prefix in [
+        "10.1.0.0/16",
+        "198.18.1.0/24",
+        "192.0.2.0/24",
+        "2001:db8:1::/64",
+    ] {
+        let prefix: ipnet::IpNet = prefix.parse().unwrap();
+        let found = occupied.prefixes.iter().any(|net| net.trunc() == prefix);
+        assert!(found, "{prefix} in {:?}", occupied.prefixes);
+    }
+    assert!(occupied.prefixes.iter().all(|net| net.prefix_len() > 1));
+
+    source.sh("nft add rule ip foreign c ct mark set 0x1");
+    source.sh("sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
+    let occupied = source.run(|| occupied::gather(&[]).unwrap());
+    assert!(!occupied.ipv6);
+    let message = occupied.allot().unwrap_err().to_string();
+    assert!(message.contains("table ip foreign chain c"), "{message}");
+}
+
+#[test]
+fn without_ipv6_a_tunnel_has_none() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    source.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+    let before = source.snapshot();
+    let (here, there) = tunnel(&source, &destination);
+    let here = prove(&source, here);
+    assert!(
+        !destination
+            .sh("ip -6 addr show dev lmwg1")
+            .contains("inet6 fd")
+    );
+    assert!(source.run(move || here.teardown().unwrap()));
+    eventually("the keeper ends", TIMEOUT, || !source.has_keeper());
+    assert_same(&before, &source.snapshot());
+    destination.run(move || there.teardown().unwrap());
+}
+
+#[test]
+fn quarantine_drops_everything_and_lifts() {
+    if unable() {
+        return;
+    }
+    let (inside, outside) = (Host::new(), Host::new());
+    inside.connect("eth0", &outside, "eth0", 1);
+    inside.sh("sysctl -qw net.ipv4.fwmark_reflect=1");
+    let before = inside.snapshot();
+    let listener = inside.run(|| TcpListener::bind("0.0.0.0:7000").unwrap());
+    let try_all = || {
+        let connects = |host: &Host, address: &str| {
+            let address: SocketAddr = address.parse().unwrap();
+            host.run(move || {
+                TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_ok()
+            })
+        };
+        [
+            connects(&outside, "198.18.1.1:7000"),
+            connects(&inside, "127.0.0.1:7000"),
+            inside.sh("ping -c1 -W1 198.18.1.2 >/dev/null 2>&1 && echo yes || true") == "yes\n",
+            inside.sh("ping -6 -c1 -W1 2001:db8:1::2 >/dev/null 2>&1 && echo yes || true")
+                == "yes\n",
+        ]
+    };
+    assert_eq!(try_all(), [true; 4]);
+    quarantine::apply(&inside.netns).unwrap();
+    let start = Instant::now();
+    quarantine::apply(&inside.netns).unwrap();
+    println!("apply: {:?}", start.elapsed());
+    assert_eq!(try_all(), [false; 4]);
+    // CRIU's own packets pass (and, for this test, answers to them, which carry the mark too).
+    let marked = "ping -m 49428 -c1 -W1 127.0.0.1 >/dev/null 2>&1 && echo yes || true";
+    assert_eq!(inside.sh(marked), "yes\n");
+    let start = Instant::now();
+    quarantine::lift(&inside.netns).unwrap();
+    println!("lift: {:?}", start.elapsed());
+    quarantine::lift(&inside.netns).unwrap();
+    assert_eq!(try_all(), [true; 4]);
+    drop(listener);
+    assert_same(&before, &inside.snapshot());
+}
+
+#[test]
+fn a_namespace_that_is_not_there_is_said() {
+    let path = Path::new("/run/netns/no-such-namespace");
+    let error = netns::in_netns(path, || ()).unwrap_err().to_string();
+    assert!(error.contains("no-such-namespace"), "{error}");
+}

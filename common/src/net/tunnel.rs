@@ -1,0 +1,578 @@
+//! A tunnel's life on one host.
+//!
+//! ```text
+//!      source                                   destination
+//!      Tunnel::offer      ──── Offer ────▶      Tunnel::answer
+//!                                               Tunnel::establish
+//!      Tunnel::establish  ◀── Agreement ──
+//!      Tunnel::prove                            Tunnel::prove
+//! ```
+//!
+//! A [`Tunnel`] value is a *lease*: while any process holds one, the tunnel stays. When it is
+//! dropped (or its process killed) the tunnel lives on for the flows that go through it, watched by
+//! its [keeper](super::keeper), which takes it down when it has been idle for a while.
+//!
+//! Files, all in `Dirs::run`, gone after a reboot like the kernel objects they describe:
+//!
+//! | file | what |
+//! |---|---|
+//! | `tunnels/lmwgN.json` | the record: written before anything is made, removed after everything is gone |
+//! | `tunnels/lmwgN.lock` | locked (flock), shared by leases, exclusively by who takes the tunnel down |
+//! | `tunnels/lmwgN.keeper` | locked by the keeper while it lives |
+//! | `tunnels/lmwgN.log` | what the keeper says |
+//! | `net.lock` | locked by who makes or removes any tunnel |
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::echo;
+use super::firewall::{self, FirewallError};
+use super::keeper;
+use super::lock::{Lock, LockError};
+use super::mark::Index;
+use super::occupied::{self, OccupiedError};
+use super::plan::{self, Agreement, Offer, PlanError, PublicKey, View};
+use super::routes::{RouteError, Routes};
+use super::sysctl::{self, SysctlError};
+use super::userspace;
+use super::wireguard::{self, Backend, PrivateKey, WireguardError};
+use crate::paths;
+
+/// Pause before a tunnel that is just being taken down is looked at again.
+const RETRY: Duration = Duration::from_millis(50);
+/// A handshake older than this proves nothing: WireGuard has discarded its keys (REJECT_AFTER_TIME
+/// in the WireGuard paper, section 6.1).
+const HANDSHAKE_VALID: Duration = Duration::from_secs(180);
+
+/// Where the host's key and the records of tunnels are.
+#[derive(Clone, Debug)]
+pub struct Dirs {
+    /// Kept across reboots: the WireGuard key.
+    pub state: PathBuf,
+    /// Gone after a reboot: records and locks.
+    pub run: PathBuf,
+}
+
+impl Default for Dirs {
+    fn default() -> Self {
+        Self {
+            state: paths::STATE_DIR.into(),
+            run: paths::RUN_DIR.into(),
+        }
+    }
+}
+
+impl Dirs {
+    fn tunnels(&self) -> PathBuf {
+        self.run.join("tunnels")
+    }
+
+    fn file(&self, index: Index, extension: &str) -> PathBuf {
+        self.tunnels()
+            .join(index.interface())
+            .with_extension(extension)
+    }
+
+    pub(super) fn log(&self, index: Index) -> PathBuf {
+        self.file(index, "log")
+    }
+
+    /// Locked, shared, by leases.
+    pub(super) fn lease(&self, index: Index) -> PathBuf {
+        self.file(index, "lock")
+    }
+
+    /// Locked by the tunnel's keeper.
+    pub(super) fn keeper(&self, index: Index) -> PathBuf {
+        self.file(index, "keeper")
+    }
+
+    /// Waits for this process's turn to change tunnels.
+    fn turn(&self) -> Result<Lock, LockError> {
+        Lock::exclusive(&self.run.join("net.lock"))
+    }
+}
+
+/// Why a tunnel could not be made, used or taken down.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// No plan was found.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The host's state could not be read.
+    #[error(transparent)]
+    Occupied(#[from] OccupiedError),
+    /// Interface, address, route or rule.
+    #[error(transparent)]
+    Routes(#[from] RouteError),
+    /// Firewall rules.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+    /// Key or interface.
+    #[error(transparent)]
+    Wireguard(#[from] WireguardError),
+    /// Settings of the interface.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// A lock.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A record.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The agreement does not name this host's key and a port of ours.
+    #[error("the other host agreed to a tunnel that is not for this host")]
+    NotOurs,
+    /// Something took the agreed index since the plan was made. Negotiate again.
+    #[error("tunnel {0} has been taken meanwhile: {1}")]
+    Taken(Index, String),
+    /// The keeper did not start.
+    #[error("the tunnel's keeper did not start: {0}")]
+    Keeper(String),
+    /// No echo request could be sent through the tunnel.
+    #[error("cannot send an ICMP echo through the tunnel: {0}")]
+    Echo(io::Error),
+    /// No packet comes through the underlying network.
+    #[error(
+        "no WireGuard handshake with {endpoint}: let UDP pass between port {port} of this host and {endpoint}, in the firewalls of both hosts and between them"
+    )]
+    NoHandshake {
+        /// This host's UDP port.
+        port: u16,
+        /// The other host's address and UDP port.
+        endpoint: SocketAddr,
+    },
+    /// The handshake succeeded, packets inside the tunnel do not come back.
+    #[error(
+        "the WireGuard handshake with {endpoint} succeeded, but {peer} does not answer an ICMP echo through {interface}: let traffic on {interface} pass in the firewalls of both hosts"
+    )]
+    NoEcho {
+        /// This host's interface.
+        interface: String,
+        /// The other host's address and UDP port.
+        endpoint: SocketAddr,
+        /// The other host's address inside the tunnel.
+        peer: IpAddr,
+    },
+}
+
+fn file_error(path: PathBuf, source: io::Error) -> TunnelError {
+    TunnelError::File { path, source }
+}
+
+/// What is written down about a tunnel: enough to take it down, whoever made it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The tunnel's number on this host.
+    pub index: Index,
+    /// What both ends hold to.
+    pub agreement: Agreement,
+    /// This host's key when the tunnel was made.
+    pub public_key: PublicKey,
+    /// The other host's address and UDP port.
+    pub endpoint: SocketAddr,
+    /// Who moves the packets.
+    pub backend: Backend,
+}
+
+impl Record {
+    pub(super) fn read(dirs: &Dirs, index: Index) -> Result<Option<Self>, TunnelError> {
+        let path = dirs.file(index, "json");
+        let failed = |source| file_error(path.clone(), source);
+        match fs::read(&path) {
+            Ok(text) => Ok(Some(
+                serde_json::from_slice(&text).map_err(|error| failed(error.into()))?,
+            )),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn read_all(dirs: &Dirs) -> Result<Vec<Self>, TunnelError> {
+        Index::all()
+            .filter_map(|index| Self::read(dirs, index).transpose())
+            .collect()
+    }
+
+    /// Replaces the file in one step: a reader, or a crash, finds the old or the new one whole.
+    fn write(&self, dirs: &Dirs) -> Result<(), TunnelError> {
+        let path = dirs.file(self.index, "json");
+        let write = || {
+            let draft = tempfile::NamedTempFile::new_in(dirs.tunnels())?;
+            serde_json::to_writer(&draft, self)?;
+            draft.persist(&path)?;
+            Ok(())
+        };
+        write().map_err(|source| file_error(path.clone(), source))
+    }
+
+    fn remove(&self, dirs: &Dirs) -> Result<(), TunnelError> {
+        remove_file(&dirs.file(self.index, "json"))
+    }
+
+    pub(super) fn exists(dirs: &Dirs, index: Index) -> bool {
+        dirs.file(index, "json").exists()
+    }
+
+    /// Whether the tunnel's keeper lives and its interface is there.
+    fn is_alive(&self, dirs: &Dirs) -> Result<bool, TunnelError> {
+        Ok(keeper::is_alive(dirs, self.index)?
+            && Routes::open()?
+                .interface(&self.index.interface())?
+                .is_some())
+    }
+}
+
+fn remove_file(path: &Path) -> Result<(), TunnelError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(file_error(path.into(), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How a tunnel's keeper is started: the command that ends up in [`keeper::run`] for this index
+/// and the same [`Dirs`]. Its standard streams and its detachment are taken care of.
+pub type KeeperCommand<'a> = &'a dyn Fn(Index) -> Command;
+
+/// A tunnel of this host, and a lease on it.
+#[derive(Debug)]
+pub struct Tunnel {
+    dirs: Dirs,
+    record: Record,
+    view: View,
+    reused: bool,
+    /// Shared.
+    lease: Lock,
+}
+
+impl Tunnel {
+    /// Source, first step: what this host has and wants. Sweeps first, so that dead tunnels are
+    /// not offered.
+    pub fn offer(dirs: &Dirs, keeper: KeeperCommand) -> Result<Offer, TunnelError> {
+        sweep(dirs, keeper)?;
+        let key = PrivateKey::load_or_create(&dirs.state)?;
+        let records = Record::read_all(dirs)?;
+        let occupied = occupied::gather(&indexes(&records))?;
+        Ok(Offer {
+            public_key: key.public(),
+            port: occupied.allot()?.port(),
+            prefixes: occupied.prefixes,
+            ipv6: occupied.ipv6,
+            tunnels: records
+                .into_iter()
+                .filter(|record| record.public_key == key.public())
+                .map(|record| record.agreement)
+                .collect(),
+        })
+    }
+
+    /// Destination, first step: the tunnel to use, an existing one if possible.
+    pub fn answer(
+        dirs: &Dirs,
+        offer: &Offer,
+        keeper: KeeperCommand,
+    ) -> Result<Agreement, TunnelError> {
+        sweep(dirs, keeper)?;
+        let key = PrivateKey::load_or_create(&dirs.state)?;
+        let records = Record::read_all(dirs)?;
+        let occupied = occupied::gather(&indexes(&records))?;
+        let tunnels: Vec<_> = records.into_iter().map(|record| record.agreement).collect();
+        Ok(plan::answer(offer, &key.public(), &tunnels, &occupied)?)
+    }
+
+    /// Both ends: makes this host's half of the agreed tunnel, or takes a lease on the one that
+    /// exists. `peer` is the other host's address as this host reaches it.
+    ///
+    /// The record is written before anything is made. If a step fails, everything made so far is
+    /// taken down again; if this process dies, its keeper or the next [`sweep`] does that.
+    pub fn establish(
+        dirs: &Dirs,
+        agreement: &Agreement,
+        peer: IpAddr,
+        keeper: KeeperCommand,
+    ) -> Result<Self, TunnelError> {
+        let key = PrivateKey::load_or_create(&dirs.state)?;
+        let view = agreement.view(&key.public()).ok_or(TunnelError::NotOurs)?;
+        let index = Index::from_port(view.local.port).ok_or(TunnelError::NotOurs)?;
+        let endpoint = SocketAddr::new(peer, view.peer.port);
+        loop {
+            let turn = dirs.turn()?;
+            // Not to be had while the keeper looks whether there is one, or takes the tunnel down;
+            // it may need its turn for that.
+            let Some(lease) = Lock::try_shared(&dirs.lease(index))? else {
+                drop(turn);
+                thread::sleep(RETRY);
+                continue;
+            };
+            let found = Record::read(dirs, index)?;
+            let reused = found.is_some();
+            let record = match found {
+                None => make(dirs, index, agreement, &key, &view, endpoint, keeper)?,
+                Some(record) if record.agreement == *agreement && record.is_alive(dirs)? => {
+                    reuse(dirs, record, &key, &view, endpoint)?
+                }
+                Some(record) => {
+                    let whose = format!("it leads to {}", record.endpoint);
+                    return Err(TunnelError::Taken(index, whose));
+                }
+            };
+            return Ok(Tunnel {
+                dirs: dirs.clone(),
+                record,
+                view,
+                reused,
+                lease,
+            });
+        }
+    }
+
+    /// Shows that packets come through and back, within `timeout`. Both ends may do so at once.
+    pub fn prove(&self, timeout: Duration) -> Result<(), TunnelError> {
+        let interface = self.interface();
+        let (Some(IpNet::V4(local)), Some(IpAddr::V4(peer))) = (
+            self.view.addresses.first().copied(),
+            self.view.peer_addresses.first().copied(),
+        ) else {
+            return Err(TunnelError::NotOurs);
+        };
+        let answered = echo::round_trip(local.addr(), peer, timeout).map_err(TunnelError::Echo)?;
+        if answered {
+            return Ok(());
+        }
+        let handshake = wireguard::last_handshake(&interface, self.record.backend)?;
+        let recent = |at: SystemTime| at.elapsed().is_ok_and(|age| age < HANDSHAKE_VALID);
+        if handshake.is_some_and(recent) {
+            Err(TunnelError::NoEcho {
+                interface,
+                endpoint: self.record.endpoint,
+                peer: peer.into(),
+            })
+        } else {
+            Err(TunnelError::NoHandshake {
+                port: self.view.local.port,
+                endpoint: self.record.endpoint,
+            })
+        }
+    }
+
+    /// The tunnel's number on this host, for marks.
+    pub fn index(&self) -> Index {
+        self.record.index
+    }
+
+    /// The tunnel's interface.
+    pub fn interface(&self) -> String {
+        self.record.index.interface()
+    }
+
+    /// Who moves the packets.
+    pub fn backend(&self) -> Backend {
+        self.record.backend
+    }
+
+    /// Whether the tunnel was there already.
+    pub fn reused(&self) -> bool {
+        self.reused
+    }
+
+    /// This host's IPv4 address inside the tunnel.
+    pub fn local_address(&self) -> IpAddr {
+        self.view.addresses[0].addr()
+    }
+
+    /// The other host's IPv4 address inside the tunnel: where bulk data goes.
+    pub fn peer_address(&self) -> IpAddr {
+        self.view.peer_addresses[0]
+    }
+
+    /// Gives the lease up and takes the tunnel down at once, unless somebody else has a lease or
+    /// it carries flows: then it is left to its keeper. Returns whether it was taken down.
+    pub fn teardown(self) -> Result<bool, TunnelError> {
+        drop(self.lease);
+        take_down_if_idle(&self.dirs, self.record.index)
+    }
+}
+
+fn indexes(records: &[Record]) -> Vec<Index> {
+    records.iter().map(|record| record.index).collect()
+}
+
+/// Uses an existing tunnel again: its peer may have another address now.
+fn reuse(
+    dirs: &Dirs,
+    mut record: Record,
+    key: &PrivateKey,
+    view: &View,
+    endpoint: SocketAddr,
+) -> Result<Record, TunnelError> {
+    if record.endpoint != endpoint {
+        let interface = record.index.interface();
+        wireguard::configure(&interface, record.backend, key, view, endpoint)?;
+        record.endpoint = endpoint;
+        record.write(dirs)?;
+    }
+    Ok(record)
+}
+
+/// Makes a tunnel; the caller has its turn and a lease.
+fn make(
+    dirs: &Dirs,
+    index: Index,
+    agreement: &Agreement,
+    key: &PrivateKey,
+    view: &View,
+    endpoint: SocketAddr,
+    keeper: KeeperCommand,
+) -> Result<Record, TunnelError> {
+    let occupied = occupied::gather(&[])?;
+    if let Some((_, why)) = occupied.indexes.into_iter().find(|(i, _)| *i == index) {
+        return Err(TunnelError::Taken(index, why));
+    }
+    let mut record = Record {
+        index,
+        agreement: agreement.clone(),
+        public_key: key.public(),
+        endpoint,
+        backend: Backend::Userspace,
+    };
+    record.write(dirs)?;
+    let made = make_recorded(dirs, &mut record, key, view, keeper);
+    if made.is_err()
+        && let Err(error) = demolish(dirs, &record)
+    {
+        tracing::error!(interface = index.interface(), "not taken down: {error}");
+    }
+    made.map(|()| record)
+}
+
+fn make_recorded(
+    dirs: &Dirs,
+    record: &mut Record,
+    key: &PrivateKey,
+    view: &View,
+    keeper: KeeperCommand,
+) -> Result<(), TunnelError> {
+    let interface = record.index.interface();
+    let routes = Routes::open()?;
+    if routes.add_wireguard(&interface)? {
+        // Before the keeper starts: it reads from the record what it has to run.
+        record.backend = Backend::Kernel;
+        record.write(dirs)?;
+    }
+    keeper::spawn(dirs, record, keeper)?;
+    sysctl::prepare_interface(&interface, view.addresses.len() > 1)?;
+    wireguard::configure(&interface, record.backend, key, view, record.endpoint)?;
+    routes.configure(&interface, wireguard::MTU, &view.addresses)?;
+    // Marks last, when whatever they divert has a way to go.
+    routes.route(record.index, view.addresses.len() > 1)?;
+    firewall::add_tunnel(record.index)?;
+    tracing::info!(interface, endpoint = %record.endpoint, backend = ?record.backend, "tunnel is up");
+    Ok(())
+}
+
+/// Removes everything a record stands for, newest first, and the record when all is gone: as often
+/// as need be, however much of it was ever made. The caller has its turn.
+fn demolish(dirs: &Dirs, record: &Record) -> Result<(), TunnelError> {
+    let index = record.index;
+    let interface = index.interface();
+    let others = Record::read_all(dirs)?
+        .iter()
+        .any(|other| other.index != index);
+    if others {
+        firewall::remove_tunnel(index)?;
+    } else {
+        firewall::remove_table()?;
+    }
+    let routes = Routes::open()?;
+    routes.unroute(index)?;
+    routes.delete_interface(&interface)?;
+    userspace::clean(&interface)
+        .map_err(|source| file_error(userspace::socket(&interface), source))?;
+    record.remove(dirs)?;
+    tracing::info!(interface, "tunnel is down");
+    Ok(())
+}
+
+/// Takes a tunnel down unless somebody has a lease on it or it carries flows.
+pub(super) fn take_down_if_idle(dirs: &Dirs, index: Index) -> Result<bool, TunnelError> {
+    // The lease before the turn: who has its turn never waits for a lease.
+    let Some(_lease) = Lock::try_exclusive(&dirs.lease(index))? else {
+        return Ok(false);
+    };
+    let _turn = dirs.turn()?;
+    let Some(record) = Record::read(dirs, index)? else {
+        return Ok(true);
+    };
+    if keeper::flows(index).map_err(OccupiedError::from)? > 0 {
+        return Ok(false);
+    }
+    demolish(dirs, &record)?;
+    Ok(true)
+}
+
+/// Cleans up after keepers that died: a kernel tunnel gets a new keeper, a userspace tunnel has
+/// died with its keeper and is removed. For the start of either agent, and before tunnels are
+/// offered. Tunnels that somebody has a lease on are left alone.
+pub fn sweep(dirs: &Dirs, keeper: KeeperCommand) -> Result<(), TunnelError> {
+    let _turn = dirs.turn()?;
+    for record in Record::read_all(dirs)? {
+        let index = record.index;
+        if keeper::is_alive(dirs, index)? {
+            continue;
+        }
+        let Some(_lease) = Lock::try_exclusive(&dirs.lease(index))? else {
+            continue;
+        };
+        let interface = index.interface();
+        let there = Routes::open()?.interface(&interface)?.is_some();
+        if record.backend == Backend::Kernel && there {
+            tracing::warn!(interface, "the tunnel's keeper is gone: starting another");
+            keeper::spawn(dirs, &record, keeper)?;
+        } else {
+            tracing::warn!(interface, "removing what is left of a dead tunnel");
+            demolish(dirs, &record)?;
+        }
+    }
+    Ok(())
+}
+
+/// A tunnel as `status` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// What is on record.
+    #[serde(flatten)]
+    pub record: Record,
+    /// Whether its keeper and its interface are there.
+    pub alive: bool,
+    /// How many tracked connections are marked for it.
+    pub flows: usize,
+}
+
+/// The tunnels of this host.
+pub fn list(dirs: &Dirs) -> Result<Vec<Status>, TunnelError> {
+    Record::read_all(dirs)?
+        .into_iter()
+        .map(|record| {
+            Ok(Status {
+                alive: record.is_alive(dirs)?,
+                flows: keeper::flows(record.index).map_err(OccupiedError::from)?,
+                record,
+            })
+        })
+        .collect()
+}

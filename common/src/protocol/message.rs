@@ -1,0 +1,369 @@
+//! Requests and replies.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::version::Versions;
+use crate::container::ContainerFacts;
+use crate::host::HostFacts;
+use crate::journal::MigrationRecord;
+use crate::net::flows::MovedFlow;
+use crate::net::plan::{Agreement, Offer};
+use crate::preflight::Check;
+use crate::status::TunnelStatus;
+
+/// Names one migration on both hosts: 64 random bits, written as 16 hex digits.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MigrationId(String);
+
+impl MigrationId {
+    /// A new random id.
+    pub fn random() -> Self {
+        MigrationId(format!("{:016x}", rand::random::<u64>()))
+    }
+
+    /// The id as text; safe as a file name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for MigrationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for MigrationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for MigrationId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // The id becomes part of file names on both hosts, so nothing but hex digits may pass.
+        if text.len() == 16
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        {
+            Ok(MigrationId(text.to_owned()))
+        } else {
+            Err(format!(
+                "`{text}` is not a migration id (16 lower-case hex digits)"
+            ))
+        }
+    }
+}
+
+impl TryFrom<String> for MigrationId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<MigrationId> for String {
+    fn from(id: MigrationId) -> String {
+        id.0
+    }
+}
+
+/// A container by full id and name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerRef {
+    /// Podman's full container id.
+    pub id: String,
+    /// Podman's container name.
+    pub name: String,
+}
+
+/// What a bulk stream carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamKind {
+    /// `podman save` of the container's image, for `podman load`.
+    Image,
+    /// Podman's checkpoint archive without memory: configuration only.
+    Skeleton,
+    /// CRIU's images and the files changed, as a tar of [`crate::container::cargo`].
+    Checkpoint,
+}
+
+/// Length and BLAKE3 digest of a whole stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamDigest {
+    /// Bytes in the stream.
+    pub bytes: u64,
+    /// BLAKE3 of those bytes.
+    #[serde(with = "hex_digest")]
+    pub blake3: [u8; 32],
+}
+
+mod hex_digest {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(d: &[u8; 32], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(blake3::Hash::from_bytes(*d).to_hex().as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<[u8; 32], D::Error> {
+        let text = String::deserialize(d)?;
+        blake3::Hash::from_hex(&text)
+            .map(|h| *h.as_bytes())
+            .map_err(D::Error::custom)
+    }
+}
+
+/// What the source asks of the destination.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// First message on every connection.
+    Hello {
+        /// Protocol versions the source speaks.
+        versions: Versions,
+        /// Software version, for messages only.
+        software: String,
+        /// The source's host name, for messages only.
+        host: String,
+    },
+    /// Redeems an invitation; the only request open to an unpaired peer.
+    Pair {
+        /// The secret from the invitation's token.
+        secret: trust::Secret,
+        /// The name this host wants to be listed under.
+        name: String,
+    },
+    /// Asks whether this container could come; changes nothing.
+    Check {
+        /// The container.
+        container: Box<ContainerFacts>,
+        /// The source host.
+        source: HostFacts,
+    },
+    /// Opens a migration. Reserves the container's id here until it ends.
+    Begin {
+        /// Its id, chosen by the source.
+        migration: MigrationId,
+        /// The container.
+        container: Box<ContainerFacts>,
+        /// The source host.
+        source: HostFacts,
+    },
+    /// Asks for a tunnel.
+    OpenTunnel {
+        /// What the source has in use and its WireGuard public key.
+        offer: Offer,
+    },
+    /// The source's end is configured: prove a handshake.
+    ProveTunnel,
+    /// Announces a bulk stream, whose connection may follow at once.
+    Receive {
+        /// Number of the stream, unique within the migration.
+        stream: u32,
+        /// What it carries.
+        kind: StreamKind,
+    },
+    /// The stream announced last has been written whole.
+    StreamEnd {
+        /// What was written.
+        digest: StreamDigest,
+    },
+    /// Create the container's record, storage and network and wait at the gate.
+    Stage,
+    /// Flows to install before the restore, in batches of at most [`FLOWS_PER_BATCH`].
+    Flows {
+        /// This batch.
+        flows: Vec<MovedFlow>,
+    },
+    /// Open the gate: restore, with all network output withheld.
+    Restore,
+    /// The destination's copy is the container from here on.
+    Commit,
+    /// Undo everything since `Begin`.
+    Abort {
+        /// Why, for the destination's log.
+        reason: String,
+    },
+    /// Tunnels and migrations of the destination.
+    Status,
+    /// What became of a migration, asked after a lost connection.
+    Outcome {
+        /// Which.
+        migration: MigrationId,
+    },
+}
+
+/// Most flows in one [`Request::Flows`]; keeps the frame below its limit.
+pub const FLOWS_PER_BATCH: usize = 500;
+
+/// What the destination answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// To `Hello`.
+    Welcome {
+        /// The version both will speak.
+        version: u32,
+        /// Software version, for messages only.
+        software: String,
+        /// The destination's host name, for messages only.
+        host: String,
+        /// Whether this peer is paired; if not, only `Pair` is legal.
+        paired: bool,
+    },
+    /// To `Pair`.
+    Paired,
+    /// To `Check`.
+    Checked {
+        /// One line per thing looked at.
+        checks: Vec<Check>,
+    },
+    /// To `Begin`.
+    Begun {
+        /// Whether the image must be sent.
+        image_missing: bool,
+    },
+    /// To `OpenTunnel`.
+    TunnelOpened {
+        /// What the destination chose.
+        agreement: Agreement,
+    },
+    /// To `ProveTunnel`.
+    TunnelProven {
+        /// Where bulk streams go, inside the tunnel.
+        data: SocketAddr,
+        /// Opens bulk streams of this migration.
+        ticket: crate::bulk::Ticket,
+    },
+    /// To `Receive`.
+    Receiving,
+    /// To `StreamEnd`: length and digest agree and the data has been put in place.
+    Received,
+    /// To `Stage`: Podman waits at the gate.
+    Staged,
+    /// To `Flows`.
+    FlowsInstalled,
+    /// To `Restore`: the processes run, nothing they send leaves.
+    Restored,
+    /// To `Commit`.
+    Committed,
+    /// To `Abort`: the destination is as it was before `Begin`.
+    Aborted {
+        /// What could not be put back, if anything.
+        leftovers: Vec<String>,
+    },
+    /// To `Status`.
+    Status {
+        /// Live tunnels.
+        tunnels: Vec<TunnelStatus>,
+        /// Migrations under way and past, newest first.
+        migrations: Vec<MigrationRecord>,
+    },
+    /// To `Outcome`.
+    Outcome {
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// The request cannot be met. A migration under way has been undone here.
+    Refused(Refused),
+}
+
+/// What became of a migration at the destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The container runs at the destination.
+    Committed,
+    /// Undone; nothing of it runs at the destination.
+    RolledBack,
+    /// Still under way.
+    UnderWay,
+    /// The destination never heard of it.
+    Unknown,
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    /// Class of the refusal.
+    pub code: RefusalCode,
+    /// For a person: what is wrong and what to do next.
+    pub message: String,
+    /// Where the destination keeps more (a log file), if anywhere.
+    pub log: Option<String>,
+}
+
+impl Refused {
+    /// A refusal without a log.
+    pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
+        Refused {
+            code,
+            message: message.into(),
+            log: None,
+        }
+    }
+}
+
+/// Classes of refusals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalCode {
+    /// No protocol version in common.
+    Version,
+    /// The message is not legal now.
+    Protocol,
+    /// The peer is not paired, or its invitation does not hold.
+    NotPaired,
+    /// A preflight check fails.
+    Preflight,
+    /// Another migration holds the container here.
+    Busy,
+    /// A stream's length or digest does not agree.
+    Corrupt,
+    /// A step failed on the destination.
+    Failed,
+    /// The migration was cancelled.
+    Cancelled,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migration_ids_are_hex_only() {
+        let id = MigrationId::random();
+        assert_eq!(id.as_str().parse::<MigrationId>().unwrap(), id);
+        for bad in [
+            "",
+            "../../etc/passwd",
+            "0123456789abcdeF",
+            "0123456789abcde",
+        ] {
+            assert!(bad.parse::<MigrationId>().is_err(), "{bad}");
+            assert!(serde_json::from_str::<MigrationId>(&format!("{bad:?}")).is_err());
+        }
+    }
+
+    #[test]
+    fn digests_travel_as_hex() {
+        let digest = StreamDigest {
+            bytes: 3,
+            blake3: *blake3::hash(b"abc").as_bytes(),
+        };
+        let json = serde_json::to_string(&digest).unwrap();
+        assert!(json.contains(blake3::hash(b"abc").to_hex().as_str()), "{json}");
+        assert_eq!(serde_json::from_str::<StreamDigest>(&json).unwrap(), digest);
+    }
+}

@@ -1,0 +1,52 @@
+//! What the two agents say to each other.
+//!
+//! One TCP connection carries the *control* conversation: mutual TLS 1.3 between pinned keys
+//! (crate `trust`), inside it length-delimited frames of JSON ([`frame`]), inside them one
+//! [`Request`] from the source answered by one [`Reply`] from the destination ([`message`]).
+//! Which request is legal when is decided by [`State`] alone ([`state`]); anything else is
+//! answered with [`Reply::Refused`] and the connection is closed.
+//!
+//! Bulk data never travels on the control connection. Each stream is a TCP connection of its own
+//! *inside the WireGuard tunnel* ([`crate::bulk`]), opened with the ticket that
+//! [`Reply::TunnelProven`] handed out; its length and BLAKE3 digest follow on the control
+//! connection in [`Request::StreamEnd`].
+//!
+//! ```text
+//!  source (agent-client)                                    destination (agent-server)
+//!    │ ── TLS 1.3, both keys pinned ───────────────────────────────────────── │
+//!    │ Hello{versions}                      → Welcome{version}                │
+//!    │ Check{container, host}               → Checked{checks}                 │  nothing changed yet
+//!    │ Begin{migration, container}          → Begun                           │
+//!    │ OpenTunnel{offer}                    → TunnelOpened{answer}            │  WireGuard up there
+//!    │   (WireGuard up here)                                                  │
+//!    │ ProveTunnel                          → TunnelProven{data, ticket}      │  handshake seen by both
+//!    │ Receive{image}    ══ bytes ══▶  StreamEnd{bytes, digest} → Received    │  only if missing there
+//!    │ Receive{skeleton} ══ bytes ══▶  StreamEnd{bytes, digest} → Received    │
+//!    │ Stage                                → Staged                          │  Podman waits at the gate
+//!    │ Receive{checkpoint}                                                    │
+//!    │   quarantine, freeze, dump                                             │  ┐
+//!    │                   ══ bytes ══▶  StreamEnd{bytes, digest} → Received    │  │
+//!    │ Flows{batch} …                       → FlowsInstalled                  │  │ clients wait
+//!    │ Restore                              → Restored                        │  │ runs, output withheld
+//!    │   (flows' marks turned to the tunnel)                                  │  │
+//!    │ Commit                               → Committed                       │  ┘ the point of no return
+//!    │   (old container removed)                                              │
+//! ```
+//!
+//! * `Abort` is legal from `Begin` up to, not including, `Commit`; so is closing the connection,
+//!   which means the same. It may be sent while an answer is outstanding.
+//! * After `Commit` was sent and no answer came, only [`Request::Outcome`] on a new connection
+//!   tells what happened; until then the source's container stays frozen.
+//! * Versioning: a change that an older peer cannot ignore raises [`version::CURRENT`]; peers use
+//!   the highest version both know.
+
+pub mod frame;
+pub mod message;
+pub mod state;
+pub mod version;
+
+pub use message::{
+    ContainerRef, MigrationId, Outcome, RefusalCode, Refused, Reply, Request, StreamDigest,
+    StreamKind,
+};
+pub use state::State;

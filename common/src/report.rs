@@ -1,0 +1,162 @@
+//! What `agent-client migrate --format json` prints. Documented in docs/report.md; a change that a
+//! reader cannot ignore raises [`VERSION`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::net::flows::FlowCount;
+use crate::protocol::{ContainerRef, MigrationId};
+
+/// Version of the format.
+pub const VERSION: u32 = 1;
+
+/// The result of one `migrate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The migration's id on both hosts; absent if none was begun.
+    pub migration_id: Option<MigrationId>,
+    /// The container; absent if it was not found.
+    pub container: Option<ContainerRef>,
+    /// Name of this host.
+    pub source: String,
+    /// The destination as given.
+    pub destination: String,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What was done, in order.
+    pub phases: Vec<Phase>,
+    /// From the quarantine of the container's network until the destination answered for it; 0 if
+    /// it never was frozen.
+    pub freeze_ms: u64,
+    /// Bytes sent on bulk streams.
+    pub sent_bytes: u64,
+    /// Flows that moved with the container.
+    pub flows: FlowCount,
+    /// The tunnel used, if it came to that.
+    pub tunnel: Option<Tunnel>,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+    /// Why it failed, if it did.
+    pub error: Option<String>,
+}
+
+/// Outcome of a migration, as seen by the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The container runs at the destination.
+    Moved,
+    /// It failed, or was cancelled; the container runs at the source.
+    Failed,
+    /// Preflight refused; nothing was changed.
+    Refused,
+    /// `--dry-run`: nothing was changed, nothing stands in the way.
+    Possible,
+    /// An operator must look: it is not known where the container runs, or something could not be
+    /// put back.
+    Unknown,
+}
+
+impl Outcome {
+    /// The exit status that goes with it.
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Outcome::Moved | Outcome::Possible => 0,
+            Outcome::Failed => 1,
+            Outcome::Unknown => 3,
+            Outcome::Refused => 4,
+        }
+    }
+}
+
+/// A phase and when it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phase {
+    /// Which.
+    pub name: PhaseName,
+    /// Start, from the start of the command.
+    pub start_ms: u64,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// Bytes sent in it.
+    pub bytes: u64,
+}
+
+/// The phases, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseName {
+    /// Connection and handshake with the destination's agent.
+    Connect,
+    /// Both hosts looked at.
+    Preflight,
+    /// Tunnel up and proven.
+    Tunnel,
+    /// Image sent, if it was missing.
+    Image,
+    /// Destination brought to the gate.
+    Stage,
+    /// Network quarantined, container frozen.
+    Freeze,
+    /// Memory written by CRIU.
+    Dump,
+    /// Images and changed files sent.
+    Ship,
+    /// Flows installed at the destination.
+    Flows,
+    /// Processes restored there, output withheld.
+    Restore,
+    /// Flows turned, commit.
+    CutOver,
+    /// Old container removed.
+    Remove,
+    /// Everything put back after a failure.
+    RollBack,
+}
+
+impl PhaseName {
+    /// For people.
+    pub fn describe(self) -> &'static str {
+        match self {
+            PhaseName::Connect => "connect",
+            PhaseName::Preflight => "preflight",
+            PhaseName::Tunnel => "tunnel",
+            PhaseName::Image => "send image",
+            PhaseName::Stage => "prepare destination",
+            PhaseName::Freeze => "freeze",
+            PhaseName::Dump => "dump memory",
+            PhaseName::Ship => "send checkpoint",
+            PhaseName::Flows => "install flows",
+            PhaseName::Restore => "restore",
+            PhaseName::CutOver => "cut over",
+            PhaseName::Remove => "remove old container",
+            PhaseName::RollBack => "roll back",
+        }
+    }
+}
+
+/// The tunnel as reported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// `kernel` or `userspace`, at the source.
+    pub backend: String,
+    /// Its interface at the source.
+    pub interface: String,
+    /// Whether it was there already.
+    pub reused: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_statuses_are_as_documented() {
+        assert_eq!(Outcome::Moved.exit_status(), 0);
+        assert_eq!(Outcome::Possible.exit_status(), 0);
+        assert_eq!(Outcome::Failed.exit_status(), 1);
+        assert_eq!(Outcome::Unknown.exit_status(), 3);
+        assert_eq!(Outcome::Refused.exit_status(), 4);
+    }
+}
