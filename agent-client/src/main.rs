@@ -1,2 +1,24 @@
-//! .
-fn main() {}
+//! Moves a running Podman container from this host to another.
+//!
+//! `main.rs` only parses the command line. [`migrate`] is the list of phases; [`source`] is what
+//! each does to this host; [`control`] talks to the destination.
+
+mod address;
+mod checklist;
+mod cli;
+mod control;
+mod interactive;
+mod lock;
+mod migrate;
+mod pair;
+mod progress;
+mod recovery;
+mod source;
+mod timeline;
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    common::multicall::dispatch();
+    cli::run(cli::Cli::parse())
+}

@@ -8,6 +8,7 @@ pub mod bulk;
 pub mod container;
 pub mod host;
 pub mod journal;
+pub mod log;
 pub mod multicall;
 pub mod net;
 pub mod paths;

@@ -1,12 +1,20 @@
 //! The agents' executables act as other programs when called by other names.
 //!
 //! Podman is told to use `skeleton-runtime` as its OCI runtime or `gate-conmon` as its conmon;
-//! both are symbolic links to the agent that runs Podman.
+//! both are symbolic links to the agent that runs Podman. A tunnel's keeper is the agent started
+//! under the name `tunnel-keeper`, which `ps` then shows.
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use crate::container::{gate, skeleton};
+use crate::net::keeper;
+use crate::net::mark::Index;
+use crate::net::tunnel::Dirs;
+
+const KEEPER_NAME: &str = "tunnel-keeper";
 
 /// If this process was started under one of those names, acts as that program and exits.
 ///
@@ -17,8 +25,38 @@ pub fn dispatch() {
     let act: fn(&[OsString]) -> i32 = match Path::new(&called_as).file_name() {
         Some(name) if name == skeleton::RUNTIME_NAME => skeleton::runtime,
         Some(name) if name == gate::CONMON_NAME => gate::conmon,
+        Some(name) if name == KEEPER_NAME => keep_tunnel,
         _ => return,
     };
     let arguments: Vec<OsString> = arguments.collect();
     std::process::exit(act(&arguments));
+}
+
+/// The command that becomes the keeper of tunnel `index`.
+pub fn keeper_command(index: Index) -> Command {
+    // Not the path it was started by: that may have been replaced by an upgrade meanwhile.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(KEEPER_NAME).arg(index.to_string());
+    command
+}
+
+fn keep_tunnel(arguments: &[OsString]) -> i32 {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let index = arguments
+        .first()
+        .and_then(|a| a.to_str()?.parse::<u8>().ok()?.try_into().ok());
+    let Some(index) = index else {
+        eprintln!("{KEEPER_NAME}: the number of a tunnel is expected");
+        return 2;
+    };
+    match keeper::run(&Dirs::default(), index) {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!("{error}");
+            1
+        }
+    }
 }

@@ -143,7 +143,11 @@ pub fn source(container: &ContainerFacts, host: &HostFacts, cgroup_v2: bool) -> 
     checks.expect(
         "terminal",
         !container.terminal,
-        if container.terminal { "attached (-t)" } else { "none" },
+        if container.terminal {
+            "attached (-t)"
+        } else {
+            "none"
+        },
         "CRIU cannot carry a container's terminal: run it without -t",
     );
     checks.expect(
@@ -161,10 +165,18 @@ pub fn source(container: &ContainerFacts, host: &HostFacts, cgroup_v2: bool) -> 
     checks.expect(
         "root file system",
         container.overlay,
-        if container.overlay { "overlay" } else { "not an overlay" },
+        if container.overlay {
+            "overlay"
+        } else {
+            "not an overlay"
+        },
         "only containers made from an image on overlay storage can move",
     );
-    let drivers: Vec<&str> = container.networks.iter().map(|n| n.driver.as_str()).collect();
+    let drivers: Vec<&str> = container
+        .networks
+        .iter()
+        .map(|n| n.driver.as_str())
+        .collect();
     let bridged = container.network_mode == "none" || container.network_mode == "bridge";
     checks.expect(
         "network mode",
@@ -327,7 +339,11 @@ pub fn destination(
         );
     }
     if facts.busy_ports.is_empty() && !container.ports.is_empty() {
-        checks.add("ports", Verdict::Ok, format!("{} free", join(&container.ports)));
+        checks.add(
+            "ports",
+            Verdict::Ok,
+            format!("{} free", join(&container.ports)),
+        );
     }
     for volume in &container.volumes {
         let taken = facts.volumes.contains(&volume.name);
@@ -394,7 +410,11 @@ fn programs(checks: &mut Checks, host: &HostFacts, runtime: &str, cgroup_v2: boo
     checks.expect(
         "cgroup v2",
         cgroup_v2,
-        if cgroup_v2 { "mounted" } else { "not at /sys/fs/cgroup" },
+        if cgroup_v2 {
+            "mounted"
+        } else {
+            "not at /sys/fs/cgroup"
+        },
         "boot with systemd.unified_cgroup_hierarchy=1",
     );
 }
@@ -405,7 +425,11 @@ pub fn passed(checks: &[Check]) -> bool {
 }
 
 fn join<T: ToString>(items: &[T]) -> String {
-    items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+    items
+        .iter()
+        .map(T::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn list_or_none(items: &[String]) -> String {
@@ -490,7 +514,12 @@ mod tests {
     #[test]
     fn an_ordinary_container_passes() {
         assert!(passed(&source(&container(), &host(), true)));
-        assert!(passed(&destination(&container(), &host(), &host(), &here())));
+        assert!(passed(&destination(
+            &container(),
+            &host(),
+            &host(),
+            &here()
+        )));
     }
 
     #[test]
@@ -545,7 +574,10 @@ mod tests {
         assert_eq!(go(&|h, _| h.criu = None), ["criu"]);
         assert_eq!(go(&|h, _| h.criu = Some("3.17.1".into())), ["criu"]);
         assert_eq!(go(&|h, _| h.runtimes.clear()), ["runc"]);
-        assert_eq!(go(&|h, _| h.architecture = "aarch64".into()), ["architecture"]);
+        assert_eq!(
+            go(&|h, _| h.architecture = "aarch64".into()),
+            ["architecture"]
+        );
         assert_eq!(go(&|h, _| h.cpu_flags.clear()), ["CPU features"]);
         assert_eq!(go(&|_, f| f.id_taken = true), ["container id"]);
         assert_eq!(go(&|_, f| f.name_taken = true), ["container name"]);
@@ -553,10 +585,7 @@ mod tests {
         assert_eq!(go(&|_, f| f.free_bytes = 0), ["disk space"]);
         assert_eq!(go(&|_, f| f.cgroup_v2 = false), ["cgroup v2"]);
         assert_eq!(
-            go(&|_, f| f.addresses = vec![(
-                "other".into(),
-                vec!["10.88.0.5".parse().unwrap()]
-            )]),
+            go(&|_, f| f.addresses = vec![("other".into(), vec!["10.88.0.5".parse().unwrap()])]),
             ["address"]
         );
         assert_eq!(

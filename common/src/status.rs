@@ -1,20 +1,63 @@
-//! What `status` shows of this host.
+//! `status` for people.
 
-use serde::{Deserialize, Serialize};
+use std::fmt::Write;
 
-use crate::net::flows::FlowCount;
+use time::macros::format_description;
 
-/// A live tunnel and what it carries.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TunnelStatus {
-    /// Interface name.
-    pub interface: String,
-    /// `kernel` or `userspace`.
-    pub backend: String,
-    /// The peer's endpoint.
-    pub endpoint: String,
-    /// Seconds since the last handshake, if there was one.
-    pub handshake_age_s: Option<u64>,
-    /// Flows that take it in either direction.
-    pub flows: FlowCount,
+use crate::journal::{Direction, MigrationRecord, Progress};
+use crate::net::tunnel;
+
+/// Most migrations shown; the journal has all.
+const SHOWN: usize = 20;
+
+/// Tunnels and migrations as text.
+pub fn text(tunnels: &[tunnel::Status], migrations: &[MigrationRecord]) -> String {
+    let mut out = String::new();
+    out.push_str("tunnels:\n");
+    for tunnel in tunnels {
+        let _ = writeln!(
+            out,
+            "  {}  to {}  {} WireGuard  {}  {} flows",
+            tunnel.record.index.interface(),
+            tunnel.record.endpoint,
+            tunnel.record.backend,
+            if tunnel.alive { "up" } else { "dead" },
+            tunnel.flows
+        );
+    }
+    if tunnels.is_empty() {
+        out.push_str("  none\n");
+    }
+    out.push_str("migrations:\n");
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
+    for record in migrations.iter().take(SHOWN) {
+        let arrow = match record.direction {
+            Direction::Outgoing => "to",
+            Direction::Incoming => "from",
+        };
+        let progress = match record.progress {
+            Progress::UnderWay => "under way",
+            Progress::Committing => "outcome unknown",
+            Progress::Committed => "moved",
+            Progress::RolledBack => "rolled back",
+        };
+        let _ = write!(
+            out,
+            "  {}  {}  {} {arrow} {}  {progress}",
+            record.started.format(&format).unwrap_or_default(),
+            record.migration,
+            record.container.name,
+            record.peer
+        );
+        match &record.error {
+            Some(error) => {
+                let _ = writeln!(out, ": {error}");
+            }
+            None => out.push('\n'),
+        }
+    }
+    if migrations.is_empty() {
+        out.push_str("  none\n");
+    }
+    out
 }

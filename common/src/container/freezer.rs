@@ -121,8 +121,9 @@ fn resident_bytes(pid: i32) -> u64 {
         .ok()
         .and_then(|t| t.split_whitespace().nth(1)?.parse().ok())
         .unwrap_or(0);
-    pages * nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
-        .ok()
-        .flatten()
-        .unwrap_or(4096) as u64
+    pages
+        * nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+            .ok()
+            .flatten()
+            .unwrap_or(4096) as u64
 }

@@ -16,6 +16,7 @@ use std::os::unix::net::UnixStream as BlockingStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -30,6 +31,9 @@ pub const CONMON_NAME: &str = "gate-conmon";
 
 const GATE_SOCKET: &str = "LIVE_MIGRATION_GATE";
 const REAL_CONMON: &str = "LIVE_MIGRATION_CONMON";
+
+/// How long Podman may take to clean up after a closed gate.
+const CANCEL_LIMIT: Duration = Duration::from_secs(15);
 
 /// The container cannot be brought to the gate or through it.
 #[derive(Debug, thiserror::Error)]
@@ -68,15 +72,17 @@ pub struct Staged {
 /// Starts `podman container restore` of the skeleton `archive` and returns once it waits at the
 /// gate. `scratch` receives the socket and two small files.
 ///
-/// Dropping the result before [`Staged::open`] closes the gate and kills Podman; what Podman has
-/// created by then is removed with [`super::podman::remove_container`].
+/// Undone by [`Staged::cancel`] and [`super::podman::remove_container`].
 pub async fn stage(archive: &Path, scratch: &Path) -> Result<Staged, GateError> {
     let stand_in = scratch.join(CONMON_NAME);
     std::os::unix::fs::symlink(std::env::current_exe()?, &stand_in)?;
     let overrides = scratch.join("gate.conf");
     std::fs::write(
         &overrides,
-        format!("[engine]\nconmon_path = [{:?}]\n", stand_in.display().to_string()),
+        format!(
+            "[engine]\nconmon_path = [{:?}]\n",
+            stand_in.display().to_string()
+        ),
     )?;
     let socket = scratch.join("gate.sock");
     let listener = UnixListener::bind(&socket)?;
@@ -138,6 +144,19 @@ fn failed(status: ExitStatus, log: &Path) -> CommandError {
 }
 
 impl Staged {
+    /// Closes the gate and waits until Podman has cleaned up after itself. What Podman keeps of
+    /// the container then is removed with [`super::podman::remove_container`].
+    pub async fn cancel(mut self) {
+        drop(self.gate);
+        // Podman tears down network and storage itself if it is let; killed, it leaves them.
+        if tokio::time::timeout(CANCEL_LIMIT, self.podman.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("podman did not end after the gate was closed: killing it");
+        }
+    }
+
     /// Opens the gate and waits until Podman has the container running.
     ///
     /// From here on Podman owns the container; undone by

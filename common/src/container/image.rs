@@ -7,11 +7,17 @@ use super::command::CommandError;
 
 /// Streams `podman save` of the image into `sink`. Blocks; returns when Podman is done.
 ///
-/// Saved by id, without names, so that loading moves no tag at the destination.
+/// Saved by id, without names, so that loading moves no tag at the destination; and in the format
+/// the image has, because converting it would give it another id.
 pub fn save(image_id: &str, sink: &mut impl Write) -> Result<(), ImageError> {
+    let format = if manifest_type(image_id)?.contains("oci") {
+        "oci-archive"
+    } else {
+        "docker-archive"
+    };
     let mut child = spawn(
         Command::new("podman")
-            .args(["image", "save", "--quiet", "--format", "oci-archive", image_id])
+            .args(["image", "save", "--quiet", "--format", format, image_id])
             .stdin(Stdio::null())
             .stdout(Stdio::piped()),
     )?;
@@ -19,6 +25,24 @@ pub fn save(image_id: &str, sink: &mut impl Write) -> Result<(), ImageError> {
     io::copy(&mut stdout, sink).map_err(ImageError::Stream)?;
     drop(stdout);
     finish(child, "image save")
+}
+
+fn manifest_type(image_id: &str) -> Result<String, CommandError> {
+    let output = Command::new("podman")
+        .args([
+            "image",
+            "inspect",
+            "--format",
+            "{{.ManifestType}}",
+            image_id,
+        ])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| CommandError::Start {
+            program: "podman".into(),
+            source,
+        })?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Feeds `source` to `podman load`. Blocks; returns when Podman is done.

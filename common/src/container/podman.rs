@@ -116,10 +116,7 @@ pub async fn list() -> Result<Vec<Listed>, CommandError> {
 
 /// Finds the container meant by a name, an id, or a unique prefix of an id.
 pub fn resolve<'a>(containers: &'a [Listed], given: &str) -> Result<&'a Listed, PodmanError> {
-    if let Some(exact) = containers
-        .iter()
-        .find(|c| c.name == given || c.id == given)
-    {
+    if let Some(exact) = containers.iter().find(|c| c.name == given || c.id == given) {
         return Ok(exact);
     }
     let fits: Vec<&Listed> = containers
@@ -499,14 +496,14 @@ pub async fn remove_image(id: &str) -> Result<(), CommandError> {
 
 /// Where Podman keeps images and containers.
 pub async fn graph_root() -> Result<String, CommandError> {
-    let text =
-        command::stdout(podman().args(["info", "--format", "{{.Store.GraphRoot}}"])).await?;
+    let text = command::stdout(podman().args(["info", "--format", "{{.Store.GraphRoot}}"])).await?;
     Ok(text.trim().to_owned())
 }
 
 /// Path of the conmon that Podman uses.
 pub async fn conmon_path() -> Result<String, CommandError> {
-    let text = command::stdout(podman().args(["info", "--format", "{{.Host.Conmon.Path}}"])).await?;
+    let text =
+        command::stdout(podman().args(["info", "--format", "{{.Host.Conmon.Path}}"])).await?;
     Ok(text.trim().to_owned())
 }
 
@@ -524,10 +521,13 @@ async fn json<T: DeserializeOwned>(arguments: &[&str]) -> Result<T, CommandError
 }
 
 fn first<T>(items: Vec<T>, what: &str) -> Result<T, CommandError> {
-    items.into_iter().next().ok_or_else(|| CommandError::Output {
-        program: "podman".into(),
-        message: format!("an empty list instead of a {what}"),
-    })
+    items
+        .into_iter()
+        .next()
+        .ok_or_else(|| CommandError::Output {
+            program: "podman".into(),
+            message: format!("an empty list instead of a {what}"),
+        })
 }
 
 #[cfg(test)]
@@ -556,7 +556,10 @@ mod tests {
     fn an_ambiguous_prefix_names_the_candidates() {
         let all = [listed("abc1", "one"), listed("abc2", "two")];
         let error = resolve(&all, "abc").unwrap_err().to_string();
-        assert!(error.contains("one (abc1)") && error.contains("two (abc2)"), "{error}");
+        assert!(
+            error.contains("one (abc1)") && error.contains("two (abc2)"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -116,6 +116,9 @@ mod tests {
         );
         assert_eq!(checkpoint_directory(&args("checkpoint --help")), None);
         assert_eq!(checkpoint_directory(&args("state abc")), None);
-        assert_eq!(checkpoint_directory(&args("restore --image-path /c abc")), None);
+        assert_eq!(
+            checkpoint_directory(&args("restore --image-path /c abc")),
+            None
+        );
     }
 }

@@ -245,10 +245,13 @@ impl Unpacker {
         let records = Records::read(entry)?;
         let header = entry.header().clone();
         let mode = Mode::from_bits_truncate(header.mode()? & 0o7777);
-        let device = libc::makedev(
-            header.device_major()?.unwrap_or(0),
-            header.device_minor()?.unwrap_or(0),
-        );
+        let device = match header.entry_type() {
+            EntryType::Char | EntryType::Block => libc::makedev(
+                header.device_major()?.unwrap_or(0),
+                header.device_minor()?.unwrap_or(0),
+            ),
+            _ => 0,
+        };
         if relative.as_os_str().is_empty() {
             return self.root_entry(&header, mode, &records);
         }
@@ -359,13 +362,7 @@ impl Unpacker {
                     UtimensatFlags::NoFollowSymlink,
                 )?;
             } else if let Ok((parent, name)) = self.parent(relative) {
-                let _ = utimensat(
-                    &parent,
-                    name,
-                    mtime,
-                    mtime,
-                    UtimensatFlags::NoFollowSymlink,
-                );
+                let _ = utimensat(&parent, name, mtime, mtime, UtimensatFlags::NoFollowSymlink);
             }
         }
         Ok(())

@@ -101,7 +101,9 @@ impl Departing {
         for (moved, key, mark) in &self.flows {
             let (Departure::Mark(mark), Some(flow)) = (
                 flows::depart(moved, *mark, tunnel),
-                before.get(&key.tuple).filter(|_| !present.contains(&key.tuple)),
+                before
+                    .get(&key.tuple)
+                    .filter(|_| !present.contains(&key.tuple)),
             ) else {
                 continue;
             };
@@ -118,6 +120,22 @@ impl Departing {
     }
 }
 
+/// For recovery after a crash: sends the flows of the container with these addresses to it on this
+/// host again, whatever tunnel they were turned into.
+///
+/// # Errors
+/// Those of the netlink socket.
+pub fn back_to_container(addresses: &HashSet<IpAddr>) -> Result<(), Error> {
+    let mut table = Conntrack::open()?;
+    let flows = table.list(Filter::default())?;
+    let marks = flows.iter().filter_map(|flow| {
+        let moved = flows::seen_by_container(flow, addresses)?;
+        let mark = Mark(flow.mark).with(moved.to_container(), None);
+        Some((Key::from(flow), ours(mark)))
+    });
+    accept_missing(table.set_marks(marks)?)
+}
+
 /// What [`install`] did, to be taken back.
 #[derive(Debug, Default)]
 pub struct Installed {
@@ -132,11 +150,7 @@ pub struct Installed {
 ///
 /// # Errors
 /// Those of the netlink socket; an entry of the same tuples that belongs to another flow is one.
-pub fn install(
-    moved: &[MovedFlow],
-    tunnel: Index,
-    installed: &mut Installed,
-) -> Result<(), Error> {
+pub fn install(moved: &[MovedFlow], tunnel: Index, installed: &mut Installed) -> Result<(), Error> {
     let mut table = Conntrack::open()?;
     let containers: HashSet<IpAddr> = moved
         .iter()
@@ -197,7 +211,11 @@ impl Installed {
 /// # Errors
 /// Those of the netlink socket.
 pub fn entries(departing: &Departing) -> Result<HashMap<Tuple, Flow>, Error> {
-    let wanted: HashSet<Tuple> = departing.flows.iter().map(|(_, key, _)| key.tuple).collect();
+    let wanted: HashSet<Tuple> = departing
+        .flows
+        .iter()
+        .map(|(_, key, _)| key.tuple)
+        .collect();
     Ok(Conntrack::open()?
         .list(Filter::default())?
         .into_iter()
@@ -213,10 +231,8 @@ fn ours(mark: Mark) -> conntrack::Mark {
 
 /// A flow may end at any time; that its entry is gone is not an error.
 fn accept_missing(results: impl IntoIterator<Item = Result<(), Error>>) -> Result<(), Error> {
-    results
-        .into_iter()
-        .try_for_each(|result| match result {
-            Err(Error::NotFound(_)) => Ok(()),
-            other => other,
-        })
+    results.into_iter().try_for_each(|result| match result {
+        Err(Error::NotFound(_)) => Ok(()),
+        other => other,
+    })
 }

@@ -304,7 +304,10 @@ mod tests {
             let entries = journey(flow.clone(), &[1, 2, 3]);
             assert_eq!(entries.len(), 3);
             let moved = seen_by_container(&entries[1].1, &addresses()).unwrap();
-            assert_eq!(marks(&entries, 2, moved.to_container()), Some(index(2 + 8 * 3)));
+            assert_eq!(
+                marks(&entries, 2, moved.to_container()),
+                Some(index(2 + 8 * 3))
+            );
             assert_eq!(marks(&entries, 2, moved.to_peer()), Some(index(2 + 8)));
 
             let entries = journey(flow.clone(), &[1, 2, 3, 2, 1]);

@@ -552,7 +552,7 @@ pub fn sweep(dirs: &Dirs, keeper: KeeperCommand) -> Result<(), TunnelError> {
 }
 
 /// A tunnel as `status` shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// What is on record.
     #[serde(flatten)]

@@ -35,6 +35,15 @@ pub enum Backend {
     Userspace,
 }
 
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Backend::Kernel => "kernel",
+            Backend::Userspace => "userspace",
+        })
+    }
+}
+
 impl From<Backend> for wireguard_control::Backend {
     fn from(backend: Backend) -> Self {
         match backend {

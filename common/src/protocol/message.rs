@@ -12,8 +12,8 @@ use crate::host::HostFacts;
 use crate::journal::MigrationRecord;
 use crate::net::flows::MovedFlow;
 use crate::net::plan::{Agreement, Offer};
+use crate::net::tunnel;
 use crate::preflight::Check;
-use crate::status::TunnelStatus;
 
 /// Names one migration on both hosts: 64 random bits, written as 16 hex digits.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -265,7 +265,7 @@ pub enum Reply {
     /// To `Status`.
     Status {
         /// Live tunnels.
-        tunnels: Vec<TunnelStatus>,
+        tunnels: Vec<tunnel::Status>,
         /// Migrations under way and past, newest first.
         migrations: Vec<MigrationRecord>,
     },
@@ -363,7 +363,10 @@ mod tests {
             blake3: *blake3::hash(b"abc").as_bytes(),
         };
         let json = serde_json::to_string(&digest).unwrap();
-        assert!(json.contains(blake3::hash(b"abc").to_hex().as_str()), "{json}");
+        assert!(
+            json.contains(blake3::hash(b"abc").to_hex().as_str()),
+            "{json}"
+        );
         assert_eq!(serde_json::from_str::<StreamDigest>(&json).unwrap(), digest);
     }
 }

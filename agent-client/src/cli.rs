@@ -1,0 +1,357 @@
+//! Command line.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use common::journal::Journal;
+use common::net::tunnel::{self, Dirs};
+use common::preflight;
+use common::report::{Outcome, Report};
+use common::{paths, units};
+use tokio_util::sync::CancellationToken;
+use trust::{Peers, Token};
+
+use crate::address::Address;
+use crate::migrate::{Migration, is_usage_error};
+use crate::progress::{Lines, Observer, Silent};
+use crate::{checklist, interactive, pair, recovery};
+
+/// Exit status for mistakes in the command line; the others are in [`Outcome::exit_status`].
+const USAGE: u8 = 2;
+
+/// Moves a running Podman container to another host while its clients keep talking to it.
+///
+/// Alone on a terminal it asks what to move where.
+#[derive(Debug, Parser)]
+#[command(version, after_help = HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Log more; twice for everything. RUST_LOG overrides it.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+}
+
+const HELP: &str = "\
+Examples:
+  agent-client                               ask, show the plan, ask again, move
+  agent-client pair b --token-file token     once per destination; `agent-server invite` there
+  agent-client check web --to b              would it work? one line per thing looked at
+  agent-client migrate web --to b --yes      move the container web to host b
+  agent-client migrate web --to b --yes --format json | jq .freeze_ms
+
+Exit status:
+  0  moved (or, with --dry-run, nothing stands in the way)
+  1  failed; the container runs on here
+  2  mistake in the command line
+  3  an operator must look
+  4  refused by preflight; nothing was changed";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Move a container.
+    Migrate {
+        /// Name, id or unique prefix of a running container.
+        container: String,
+        /// Where to: HOST[:PORT] of a paired agent-server (port 50051 unless given).
+        #[arg(long, value_name = "HOST[:PORT]")]
+        to: Address,
+        /// Do not ask.
+        #[arg(short, long)]
+        yes: bool,
+        /// Only look whether it would work.
+        #[arg(long)]
+        dry_run: bool,
+        /// How to print the result; JSON is one object on stdout (docs/report.md).
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Look whether a container could move, and say per line what holds and what does not.
+    Check {
+        /// Name, id or unique prefix of a container.
+        container: String,
+        /// Where to.
+        #[arg(long, value_name = "HOST[:PORT]")]
+        to: Address,
+        /// How to print the result.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Pair with a destination, with a token from `agent-server invite` there.
+    Pair {
+        /// The destination.
+        #[arg(value_name = "HOST[:PORT]")]
+        host: Address,
+        #[command(flatten)]
+        token: TokenSource,
+    },
+    /// Destinations paired with this host.
+    Peers {
+        #[command(subcommand)]
+        command: PeersCommand,
+    },
+    /// Tunnels, and migrations under way and past.
+    Status {
+        /// How to print it.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Print a completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct TokenSource {
+    /// The token itself; other users of this host can see it while the command runs.
+    #[arg(long)]
+    token: Option<String>,
+    /// A file with the token.
+    #[arg(long)]
+    token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum PeersCommand {
+    /// List them.
+    List,
+    /// Forget one.
+    Remove {
+        /// Its name, address, or the beginning of its fingerprint.
+        peer: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// Runs the command; prints an error once.
+pub(crate) fn run(cli: Cli) -> ExitCode {
+    common::log::init(cli.verbose, "warn");
+    if let Some(Command::Completion { shell }) = cli.command {
+        let mut out = std::io::stdout();
+        clap_complete::generate(shell, &mut Cli::command(), "agent-client", &mut out);
+        return ExitCode::SUCCESS;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("agent-client: needs root: it handles root's containers, network and keys");
+        return ExitCode::from(USAGE);
+    }
+    let done = tokio::runtime::Runtime::new()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(execute(cli.command)));
+    match done {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("agent-client: {error:#}");
+            ExitCode::from(if is_usage_error(&error) { USAGE } else { 1 })
+        }
+    }
+}
+
+async fn execute(command: Option<Command>) -> anyhow::Result<u8> {
+    let interactive = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    match command {
+        None if !interactive => {
+            eprintln!(
+                "agent-client: stdin is not a terminal, so there is nobody to ask: use \
+                 `agent-client migrate CONTAINER --to HOST --yes` (`agent-client --help`)"
+            );
+            Ok(USAGE)
+        }
+        None => {
+            recovery::recover().await;
+            let (container, to) = interactive::ask().await?;
+            migrate(&container, to, false, false, Format::Text).await
+        }
+        Some(Command::Migrate {
+            container,
+            to,
+            yes,
+            dry_run,
+            format,
+        }) => {
+            if !(yes || dry_run || interactive && format == Format::Text) {
+                eprintln!(
+                    "agent-client: there is nobody to ask whether to go on: add --yes, or \
+                     --dry-run to only look"
+                );
+                return Ok(USAGE);
+            }
+            recovery::recover().await;
+            migrate(&container, to, yes, dry_run, format).await
+        }
+        Some(Command::Check {
+            container,
+            to,
+            format,
+        }) => {
+            recovery::recover().await;
+            check(&container, to, format).await
+        }
+        Some(Command::Pair { host, token }) => {
+            let token: Token = match (token.token, token.token_file) {
+                (Some(text), _) => text.trim().parse()?,
+                (None, Some(path)) => pair::read_token(&path)?,
+                (None, None) => unreachable!("clap requires one of them"),
+            };
+            pair::pair(&host, token).await?;
+            Ok(0)
+        }
+        Some(Command::Peers { command }) => peers(command),
+        Some(Command::Status { format }) => {
+            recovery::recover().await;
+            status(format)
+        }
+        Some(Command::Completion { .. }) => unreachable!("handled before"),
+    }
+}
+
+async fn migrate(
+    container: &str,
+    to: Address,
+    yes: bool,
+    dry_run: bool,
+    format: Format,
+) -> anyhow::Result<u8> {
+    let cancel = CancellationToken::new();
+    cancel_on_signals(cancel.clone())?;
+    let observer: &dyn Observer = match format {
+        Format::Text => &Lines::new(),
+        Format::Json => &Silent,
+    };
+    let plan = to.clone();
+    let (report, usage) = Migration::new(to, observer, cancel)
+        .run(container, dry_run, &move |facts, checks| {
+            yes || interactive::confirm(facts, checks, &plan)
+        })
+        .await;
+    match format {
+        Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        Format::Text => summarize(&report),
+    }
+    Ok(if usage {
+        USAGE
+    } else {
+        report.outcome.exit_status()
+    })
+}
+
+/// The first Ctrl-C or SIGTERM rolls back; so does every further one, there is no faster way that
+/// loses nothing.
+fn cancel_on_signals(cancel: CancellationToken) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            eprintln!("cancelling: rolling back unless the destination has taken over already");
+            cancel.cancel();
+        }
+    });
+    Ok(())
+}
+
+fn summarize(report: &Report) {
+    for warning in &report.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let name = report
+        .container
+        .as_ref()
+        .map_or("the container", |c| c.name.as_str());
+    let error = report.error.as_deref().unwrap_or("no reason known");
+    match report.outcome {
+        Outcome::Moved => {
+            let total: u64 = report
+                .phases
+                .last()
+                .map_or(0, |p| p.start_ms + p.duration_ms);
+            println!(
+                "{name} runs on {}: {} in all, {} frozen, {} sent, {} TCP and {} UDP flows moved",
+                report.destination,
+                units::milliseconds(total),
+                units::milliseconds(report.freeze_ms),
+                units::bytes(report.sent_bytes),
+                report.flows.tcp,
+                report.flows.udp
+            );
+        }
+        Outcome::Possible => println!("{name} could move to {}", report.destination),
+        Outcome::Failed if report.freeze_ms > 0 => eprintln!(
+            "agent-client: {error}\n{name} runs on here; it was frozen for {}",
+            units::milliseconds(report.freeze_ms)
+        ),
+        Outcome::Failed if report.container.is_some() => {
+            eprintln!("agent-client: {error}\n{name} runs on here, undisturbed");
+        }
+        Outcome::Failed => eprintln!("agent-client: {error}"),
+        Outcome::Refused => eprintln!("agent-client: {name} cannot move: {error}"),
+        Outcome::Unknown => eprintln!("agent-client: an operator must look: {error}"),
+    }
+}
+
+async fn check(container: &str, to: Address, format: Format) -> anyhow::Result<u8> {
+    let checks = Migration::new(to, &Silent, CancellationToken::new())
+        .check(container)
+        .await?;
+    let passed = preflight::passed(&checks);
+    match format {
+        Format::Text => checklist::print(&checks),
+        Format::Json => println!(
+            "{}",
+            serde_json::json!({ "passed": passed, "checks": checks })
+        ),
+    }
+    Ok(if passed {
+        0
+    } else {
+        Outcome::Refused.exit_status()
+    })
+}
+
+fn peers(command: PeersCommand) -> anyhow::Result<u8> {
+    let peers = Peers::open(&paths::client_dir())?;
+    match command {
+        PeersCommand::List => {
+            for peer in peers.list()? {
+                println!(
+                    "{}\t{}\t{}",
+                    peer.name,
+                    peer.address.unwrap_or_default(),
+                    peer.fingerprint
+                );
+            }
+        }
+        PeersCommand::Remove { peer } => {
+            let removed = peers.remove(&peer)?;
+            eprintln!("{} is forgotten", removed.name);
+        }
+    }
+    Ok(0)
+}
+
+fn status(format: Format) -> anyhow::Result<u8> {
+    let tunnels = tunnel::list(&Dirs::default())?;
+    let migrations = Journal::of("client").list()?;
+    match format {
+        Format::Json => println!(
+            "{}",
+            serde_json::json!({ "tunnels": tunnels, "migrations": migrations })
+        ),
+        Format::Text => print!("{}", common::status::text(&tunnels, &migrations)),
+    }
+    Ok(0)
+}

@@ -1,0 +1,644 @@
+//! The phases of a migration, in order, and the one place that undoes them.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use common::bulk;
+use common::container::podman::{self, PodmanError};
+use common::container::{ContainerFacts, dump::DumpError};
+use common::host::HostFacts;
+use common::journal::{Direction, Journal, MigrationRecord, Progress};
+use common::multicall::keeper_command;
+use common::net::flows::FlowCount;
+use common::net::tunnel::{Dirs, Tunnel};
+use common::paths;
+use common::preflight::{self, Check, Side, Verdict};
+use common::protocol::message::FLOWS_PER_BATCH;
+use common::protocol::{
+    MigrationId, Outcome as Fate, RefusalCode, Reply, Request, StreamDigest, StreamKind,
+};
+use common::report::{self, Outcome, PhaseName, Report};
+use common::undo::Undo;
+use time::OffsetDateTime;
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use crate::address::Address;
+use crate::control::{Control, RequestError, unexpected};
+use crate::lock;
+use crate::progress::Observer;
+use crate::source::{Data, Flows, Source};
+use crate::timeline::Timeline;
+
+/// How long a WireGuard handshake may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often, and with what pause, the destination is asked what became of a commit.
+const OUTCOME_TRIES: u32 = 6;
+const OUTCOME_PAUSE: Duration = Duration::from_secs(2);
+
+/// Why a migration did not happen.
+#[derive(Debug)]
+enum Failure {
+    /// A check failed; nothing was changed.
+    Refused(String),
+    /// A step failed, or the user cancelled.
+    Failed(anyhow::Error),
+    /// It is not known whether the destination has committed.
+    Unknown(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::Failed(error.into())
+    }
+}
+
+/// A decision of the user between plan and act.
+pub(crate) type Confirm<'a> = &'a (dyn Fn(&ContainerFacts, &[Check]) -> bool + Send + Sync);
+
+/// One migration from this host.
+pub(crate) struct Migration<'a> {
+    destination: Address,
+    observer: &'a dyn Observer,
+    cancel: CancellationToken,
+    timeline: Timeline,
+    sent: bulk::Progress,
+    undo: Undo,
+    journal: Journal,
+    record: Option<MigrationRecord>,
+    control: Option<Control>,
+    frozen_at: Option<Instant>,
+    report: Report,
+}
+
+impl<'a> Migration<'a> {
+    /// A migration to `destination`; cancelled through `cancel` until it commits.
+    pub(crate) fn new(
+        destination: Address,
+        observer: &'a dyn Observer,
+        cancel: CancellationToken,
+    ) -> Self {
+        let sent = bulk::Progress::default();
+        observer.counts(sent.clone());
+        Migration {
+            report: Report {
+                version: report::VERSION,
+                migration_id: None,
+                container: None,
+                source: nix::unistd::gethostname()
+                    .map(|n| n.to_string_lossy().into_owned())
+                    .unwrap_or_default(),
+                destination: destination.to_string(),
+                outcome: Outcome::Failed,
+                phases: Vec::new(),
+                freeze_ms: 0,
+                sent_bytes: 0,
+                flows: FlowCount::default(),
+                tunnel: None,
+                warnings: Vec::new(),
+                error: None,
+            },
+            destination,
+            observer,
+            cancel,
+            timeline: Timeline::start(sent.clone()),
+            sent,
+            undo: Undo::default(),
+            journal: Journal::of("client"),
+            record: None,
+            control: None,
+            frozen_at: None,
+        }
+    }
+
+    /// Moves `container` if both hosts agree and `confirm` does; undoes everything if it fails.
+    /// Also says whether the failure is a mistake in the command line.
+    pub(crate) async fn run(
+        mut self,
+        container: &str,
+        dry_run: bool,
+        confirm: Confirm<'_>,
+    ) -> (Report, bool) {
+        let mut usage = false;
+        match self.attempt(container, dry_run, confirm).await {
+            Ok(outcome) => self.report.outcome = outcome,
+            Err(Failure::Refused(why)) => {
+                self.report.outcome = Outcome::Refused;
+                self.report.error = Some(why);
+            }
+            Err(Failure::Failed(error)) => {
+                usage = is_usage_error(&error);
+                self.roll_back(&error).await;
+            }
+            Err(Failure::Unknown(error)) => {
+                self.undo.disarm();
+                self.report.outcome = Outcome::Unknown;
+                self.report.error = Some(format!("{error:#}"));
+            }
+        }
+        self.timeline.end();
+        self.observer.finished();
+        self.report.phases = self.timeline.phases().to_vec();
+        self.report.sent_bytes = self.timeline.sent_bytes();
+        (self.report, usage)
+    }
+
+    /// Looks at both hosts; returns what holds and what does not.
+    pub(crate) async fn check(&mut self, container: &str) -> anyhow::Result<Vec<Check>> {
+        let (facts, _, host) = self.look(container).await?;
+        let mut control = Control::connect(&self.destination).await?;
+        self.preflight(&facts, &host, &mut control).await
+    }
+
+    async fn attempt(
+        &mut self,
+        container: &str,
+        dry_run: bool,
+        confirm: Confirm<'_>,
+    ) -> Result<Outcome, Failure> {
+        self.begin(PhaseName::Connect);
+        let (facts, placement, host) = self.look(container).await?;
+        self.report.container = Some(facts.reference());
+        let _lock = lock::container(&facts.id)?.ok_or_else(|| {
+            anyhow::anyhow!("another agent-client is migrating {} right now", facts.name)
+        })?;
+        // A container that is not running at all has nothing to ask the destination about.
+        let here = preflight::source(&facts, &host, cgroup_v2());
+        if let Some(why) = refusal(&here) {
+            return Err(Failure::Refused(why));
+        }
+        let mut control = Control::connect(&self.destination).await?;
+
+        self.begin(PhaseName::Preflight);
+        let checks = self.preflight(&facts, &host, &mut control).await?;
+        for check in checks.iter().filter(|c| c.verdict == Verdict::Warning) {
+            self.report
+                .warnings
+                .push(format!("{}: {}", check.name, check.detail));
+        }
+        if let Some(why) = refusal(&checks) {
+            return Err(Failure::Refused(why));
+        }
+        if dry_run {
+            return Ok(Outcome::Possible);
+        }
+        self.timeline.end();
+        self.observer.pause();
+        if !confirm(&facts, &checks) {
+            return Err(anyhow::anyhow!("not confirmed").into());
+        }
+        self.stop_if_cancelled()?;
+
+        let migration = MigrationId::random();
+        self.report.migration_id = Some(migration.clone());
+        let source = self.open_journal(&migration, &facts, placement)?;
+        let begin = Request::Begin {
+            migration: migration.clone(),
+            container: Box::new(facts),
+            source: host,
+        };
+        let image_missing = match control.request(begin, &self.cancel).await {
+            Ok(Reply::Begun { image_missing }) => image_missing,
+            Ok(other) => return Err(unexpected(&other).into()),
+            Err(RequestError::Refused(refused)) if refused.code == RefusalCode::Preflight => {
+                return Err(Failure::Refused(refused.message));
+            }
+            Err(error) => {
+                self.control = Some(control);
+                return Err(error.into());
+            }
+        };
+        self.control = Some(control);
+        self.carry_out(&source, image_missing).await
+    }
+
+    /// From `Begin` to the end. From here on the control connection is in `self.control`, for the
+    /// roll-back.
+    async fn carry_out(
+        &mut self,
+        source: &Source,
+        image_missing: bool,
+    ) -> Result<Outcome, Failure> {
+        self.begin(PhaseName::Tunnel);
+        let (tunnel, data) = self.open_tunnel().await?;
+
+        if image_missing {
+            self.begin(PhaseName::Image);
+            self.send(source, StreamKind::Image, 1, &data).await?;
+        }
+
+        // Everything that needs no memory image: the container runs on meanwhile.
+        self.begin(PhaseName::Stage);
+        self.send(source, StreamKind::Skeleton, 2, &data).await?;
+        self.ask(Request::Stage).await?;
+        self.ask(Request::Receive {
+            stream: 3,
+            kind: StreamKind::Checkpoint,
+        })
+        .await?;
+        let (path, cancel) = (data.clone(), self.cancel.clone());
+        let sender = spawn_blocking(move || path.open(3, cancel)).await??;
+        self.stop_if_cancelled()?;
+
+        self.begin(PhaseName::Freeze);
+        self.frozen_at = Some(Instant::now());
+        let thawed = source.clone();
+        self.undo
+            .register("freeze", move || async move { thawed.thaw().await });
+        source
+            .freeze()
+            .await
+            .context("cannot freeze the container")?;
+
+        self.begin(PhaseName::Dump);
+        source.dump().await.map_err(|error| self.keep_log(error))?;
+        self.stop_if_cancelled()?;
+
+        self.begin(PhaseName::Ship);
+        let shipped = source.ship(sender).await;
+        self.end_stream(shipped.context("cannot send the checkpoint"))
+            .await?;
+
+        self.begin(PhaseName::Flows);
+        let flows = source.flows().await.context("cannot read the flows")?;
+        let moved = flows.moved();
+        for batch in moved.chunks(FLOWS_PER_BATCH) {
+            self.ask(Request::Flows {
+                flows: batch.to_vec(),
+            })
+            .await?;
+        }
+
+        self.begin(PhaseName::Restore);
+        self.ask(Request::Restore).await?;
+        self.stop_if_cancelled()?;
+
+        self.begin(PhaseName::CutOver);
+        self.commit(&flows, &tunnel).await?;
+        self.report.freeze_ms = self.frozen_ms();
+        self.report.flows = FlowCount::of(&moved);
+
+        self.begin(PhaseName::Remove);
+        self.remove_old(source, &flows, &tunnel).await;
+        Ok(self.outcome_after_commit())
+    }
+
+    async fn look(
+        &self,
+        container: &str,
+    ) -> anyhow::Result<(ContainerFacts, podman::Placement, HostFacts)> {
+        let listed = podman::list().await?;
+        let found = podman::resolve(&listed, container)?;
+        let (inspected, host) = tokio::join!(podman::inspect(&found.id), HostFacts::gather());
+        let (facts, placement) = inspected?;
+        Ok((facts, placement, host))
+    }
+
+    async fn preflight(
+        &self,
+        facts: &ContainerFacts,
+        host: &HostFacts,
+        control: &mut Control,
+    ) -> anyhow::Result<Vec<Check>> {
+        let mut checks = preflight::source(facts, host, cgroup_v2());
+        let request = Request::Check {
+            container: Box::new(facts.clone()),
+            source: host.clone(),
+        };
+        match control.request(request, &self.cancel).await? {
+            Reply::Checked { checks: there } => checks.extend(there),
+            other => return Err(unexpected(&other).into()),
+        }
+        Ok(checks)
+    }
+
+    /// The record and the scratch directory; both are seen by recovery if this process dies.
+    fn open_journal(
+        &mut self,
+        migration: &MigrationId,
+        facts: &ContainerFacts,
+        placement: podman::Placement,
+    ) -> anyhow::Result<Source> {
+        let record = MigrationRecord {
+            migration: migration.clone(),
+            container: facts.reference(),
+            peer: self.destination.to_string(),
+            direction: Direction::Outgoing,
+            progress: Progress::UnderWay,
+            started: OffsetDateTime::now_utc(),
+            error: None,
+        };
+        self.journal
+            .write(&record)
+            .context("cannot write the migration's record")?;
+        self.record = Some(record);
+        let work = paths::work_dir(migration);
+        let removed = work.clone();
+        self.undo.register("scratch files", move || async move {
+            remove_directory(&removed)
+        });
+        std::fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
+        Source::new(facts.clone(), placement, work)
+    }
+
+    async fn open_tunnel(&mut self) -> Result<(std::sync::Arc<Tunnel>, Data), Failure> {
+        let offer = spawn_blocking(|| Tunnel::offer(&Dirs::default(), &keeper_command)).await??;
+        let agreement = match self.ask(Request::OpenTunnel { offer }).await? {
+            Reply::TunnelOpened { agreement } => agreement,
+            other => return Err(unexpected(&other).into()),
+        };
+        let peer = self.control()?.peer;
+        let tunnel = spawn_blocking(move || {
+            Tunnel::establish(&Dirs::default(), &agreement, peer, &keeper_command)
+        })
+        .await??;
+        self.report.tunnel = Some(report::Tunnel {
+            backend: tunnel.backend().to_string(),
+            interface: tunnel.interface(),
+            reused: tunnel.reused(),
+        });
+        let tunnel = std::sync::Arc::new(tunnel);
+        let undone = std::sync::Arc::downgrade(&tunnel);
+        self.undo.register("tunnel", move || async move {
+            // By now nobody else holds it; the keeper takes it down if it is idle.
+            if let Some(tunnel) = undone.upgrade().and_then(std::sync::Arc::into_inner) {
+                spawn_blocking(move || tunnel.teardown()).await??;
+            }
+            Ok(())
+        });
+        let proven = tunnel.clone();
+        let (here, there) = tokio::join!(
+            spawn_blocking(move || proven.prove(HANDSHAKE_LIMIT)),
+            self.ask(Request::ProveTunnel)
+        );
+        here??;
+        match there? {
+            Reply::TunnelProven { data, ticket } => Ok((
+                tunnel,
+                Data {
+                    address: data,
+                    ticket,
+                    sent: self.sent.clone(),
+                },
+            )),
+            other => Err(unexpected(&other).into()),
+        }
+    }
+
+    async fn send(
+        &mut self,
+        source: &Source,
+        kind: StreamKind,
+        stream: u32,
+        data: &Data,
+    ) -> Result<(), Failure> {
+        self.ask(Request::Receive { stream, kind }).await?;
+        let sent = source.prepare(kind, stream, data, &self.cancel).await;
+        self.end_stream(sent).await
+    }
+
+    /// Compares what was sent with what arrived.
+    async fn end_stream(&mut self, sent: anyhow::Result<StreamDigest>) -> Result<(), Failure> {
+        let error = match sent {
+            Ok(digest) => {
+                self.ask(Request::StreamEnd { digest }).await?;
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        self.stop_if_cancelled()?;
+        // When the destination gives up on a stream, its own words say more than the broken
+        // connection that this end sees.
+        let digest = StreamDigest {
+            bytes: 0,
+            blake3: [0; 32],
+        };
+        match self.ask(Request::StreamEnd { digest }).await {
+            Err(RequestError::Refused(refused)) if refused.code == RefusalCode::Failed => {
+                Err(RequestError::Refused(refused).into())
+            }
+            _ => Err(error.into()),
+        }
+    }
+
+    /// The point of no return, on disk here first: from then on only the destination's word says
+    /// where the container runs.
+    async fn commit(&mut self, flows: &Flows, tunnel: &Tunnel) -> Result<(), Failure> {
+        let back = flows.clone();
+        self.undo
+            .register("flows", move || async move { back.restore().await });
+        flows
+            .turn(tunnel.index())
+            .await
+            .context("cannot turn the flows")?;
+        self.write_progress(Progress::Committing, None)?;
+        // Not cancellable from here on.
+        let never = CancellationToken::new();
+        match self.control()?.request(Request::Commit, &never).await {
+            Ok(Reply::Committed) => {}
+            Ok(other) => return Err(Failure::Unknown(unexpected(&other).into())),
+            Err(error) => self.learn_outcome(error).await?,
+        }
+        self.undo.disarm();
+        self.write_progress(Progress::Committed, None)
+            .unwrap_or_else(|error| self.report.warnings.push(format!("{error:#}")));
+        Ok(())
+    }
+
+    /// The answer to `Commit` did not come: asks until the destination says what became of it.
+    async fn learn_outcome(&mut self, lost: RequestError) -> Result<(), Failure> {
+        let migration = self.report.migration_id.clone().expect("begun");
+        for _ in 0..OUTCOME_TRIES {
+            tokio::time::sleep(OUTCOME_PAUSE).await;
+            match ask_outcome(&self.destination, &migration).await {
+                Ok(Fate::Committed) => return Ok(()),
+                Ok(Fate::RolledBack) => {
+                    return Err(Failure::Failed(anyhow::anyhow!(
+                        "the destination did not commit: {lost}"
+                    )));
+                }
+                Ok(Fate::UnderWay | Fate::Unknown) => {}
+                Err(error) => tracing::warn!("cannot ask the destination: {error:#}"),
+            }
+        }
+        Err(Failure::Unknown(anyhow::anyhow!(
+            "{lost}; it is not known whether the container runs on {destination}. The copy here \
+             stays frozen so that there are never two. When {destination} can be reached again, \
+             run any agent-client command here: it asks and then finishes or undoes this migration",
+            destination = self.destination
+        )))
+    }
+
+    async fn remove_old(&mut self, source: &Source, flows: &Flows, tunnel: &Tunnel) {
+        if let Err(error) = source.remove().await {
+            self.report.warnings.push(format!(
+                "the old container could not be removed: {error:#}; it is frozen, remove it with \
+                 `podman rm --force {}`",
+                source.facts.name
+            ));
+            self.report.outcome = Outcome::Unknown;
+        }
+        if let Err(error) = flows.settle(tunnel.index()).await {
+            self.report
+                .warnings
+                .push(format!("some flows may not have moved: {error:#}"));
+        }
+        if let Some(migration) = &self.report.migration_id {
+            let _ = remove_directory(&paths::work_dir(migration));
+        }
+    }
+
+    fn outcome_after_commit(&self) -> Outcome {
+        match self.report.outcome {
+            Outcome::Unknown => Outcome::Unknown,
+            _ => Outcome::Moved,
+        }
+    }
+
+    /// The one error tail: this host first, since clients wait for it.
+    async fn roll_back(&mut self, error: &anyhow::Error) {
+        let why = format!("{error:#}");
+        self.report.freeze_ms = self.frozen_ms();
+        if self.record.is_some() {
+            self.begin(PhaseName::RollBack);
+        }
+        let mut leftovers = self.undo.unwind().await;
+        if let Some(mut control) = self.control.take() {
+            match control.abort(&why).await {
+                Ok(there) => {
+                    leftovers.extend(there.into_iter().map(|l| format!("destination: {l}")))
+                }
+                Err(error) => {
+                    tracing::debug!("abort: {error}");
+                }
+            }
+        }
+        self.report.outcome = Outcome::Failed;
+        if !leftovers.is_empty() {
+            self.report.outcome = Outcome::Unknown;
+            self.report.warnings.extend(
+                leftovers
+                    .iter()
+                    .map(|l| format!("could not be put back: {l}")),
+            );
+        }
+        if self.record.is_some()
+            && leftovers.is_empty()
+            && let Err(error) = self.write_progress(Progress::RolledBack, Some(why.clone()))
+        {
+            self.report.warnings.push(format!("{error:#}"));
+        }
+        self.report.error = Some(why);
+    }
+
+    fn keep_log(&mut self, error: DumpError) -> anyhow::Error {
+        let DumpError::Criu { line, log } = error else {
+            return error.into();
+        };
+        // The scratch directory goes with the roll-back.
+        let kept = paths::client_dir().join("logs");
+        let to = kept.join(format!(
+            "{}-dump.log",
+            self.report
+                .migration_id
+                .as_ref()
+                .map_or("unknown", MigrationId::as_str)
+        ));
+        let log = std::fs::create_dir_all(&kept)
+            .and_then(|()| std::fs::copy(&log, &to))
+            .map_or(log, |_| to);
+        anyhow::anyhow!(
+            "CRIU could not dump the container: {line} (its log: {})",
+            log.display()
+        )
+    }
+
+    fn write_progress(&mut self, progress: Progress, error: Option<String>) -> anyhow::Result<()> {
+        let record = self.record.as_mut().context("no record is open")?;
+        record.progress = progress;
+        record.error = error;
+        self.journal
+            .write(record)
+            .context("cannot write the migration's record")
+    }
+
+    async fn ask(&mut self, request: Request) -> Result<Reply, RequestError> {
+        let cancel = self.cancel.clone();
+        match &mut self.control {
+            Some(control) => control.request(request, &cancel).await,
+            None => Err(RequestError::Lost("not connected".into())),
+        }
+    }
+
+    fn control(&mut self) -> anyhow::Result<&mut Control> {
+        self.control.as_mut().context("not connected")
+    }
+
+    fn stop_if_cancelled(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.cancel.is_cancelled(), "cancelled");
+        Ok(())
+    }
+
+    fn frozen_ms(&self) -> u64 {
+        self.frozen_at
+            .map_or(0, |at| at.elapsed().as_millis() as u64)
+    }
+
+    fn begin(&mut self, phase: PhaseName) {
+        self.timeline.begin(phase);
+        self.observer.phase(phase);
+    }
+}
+
+/// Asks a destination what became of a migration.
+pub(crate) async fn ask_outcome(
+    destination: &Address,
+    migration: &MigrationId,
+) -> anyhow::Result<Fate> {
+    let mut control = Control::connect(destination).await?;
+    let request = Request::Outcome {
+        migration: migration.clone(),
+    };
+    match control.request(request, &CancellationToken::new()).await? {
+        Reply::Outcome { outcome } => Ok(outcome),
+        other => Err(unexpected(&other).into()),
+    }
+}
+
+/// The first failed check, as a sentence, and how many more there are.
+fn refusal(checks: &[Check]) -> Option<String> {
+    let mut failed = checks.iter().filter(|c| c.verdict == Verdict::Failed);
+    let first = failed.next()?;
+    let side = match first.host {
+        Side::Source => "here",
+        Side::Destination => "on the destination",
+    };
+    let more = match failed.count() {
+        0 => String::new(),
+        n => format!(" (and {n} more; `agent-client check` shows all)"),
+    };
+    Some(format!("{} {side}: {}{more}", first.name, first.detail))
+}
+
+/// Whether the given container does not exist: a mistake in the command line.
+pub(crate) fn is_usage_error(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(PodmanError::NoSuchContainer(_) | PodmanError::Ambiguous { .. })
+    )
+}
+
+fn cgroup_v2() -> bool {
+    std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+fn remove_directory(path: &PathBuf) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| path.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}

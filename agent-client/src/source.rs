@@ -1,0 +1,241 @@
+//! What a migration does to the container and the network of this host.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use common::bulk::{self, Sender, Ticket};
+use common::container::cargo::{self, Places};
+use common::container::command;
+use common::container::freezer::Freezer;
+use common::container::podman::{self, Placement};
+use common::container::spec::Layout;
+use common::container::{ContainerFacts, drain, dump, image, skeleton};
+use common::net::carry::{self, Departing};
+use common::net::flows::MovedFlow;
+use common::net::mark::Index;
+use common::net::quarantine;
+use common::protocol::{StreamDigest, StreamKind};
+use conntrack::{Flow, Tuple};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+/// The container that moves, with everything of it that is touched here.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) facts: ContainerFacts,
+    placement: Placement,
+    layout: Layout,
+    freezer: Freezer,
+    runtime: PathBuf,
+    work: PathBuf,
+}
+
+/// The way for bulk streams.
+#[derive(Clone)]
+pub(crate) struct Data {
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) ticket: Ticket,
+    pub(crate) sent: bulk::Progress,
+}
+
+impl Source {
+    /// Prepares for `container`, with `work` for scratch files.
+    pub(crate) fn new(
+        facts: ContainerFacts,
+        placement: Placement,
+        work: PathBuf,
+    ) -> anyhow::Result<Self> {
+        Ok(Source {
+            layout: Layout::read(placement.oci_config.as_ref())?,
+            freezer: Freezer::new(&placement.cgroup)?,
+            runtime: command::find(&facts.runtime)
+                .with_context(|| format!("{} is not installed", facts.runtime))?,
+            facts,
+            placement,
+            work,
+        })
+    }
+
+    /// Sends the image or the skeleton. Changes nothing here but scratch files.
+    pub(crate) async fn prepare(
+        &self,
+        kind: StreamKind,
+        stream: u32,
+        data: &Data,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<StreamDigest> {
+        let archive = self.work.join("skeleton.tar");
+        if kind == StreamKind::Skeleton {
+            skeleton::write(
+                &self.facts.id,
+                &self.facts.runtime,
+                &self.runtime,
+                &self.work,
+                &archive,
+            )
+            .await?;
+        }
+        let image = self.facts.image_id.clone();
+        let (data, cancel) = (data.clone(), cancel.clone());
+        spawn_blocking(move || {
+            let mut sender = data.open(stream, cancel)?;
+            match kind {
+                StreamKind::Image => image::save(&image, &mut sender)?,
+                _ => {
+                    std::io::copy(&mut std::fs::File::open(&archive)?, &mut sender)?;
+                }
+            }
+            Ok(sender.finish()?)
+        })
+        .await?
+    }
+
+    /// Keeps all packets from the container, gives it a moment to read what it has, and stops it.
+    /// Undone by [`Source::thaw`].
+    pub(crate) async fn freeze(&self) -> anyhow::Result<()> {
+        let source = self.clone();
+        spawn_blocking(move || {
+            if let Some(netns) = &source.layout.netns {
+                quarantine::apply(netns)?;
+            }
+            if drain::drain(source.placement.pid) {
+                tracing::warn!(
+                    "the container did not read all that was waiting for it; datagrams may be lost"
+                );
+            }
+            Ok(source.freezer.freeze()?)
+        })
+        .await?
+    }
+
+    /// Lets the container run on, with its network. Harmless if it was never stopped.
+    pub(crate) async fn thaw(&self) -> anyhow::Result<()> {
+        let source = self.clone();
+        spawn_blocking(move || {
+            // Thawed first: packets that came in between would find nobody to read them.
+            source.freezer.thaw()?;
+            if let Some(netns) = &source.layout.netns {
+                quarantine::lift(netns)?;
+            }
+            Ok(())
+        })
+        .await?
+    }
+
+    /// Writes CRIU's images of the frozen container.
+    pub(crate) async fn dump(&self) -> Result<(), dump::DumpError> {
+        dump::dump(&self.runtime, &self.facts.id, &self.images(), &self.work).await
+    }
+
+    /// Sends the images and every file that may have changed, over an open stream.
+    pub(crate) async fn ship(&self, sender: Sender) -> anyhow::Result<StreamDigest> {
+        let volumes: BTreeMap<String, PathBuf> = self
+            .facts
+            .volumes
+            .iter()
+            .map(|v| {
+                let directory = self.layout.binds.get(&v.destination);
+                let directory =
+                    directory.with_context(|| format!("{} is not mounted", v.destination))?;
+                Ok((v.destination.clone(), directory.clone()))
+            })
+            .collect::<anyhow::Result<_>>()?;
+        let places = Places {
+            checkpoint: self.images(),
+            rootfs: self.layout.rootfs.clone(),
+            shm: self.layout.shm.clone(),
+            volumes,
+        };
+        let upper = PathBuf::from(&self.placement.upper_dir);
+        spawn_blocking(move || {
+            let sender = std::io::BufWriter::with_capacity(256 << 10, sender);
+            let sender = cargo::pack(&places, &upper, sender)?;
+            Ok(sender.into_inner().map_err(|e| e.into_error())?.finish()?)
+        })
+        .await?
+    }
+
+    /// The container's flows as they are now.
+    pub(crate) async fn flows(&self) -> anyhow::Result<Flows> {
+        let addresses: HashSet<_> = self.facts.addresses().into_iter().collect();
+        spawn_blocking(move || {
+            let departing = carry::departing(&addresses)?;
+            let entries = carry::entries(&departing)?;
+            Ok(Flows {
+                departing: Arc::new(departing),
+                entries: Arc::new(entries),
+            })
+        })
+        .await?
+    }
+
+    /// Removes the container and the volumes that went with it. Not undone.
+    pub(crate) async fn remove(&self) -> anyhow::Result<()> {
+        podman::remove_container(&self.facts.id).await?;
+        for volume in &self.facts.volumes {
+            podman::remove_volume(&volume.name).await?;
+        }
+        Ok(())
+    }
+
+    fn images(&self) -> PathBuf {
+        self.work.join("images")
+    }
+}
+
+impl Data {
+    /// Opens stream number `stream`. Blocks.
+    pub(crate) fn open(&self, stream: u32, cancel: CancellationToken) -> std::io::Result<Sender> {
+        Sender::connect(
+            self.address,
+            &self.ticket,
+            stream,
+            self.sent.clone(),
+            cancel,
+        )
+    }
+}
+
+/// The container's flows in this host's conntrack table.
+#[derive(Clone)]
+pub(crate) struct Flows {
+    departing: Arc<Departing>,
+    entries: Arc<HashMap<Tuple, Flow>>,
+}
+
+impl Flows {
+    /// What the destination is told.
+    pub(crate) fn moved(&self) -> Vec<MovedFlow> {
+        self.departing.flows().cloned().collect()
+    }
+
+    /// Turns them into the tunnel. Undone by [`Flows::restore`].
+    pub(crate) async fn turn(&self, tunnel: Index) -> anyhow::Result<()> {
+        let departing = self.departing.clone();
+        Ok(spawn_blocking(move || departing.turn(tunnel)).await??)
+    }
+
+    /// Gives them back the marks they had.
+    pub(crate) async fn restore(&self) -> anyhow::Result<()> {
+        let departing = self.departing.clone();
+        Ok(spawn_blocking(move || departing.restore()).await??)
+    }
+
+    /// After the old container's removal: puts back what went with it, deletes what is not needed.
+    pub(crate) async fn settle(&self, tunnel: Index) -> anyhow::Result<()> {
+        let flows = self.clone();
+        spawn_blocking(move || {
+            let again = flows.departing.reinsert_vanished(&flows.entries, tunnel)?;
+            if again > 0 {
+                tracing::info!(
+                    again,
+                    "flows that went with the old container were put back"
+                );
+            }
+            Ok(flows.departing.forget(tunnel)?)
+        })
+        .await?
+    }
+}

@@ -1,0 +1,164 @@
+//! Command line.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use common::journal::Journal;
+use common::net::tunnel::{self, Dirs};
+use common::paths;
+use trust::{Identity, Invites, Peers};
+
+use crate::listener;
+
+/// Receives running Podman containers from hosts that are paired with this one.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Log more; twice for everything. RUST_LOG overrides it.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  agent-server serve                     listen on 0.0.0.0:50051
+  agent-server invite > token            let one more host pair with this one
+  agent-server peers list                who may send containers here
+  agent-server status                    tunnels, and migrations under way and past";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Listen for migrations until SIGTERM or SIGINT.
+    Serve {
+        /// Address and port to listen on.
+        #[arg(long, default_value = "0.0.0.0:50051")]
+        listen: SocketAddr,
+    },
+    /// Print a token that lets one host pair with this one, once.
+    ///
+    /// The token goes to stdout, what to do with it to stderr. It is a secret: whoever uses it
+    /// first may send containers here.
+    Invite {
+        /// Seconds until it expires.
+        #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+        ttl_s: u64,
+    },
+    /// Hosts that may send containers here.
+    Peers {
+        #[command(subcommand)]
+        command: PeersCommand,
+    },
+    /// Tunnels, and migrations under way and past.
+    Status {
+        /// How to print it.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Print a completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum PeersCommand {
+    /// List them.
+    List,
+    /// Refuse one from now on.
+    Remove {
+        /// Its name, or the beginning of its fingerprint.
+        peer: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// Runs the command; prints an error once.
+pub fn run(cli: Cli) -> ExitCode {
+    common::log::init(cli.verbose, "info");
+    match execute(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("agent-server: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> anyhow::Result<()> {
+    if !matches!(command, Command::Completion { .. }) {
+        anyhow::ensure!(
+            nix::unistd::geteuid().is_root(),
+            "needs root: it handles root's containers, network and keys"
+        );
+    }
+    match command {
+        Command::Serve { listen } => {
+            tokio::runtime::Runtime::new()?.block_on(listener::serve(listen))
+        }
+        Command::Invite { ttl_s } => invite(Duration::from_secs(ttl_s)),
+        Command::Peers { command } => peers(command),
+        Command::Status { format } => status(format),
+        Command::Completion { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "agent-server",
+                &mut std::io::stdout(),
+            );
+            Ok(())
+        }
+    }
+}
+
+fn invite(ttl: Duration) -> anyhow::Result<()> {
+    let directory = paths::server_dir();
+    let name = nix::unistd::gethostname()?.to_string_lossy().into_owned();
+    let identity = Identity::load_or_create(&directory, &name)?;
+    let token = Invites::open(&directory)?.create(ttl, identity.fingerprint(), &[])?;
+    eprintln!(
+        "Valid once, for {} min. On the host that will send containers here:\n  \
+         agent-client pair {name} --token-file FILE   (with the line below in FILE)",
+        ttl.as_secs().div_ceil(60)
+    );
+    println!("{}", token.reveal());
+    Ok(())
+}
+
+fn peers(command: PeersCommand) -> anyhow::Result<()> {
+    let peers = Peers::open(&paths::server_dir())?;
+    match command {
+        PeersCommand::List => {
+            for peer in peers.list()? {
+                println!("{}\t{}", peer.name, peer.fingerprint);
+            }
+        }
+        PeersCommand::Remove { peer } => {
+            let removed = peers.remove(&peer)?;
+            eprintln!("{} may not send containers here any more", removed.name);
+        }
+    }
+    Ok(())
+}
+
+fn status(format: Format) -> anyhow::Result<()> {
+    let tunnels = tunnel::list(&Dirs::default())?;
+    let migrations = Journal::of("server").list()?;
+    match format {
+        Format::Json => println!(
+            "{}",
+            serde_json::json!({ "tunnels": tunnels, "migrations": migrations })
+        ),
+        Format::Text => print!("{}", common::status::text(&tunnels, &migrations)),
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! What a session asks of the host it runs on.
+//!
+//! The real one is [`crate::podman_host::PodmanHost`]. The seam is here, above all kernel objects,
+//! so that the protocol can be tested from end to end over an in-memory pipe.
+
+use std::future::Future;
+use std::net::SocketAddr;
+
+use common::bulk::Ticket;
+use common::container::ContainerFacts;
+use common::host::HostFacts;
+use common::journal::MigrationRecord;
+use common::net::flows::MovedFlow;
+use common::net::plan::{Agreement, Offer};
+use common::net::tunnel;
+use common::preflight::Check;
+use common::protocol::{MigrationId, Outcome, Refused, StreamDigest, StreamKind};
+use tokio_util::sync::CancellationToken;
+
+/// Result of a step; the refusal is what the source gets to read.
+pub type Step<T> = Result<T, Refused>;
+
+/// A host that can receive containers.
+pub trait Destination: Send + Sync {
+    /// A migration under way on it.
+    type Incoming: Incoming;
+
+    /// Looks whether `container` could come. Changes nothing.
+    fn check(
+        &self,
+        container: &ContainerFacts,
+        source: &HostFacts,
+    ) -> impl Future<Output = Step<Vec<Check>>> + Send;
+
+    /// Opens a migration from the peer `from` at `address`; also says whether the image is
+    /// missing. Until it ends, no other migration of this container is opened.
+    fn begin(
+        &self,
+        migration: MigrationId,
+        container: ContainerFacts,
+        source: &HostFacts,
+        from: &str,
+        address: SocketAddr,
+        cancel: CancellationToken,
+    ) -> impl Future<Output = Step<(Self::Incoming, bool)>> + Send;
+
+    /// Tunnels and migrations.
+    fn status(
+        &self,
+    ) -> impl Future<Output = Step<(Vec<tunnel::Status>, Vec<MigrationRecord>)>> + Send;
+
+    /// What became of a migration.
+    fn outcome(&self, migration: &MigrationId) -> impl Future<Output = Step<Outcome>> + Send;
+}
+
+/// One migration at the destination. Called in the order that
+/// [`common::protocol::State`] allows; after an error, only [`Incoming::roll_back`] is called.
+pub trait Incoming: Send {
+    /// Chooses a tunnel and brings up this end of it.
+    fn open_tunnel(&mut self, offer: Offer) -> impl Future<Output = Step<Agreement>> + Send;
+
+    /// Proves that the tunnel works and opens it for bulk streams.
+    fn prove_tunnel(&mut self) -> impl Future<Output = Step<(SocketAddr, Ticket)>> + Send;
+
+    /// Gets ready for a bulk stream; returns at once.
+    fn receive(&mut self, stream: u32, kind: StreamKind) -> impl Future<Output = Step<()>> + Send;
+
+    /// Waits for the stream's end and compares it with what was sent.
+    fn stream_end(&mut self, digest: StreamDigest) -> impl Future<Output = Step<()>> + Send;
+
+    /// Brings the container to the gate.
+    fn stage(&mut self) -> impl Future<Output = Step<()>> + Send;
+
+    /// Installs flows.
+    fn flows(&mut self, flows: Vec<MovedFlow>) -> impl Future<Output = Step<()>> + Send;
+
+    /// Opens the gate. The container runs when this returns; nothing it sends leaves.
+    fn restore(&mut self) -> impl Future<Output = Step<()>> + Send;
+
+    /// Makes the container this host's own and lets its packets out. Not undone.
+    fn commit(&mut self) -> impl Future<Output = Step<()>> + Send;
+
+    /// Undoes everything; returns what could not be undone.
+    fn roll_back(&mut self, why: &str) -> impl Future<Output = Vec<String>> + Send;
+}

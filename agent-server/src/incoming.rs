@@ -1,0 +1,401 @@
+//! A container on its way to this host.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context;
+use common::bulk::{Receiving, Ticket};
+use common::container::cargo::{self, Places};
+use common::container::gate::{self, Staged};
+use common::container::{ContainerFacts, dump, image, podman};
+use common::journal::{Journal, MigrationRecord, Progress};
+use common::multicall::keeper_command;
+use common::net::carry::{self, Installed};
+use common::net::flows::MovedFlow;
+use common::net::plan::{Agreement, Offer};
+use common::net::quarantine;
+use common::net::tunnel::{Dirs, Tunnel};
+use common::paths;
+use common::protocol::{RefusalCode, Refused, StreamDigest, StreamKind};
+use common::undo::Undo;
+use serde::{Deserialize, Serialize};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_util::sync::CancellationToken;
+
+use crate::destination::{Incoming, Step};
+use crate::podman_host::{Reservation, failed};
+
+/// How long a WireGuard handshake may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+/// File in the work directory that lists what was created, for [`crate::recovery`].
+const CREATED: &str = "created.json";
+
+/// Something of Podman's that a migration created besides the container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Created {
+    /// An image, by id.
+    Image(String),
+    /// A volume, by name.
+    Volume(String),
+}
+
+impl Created {
+    /// Removes it, if it is there.
+    pub async fn remove(&self) -> anyhow::Result<()> {
+        match self {
+            Created::Image(id) => podman::remove_image(id).await?,
+            Created::Volume(name) => podman::remove_volume(name).await?,
+        }
+        Ok(())
+    }
+}
+
+/// What a migration with this work directory had created, volumes first.
+pub fn created(work: &Path) -> Vec<Created> {
+    let mut list: Vec<Created> = std::fs::read(work.join(CREATED))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default();
+    list.reverse();
+    list
+}
+
+/// Removes a migration's work directory, if it is there.
+pub fn remove_work(work: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(work) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A migration under way at this host.
+pub struct PodmanIncoming {
+    record: MigrationRecord,
+    journal: Journal,
+    container: ContainerFacts,
+    source: IpAddr,
+    work: PathBuf,
+    created: Vec<Created>,
+    undo: Undo,
+    cancel: CancellationToken,
+    tunnel: Option<Arc<Tunnel>>,
+    receiving: Option<Arc<Receiving>>,
+    stream: Option<JoinHandle<anyhow::Result<StreamDigest>>>,
+    staged: Option<Staged>,
+    bundle: PathBuf,
+    netns: Option<PathBuf>,
+    installed: Arc<Mutex<Installed>>,
+    _reservation: Reservation,
+}
+
+impl PodmanIncoming {
+    /// Opens a migration: its record and its work directory.
+    pub(crate) fn begin(
+        record: MigrationRecord,
+        journal: Journal,
+        container: ContainerFacts,
+        image_missing: bool,
+        source: SocketAddr,
+        reservation: Reservation,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let work = paths::work_dir(&record.migration);
+        journal
+            .write(&record)
+            .context("cannot write the migration's record")?;
+        let mut incoming = PodmanIncoming {
+            container,
+            source: source.ip().to_canonical(),
+            work: work.clone(),
+            created: Vec::new(),
+            undo: Undo::default(),
+            cancel,
+            tunnel: None,
+            receiving: None,
+            stream: None,
+            staged: None,
+            bundle: PathBuf::new(),
+            netns: None,
+            installed: Arc::default(),
+            record,
+            journal,
+            _reservation: reservation,
+        };
+        std::fs::create_dir_all(&work)
+            .with_context(|| format!("cannot create {}", work.display()))?;
+        if image_missing {
+            incoming.will_create(Created::Image(incoming.container.image_id.clone()))?;
+        }
+        Ok(incoming)
+    }
+
+    /// Registers how something is undone, here and on disk, before it is created.
+    fn will_create(&mut self, created: Created) -> anyhow::Result<()> {
+        self.created.push(created.clone());
+        std::fs::write(self.work.join(CREATED), serde_json::to_vec(&self.created)?)
+            .context("cannot write down what is created")?;
+        self.undo.register(
+            "image or volume",
+            move || async move { created.remove().await },
+        );
+        Ok(())
+    }
+
+    fn places(&self, staged: &Staged) -> anyhow::Result<Places> {
+        let volumes: BTreeMap<String, PathBuf> = self
+            .container
+            .volumes
+            .iter()
+            .map(|volume| {
+                let directory = staged
+                    .layout
+                    .binds
+                    .get(&volume.destination)
+                    .with_context(|| format!("{} is not mounted", volume.destination))?;
+                Ok((volume.destination.clone(), directory.clone()))
+            })
+            .collect::<anyhow::Result<_>>()?;
+        Ok(Places {
+            checkpoint: staged.checkpoint.clone(),
+            rootfs: staged.layout.rootfs.clone(),
+            shm: staged.layout.shm.clone(),
+            volumes,
+        })
+    }
+
+    fn tunnel(&self) -> anyhow::Result<Arc<Tunnel>> {
+        self.tunnel.clone().context("there is no tunnel yet")
+    }
+
+    /// Ends what may be at work, then undoes what it has done.
+    async fn undo_all(&mut self) -> Vec<String> {
+        self.cancel.cancel();
+        if let Some(stream) = self.stream.take() {
+            let _ = stream.await;
+        }
+        if let Some(staged) = self.staged.take() {
+            staged.cancel().await;
+        }
+        let leftovers = self.undo.unwind().await;
+        if let Err(error) = remove_work(&self.work) {
+            tracing::warn!("{}: {error}", self.work.display());
+        }
+        // The lease goes with the tunnel; its keeper takes it down if nothing else uses it.
+        self.receiving = None;
+        if let Some(tunnel) = self.tunnel.take().and_then(Arc::into_inner) {
+            let _ = spawn_blocking(move || tunnel.teardown()).await;
+        }
+        leftovers
+    }
+
+    async fn try_stage(&mut self) -> anyhow::Result<()> {
+        let reference = &self.container.image_name;
+        if !podman::exists("image", reference).await? {
+            common::container::command::stdout(podman::podman().args([
+                "image",
+                "tag",
+                &self.container.image_id,
+                reference,
+            ]))
+            .await?;
+        }
+        for volume in self.container.volumes.clone() {
+            self.will_create(Created::Volume(volume.name.clone()))?;
+            podman::create_volume(&volume).await?;
+        }
+        let id = self.container.id.clone();
+        self.undo.register("container", move || async move {
+            Ok(podman::remove_container(&id).await?)
+        });
+        let archive = self.work.join("skeleton.tar");
+        let staged = tokio::select! {
+            staged = gate::stage(&archive, &self.work) => staged?,
+            () = self.cancel.cancelled() => anyhow::bail!("cancelled"),
+        };
+        self.bundle = staged.bundle.clone();
+        self.netns = staged.layout.netns.clone();
+        self.staged = Some(staged);
+        // Nothing may reach the container or leave it until the commit.
+        if let Some(netns) = self.netns.clone() {
+            spawn_blocking(move || quarantine::apply(&netns)).await??;
+        }
+        Ok(())
+    }
+
+    async fn try_restore(&mut self) -> Step<()> {
+        let staged = self
+            .staged
+            .take()
+            .ok_or_else(|| Refused::new(RefusalCode::Protocol, "nothing is staged"))?;
+        let restored = staged.open().await;
+        let Err(error) = restored else {
+            return Ok(());
+        };
+        let log = self.bundle.join("restore.log");
+        let mut refused = match dump::criu_error(&log) {
+            Some(line) => Refused::new(
+                RefusalCode::Failed,
+                format!("CRIU could not restore the container: {line}"),
+            ),
+            None => failed(error),
+        };
+        refused.log = self.keep_log(&log);
+        Err(refused)
+    }
+
+    /// Copies CRIU's log to where it outlives the container's directory.
+    fn keep_log(&self, log: &Path) -> Option<String> {
+        let kept = paths::server_dir().join("logs");
+        let to = kept.join(format!("{}-restore.log", self.record.migration));
+        std::fs::create_dir_all(&kept).ok()?;
+        std::fs::copy(log, &to).ok()?;
+        Some(to.display().to_string())
+    }
+}
+
+impl Incoming for PodmanIncoming {
+    async fn open_tunnel(&mut self, offer: Offer) -> Step<Agreement> {
+        let source = self.source;
+        let (tunnel, agreement) = spawn_blocking(move || {
+            let dirs = Dirs::default();
+            let agreement = Tunnel::answer(&dirs, &offer, &keeper_command)?;
+            let tunnel = Tunnel::establish(&dirs, &agreement, source, &keeper_command)?;
+            anyhow::Ok((tunnel, agreement))
+        })
+        .await
+        .map_err(failed)?
+        .map_err(failed)?;
+        self.tunnel = Some(Arc::new(tunnel));
+        Ok(agreement)
+    }
+
+    async fn prove_tunnel(&mut self) -> Step<(SocketAddr, Ticket)> {
+        let tunnel = self.tunnel().map_err(failed)?;
+        let receiving = spawn_blocking(move || {
+            tunnel.prove(HANDSHAKE_LIMIT)?;
+            anyhow::Ok(Receiving::bind(tunnel.local_address())?)
+        })
+        .await
+        .map_err(failed)?
+        .map_err(failed)?;
+        let address = receiving.address().map_err(failed)?;
+        let ticket = receiving.ticket().clone();
+        self.receiving = Some(Arc::new(receiving));
+        Ok((address, ticket))
+    }
+
+    async fn receive(&mut self, stream: u32, kind: StreamKind) -> Step<()> {
+        let receiving = self
+            .receiving
+            .clone()
+            .ok_or_else(|| Refused::new(RefusalCode::Protocol, "there is no tunnel yet"))?;
+        let cancel = self.cancel.clone();
+        let skeleton = self.work.join("skeleton.tar");
+        let places = match &self.staged {
+            Some(staged) => Some(self.places(staged).map_err(failed)?),
+            None => None,
+        };
+        self.stream = Some(spawn_blocking(move || {
+            let mut receiver = receiving.accept(stream, &cancel)?;
+            match kind {
+                StreamKind::Image => image::load(&mut receiver)?,
+                StreamKind::Skeleton => {
+                    let mut file = std::fs::File::create(&skeleton)?;
+                    io::copy(&mut receiver, &mut file)?;
+                }
+                StreamKind::Checkpoint => {
+                    let places = places.context("nothing is staged")?;
+                    cargo::unpack(&places, &mut receiver)?;
+                }
+            }
+            Ok(receiver.finish()?)
+        }));
+        Ok(())
+    }
+
+    async fn stream_end(&mut self, digest: StreamDigest) -> Step<()> {
+        let stream = self
+            .stream
+            .take()
+            .ok_or_else(|| Refused::new(RefusalCode::Protocol, "no stream is open"))?;
+        let received = stream.await.map_err(failed)?.map_err(failed)?;
+        if received != digest {
+            return Err(Refused::new(
+                RefusalCode::Corrupt,
+                format!(
+                    "a stream of {} bytes arrived as {} bytes or with other content",
+                    digest.bytes, received.bytes
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn stage(&mut self) -> Step<()> {
+        self.try_stage().await.map_err(failed)
+    }
+
+    async fn flows(&mut self, flows: Vec<MovedFlow>) -> Step<()> {
+        let tunnel = self.tunnel().map_err(failed)?;
+        let installed = self.installed.clone();
+        let taken_back = self.installed.clone();
+        self.undo.register("flows", move || async move {
+            let taken_back = std::mem::take(&mut *taken_back.lock().expect("not poisoned"));
+            Ok(spawn_blocking(move || taken_back.remove()).await??)
+        });
+        spawn_blocking(move || {
+            let mut installed = installed.lock().expect("not poisoned");
+            carry::install(&flows, tunnel.index(), &mut installed)
+        })
+        .await
+        .map_err(failed)?
+        .map_err(failed)
+    }
+
+    async fn restore(&mut self) -> Step<()> {
+        self.try_restore().await
+    }
+
+    async fn commit(&mut self) -> Step<()> {
+        // On disk before the first packet can leave: after a crash in between, the container is
+        // kept, and the source is told so when it asks.
+        self.record.progress = Progress::Committed;
+        self.journal.write(&self.record).map_err(failed)?;
+        self.undo.disarm();
+        if let Some(netns) = self.netns.clone() {
+            spawn_blocking(move || quarantine::lift(&netns))
+                .await
+                .map_err(failed)?
+                .map_err(failed)?;
+        }
+        self.receiving = None;
+        self.tunnel = None;
+        if let Err(error) = remove_work(&self.work) {
+            tracing::warn!("{}: {error}", self.work.display());
+        }
+        tracing::info!(migration = %self.record.migration, container = self.container.name, "committed");
+        Ok(())
+    }
+
+    async fn roll_back(&mut self, why: &str) -> Vec<String> {
+        if self.record.progress == Progress::Committed {
+            return Vec::new();
+        }
+        tracing::info!(migration = %self.record.migration, container = self.container.name, "rolling back: {why}");
+        let leftovers = self.undo_all().await;
+        if leftovers.is_empty() {
+            self.record.progress = Progress::RolledBack;
+        }
+        self.record.error = Some(why.to_owned());
+        if let Err(error) = self.journal.write(&self.record) {
+            tracing::error!("cannot write the migration's record: {error}");
+        }
+        leftovers
+    }
+}

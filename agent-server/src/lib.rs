@@ -1,0 +1,14 @@
+//! The destination's agent. `main.rs` only parses the command line.
+//!
+//! [`listener`] accepts connections, [`session`] decides what a peer may ask when, [`incoming`]
+//! carries it out, [`survey`] looks at this host for preflight, [`recovery`] cleans up after a
+//! crash.
+
+pub mod cli;
+pub mod destination;
+pub mod incoming;
+pub mod listener;
+pub mod podman_host;
+pub mod recovery;
+pub mod session;
+pub mod survey;

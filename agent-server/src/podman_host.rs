@@ -1,0 +1,149 @@
+//! This host, with its Podman, as a destination.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use common::container::{ContainerFacts, podman};
+use common::host::HostFacts;
+use common::journal::{Direction, Journal, MigrationRecord, Progress};
+use common::net::tunnel;
+use common::preflight::{self, Check, Verdict};
+use common::protocol::{MigrationId, Outcome, RefusalCode, Refused};
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+
+use crate::destination::{Destination, Step};
+use crate::incoming::PodmanIncoming;
+use crate::survey;
+
+/// The real destination.
+pub struct PodmanHost {
+    journal: Journal,
+    reserved: Reserved,
+}
+
+/// Containers that migrations under way have reserved, by id.
+type Reserved = Arc<Mutex<HashSet<String>>>;
+
+/// A container's reservation; given up when dropped.
+pub struct Reservation {
+    id: String,
+    reserved: Reserved,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.reserved
+            .lock()
+            .expect("no panic while locked")
+            .remove(&self.id);
+    }
+}
+
+impl PodmanHost {
+    /// This host, keeping its records in `journal`.
+    pub fn new(journal: Journal) -> Self {
+        PodmanHost {
+            journal,
+            reserved: Reserved::default(),
+        }
+    }
+
+    fn reserve(&self, id: &str) -> Option<Reservation> {
+        let added = self
+            .reserved
+            .lock()
+            .expect("no panic while locked")
+            .insert(id.to_owned());
+        added.then(|| Reservation {
+            id: id.to_owned(),
+            reserved: self.reserved.clone(),
+        })
+    }
+}
+
+impl Destination for PodmanHost {
+    type Incoming = PodmanIncoming;
+
+    async fn check(&self, container: &ContainerFacts, source: &HostFacts) -> Step<Vec<Check>> {
+        let (host, facts) = tokio::join!(HostFacts::gather(), survey::destination_facts(container));
+        Ok(preflight::destination(container, source, &host, &facts))
+    }
+
+    async fn begin(
+        &self,
+        migration: MigrationId,
+        container: ContainerFacts,
+        source: &HostFacts,
+        from: &str,
+        address: SocketAddr,
+        cancel: CancellationToken,
+    ) -> Step<(PodmanIncoming, bool)> {
+        let Some(reservation) = self.reserve(&container.id) else {
+            return Err(Refused::new(
+                RefusalCode::Busy,
+                format!(
+                    "another migration of {} to this host is under way",
+                    container.name
+                ),
+            ));
+        };
+        // The source has checked before; what it saw may have changed since.
+        let checks = self.check(&container, source).await?;
+        if let Some(failed) = checks.iter().find(|c| c.verdict == Verdict::Failed) {
+            return Err(Refused::new(
+                RefusalCode::Preflight,
+                format!("{}: {}", failed.name, failed.detail),
+            ));
+        }
+        let image_missing = !podman::exists("image", &container.image_id)
+            .await
+            .map_err(failed)?;
+        let record = MigrationRecord {
+            migration,
+            container: container.reference(),
+            peer: from.to_owned(),
+            direction: Direction::Incoming,
+            progress: Progress::UnderWay,
+            started: OffsetDateTime::now_utc(),
+            error: None,
+        };
+        let incoming = PodmanIncoming::begin(
+            record,
+            self.journal.clone(),
+            container,
+            image_missing,
+            address,
+            reservation,
+            cancel,
+        )
+        .map_err(failed)?;
+        Ok((incoming, image_missing))
+    }
+
+    async fn status(&self) -> Step<(Vec<tunnel::Status>, Vec<MigrationRecord>)> {
+        let tunnels = tokio::task::spawn_blocking(|| tunnel::list(&tunnel::Dirs::default()))
+            .await
+            .map_err(failed)?
+            .map_err(failed)?;
+        let mut migrations = self.journal.list().map_err(failed)?;
+        migrations.truncate(50);
+        Ok((tunnels, migrations))
+    }
+
+    async fn outcome(&self, migration: &MigrationId) -> Step<Outcome> {
+        let record = self.journal.read(migration).map_err(failed)?;
+        Ok(match record.map(|r| r.progress) {
+            None => Outcome::Unknown,
+            Some(Progress::UnderWay | Progress::Committing) => Outcome::UnderWay,
+            Some(Progress::Committed) => Outcome::Committed,
+            Some(Progress::RolledBack) => Outcome::RolledBack,
+        })
+    }
+}
+
+/// Any error of a step, as the source gets to read it.
+pub fn failed(error: impl Into<anyhow::Error>) -> Refused {
+    Refused::new(RefusalCode::Failed, format!("{:#}", error.into()))
+}

@@ -1,0 +1,325 @@
+//! One control connection: which request comes when, what answers it, and what its loss undoes.
+
+use std::future::Future;
+use std::net::SocketAddr;
+
+use common::protocol::frame::{FrameError, Frames, MAX_FRAME_BYTES, MAX_UNPAIRED_FRAME_BYTES};
+use common::protocol::version::Versions;
+use common::protocol::{RefusalCode, Refused, Reply, Request, State};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+use trust::{Gate, PeerIdentity};
+
+use crate::destination::{Destination, Incoming, Step};
+
+/// Software version told to peers.
+const SOFTWARE: &str = concat!("agent-server ", env!("CARGO_PKG_VERSION"));
+
+/// A connection from a peer whose key has been checked.
+pub struct Session<'a, S, D: Destination> {
+    frames: Frames<S, Request, Reply>,
+    state: State,
+    peer: PeerIdentity,
+    address: SocketAddr,
+    gate: &'a Gate,
+    host: &'a D,
+    incoming: Option<D::Incoming>,
+    cancel: CancellationToken,
+}
+
+/// What happened while a step was at work.
+enum During<T> {
+    Done(Step<T>),
+    /// The peer sent `Abort`, or something that is not legal now.
+    Interrupted(Request),
+    /// The connection is gone.
+    Lost(FrameError),
+}
+
+impl<'a, S, D> Session<'a, S, D>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    D: Destination,
+{
+    /// A session over `stream` with `peer` at `address`. `gate` redeems invitations.
+    pub fn new(
+        stream: S,
+        peer: PeerIdentity,
+        address: SocketAddr,
+        gate: &'a Gate,
+        host: &'a D,
+    ) -> Self {
+        let limit = match peer {
+            PeerIdentity::Paired(_) => MAX_FRAME_BYTES,
+            PeerIdentity::Unpaired(_) => MAX_UNPAIRED_FRAME_BYTES,
+        };
+        Session {
+            frames: Frames::new(stream, limit),
+            state: State::Greeting,
+            peer,
+            address,
+            gate,
+            host,
+            incoming: None,
+            cancel: CancellationToken::new(),
+        }
+    }
+
+    /// Serves the connection to its end. A migration that is still open then is undone.
+    pub async fn serve(mut self) {
+        let why = loop {
+            let request = match self.frames.receive().await {
+                Ok(request) => request,
+                Err(error) => break error.to_string(),
+            };
+            match self.answer(request).await {
+                Ok(()) => {}
+                Err(error) => break error,
+            }
+        };
+        tracing::debug!(peer = %self.address, "session ends: {why}");
+        self.roll_back(&why).await;
+    }
+
+    /// Answers one request; an error ends the session.
+    async fn answer(&mut self, request: Request) -> Result<(), String> {
+        let next = match self.state.after(&request) {
+            Ok(next) => next,
+            Err(illegal) => {
+                let refused = Refused::new(RefusalCode::Protocol, illegal.to_string());
+                self.roll_back(&refused.message).await;
+                self.send(Reply::Refused(refused)).await?;
+                return Err(illegal.to_string());
+            }
+        };
+        tracing::debug!(peer = %self.address, request = request.name());
+        let reply = match request {
+            Request::Abort { reason } => return self.abort(&reason).await,
+            // From here on the source may believe that the container runs here: what the
+            // connection does must not interfere any more.
+            Request::Commit => self.commit().await,
+            request => match self.step(request).await {
+                During::Done(reply) => reply,
+                During::Interrupted(Request::Abort { reason }) => {
+                    return self.abort(&reason).await;
+                }
+                During::Interrupted(other) => {
+                    let message = format!("`{}` came before the last answer", other.name());
+                    self.roll_back(&message).await;
+                    let refused = Refused::new(RefusalCode::Protocol, message.clone());
+                    self.send(Reply::Refused(refused)).await?;
+                    return Err(message);
+                }
+                During::Lost(error) => return Err(error.to_string()),
+            },
+        };
+        match reply {
+            Ok(reply) => {
+                self.state = next;
+                if let Reply::Welcome { paired: false, .. } = reply {
+                    self.state = State::Unpaired;
+                }
+                let paired_now = matches!(reply, Reply::Paired);
+                self.send(reply).await?;
+                if paired_now {
+                    return Err("paired; the next connection is a paired one".into());
+                }
+                Ok(())
+            }
+            Err(mut refused) => {
+                tracing::warn!(peer = %self.address, "refused: {}", refused.message);
+                let leftovers = self.roll_back(&refused.message).await;
+                if !leftovers.is_empty() {
+                    refused.message = format!(
+                        "{}; on the destination could not be put back: {}",
+                        refused.message,
+                        leftovers.join("; ")
+                    );
+                }
+                self.send(Reply::Refused(refused)).await?;
+                match self.state {
+                    State::Greeting | State::Unpaired => Err("refused before pairing".into()),
+                    _ => {
+                        self.state = State::Idle;
+                        Ok(())
+                    }
+                }
+            }
+        }
+    }
+
+    async fn abort(&mut self, reason: &str) -> Result<(), String> {
+        let leftovers = self.roll_back(reason).await;
+        self.state = State::Idle;
+        self.send(Reply::Aborted { leftovers }).await
+    }
+
+    async fn commit(&mut self) -> Step<Reply> {
+        let incoming = open(&mut self.incoming)?;
+        incoming.commit().await?;
+        self.incoming = None;
+        Ok(Reply::Committed)
+    }
+
+    async fn step(&mut self, request: Request) -> During<Reply> {
+        let Self {
+            frames,
+            peer,
+            address,
+            gate,
+            host,
+            incoming,
+            cancel,
+            ..
+        } = self;
+        if matches!(request, Request::Begin { .. }) {
+            *cancel = CancellationToken::new();
+        }
+        let token = cancel.clone();
+        let work = async {
+            match request {
+                Request::Hello { versions, .. } => hello(versions, peer),
+                Request::Pair { secret, name } => match peer {
+                    PeerIdentity::Unpaired(client) => {
+                        let paired = gate.pair(*client, &name, &secret).map_err(|error| {
+                            tracing::warn!(from = %address, %client, "pairing refused: {error}");
+                            Refused::new(RefusalCode::NotPaired, error.to_string())
+                        })?;
+                        tracing::info!(from = %address, name = paired.name, "paired");
+                        Ok(Reply::Paired)
+                    }
+                    PeerIdentity::Paired(_) => Ok(Reply::Paired),
+                },
+                Request::Check { container, source } => Ok(Reply::Checked {
+                    checks: host.check(&container, &source).await?,
+                }),
+                Request::Status => {
+                    let (tunnels, migrations) = host.status().await?;
+                    Ok(Reply::Status {
+                        tunnels,
+                        migrations,
+                    })
+                }
+                Request::Outcome { migration } => Ok(Reply::Outcome {
+                    outcome: host.outcome(&migration).await?,
+                }),
+                Request::Begin {
+                    migration,
+                    container,
+                    source,
+                } => {
+                    let name = match peer {
+                        PeerIdentity::Paired(peer) => peer.name.as_str(),
+                        PeerIdentity::Unpaired(_) => "unpaired",
+                    };
+                    let (begun, image_missing) = host
+                        .begin(
+                            migration,
+                            *container,
+                            &source,
+                            name,
+                            *address,
+                            token.clone(),
+                        )
+                        .await?;
+                    *incoming = Some(begun);
+                    Ok(Reply::Begun { image_missing })
+                }
+                Request::OpenTunnel { offer } => Ok(Reply::TunnelOpened {
+                    agreement: open(incoming)?.open_tunnel(offer).await?,
+                }),
+                Request::ProveTunnel => {
+                    let (data, ticket) = open(incoming)?.prove_tunnel().await?;
+                    Ok(Reply::TunnelProven { data, ticket })
+                }
+                Request::Receive { stream, kind } => {
+                    open(incoming)?.receive(stream, kind).await?;
+                    Ok(Reply::Receiving)
+                }
+                Request::StreamEnd { digest } => {
+                    open(incoming)?.stream_end(digest).await?;
+                    Ok(Reply::Received)
+                }
+                Request::Stage => {
+                    open(incoming)?.stage().await?;
+                    Ok(Reply::Staged)
+                }
+                Request::Flows { flows } => {
+                    open(incoming)?.flows(flows).await?;
+                    Ok(Reply::FlowsInstalled)
+                }
+                Request::Restore => {
+                    open(incoming)?.restore().await?;
+                    Ok(Reply::Restored)
+                }
+                Request::Commit | Request::Abort { .. } => {
+                    unreachable!("answered before any step")
+                }
+            }
+        };
+        interruptible(frames, &token, work).await
+    }
+
+    async fn roll_back(&mut self, why: &str) -> Vec<String> {
+        match self.incoming.take() {
+            Some(mut incoming) => incoming.roll_back(why).await,
+            None => Vec::new(),
+        }
+    }
+
+    async fn send(&mut self, reply: Reply) -> Result<(), String> {
+        self.frames.send(reply).await.map_err(|e| e.to_string())
+    }
+}
+
+/// Runs `work` while listening for an abort or the connection's end. Either cancels the work, and
+/// it is waited for all the same: what it was doing must be over before it is undone.
+async fn interruptible<S, T>(
+    frames: &mut Frames<S, Request, Reply>,
+    cancel: &CancellationToken,
+    work: impl Future<Output = Step<T>>,
+) -> During<T>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    tokio::pin!(work);
+    tokio::select! {
+        biased;
+        done = &mut work => During::Done(done),
+        early = frames.receive() => {
+            cancel.cancel();
+            let _ = work.await;
+            match early {
+                Ok(request) => During::Interrupted(request),
+                Err(error) => During::Lost(error),
+            }
+        }
+    }
+}
+
+fn open<I: Incoming>(incoming: &mut Option<I>) -> Step<&mut I> {
+    incoming
+        .as_mut()
+        .ok_or_else(|| Refused::new(RefusalCode::Protocol, "no migration is open"))
+}
+
+fn hello(theirs: Versions, peer: &PeerIdentity) -> Step<Reply> {
+    let Some(version) = Versions::OURS.negotiate(theirs) else {
+        return Err(Refused::new(
+            RefusalCode::Version,
+            format!(
+                "the destination speaks protocol {}, the source {theirs}: install the same \
+                 version of agent-client and agent-server",
+                Versions::OURS
+            ),
+        ));
+    };
+    Ok(Reply::Welcome {
+        version,
+        software: SOFTWARE.into(),
+        host: nix::unistd::gethostname()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        paired: matches!(peer, PeerIdentity::Paired(_)),
+    })
+}

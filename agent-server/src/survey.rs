@@ -1,0 +1,74 @@
+//! What this host finds out about itself for preflight. Changes nothing.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+
+use common::container::facts::PublishedPort;
+use common::container::{ContainerFacts, podman};
+use common::preflight::DestinationFacts;
+
+/// Gathers what [`common::preflight::destination`] judges. What cannot be found out counts as
+/// absent, and so fails the check it belongs to.
+pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
+    let mut networks = BTreeMap::new();
+    for network in &container.networks {
+        if let Ok(Some(found)) = podman::network_subnets(&network.name).await {
+            networks.insert(network.name.clone(), found);
+        }
+    }
+    let mut volumes = Vec::new();
+    for volume in &container.volumes {
+        if podman::exists("volume", &volume.name).await.unwrap_or(true) {
+            volumes.push(volume.name.clone());
+        }
+    }
+    let (image, id, name, addresses, root) = tokio::join!(
+        podman::exists("image", &container.image_id),
+        podman::exists("container", &container.id),
+        podman::exists("container", &container.name),
+        podman::addresses_in_use(),
+        podman::graph_root(),
+    );
+    DestinationFacts {
+        image_present: image.unwrap_or(false),
+        id_taken: id.unwrap_or(true),
+        name_taken: name.unwrap_or(true),
+        networks,
+        addresses: addresses.unwrap_or_default(),
+        busy_ports: container
+            .ports
+            .iter()
+            .filter_map(|port| Some((port.clone(), why_busy(port)?)))
+            .collect(),
+        volumes,
+        free_bytes: root.map(|r| free_bytes(Path::new(&r))).unwrap_or(0),
+        cgroup_v2: cgroup_v2(),
+    }
+}
+
+/// Whether the unified hierarchy is mounted where Podman and the runtimes look for it.
+fn cgroup_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+fn free_bytes(path: &Path) -> u64 {
+    nix::sys::statvfs::statvfs(path)
+        .map(|s| s.blocks_available() as u64 * s.fragment_size() as u64)
+        .unwrap_or(0)
+}
+
+/// Binds the port as Podman will, and lets go of it at once.
+fn why_busy(port: &PublishedPort) -> Option<String> {
+    let address = SocketAddr::new(
+        port.host_address
+            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        port.host_port,
+    );
+    let bound = match port.protocol.as_str() {
+        "tcp" => TcpListener::bind(address).map(drop),
+        "udp" => UdpSocket::bind(address).map(drop),
+        _ => return None,
+    };
+    bound.err().map(|error| error.to_string())
+}
