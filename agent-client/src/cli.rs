@@ -209,7 +209,7 @@ async fn execute(command: Option<Command>) -> anyhow::Result<u8> {
         Some(Command::Peers { command }) => peers(command),
         Some(Command::Status { format }) => {
             recovery::recover().await;
-            status(format)
+            tokio::task::spawn_blocking(move || status(format)).await?
         }
         Some(Command::Completion { .. }) => unreachable!("handled before"),
     }

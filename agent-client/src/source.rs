@@ -1,7 +1,7 @@
 //! What a migration does to the container and the network of this host.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -10,7 +10,7 @@ use common::container::cargo::{self, Places};
 use common::container::command;
 use common::container::freezer::Freezer;
 use common::container::podman::{self, Placement};
-use common::container::spec::Layout;
+use common::container::spec::{self, Layout};
 use common::container::{ContainerFacts, drain, dump, image, skeleton};
 use common::net::carry::{self, Departing};
 use common::net::flows::MovedFlow;
@@ -147,6 +147,7 @@ impl Source {
             rootfs: self.layout.rootfs.clone(),
             shm: self.layout.shm.clone(),
             volumes,
+            log: Path::new(&self.placement.oci_config).with_file_name(spec::LOG_NAME),
         };
         let upper = PathBuf::from(&self.placement.upper_dir);
         spawn_blocking(move || {

@@ -11,7 +11,7 @@ use anyhow::Context;
 use common::bulk::{Receiving, Ticket};
 use common::container::cargo::{self, Places};
 use common::container::gate::{self, Staged};
-use common::container::{ContainerFacts, dump, image, podman};
+use common::container::{ContainerFacts, dump, image, podman, spec};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::carry::{self, Installed};
@@ -166,6 +166,7 @@ impl PodmanIncoming {
             rootfs: staged.layout.rootfs.clone(),
             shm: staged.layout.shm.clone(),
             volumes,
+            log: staged.bundle.join(spec::LOG_NAME),
         })
     }
 

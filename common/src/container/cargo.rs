@@ -21,12 +21,15 @@ pub struct Places {
     pub shm: Option<PathBuf>,
     /// Volumes' directories, by the path they are mounted at in the container.
     pub volumes: BTreeMap<String, PathBuf>,
+    /// The file that conmon writes the container's output to; there is none with some log drivers.
+    pub log: PathBuf,
 }
 
 const CHECKPOINT: &str = "checkpoint";
 const ROOTFS: &str = "rootfs";
 const SHM: &str = "shm";
 const VOLUMES: &str = "volumes";
+const LOG: &str = "log";
 
 /// Writes everything from `places` to `sink`; of the root file system, the changes in `upper`.
 pub fn pack<W: Write>(places: &Places, upper: &Path, sink: W) -> io::Result<W> {
@@ -53,6 +56,9 @@ pub fn pack<W: Write>(places: &Places, upper: &Path, sink: W) -> io::Result<W> {
         let prefix = Path::new(VOLUMES).join(number.to_string());
         tree::pack(&mut builder, &prefix, Source::Plain(directory))?;
     }
+    if places.log.exists() {
+        builder.append_path_with_name(&places.log, LOG)?;
+    }
     builder.into_inner()
 }
 
@@ -76,6 +82,10 @@ pub fn unpack<R: Read>(places: &Places, source: R) -> io::Result<()> {
     for entry in Archive::new(source).entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
+        if path == Path::new(LOG) {
+            io::copy(&mut entry, &mut fs::File::create(&places.log)?)?;
+            continue;
+        }
         let (prefix, relative) = split(&path)?;
         let link = match entry.header().entry_type() {
             EntryType::Link => {
@@ -142,6 +152,7 @@ mod tests {
             rootfs: at("rootfs"),
             shm: Some(at("shm")),
             volumes: [("/data".into(), at("v0")), ("/x".into(), at("v1"))].into(),
+            log: dir.path().join("ctr.log"),
         };
         at("upper");
         Host { dir, places }
@@ -167,9 +178,12 @@ mod tests {
         fs::write(data.join(&long), b"").unwrap();
         let has_xattrs = xattr::set(data.join("sub/file"), "user.note", b"\0\xff").is_ok();
         fs::write(b.places.volumes["/data"].join("left over"), b"x").unwrap();
+        fs::write(&a.places.log, b"said").unwrap();
+        fs::write(&b.places.log, b"an older and longer version").unwrap();
 
         carry(&a, &b).unwrap();
 
+        assert_eq!(fs::read(&b.places.log).unwrap(), b"said");
         let there = &b.places.volumes["/data"];
         assert_eq!(fs::read(there.join("sub/file")).unwrap(), b"content");
         let (one, two) = (

@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+/// Podman's name, in a container's bundle directory, of the file that its output goes to unless
+/// another was asked for (`--log-opt path=`).
+pub const LOG_NAME: &str = "ctr.log";
+
 /// Paths on the host, taken from a container's OCI configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {

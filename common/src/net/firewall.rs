@@ -10,6 +10,8 @@
 //!             meta mark set meta mark & 0xffc0ffff | 0x00010000
 //!     }
 //!     chain output_1 { type route hook output priority mangle; … the same two rules … }
+//!     chain nat_prerouting { type nat hook prerouting priority dstnat; }
+//!     chain nat_postrouting { type nat hook postrouting priority srcnat; }
 //! }
 //! ```
 //!
@@ -17,6 +19,10 @@
 //! packet that came through a tunnel needs no exception: in its direction the mark says "ordinary".
 //! Each tunnel has base chains of its own because chains, unlike rules, are removed by name: there
 //! are no rule handles to remember, and tunnels do not touch each other's.
+//!
+//! The two chains of type `nat` stay empty: while one exists the kernel goes on translating the
+//! flows that have a translation already, even if whoever set it up removes the last chain of its
+//! own (nf_nat_register_fn in the kernel's net/netfilter/nf_nat_core.c).
 //!
 //! Every change is one transaction of `nft`. Concurrent callers must hold the tunnels' lock.
 
@@ -33,6 +39,10 @@ use super::mark::{Direction, FWMARK_MASK, Index, Mark};
 pub const TABLE: &str = "live_migration";
 /// Priority `mangle` of the hooks prerouting and output (nft(8)).
 const PRIORITY_MANGLE: i32 = -150;
+/// Priority `dstnat` (nft(8)).
+const PRIORITY_DSTNAT: i32 = -100;
+/// Priority `srcnat` (nft(8)).
+const PRIORITY_SRCNAT: i32 = 100;
 
 /// `nft` failed.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +128,18 @@ pub(super) fn apply(what: &'static str, batch: Batch) -> Result<(), FirewallErro
 fn emptied(index: Index) -> Batch<'static> {
     let mut batch = Batch::new();
     batch.add(NfListObject::Table(table()));
+    for (name, hook, priority) in [
+        ("nat_prerouting", NfHook::Prerouting, PRIORITY_DSTNAT),
+        ("nat_postrouting", NfHook::Postrouting, PRIORITY_SRCNAT),
+    ] {
+        let name = name.into();
+        batch.add(NfListObject::Chain(base_chain(
+            name,
+            hook,
+            NfChainType::NAT,
+            priority,
+        )));
+    }
     for chain in chains(index) {
         batch.add(NfListObject::Chain(chain.clone()));
         batch.add_cmd(NfCmd::Flush(FlushObject::Chain(chain)));
@@ -139,16 +161,32 @@ fn chains(index: Index) -> [Chain<'static>; 2] {
         ("prerouting", NfHook::Prerouting, NfChainType::Filter),
         ("output", NfHook::Output, NfChainType::Route),
     ]
-    .map(|(name, hook, kind)| Chain {
+    .map(|(name, hook, kind)| {
+        base_chain(
+            format!("{name}_{index}").into(),
+            hook,
+            kind,
+            PRIORITY_MANGLE,
+        )
+    })
+}
+
+fn base_chain(
+    name: std::borrow::Cow<'static, str>,
+    hook: NfHook,
+    kind: NfChainType,
+    priority: i32,
+) -> Chain<'static> {
+    Chain {
         family: NfFamily::INet,
         table: TABLE.into(),
-        name: format!("{name}_{index}").into(),
+        name,
         _type: Some(kind),
         hook: Some(hook),
-        prio: Some(PRIORITY_MANGLE),
+        prio: Some(priority),
         policy: Some(NfChainPolicy::Accept),
         ..Chain::default()
-    })
+    }
 }
 
 fn divert(direction: Direction, index: Index) -> Vec<Statement<'static>> {
