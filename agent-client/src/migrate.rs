@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::address::Address;
 use crate::control::{Control, RequestError, unexpected};
-use crate::lock;
+use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
 use crate::source::{Data, Flows, Source};
 use crate::timeline::Timeline;
@@ -71,6 +71,8 @@ pub(crate) struct Migration<'a> {
     control: Option<Control>,
     frozen_at: Option<Instant>,
     report: Report,
+    /// Held to the end of the roll-back: recovery takes a record without a lock for a dead one.
+    lock: Option<ContainerLock>,
 }
 
 impl<'a> Migration<'a> {
@@ -110,6 +112,7 @@ impl<'a> Migration<'a> {
             record: None,
             control: None,
             frozen_at: None,
+            lock: None,
         }
     }
 
@@ -161,9 +164,9 @@ impl<'a> Migration<'a> {
         self.begin(PhaseName::Connect);
         let (facts, placement, host) = self.look(container).await?;
         self.report.container = Some(facts.reference());
-        let _lock = lock::container(&facts.id)?.ok_or_else(|| {
+        self.lock = Some(lock::container(&facts.id)?.ok_or_else(|| {
             anyhow::anyhow!("another agent-client is migrating {} right now", facts.name)
-        })?;
+        })?);
         // A container that is not running at all has nothing to ask the destination about.
         let here = preflight::source(&facts, &host, cgroup_v2());
         if let Some(why) = refusal(&here) {
@@ -453,7 +456,11 @@ impl<'a> Migration<'a> {
         for _ in 0..OUTCOME_TRIES {
             tokio::time::sleep(OUTCOME_PAUSE).await;
             match ask_outcome(&self.destination, &migration).await {
-                Ok(Fate::Committed) => return Ok(()),
+                Ok(Fate::Committed) => {
+                    let warning = format!("the answer to the commit was not in order: {lost}");
+                    self.report.warnings.push(warning);
+                    return Ok(());
+                }
                 Ok(Fate::RolledBack) => {
                     return Err(Failure::Failed(anyhow::anyhow!(
                         "the destination did not commit: {lost}"

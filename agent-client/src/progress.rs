@@ -111,6 +111,8 @@ impl State {
             return;
         };
         if let Some(bar) = current.bar {
+            // The ticker would draw once more between clearing and the line below.
+            bar.disable_steady_tick();
             bar.finish_and_clear();
         }
         let bytes = self.sent.load(Ordering::Relaxed) - current.sent_before;

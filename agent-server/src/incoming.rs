@@ -1,6 +1,6 @@
 //! A container on its way to this host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -35,6 +35,9 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// File in the work directory that lists what was created, for [`crate::recovery`].
 const CREATED: &str = "created.json";
 
+/// File in the work directory with the container's addresses, for [`crate::recovery`].
+const ADDRESSES: &str = "addresses.json";
+
 /// Something of Podman's that a migration created besides the container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -64,6 +67,14 @@ pub fn created(work: &Path) -> Vec<Created> {
         .unwrap_or_default();
     list.reverse();
     list
+}
+
+/// The addresses of the container whose migration had this work directory.
+pub fn addresses(work: &Path) -> HashSet<IpAddr> {
+    std::fs::read(work.join(ADDRESSES))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
 }
 
 /// Removes a migration's work directory, if it is there.
@@ -129,6 +140,9 @@ impl PodmanIncoming {
         };
         std::fs::create_dir_all(&work)
             .with_context(|| format!("cannot create {}", work.display()))?;
+        let addresses = serde_json::to_vec(&incoming.container.addresses())?;
+        std::fs::write(work.join(ADDRESSES), addresses)
+            .context("cannot write down the container's addresses")?;
         if image_missing {
             incoming.will_create(Created::Image(incoming.container.image_id.clone()))?;
         }
@@ -366,8 +380,12 @@ impl Incoming for PodmanIncoming {
     async fn commit(&mut self) -> Step<()> {
         // On disk before the first packet can leave: after a crash in between, the container is
         // kept, and the source is told so when it asks.
-        self.record.progress = Progress::Committed;
-        self.journal.write(&self.record).map_err(failed)?;
+        let committed = MigrationRecord {
+            progress: Progress::Committed,
+            ..self.record.clone()
+        };
+        self.journal.write(&committed).map_err(failed)?;
+        self.record = committed;
         self.undo.disarm();
         if let Some(netns) = self.netns.clone() {
             spawn_blocking(move || quarantine::lift(&netns))

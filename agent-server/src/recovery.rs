@@ -2,6 +2,7 @@
 
 use common::container::podman;
 use common::journal::{Journal, Progress};
+use common::net::carry;
 use common::paths;
 
 use crate::incoming;
@@ -19,6 +20,8 @@ pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
             "undoing a migration that an earlier server left under way");
         podman::remove_container(&record.container.id).await?;
         let work = paths::work_dir(&record.migration);
+        let addresses = incoming::addresses(&work);
+        tokio::task::spawn_blocking(move || carry::remove_arrivals(&addresses)).await??;
         for created in incoming::created(&work) {
             created.remove().await?;
         }

@@ -136,6 +136,23 @@ pub fn back_to_container(addresses: &HashSet<IpAddr>) -> Result<(), Error> {
     accept_missing(table.set_marks(marks)?)
 }
 
+/// For recovery after a crash: deletes the entries that [`install`] inserted for the container with
+/// these addresses. They are told by leading to the peer through a tunnel without translation.
+///
+/// # Errors
+/// Those of the netlink socket.
+pub fn remove_arrivals(addresses: &HashSet<IpAddr>) -> Result<(), Error> {
+    let mut table = Conntrack::open()?;
+    for flow in table.list(Filter::default())? {
+        let arrived = flows::seen_by_container(&flow, addresses)
+            .is_some_and(|moved| Mark(flow.mark).get(moved.to_peer()).is_some());
+        if arrived && !flow.is_dnat() && !flow.is_snat() {
+            accept_missing([table.delete(&flow)])?;
+        }
+    }
+    Ok(())
+}
+
 /// What [`install`] did, to be taken back.
 #[derive(Debug, Default)]
 pub struct Installed {
