@@ -55,7 +55,7 @@ enum Command {
     Migrate {
         /// Name, id or unique prefix of a running container.
         container: String,
-        /// Where to: HOST[:PORT] of a paired agent-server (port 50051 unless given).
+        /// Where to: a paired agent-server, on port 50051 unless another is given.
         #[arg(long, value_name = "HOST[:PORT]")]
         to: Address,
         /// Do not ask.

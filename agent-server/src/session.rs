@@ -86,10 +86,10 @@ where
         let next = match self.state.after(&request) {
             Ok(next) => next,
             Err(illegal) => {
-                let refused = Refused::new(RefusalCode::Protocol, illegal.to_string());
-                self.roll_back(&refused.message).await;
-                self.send(Reply::Refused(refused)).await?;
-                return Err(illegal.to_string());
+                let message = illegal.to_string();
+                self.refuse(Refused::new(RefusalCode::Protocol, &message))
+                    .await?;
+                return Err(message);
             }
         };
         tracing::debug!(peer = %self.address, request = request.name());
@@ -105,9 +105,8 @@ where
                 }
                 During::Interrupted(other) => {
                     let message = format!("`{}` came before the last answer", other.name());
-                    self.roll_back(&message).await;
-                    let refused = Refused::new(RefusalCode::Protocol, message.clone());
-                    self.send(Reply::Refused(refused)).await?;
+                    self.refuse(Refused::new(RefusalCode::Protocol, &message))
+                        .await?;
                     return Err(message);
                 }
                 During::Lost(error) => return Err(error.to_string()),
@@ -126,17 +125,8 @@ where
                 }
                 Ok(())
             }
-            Err(mut refused) => {
-                tracing::warn!(peer = %self.address, "refused: {}", refused.message);
-                let leftovers = self.roll_back(&refused.message).await;
-                if !leftovers.is_empty() {
-                    refused.message = format!(
-                        "{}; on the destination could not be put back: {}",
-                        refused.message,
-                        leftovers.join("; ")
-                    );
-                }
-                self.send(Reply::Refused(refused)).await?;
+            Err(refused) => {
+                self.refuse(refused).await?;
                 match self.state {
                     State::Greeting | State::Unpaired => Err("refused before pairing".into()),
                     _ => {
@@ -146,6 +136,20 @@ where
                 }
             }
         }
+    }
+
+    /// Undoes the migration that is open, if any, and says no. What could not be undone is told.
+    async fn refuse(&mut self, mut refused: Refused) -> Result<(), String> {
+        tracing::warn!(peer = %self.address, "refused: {}", refused.message);
+        let leftovers = self.roll_back(&refused.message).await;
+        if !leftovers.is_empty() {
+            refused.message = format!(
+                "{}; on the destination could not be put back: {}",
+                refused.message,
+                leftovers.join("; ")
+            );
+        }
+        self.send(Reply::Refused(refused)).await
     }
 
     async fn abort(&mut self, reason: &str) -> Result<(), String> {

@@ -2,7 +2,7 @@
 //!
 //! A connection opens with [`Ticket`] and stream number (36 bytes), then carries payload until the
 //! sender closes its half. Both ends hash what passes; the control connection compares. Nothing is
-//! buffered beyond [`CHUNK_BYTES`] and the sockets' own buffers, so TCP is the back pressure and
+//! buffered beyond one chunk and the sockets' own buffers, so TCP is the back pressure and
 //! memory is constant whatever the stream's size.
 //!
 //! WireGuard encrypts and authenticates the path; the ticket keeps out whatever else on the two

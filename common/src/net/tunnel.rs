@@ -10,7 +10,7 @@
 //!
 //! A [`Tunnel`] value is a *lease*: while any process holds one, the tunnel stays. When it is
 //! dropped (or its process killed) the tunnel lives on for the flows that go through it, watched by
-//! its [keeper](super::keeper), which takes it down when it has been idle for a while.
+//! its [`super::keeper`], which takes it down when it has been idle for a while.
 //!
 //! Files, all in `Dirs::run`, gone after a reboot like the kernel objects they describe:
 //!

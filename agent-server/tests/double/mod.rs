@@ -1,0 +1,221 @@
+//! A destination that records what is asked of it, and does what it is told to.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use agent_server::destination::{Destination, Incoming, Step};
+use common::bulk::Ticket;
+use common::container::ContainerFacts;
+use common::host::HostFacts;
+use common::journal::MigrationRecord;
+use common::net::flows::MovedFlow;
+use common::net::plan::{Agreement, End, Offer, PublicKey};
+use common::net::tunnel;
+use common::preflight::Check;
+use common::protocol::{MigrationId, Outcome, RefusalCode, Refused, StreamDigest, StreamKind};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+/// What a step does instead of succeeding at once.
+#[derive(Clone, Copy)]
+pub enum Plan {
+    /// It fails with [`failure`].
+    Fail,
+    /// It waits until it is released, then succeeds; cancelled before, it fails after a while.
+    Wait,
+    /// It waits until it is cancelled and succeeds all the same.
+    TooLate,
+}
+
+/// A destination; clones share everything.
+#[derive(Clone, Default)]
+pub struct Host(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    calls: watch::Sender<Vec<String>>,
+    plan: Mutex<Option<(&'static str, Plan)>>,
+    released: Notify,
+    leftovers: Mutex<Vec<String>>,
+}
+
+/// A migration at a [`Host`].
+pub struct Migration {
+    host: Host,
+    cancel: CancellationToken,
+}
+
+/// How the step `name` fails.
+pub fn failure(name: &str) -> Refused {
+    Refused {
+        code: RefusalCode::Failed,
+        message: format!("{name} went wrong"),
+        log: Some(format!("/kept/{name}.log")),
+    }
+}
+
+impl Host {
+    /// The next call of the step `name` goes by `plan`.
+    pub fn plan(&self, name: &'static str, plan: Plan) {
+        *self.0.plan.lock().unwrap() = Some((name, plan));
+    }
+
+    /// Ends a [`Plan::Wait`].
+    pub fn release(&self) {
+        self.0.released.notify_one();
+    }
+
+    /// What a roll back cannot undo from now on.
+    pub fn leave_over(&self, leftovers: &[&str]) {
+        *self.0.leftovers.lock().unwrap() = leftovers.iter().map(|&l| l.to_owned()).collect();
+    }
+
+    /// All calls so far: the step's name, then what of its arguments matters here.
+    pub fn calls(&self) -> Vec<String> {
+        self.0.calls.borrow().clone()
+    }
+
+    /// How many of the calls so far were of the step `name`.
+    pub fn count(&self, name: &str) -> usize {
+        let named = |call: &&String| call.split(' ').next() == Some(name);
+        self.calls().iter().filter(named).count()
+    }
+
+    /// Waits until there were `count` calls.
+    pub async fn until_called(&self, count: usize) {
+        let mut calls = self.0.calls.subscribe();
+        calls.wait_for(|calls| calls.len() >= count).await.unwrap();
+    }
+
+    fn record(&self, call: String) {
+        self.0.calls.send_modify(|calls| calls.push(call));
+    }
+
+    async fn step(
+        &self,
+        name: &str,
+        arguments: impl Display,
+        cancel: &CancellationToken,
+    ) -> Step<()> {
+        // Taken before the call is recorded: who sees the call may plan the next one.
+        let plan = self
+            .0
+            .plan
+            .lock()
+            .unwrap()
+            .take_if(|(planned, _)| *planned == name);
+        self.record(format!("{name} {arguments}").trim_end().to_owned());
+        match plan {
+            None => Ok(()),
+            Some((_, Plan::Fail)) => Err(failure(name)),
+            Some((_, Plan::TooLate)) => {
+                cancel.cancelled().await;
+                Ok(())
+            }
+            Some((_, Plan::Wait)) => {
+                tokio::select! {
+                    () = self.0.released.notified() => return Ok(()),
+                    () = cancel.cancelled() => {}
+                }
+                // Whoever does not wait for the end of the step misses this record.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                self.record(format!("cancelled {name}"));
+                Err(Refused::new(RefusalCode::Cancelled, "cancelled"))
+            }
+        }
+    }
+}
+
+impl Destination for Host {
+    type Incoming = Migration;
+
+    async fn check(&self, container: &ContainerFacts, _source: &HostFacts) -> Step<Vec<Check>> {
+        self.step("check", &container.name, &CancellationToken::new())
+            .await?;
+        Ok(Vec::new())
+    }
+
+    async fn begin(
+        &self,
+        _migration: MigrationId,
+        container: ContainerFacts,
+        _source: &HostFacts,
+        from: &str,
+        address: SocketAddr,
+        cancel: CancellationToken,
+    ) -> Step<(Migration, bool)> {
+        assert!(!cancel.is_cancelled(), "cancelled before it has begun");
+        let arguments = format!("{} from {from} at {address}", container.name);
+        self.step("begin", arguments, &cancel).await?;
+        let host = self.clone();
+        Ok((Migration { host, cancel }, true))
+    }
+
+    async fn status(&self) -> Step<(Vec<tunnel::Status>, Vec<MigrationRecord>)> {
+        self.step("status", "", &CancellationToken::new()).await?;
+        Ok((Vec::new(), Vec::new()))
+    }
+
+    async fn outcome(&self, migration: &MigrationId) -> Step<Outcome> {
+        self.step("outcome", migration, &CancellationToken::new())
+            .await?;
+        Ok(Outcome::Committed)
+    }
+}
+
+impl Migration {
+    async fn step(&self, name: &str, arguments: impl Display) -> Step<()> {
+        self.host.step(name, arguments, &self.cancel).await
+    }
+}
+
+impl Incoming for Migration {
+    async fn open_tunnel(&mut self, offer: Offer) -> Step<Agreement> {
+        self.step("open_tunnel", offer.port).await?;
+        let end = |key: &str| End {
+            public_key: PublicKey(key.into()),
+            port: offer.port,
+        };
+        Ok(Agreement {
+            ends: [end("a"), end("b")],
+            ipv4: "10.0.0.0/30".parse().unwrap(),
+            ipv6: None,
+        })
+    }
+
+    async fn prove_tunnel(&mut self) -> Step<(SocketAddr, Ticket)> {
+        self.step("prove_tunnel", "").await?;
+        Ok((SocketAddr::from(([10, 0, 0, 2], 4000)), Ticket::random()))
+    }
+
+    async fn receive(&mut self, stream: u32, kind: StreamKind) -> Step<()> {
+        self.step("receive", format!("{stream} {kind:?}")).await
+    }
+
+    async fn stream_end(&mut self, digest: StreamDigest) -> Step<()> {
+        self.step("stream_end", digest.bytes).await
+    }
+
+    async fn stage(&mut self) -> Step<()> {
+        self.step("stage", "").await
+    }
+
+    async fn flows(&mut self, flows: Vec<MovedFlow>) -> Step<()> {
+        self.step("flows", flows.len()).await
+    }
+
+    async fn restore(&mut self) -> Step<()> {
+        self.step("restore", "").await
+    }
+
+    async fn commit(&mut self) -> Step<()> {
+        self.step("commit", "").await
+    }
+
+    async fn roll_back(&mut self, why: &str) -> Vec<String> {
+        self.host.record(format!("roll_back {why}"));
+        self.host.0.leftovers.lock().unwrap().clone()
+    }
+}
