@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 /// What a step does instead of succeeding at once.
 #[derive(Clone, Copy)]
-pub enum Plan {
+pub(crate) enum Plan {
     /// It fails with [`failure`].
     Fail,
     /// It waits until it is released, then succeeds; cancelled before, it fails after a while.
@@ -31,7 +31,7 @@ pub enum Plan {
 
 /// A destination; clones share everything.
 #[derive(Clone, Default)]
-pub struct Host(Arc<Shared>);
+pub(crate) struct Host(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -42,13 +42,13 @@ struct Shared {
 }
 
 /// A migration at a [`Host`].
-pub struct Migration {
+pub(crate) struct Migration {
     host: Host,
     cancel: CancellationToken,
 }
 
 /// How the step `name` fails.
-pub fn failure(name: &str) -> Refused {
+pub(crate) fn failure(name: &str) -> Refused {
     Refused {
         code: RefusalCode::Failed,
         message: format!("{name} went wrong"),
@@ -58,33 +58,33 @@ pub fn failure(name: &str) -> Refused {
 
 impl Host {
     /// The next call of the step `name` goes by `plan`.
-    pub fn plan(&self, name: &'static str, plan: Plan) {
+    pub(crate) fn plan(&self, name: &'static str, plan: Plan) {
         *self.0.plan.lock().unwrap() = Some((name, plan));
     }
 
     /// Ends a [`Plan::Wait`].
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.0.released.notify_one();
     }
 
     /// What a roll back cannot undo from now on.
-    pub fn leave_over(&self, leftovers: &[&str]) {
+    pub(crate) fn leave_over(&self, leftovers: &[&str]) {
         *self.0.leftovers.lock().unwrap() = leftovers.iter().map(|&l| l.to_owned()).collect();
     }
 
     /// All calls so far: the step's name, then what of its arguments matters here.
-    pub fn calls(&self) -> Vec<String> {
+    pub(crate) fn calls(&self) -> Vec<String> {
         self.0.calls.borrow().clone()
     }
 
     /// How many of the calls so far were of the step `name`.
-    pub fn count(&self, name: &str) -> usize {
+    pub(crate) fn count(&self, name: &str) -> usize {
         let named = |call: &&String| call.split(' ').next() == Some(name);
         self.calls().iter().filter(named).count()
     }
 
     /// Waits until there were `count` calls.
-    pub async fn until_called(&self, count: usize) {
+    pub(crate) async fn until_called(&self, count: usize) {
         let mut calls = self.0.calls.subscribe();
         calls.wait_for(|calls| calls.len() >= count).await.unwrap();
     }
