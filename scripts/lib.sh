@@ -42,3 +42,9 @@ require_cargo() {
     PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
     command -v cargo >/dev/null || die "cargo is missing: https://rustup.rs installs it"
 }
+
+# require_lab: what the test hosts and the images of the examples are made with.
+require_lab() {
+    require_root
+    require_packages ca-certificates debian-archive-keyring iproute2 mmdebstrap
+}

@@ -386,13 +386,17 @@ impl Incoming for PodmanIncoming {
         };
         self.journal.write(&committed).map_err(failed)?;
         self.record = committed;
-        self.undo.disarm();
         if let Some(netns) = self.netns.clone() {
-            spawn_blocking(move || quarantine::lift(&netns))
-                .await
-                .map_err(failed)?
-                .map_err(failed)?;
+            let lifted = spawn_blocking(move || quarantine::lift(&netns)).await;
+            if let Err(error) = lifted.map_err(anyhow::Error::from).and_then(|l| Ok(l?)) {
+                // No packet has left, so the commit can still be taken back, and is: the session
+                // rolls back after an error.
+                self.record.progress = Progress::UnderWay;
+                self.journal.write(&self.record).map_err(failed)?;
+                return Err(failed(error));
+            }
         }
+        self.undo.disarm();
         self.receiving = None;
         self.tunnel = None;
         if let Err(error) = remove_work(&self.work) {

@@ -12,6 +12,9 @@ use trust::{Gate, PeerIdentity};
 
 use crate::destination::{Destination, Incoming, Step};
 
+/// How long a peer may be silent before it has been greeted or paired.
+const STRANGER_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Software version told to peers.
 const SOFTWARE: &str = concat!("agent-server ", env!("CARGO_PKG_VERSION"));
 
@@ -68,9 +71,9 @@ where
     /// Serves the connection to its end. A migration that is still open then is undone.
     pub async fn serve(mut self) {
         let why = loop {
-            let request = match self.frames.receive().await {
+            let request = match self.next_request().await {
                 Ok(request) => request,
-                Err(error) => break error.to_string(),
+                Err(why) => break why,
             };
             match self.answer(request).await {
                 Ok(()) => {}
@@ -79,6 +82,19 @@ where
         };
         tracing::debug!(peer = %self.address, "session ends: {why}");
         self.roll_back(&why).await;
+    }
+
+    /// Strangers do not get to keep a connection open for nothing.
+    async fn next_request(&mut self) -> Result<Request, String> {
+        let received = match self.state {
+            State::Greeting | State::Unpaired => {
+                tokio::time::timeout(STRANGER_LIMIT, self.frames.receive())
+                    .await
+                    .map_err(|_| "nothing was asked".to_owned())?
+            }
+            _ => self.frames.receive().await,
+        };
+        received.map_err(|error| error.to_string())
     }
 
     /// Answers one request; an error ends the session.
