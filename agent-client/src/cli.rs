@@ -275,10 +275,7 @@ fn summarize(report: &Report) {
     let error = report.error.as_deref().unwrap_or("no reason known");
     match report.outcome {
         Outcome::Moved => {
-            let total: u64 = report
-                .phases
-                .last()
-                .map_or(0, |p| p.start_ms + p.duration_ms);
+            let total: u64 = report.phases.iter().map(|p| p.duration_ms).sum();
             println!(
                 "{name} runs on {}: {} in all, {} frozen, {} sent, {} TCP and {} UDP flows moved",
                 report.destination,

@@ -116,12 +116,13 @@ impl State {
             bar.finish_and_clear();
         }
         let bytes = self.sent.load(Ordering::Relaxed) - current.sent_before;
-        eprintln!(
+        let line = format!(
             "  {:<22} {:>8}  {}",
             current.phase.describe(),
             units::milliseconds(current.began.elapsed().as_millis() as u64),
             rate(bytes, current.began.elapsed())
         );
+        eprintln!("{}", line.trim_end());
     }
 }
 

@@ -165,6 +165,7 @@ fn source() -> HostFacts {
         criu: None,
         runtimes: Default::default(),
         cpu_flags: Default::default(),
+        features: Default::default(),
     }
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use crate::container::command::{self, CommandError};
+use crate::net;
 
 /// A host, as told to its peer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,17 +25,23 @@ pub struct HostFacts {
     pub runtimes: BTreeMap<String, String>,
     /// CPU feature flags, as the kernel names them.
     pub cpu_flags: BTreeSet<String>,
+    /// What the kernel must be able to do, each with what is wrong with it, if anything.
+    pub features: BTreeMap<String, Option<String>>,
 }
 
 impl HostFacts {
     /// Gathers this host's facts. Starts a handful of programs at once; changes nothing.
     pub async fn gather() -> Self {
-        let (podman, criu, runc, crun) = tokio::join!(
+        let (podman, criu, runc, crun, checkpoint, network) = tokio::join!(
             version("podman"),
             version("criu"),
             version("runc"),
-            version("crun")
+            version("crun"),
+            checkpoint_problem(),
+            tokio::task::spawn_blocking(net::features::problems)
         );
+        let mut features = network.unwrap_or_default();
+        features.insert("checkpoint/restore".to_owned(), checkpoint);
         let mut runtimes = BTreeMap::new();
         for (name, found) in [("runc", runc), ("crun", crun)] {
             if let Ok(found) = found {
@@ -56,7 +63,19 @@ impl HostFacts {
             criu: criu.ok(),
             runtimes,
             cpu_flags: cpu_flags(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+            features,
         }
+    }
+}
+
+/// What `criu check` says is missing from the kernel.
+async fn checkpoint_problem() -> Option<String> {
+    let mut command = Command::new("criu");
+    command.arg("check");
+    match command::output(&mut command).await {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(command::failed(&command, &output).to_string()),
+        Err(error) => Some(error.to_string()),
     }
 }
 

@@ -407,6 +407,14 @@ fn programs(checks: &mut Checks, host: &HostFacts, runtime: &str, cgroup_v2: boo
     program("podman", host.podman.as_ref(), Some(OLDEST_PODMAN));
     program("criu", host.criu.as_ref(), Some(OLDEST_CRIU));
     program(runtime, host.runtimes.get(runtime), None);
+    for (feature, problem) in &host.features {
+        checks.expect(
+            feature,
+            problem.is_none(),
+            problem.as_deref().unwrap_or("works"),
+            "this host cannot take part without it",
+        );
+    }
     checks.expect(
         "cgroup v2",
         cgroup_v2,
@@ -458,6 +466,7 @@ mod tests {
             criu: Some("4.2.1".into()),
             runtimes: [("runc".into(), "1.3.3".into())].into(),
             cpu_flags: ["avx2".into(), "fpu".into()].into(),
+            features: [("conntrack".into(), None)].into(),
         }
     }
 
@@ -579,6 +588,12 @@ mod tests {
             ["architecture"]
         );
         assert_eq!(go(&|h, _| h.cpu_flags.clear()), ["CPU features"]);
+        assert_eq!(
+            go(&|h, _| {
+                h.features.insert("conntrack".into(), Some("no".into()));
+            }),
+            ["conntrack"]
+        );
         assert_eq!(go(&|_, f| f.id_taken = true), ["container id"]);
         assert_eq!(go(&|_, f| f.name_taken = true), ["container name"]);
         assert_eq!(go(&|_, f| f.networks.clear()), ["network"]);

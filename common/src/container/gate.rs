@@ -75,7 +75,7 @@ pub struct Staged {
 /// Undone by [`Staged::cancel`] and [`super::podman::remove_container`].
 pub async fn stage(archive: &Path, scratch: &Path) -> Result<Staged, GateError> {
     let stand_in = scratch.join(CONMON_NAME);
-    std::os::unix::fs::symlink(std::env::current_exe()?, &stand_in)?;
+    std::os::unix::fs::symlink(crate::multicall::executable()?, &stand_in)?;
     let overrides = scratch.join("gate.conf");
     std::fs::write(
         &overrides,

@@ -35,7 +35,8 @@ pub async fn write(
         source,
     };
     let stand_in = scratch.join(RUNTIME_NAME);
-    std::os::unix::fs::symlink(std::env::current_exe().map_err(io)?, &stand_in).map_err(io)?;
+    std::os::unix::fs::symlink(crate::multicall::executable().map_err(io)?, &stand_in)
+        .map_err(io)?;
     let overrides = scratch.join("skeleton.conf");
     std::fs::write(
         &overrides,

@@ -12,6 +12,7 @@
 
 pub mod carry;
 mod echo;
+pub mod features;
 pub mod firewall;
 pub mod flows;
 pub mod keeper;
