@@ -1,5 +1,6 @@
 //! The phases of a migration, in order, and the one place that undoes them.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -234,6 +235,8 @@ impl<'a> Migration<'a> {
 
         // Everything that needs no memory image: the container runs on meanwhile.
         self.begin(PhaseName::Stage);
+        source.write_skeleton().await?;
+        self.stop_if_cancelled()?;
         self.send(source, StreamKind::Skeleton, 2, &data).await?;
         self.ask(Request::Stage).await?;
         self.ask(Request::Receive {
@@ -412,6 +415,19 @@ impl<'a> Migration<'a> {
             Err(error) => error,
         };
         self.stop_if_cancelled()?;
+        let broken = error.chain().any(|cause| {
+            cause.downcast_ref().is_some_and(|e: &std::io::Error| {
+                matches!(
+                    e.kind(),
+                    ErrorKind::ConnectionReset
+                        | ErrorKind::BrokenPipe
+                        | ErrorKind::ConnectionAborted
+                )
+            })
+        });
+        if !broken {
+            return Err(error.into());
+        }
         // When the destination gives up on a stream, its own words say more than the broken
         // connection that this end sees.
         let digest = StreamDigest {
@@ -614,19 +630,20 @@ pub(crate) async fn ask_outcome(
     }
 }
 
-/// The first failed check, as a sentence, and how many more there are.
+/// What stands in the way, in a sentence; nothing if nothing does.
 fn refusal(checks: &[Check]) -> Option<String> {
-    let mut failed = checks.iter().filter(|c| c.verdict == Verdict::Failed);
-    let first = failed.next()?;
-    let side = match first.host {
-        Side::Source => "here",
-        Side::Destination => "on the destination",
-    };
-    let more = match failed.count() {
-        0 => String::new(),
-        n => format!(" (and {n} more; `agent-client check` shows all)"),
-    };
-    Some(format!("{} {side}: {}{more}", first.name, first.detail))
+    let failed: Vec<String> = checks
+        .iter()
+        .filter(|c| c.verdict == Verdict::Failed)
+        .map(|check| {
+            let side = match check.host {
+                Side::Source => "here",
+                Side::Destination => "on the destination",
+            };
+            format!("{} {side}: {}", check.name, check.detail)
+        })
+        .collect();
+    (!failed.is_empty()).then(|| failed.join("\n"))
 }
 
 /// Whether the given container does not exist: a mistake in the command line.

@@ -58,7 +58,20 @@ impl Source {
         })
     }
 
-    /// Sends the image or the skeleton. Changes nothing here but scratch files.
+    /// Has Podman write the container's configuration. Changes nothing here but scratch files.
+    pub(crate) async fn write_skeleton(&self) -> anyhow::Result<()> {
+        skeleton::write(
+            &self.facts.id,
+            &self.facts.runtime,
+            &self.runtime,
+            &self.work,
+            &self.skeleton(),
+        )
+        .await
+        .context("cannot write down the container's configuration")
+    }
+
+    /// Sends the image, or the skeleton once it is written.
     pub(crate) async fn prepare(
         &self,
         kind: StreamKind,
@@ -66,17 +79,7 @@ impl Source {
         data: &Data,
         cancel: &CancellationToken,
     ) -> anyhow::Result<StreamDigest> {
-        let archive = self.work.join("skeleton.tar");
-        if kind == StreamKind::Skeleton {
-            skeleton::write(
-                &self.facts.id,
-                &self.facts.runtime,
-                &self.runtime,
-                &self.work,
-                &archive,
-            )
-            .await?;
-        }
+        let archive = self.skeleton();
         let image = self.facts.image_id.clone();
         let (data, cancel) = (data.clone(), cancel.clone());
         spawn_blocking(move || {
@@ -179,6 +182,10 @@ impl Source {
             podman::remove_volume(&volume.name).await?;
         }
         Ok(())
+    }
+
+    fn skeleton(&self) -> PathBuf {
+        self.work.join("skeleton.tar")
     }
 
     fn images(&self) -> PathBuf {

@@ -76,7 +76,7 @@ pub async fn dump(
     }
 }
 
-/// The last error line in a log of CRIU that says something.
+/// The first error line in a log of CRIU: those after it are consequences.
 pub fn criu_error(log: &Path) -> Option<String> {
     let text = String::from_utf8_lossy(&std::fs::read(log).ok()?).into_owned();
     error_line(&text)
@@ -84,10 +84,10 @@ pub fn criu_error(log: &Path) -> Option<String> {
 
 fn error_line(log: &str) -> Option<String> {
     log.lines()
-        .rev()
         .filter_map(|line| line.split_once("Error (").map(|(_, rest)| rest))
         .map(|rest| format!("Error ({rest}"))
-        .find(|line| !line.contains("FAILED"))
+        // Said without CAP_SYS_RESOURCE, and of no consequence.
+        .find(|line| !line.to_ascii_lowercase().contains("rlimit"))
 }
 
 #[cfg(test)]
@@ -96,8 +96,9 @@ mod tests {
 
     #[test]
     fn the_telling_error_line_is_found() {
-        let log = "(00.001) Dumping\n\
+        let log = "(00.001) Error (criu/util.c:1): Can't set RLIMIT_NOFILE\n\
                    (00.002) Error (criu/sk-inet.c:189): inet: Connected TCP socket\n\
+                   (00.003) Error (criu/cr-dump.c:1545): Dump files (pid: 151) failed with -1\n\
                    (00.003) Error (criu/cr-dump.c:2111): Dumping FAILED.\n";
         assert_eq!(
             error_line(log).unwrap(),
