@@ -1,1 +1,43 @@
-//! .
+//! What the tests of whole migrations have in common.
+//!
+//! A test makes a [`Fixture`]: a lab with its agents paired. It looks at the hosts before, starts a
+//! container and, on another host, a client that checks every byte it gets; migrates; and asks the
+//! client and both hosts afterwards. Nothing is taken from inside the agents but what they print.
+//!
+//! A test must end whatever happens: all that runs in a host is a [`Job`] with a limit, and all
+//! waiting goes through [`eventually`].
+
+mod artifacts;
+mod fixture;
+mod job;
+mod load;
+mod migration;
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+pub use fixture::{Fixture, Setup};
+pub use job::Job;
+pub use load::Load;
+pub use migration::Migration;
+
+/// Asks again and again until the answer is `Ok`, or the time is up.
+///
+/// # Panics
+/// With the last answer, if the time is up.
+#[track_caller]
+pub fn eventually<T>(limit: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(why) if Instant::now() > deadline => panic!("after {limit:?} still: {why}"),
+            Err(_) => sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// Waits: for nothing in particular, but for things to go on while nobody looks.
+pub fn pause(milliseconds: u64) {
+    sleep(Duration::from_millis(milliseconds));
+}

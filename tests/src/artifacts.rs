@@ -1,0 +1,110 @@
+//! What goes into the hosts, built when it is first asked for and never older than its source.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+fn workspace() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// The programs `agent-client` and `agent-server`. Cargo is asked once in each run, because a test
+/// package cannot depend on programs of another one: who built them, and when, would be left open.
+pub(crate) fn agents() -> &'static [PathBuf] {
+    static AGENTS: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    AGENTS.get_or_init(|| build_agents().expect("the agents build"))
+}
+
+fn build_agents() -> Result<Vec<PathBuf>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .args(["build", "--quiet", "--locked", "--bins"])
+        .args(["--message-format=json-render-diagnostics"])
+        .args(["--package", "agent-client", "--package", "agent-server"])
+        .current_dir(workspace())
+        .stderr(Stdio::inherit());
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let output = command.output().context("cannot start cargo")?;
+    ensure!(output.status.success(), "cargo build: {}", output.status);
+
+    let programs: Vec<PathBuf> = String::from_utf8(output.stdout)?
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| Some(message["executable"].as_str()?.into()))
+        .collect();
+    ensure!(programs.len() == 2, "not two programs: {programs:?}");
+    Ok(programs)
+}
+
+/// The directory that holds the static workloads and `load`.
+pub(crate) fn workloads() -> &'static Path {
+    static WORKLOADS: OnceLock<PathBuf> = OnceLock::new();
+    WORKLOADS.get_or_init(|| {
+        let output = Command::new(workspace().join("examples/build-static"))
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("examples/build-static starts");
+        assert!(output.status.success(), "examples/build-static failed");
+        String::from_utf8_lossy(&output.stdout).trim().into()
+    })
+}
+
+/// The archive of an example's image.
+pub(crate) fn image(name: &str) -> PathBuf {
+    static KNOWN: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    known
+        .entry(name.to_owned())
+        .or_insert_with(|| build_image(name).expect("the image builds"))
+        .clone()
+}
+
+/// Builds it unless it is newer than all it is made of. Runs at the same time take turns.
+fn build_image(name: &str) -> Result<PathBuf> {
+    let directory = workspace().join("target/images");
+    fs::create_dir_all(&directory)?;
+    let lock = File::create(directory.join("lock"))?;
+    lock.lock()?;
+
+    let examples = workspace().join("examples");
+    let archive = directory.join(format!("{name}.tar"));
+    let packages = examples.join(name).join("debian");
+    let made_of = [
+        examples.join("build-image"),
+        examples.join(name).join("image.json"),
+        if packages.exists() {
+            packages
+        } else {
+            workloads().join(name)
+        },
+    ];
+    let made = fs::metadata(&archive).and_then(|m| m.modified()).ok();
+    let mut fresh = made.is_some();
+    for source in made_of {
+        let changed = fs::metadata(&source)
+            .and_then(|m| m.modified())
+            .with_context(|| source.display().to_string())?;
+        fresh &= made > Some(changed);
+    }
+    if !fresh {
+        let new = directory.join(format!("{name}.new"));
+        let status = Command::new(examples.join("build-image"))
+            .arg(name)
+            .arg("--output")
+            .arg(&new)
+            .status()?;
+        ensure!(status.success(), "examples/build-image {name} failed");
+        fs::rename(new, &archive)?;
+    }
+    Ok(archive)
+}

@@ -1,0 +1,416 @@
+//! A lab in which containers can move.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::time::Duration;
+
+use lab::{Host, Lab, Output, Snapshot};
+use serde_json::{Value, json};
+
+use crate::{Job, Load, Migration, artifacts, eventually, load, pause};
+
+/// For commands that answer at once.
+const SHORT: Duration = Duration::from_secs(60);
+
+/// After the last flow a tunnel stays for a while, for the next migration.
+const TIDY: Duration = Duration::from_secs(45);
+
+/// How long connections that ended are remembered: as short as the kernel allows, so that a host is
+/// as before soon after. Nothing is shortened that a live connection needs. New addresses are not
+/// tentative for a while either.
+const CONNTRACK: &str = "
+cd /proc/sys/net/netfilter
+for state in time_wait close close_wait fin_wait last_ack; do
+    echo 1 >nf_conntrack_tcp_timeout_$state
+done
+echo 3 >nf_conntrack_tcp_timeout_syn_sent
+echo 15 >nf_conntrack_tcp_timeout_max_retrans
+echo 15 >nf_conntrack_tcp_timeout_unacknowledged
+echo 5 >nf_conntrack_udp_timeout
+echo 5 >nf_conntrack_udp_timeout_stream
+echo 1 >nf_conntrack_icmp_timeout
+echo 1 >nf_conntrack_generic_timeout
+cd /proc/sys/net/ipv6/conf
+for which in all default; do
+    echo 0 >$which/accept_dad
+    echo 0 >$which/router_solicitations
+done
+";
+
+/// States that soon become others.
+const PASSING: [&str; 6] = [
+    " TIME_WAIT ",
+    " CLOSE ",
+    " CLOSE_WAIT ",
+    " LAST_ACK ",
+    " FIN_WAIT ",
+    " tentative",
+];
+
+/// What a [`Fixture`] begins with.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// Names of the hosts.
+    pub hosts: &'a [&'a str],
+    /// Those that run `agent-server`.
+    pub servers: &'a [&'a str],
+    /// Who is paired, as the source, with whom.
+    pub pairs: &'a [(&'a str, &'a str)],
+    /// Images to have on each host.
+    pub images: &'a [(&'a str, &'a [&'a str])],
+}
+
+/// A lab with both agents on every host. When a test fails, it prints what the servers said.
+#[derive(Debug)]
+pub struct Fixture {
+    lab: Lab,
+    servers: BTreeMap<String, Job>,
+    _turn: File,
+}
+
+impl Fixture {
+    /// Hosts `a`, `b` and `c`, where `a` can send to `b`, and both have these images.
+    pub fn new(lab: &str, images: &[&str]) -> Self {
+        Self::with(
+            lab,
+            Setup {
+                hosts: &["a", "b", "c"],
+                servers: &["b"],
+                pairs: &[("a", "b")],
+                images: &[("a", images), ("b", images)],
+            },
+        )
+    }
+
+    /// A lab made to measure.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn with(lab: &str, setup: Setup<'_>) -> Self {
+        let turn = turn(lab).expect("a lock can be had");
+        let lab = Lab::fresh(lab, setup.hosts).expect("the lab comes up");
+        let mut fixture = Self {
+            lab,
+            servers: BTreeMap::new(),
+            _turn: turn,
+        };
+        for name in setup.hosts {
+            let host = fixture.host(name);
+            host.sh(CONNTRACK).expect("the timeouts can be set");
+            for program in artifacts::agents() {
+                host.put(program, "/usr/local/bin/").expect("agents fit");
+            }
+            host.put(artifacts::workloads().join("load"), "/usr/local/bin/")
+                .expect("load fits");
+        }
+        for (name, images) in setup.images {
+            for image in *images {
+                fixture.add_image(name, image);
+            }
+        }
+        for (name, _) in setup.images {
+            fixture.break_in(name);
+        }
+        for name in setup.servers {
+            fixture.serve(name);
+        }
+        for (source, destination) in setup.pairs {
+            fixture.pair(source, destination);
+        }
+        fixture
+    }
+
+    /// Podman leaves a few things of its own on first use, forwarding for one. Those are not what a
+    /// test looks for, so they come first.
+    fn break_in(&self, host: &str) {
+        let first = "podman images -n --format '{{.Repository}}' | head -n1";
+        let image = self.sh(host, first);
+        self.sh(
+            host,
+            &format!("podman run -qd --name first -p 9:9 {image} && podman rm -ft0 first"),
+        );
+    }
+
+    /// The lab.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// A host.
+    pub fn host(&self, name: &str) -> &Host {
+        self.lab.host(name)
+    }
+
+    /// A port at a host's address.
+    pub fn at(&self, host: &str, port: u16) -> String {
+        format!("{}:{port}", self.host(host).ipv4())
+    }
+
+    /// Runs a script in a host, to its end and without error.
+    ///
+    /// # Panics
+    /// If it fails or takes too long.
+    #[track_caller]
+    pub fn sh(&self, host: &str, script: &str) -> String {
+        let output = Job::start(self.host(host), &["sh", "-ec", script]).wait(SHORT);
+        assert!(output.status.success(), "on {host}: {script}\n{output}");
+        output.stdout.trim_end().to_owned()
+    }
+
+    /// Runs a command in a host to its end.
+    ///
+    /// # Panics
+    /// If it takes too long.
+    #[track_caller]
+    pub fn run(&self, host: &str, argv: &[&str]) -> Output {
+        Job::start(self.host(host), argv).wait(SHORT)
+    }
+
+    /// Loads the image of an example.
+    pub fn add_image(&self, host: &str, image: &str) {
+        let archive = format!("/tmp/{image}.tar");
+        self.host(host)
+            .put(artifacts::image(image), &archive)
+            .expect("the image fits");
+        self.sh(host, &format!("podman load -qi {archive}; rm {archive}"));
+    }
+
+    /// Starts `agent-server` and waits until it listens.
+    pub fn serve(&mut self, host: &str) {
+        let server = Job::start(self.host(host), &["agent-server", "serve"]);
+        self.servers.insert(host.to_owned(), server);
+        eventually(Duration::from_secs(10), || {
+            let server = self.servers.get_mut(host).expect("it was just put there");
+            if let Some(status) = server.ended() {
+                panic!("agent-server on {host}: {status}\n{}", server.stderr());
+            }
+            let listens = self.lab.host(host).sh("ss -Hltn sport = :50051");
+            let listens = listens.is_ok_and(|sockets| !sockets.is_empty());
+            listens.then_some(()).ok_or("no listener".to_owned())
+        });
+    }
+
+    /// Stops the `agent-server` of a host.
+    pub fn stop_serving(&mut self, host: &str) {
+        let server = self.servers.remove(host).expect("it serves");
+        server.signal(nix::sys::signal::Signal::SIGTERM);
+        server.wait(Duration::from_secs(20));
+    }
+
+    /// That the `agent-server` of a host still runs.
+    ///
+    /// # Panics
+    /// If not.
+    #[track_caller]
+    pub fn assert_serves(&mut self, host: &str) {
+        let server = self.servers.get_mut(host).expect("it serves");
+        if let Some(status) = server.ended() {
+            panic!("agent-server on {host}: {status}\n{}", server.stderr());
+        }
+    }
+
+    /// What the `agent-server` of a host has said so far.
+    pub fn server_log(&self, host: &str) -> String {
+        self.servers[host].stderr()
+    }
+
+    /// A new invitation's token.
+    #[track_caller]
+    pub fn invite(&self, host: &str) -> String {
+        self.sh(host, "agent-server invite")
+    }
+
+    /// Pairs a source with a destination.
+    #[track_caller]
+    pub fn pair(&self, source: &str, destination: &str) {
+        let token = self.invite(destination);
+        let pair = ["agent-client", "pair", destination, "--token", &token];
+        let output = self.run(source, &pair);
+        assert!(output.status.success(), "{output}");
+    }
+
+    /// Starts a container from an example's image and returns its id.
+    #[track_caller]
+    pub fn start(&self, host: &str, name: &str, options: &str) -> String {
+        self.sh(host, &format!("podman run -qd --name {name} {options}"))
+    }
+
+    /// Starts a migration.
+    #[track_caller]
+    pub fn begin(&self, source: &str, container: &str, to: &str, more: &[&str]) -> Job {
+        let mut argv = vec!["agent-client", "migrate", container, "--to", to];
+        argv.extend(["--yes", "--format", "json"]);
+        argv.extend(more);
+        Job::start(self.host(source), &argv)
+    }
+
+    /// Migrates a container.
+    #[track_caller]
+    pub fn migrate(&self, source: &str, container: &str, to: &str) -> Migration {
+        Migration::of(self.begin(source, container, to, &[]))
+    }
+
+    /// Starts a client on `c` and waits until all of its connections are open.
+    #[track_caller]
+    pub fn client(&self, command: &str, target: &str, options: &[&str]) -> Load {
+        let mut arguments = vec![command, target];
+        arguments.extend(options);
+        let connections = options
+            .windows(2)
+            .find(|pair| pair[0] == "--connections")
+            .map_or(1, |pair| pair[1].parse().expect("a number"));
+        let client = self.host("c");
+        let udp = arguments.contains(&"--udp");
+        let already = load::open_connections(client, target, udp);
+        let mut load = Load::start(client, &arguments);
+        load.wait_open(client, target, already + connections);
+        load
+    }
+
+    /// Starts `load serve` on `c`.
+    #[track_caller]
+    pub fn outside_server(&self, port: u16) -> Load {
+        let load = Load::start(self.host("c"), &["serve", &format!("0.0.0.0:{port}")]);
+        eventually(Duration::from_secs(10), || {
+            let listens = self.sh("c", &format!("ss -Hltn sport = :{port}"));
+            (!listens.is_empty()).then_some(()).ok_or(listens)
+        });
+        load
+    }
+
+    /// What a user defined of a container and expects to find after a move.
+    #[track_caller]
+    pub fn definition(&self, host: &str, container: &str) -> Value {
+        let text = self.sh(host, &format!("podman inspect {container}"));
+        let all: Value = serde_json::from_str(&text).expect("podman prints JSON");
+        let all = &all[0];
+        let network = &all["NetworkSettings"]["Networks"]["podman"];
+        let mounts = all["Mounts"].as_array().expect("a list of mounts");
+        json!({
+            "id": all["Id"],
+            "name": all["Name"],
+            "image": all["Image"],
+            "image name": all["ImageName"],
+            "program": [all["Path"], all["Args"]],
+            "environment": all["Config"]["Env"],
+            "labels": all["Config"]["Labels"],
+            "hostname": all["Config"]["Hostname"],
+            "ports": all["HostConfig"]["PortBindings"],
+            "restart policy": all["HostConfig"]["RestartPolicy"],
+            "address": [network["IPAddress"], network["MacAddress"]],
+            "volumes": mounts
+                .iter()
+                .map(|mount| json!([mount["Name"], mount["Destination"], mount["RW"]]))
+                .collect::<Vec<_>>(),
+        })
+    }
+
+    /// The names of all containers of a host, running or not.
+    #[track_caller]
+    pub fn containers(&self, host: &str) -> Vec<String> {
+        let names = self.sh(host, "podman ps -a --sort names --format '{{.Names}}'");
+        names.lines().map(str::to_owned).collect()
+    }
+
+    /// The state of a container, as Podman calls it.
+    #[track_caller]
+    pub fn state(&self, host: &str, container: &str) -> String {
+        self.sh(
+            host,
+            &format!("podman inspect -f '{{{{.State.Status}}}}' {container}"),
+        )
+    }
+
+    /// Waits until a container says something new: it runs and its clients are answered.
+    ///
+    /// # Panics
+    /// If it stays silent.
+    #[track_caller]
+    pub fn assert_talks(&self, host: &str, container: &str) {
+        let last = || self.sh(host, &format!("podman logs --tail 1 {container} 2>&1"));
+        let before = last();
+        eventually(Duration::from_secs(10), || {
+            let now = last();
+            (now != before)
+                .then_some(())
+                .ok_or_else(|| format!("{container} on {host} is silent after {before}"))
+        });
+    }
+
+    /// The whole state of these hosts, to compare with later: once connections that have ended are
+    /// forgotten and new links have settled.
+    ///
+    /// # Panics
+    /// If they do not come to rest.
+    #[track_caller]
+    pub fn look(&self, hosts: &[&str]) -> BTreeMap<String, Snapshot> {
+        let mut last = self.glance(hosts);
+        eventually(SHORT, || {
+            pause(700);
+            let before = std::mem::replace(&mut last, self.glance(hosts));
+            for (host, now) in &last {
+                if before[host] != *now {
+                    return Err(format!("on {host}:\n{}", before[host].diff(now)));
+                }
+                for passing in PASSING {
+                    if now.mentions(passing) {
+                        return Err(format!("{passing} on {host}"));
+                    }
+                }
+            }
+            Ok(last.clone())
+        })
+    }
+
+    fn glance(&self, hosts: &[&str]) -> BTreeMap<String, Snapshot> {
+        let snapshot = |host: &&str| self.host(host).snapshot_with_podman();
+        let taken = hosts
+            .iter()
+            .map(|host| ((*host).to_owned(), snapshot(host)));
+        taken
+            .map(|(host, snapshot)| (host, snapshot.expect("a host can be looked at")))
+            .collect()
+    }
+
+    /// Waits until hosts are again as they were.
+    ///
+    /// # Panics
+    /// With what differs, if they do not become so.
+    #[track_caller]
+    pub fn assert_as_before(&self, before: &BTreeMap<String, Snapshot>) {
+        let hosts: Vec<&str> = before.keys().map(String::as_str).collect();
+        eventually(TIDY, || {
+            let now = self.glance(&hosts);
+            let differences: String = before
+                .iter()
+                .map(|(host, old)| (host, old.diff(&now[host])))
+                .filter(|(_, difference)| !difference.is_empty())
+                .map(|(host, difference)| format!("on {host}:\n{difference}"))
+                .collect();
+            if differences.is_empty() {
+                Ok(())
+            } else {
+                Err(differences)
+            }
+        });
+    }
+}
+
+/// Waits until no other run has the lab of this name: labs are known by their names, and a fresh one
+/// takes an old one down. Ends with the file.
+fn turn(lab: &str) -> std::io::Result<File> {
+    let name = format!("live-migration-test-{lab}.lock");
+    let file = File::create(std::env::temp_dir().join(name))?;
+    file.lock()?;
+    Ok(file)
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for (host, server) in &self.servers {
+                println!("agent-server on {host} said:\n{}", server.stderr());
+            }
+        }
+    }
+}

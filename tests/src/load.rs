@@ -1,0 +1,107 @@
+//! The checker at the far end of a container's connections.
+
+use std::time::Duration;
+
+use lab::Host;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::{Job, eventually};
+
+/// How long it may take to notice the end and to report.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// How many connections a host has to a target.
+pub(crate) fn open_connections(host: &Host, target: &str, udp: bool) -> usize {
+    let protocol = if udp { "u" } else { "t" };
+    let list = format!("ss -Hn{protocol} state established dst {target}");
+    host.sh(&list).expect("ss runs").lines().count()
+}
+
+/// A `load` that runs in a host, with its connections open.
+#[derive(Debug)]
+pub struct Load {
+    what: String,
+    job: Job,
+}
+
+impl Load {
+    /// Starts `load` with these arguments.
+    #[track_caller]
+    pub(crate) fn start(host: &Host, arguments: &[&str]) -> Self {
+        let mut argv = vec!["load"];
+        argv.extend(arguments);
+        argv.push("--json");
+        Self {
+            what: argv.join(" "),
+            job: Job::start(host, &argv),
+        }
+    }
+
+    /// Waits until its host has so many connections to the target.
+    ///
+    /// # Panics
+    /// If it ends before, or takes too long.
+    #[track_caller]
+    pub(crate) fn wait_open(&mut self, host: &Host, target: &str, connections: usize) {
+        let udp = self.what.contains("--udp");
+        eventually(Duration::from_secs(10), || {
+            self.assert_runs();
+            let open = open_connections(host, target, udp);
+            (open == connections)
+                .then_some(())
+                .ok_or_else(|| format!("{open} of {connections} open: {}", self.what))
+        });
+    }
+
+    /// That it has not ended: a `load count` ends at the first thing that is wrong.
+    ///
+    /// # Panics
+    /// If it has.
+    #[track_caller]
+    pub fn assert_runs(&mut self) {
+        if let Some(status) = self.job.ended() {
+            panic!("{} has ended, {status}:\n{}", self.what, self.told());
+        }
+    }
+
+    /// Ends it and returns what it saw, whatever that was.
+    ///
+    /// # Panics
+    /// If it says nothing.
+    #[track_caller]
+    pub fn finish(self) -> Value {
+        self.job.signal(Signal::SIGINT);
+        let what = self.what;
+        let output = self.job.wait(PATIENCE);
+        let seen: Value = serde_json::from_str(output.stdout.trim())
+            .unwrap_or_else(|e| panic!("{what} does not print JSON ({e}):\n{output}"));
+        println!("{what}: {seen}");
+        seen
+    }
+
+    /// Ends it; all that it saw must have been whole.
+    ///
+    /// # Panics
+    /// With all that it saw, if not.
+    #[track_caller]
+    pub fn finish_whole(self) -> Value {
+        let what = self.what.clone();
+        let seen = self.finish();
+        let none = |field: &str| seen.get(field).is_none_or(|number| number == 0);
+        let datagrams = seen["protocol"] == "udp";
+        assert!(
+            seen["ok"] == true
+                && none("resets")
+                && none("other_server")
+                && none("corrupted")
+                && (datagrams || (none("lost") && none("repeated") && none("reordered"))),
+            "{what}: {seen:#}"
+        );
+        seen
+    }
+
+    fn told(&self) -> String {
+        format!("{}{}", self.job.stdout(), self.job.stderr())
+    }
+}

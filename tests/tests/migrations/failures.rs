@@ -1,0 +1,165 @@
+//! What fails half-way is put back, and the clients never notice.
+
+use tests::{Fixture, pause};
+
+/// It failed, and the container runs on the source.
+const FAILED: i32 = 1;
+
+#[test]
+fn a_dump_that_criu_refuses() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-no-dump", &["counter-open-file"]);
+    f.start(
+        "a",
+        "open",
+        "-p 9000:9000 -v kept:/data localhost/counter-open-file",
+    );
+    let mut client = f.client("count", &f.at("a", 9000), &[]);
+    let before = f.look(&["a", "b"]);
+
+    // It holds a file open that was removed, and CRIU is told to carry none of that size.
+    f.sh(
+        "a",
+        "mkdir -p /etc/criu; echo ghost-limit 1 >/etc/criu/default.conf",
+    );
+    let migration = f.migrate("a", "open", "b");
+    migration.assert_failed(FAILED, &["Error (criu/", "ghost"]);
+    let said = migration.words();
+    let log = said
+        .split(|c: char| c.is_whitespace() || "\"'`,;()".contains(c))
+        .map(|word| word.trim_end_matches(['.', ':']))
+        .find(|word| word.starts_with('/') && word.ends_with(".log"))
+        .unwrap_or_else(|| panic!("no log is named: {said}"));
+    f.sh("a", &format!("grep -q Error {log}"));
+    client.assert_runs();
+    f.assert_talks("a", "open");
+    f.assert_as_before(&before);
+
+    f.sh("a", "rm /etc/criu/default.conf");
+    f.migrate("a", "open", "b").assert_moved();
+    pause(300);
+    client.finish_whole();
+}
+
+/// A CRIU that tells its version but fails whenever a runtime asks it for something.
+const BROKEN_CRIU: &str = r#"#!/bin/sh
+case "$*" in *swrk*) exit 1 ;; esac
+exec /tmp/criu "$@"
+"#;
+
+#[test]
+fn criu_fails_at_either_end() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-no-restore", &["echo"]);
+    f.start(
+        "a",
+        "echo",
+        "-p 7000:7000 -p 7000:7000/udp -v kept:/data localhost/echo",
+    );
+    let mut client = f.client("echo", &f.at("a", 7000), &["--connections", "10"]);
+    let mut datagrams = f.client("echo", &f.at("a", 7000), &["--udp"]);
+    pause(300);
+    let before = f.look(&["a", "b"]);
+
+    for host in ["a", "b"] {
+        f.sh(host, "cp /usr/sbin/criu /tmp/criu");
+        f.host(host)
+            .write("/tmp/broken", BROKEN_CRIU)
+            .expect("a script fits");
+        f.sh(
+            host,
+            "chmod +x /tmp/broken; mount --bind /tmp/broken /usr/sbin/criu; criu --version",
+        );
+        f.migrate("a", "echo", "b").assert_failed(FAILED, &["criu"]);
+        f.sh(host, "umount /usr/sbin/criu");
+        client.assert_runs();
+        datagrams.assert_runs();
+        assert_eq!(f.state("a", "echo"), "running");
+        assert!(f.containers("b").is_empty());
+    }
+    pause(500);
+    f.assert_as_before(&before);
+
+    f.migrate("a", "echo", "b").assert_moved();
+    pause(500);
+    client.finish_whole();
+    datagrams.finish_whole();
+}
+
+#[test]
+fn a_disk_that_is_full() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-full", &["counter"]);
+    f.start("a", "counter", "-p 9000:9000 localhost/counter");
+    let mut client = f.client("count", &f.at("a", 9000), &[]);
+    let work = "/var/lib/live-migration/work";
+    for host in ["a", "b"] {
+        f.sh(host, &format!("mkdir -p {work}"));
+    }
+    let before = f.look(&["a", "b"]);
+
+    for host in ["a", "b"] {
+        f.sh(host, &format!("mount -t tmpfs -o size=64k tmpfs {work}"));
+        let migration = f.migrate("a", "counter", "b");
+        assert!(
+            matches!(migration.code(), FAILED | 4),
+            "{}",
+            migration.output
+        );
+        migration.assert_says(&["space"]);
+        client.assert_runs();
+        f.assert_talks("a", "counter");
+        assert!(f.containers("b").is_empty());
+        f.sh(host, &format!("umount {work}"));
+    }
+    f.assert_as_before(&before);
+
+    f.migrate("a", "counter", "b").assert_moved();
+    pause(300);
+    client.finish_whole();
+}
+
+#[test]
+fn a_name_or_a_port_taken_in_between() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-race", &["counter"]);
+    f.start("a", "counter", "-p 9000:9000 localhost/counter");
+    let mut client = f.client("count", &f.at("a", 9000), &[]);
+    let before = f.look(&["a", "b"]);
+
+    // As soon as the tunnel's interface is there, preflight is over.
+    let links = f.sh("b", "ip -o link | wc -l");
+    let take = format!(
+        "for i in $(seq 500); do
+             [ $(ip -o link | wc -l) = {links} ] || break
+             sleep 0.01
+         done
+         exec podman create -q --name counter localhost/counter"
+    );
+    let taking = tests::Job::start(f.host("b"), &["sh", "-c", &take]);
+    let migration = f.migrate("a", "counter", "b");
+    let taken = taking.wait(std::time::Duration::from_secs(20));
+    if taken.status.success() {
+        migration.assert_failed(FAILED, &["counter"]);
+        client.assert_runs();
+        f.assert_talks("a", "counter");
+        assert_eq!(f.containers("b"), ["counter"]);
+        assert_eq!(f.state("b", "counter"), "created");
+        f.sh("b", "podman rm counter");
+        f.assert_as_before(&before);
+        f.migrate("a", "counter", "b").assert_moved();
+    } else {
+        // The migration had the name first.
+        migration.assert_moved();
+    }
+    pause(300);
+    client.finish_whole();
+}

@@ -1,0 +1,13 @@
+//! Whole migrations between lab hosts, seen from outside.
+//!
+//! One program, so that tests of all kinds fill the processors together.
+
+mod cancelled;
+mod failures;
+mod images;
+mod outages;
+mod refusals;
+mod series;
+mod strangers;
+mod trust;
+mod workloads;

@@ -1,0 +1,106 @@
+//! More than one migration between the same hosts.
+
+use tests::{Fixture, Setup, pause};
+
+#[test]
+fn a_second_one_on_the_same_tunnel() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-second", &["counter"]);
+    let before = f.look(&["a", "b"]);
+    f.start("a", "one", "-p 9000:9000 localhost/counter");
+    f.start("a", "two", "-p 9001:9000 localhost/counter");
+    let one = f.client("count", &f.at("a", 9000), &[]);
+    let two = f.client("count", &f.at("a", 9001), &[]);
+    pause(200);
+
+    let first = f.migrate("a", "one", "b");
+    first.assert_moved();
+    assert_eq!(first.report["tunnel"]["reused"], false);
+    let second = f.migrate("a", "two", "b");
+    second.assert_moved();
+    assert_eq!(second.report["tunnel"]["reused"], true);
+    assert_eq!(
+        first.report["tunnel"]["interface"],
+        second.report["tunnel"]["interface"]
+    );
+    pause(500);
+    // One flow ends, and the other needs the tunnel still.
+    one.finish_whole();
+    pause(2000);
+    two.finish_whole();
+
+    f.sh("b", "podman rm -ft0 one two");
+    f.assert_as_before(&before);
+}
+
+#[test]
+fn there_and_back() {
+    if !lab::can_run() {
+        return;
+    }
+    let images: &[&str] = &["echo"];
+    let f = Fixture::with(
+        "m-back",
+        Setup {
+            hosts: &["a", "b", "c"],
+            servers: &["a", "b"],
+            pairs: &[("a", "b"), ("b", "a")],
+            images: &[("a", images), ("b", images)],
+        },
+    );
+    let before = f.look(&["a", "b"]);
+    f.start("a", "echo", "-p 7000:7000 -p 7000:7000/udp localhost/echo");
+    let defined = f.definition("a", "echo");
+    let first = f.client("echo", &f.at("a", 7000), &["--connections", "5"]);
+    let datagrams = f.client("echo", &f.at("a", 7000), &["--udp"]);
+    pause(300);
+
+    f.migrate("a", "echo", "b").assert_moved();
+    // At home at the other end: this one takes the tunnel after the way back.
+    let second = f.client("echo", &f.at("b", 7000), &["--connections", "5"]);
+    pause(500);
+    f.migrate("b", "echo", "a").assert_moved();
+    pause(500);
+    let third = f.client("echo", &f.at("a", 7000), &[]);
+    pause(500);
+
+    let servers = first.finish_whole()["servers"].clone();
+    assert_eq!(datagrams.finish_whole()["servers"], servers);
+    assert_eq!(second.finish_whole()["servers"], servers);
+    assert_eq!(third.finish_whole()["servers"], servers);
+    assert!(f.containers("b").is_empty());
+    assert_eq!(f.definition("a", "echo"), defined);
+
+    f.sh("a", "podman rm -ft0 echo");
+    f.assert_as_before(&before);
+}
+
+#[test]
+fn three_times_to_and_fro_with_one_client() {
+    if !lab::can_run() {
+        return;
+    }
+    let images: &[&str] = &["counter"];
+    let f = Fixture::with(
+        "m-fro",
+        Setup {
+            hosts: &["a", "b", "c"],
+            servers: &["a", "b"],
+            pairs: &[("a", "b"), ("b", "a")],
+            images: &[("a", images), ("b", images)],
+        },
+    );
+    let before = f.look(&["a", "b"]);
+    f.start("a", "counter", "-p 9000:9000 localhost/counter");
+    let client = f.client("count", &f.at("a", 9000), &[]);
+    for (from, to) in [("a", "b"), ("b", "a"), ("a", "b")] {
+        pause(200);
+        f.migrate(from, "counter", to).assert_moved();
+    }
+    pause(500);
+    client.finish_whole();
+    f.sh("b", "podman rm -ft0 counter");
+    f.assert_as_before(&before);
+}

@@ -1,0 +1,267 @@
+//! Each workload moves once, under the eyes of a client that was there before.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tests::{Fixture, Job, eventually, pause};
+
+#[test]
+fn counter_with_all_that_defines_it() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-counter", &["counter"]);
+    let before = f.look(&["a", "b", "c"]);
+    f.start(
+        "a",
+        "counter",
+        "-p 9000:9000 -e COLOUR=blue --label team=x --restart on-failure:3 -v notes:/notes \
+         --hostname tally localhost/counter",
+    );
+    let defined = f.definition("a", "counter");
+    let client = f.client("count", &f.at("a", 9000), &[]);
+    pause(300);
+
+    f.migrate("a", "counter", "b").assert_moved();
+    pause(1000);
+    let other = f.client("count", &f.at("b", 9000), &[]);
+    pause(300);
+    let other = other.finish_whole();
+    let seen = client.finish_whole();
+    assert_eq!(seen["local_port"], seen["local_port_at_end"]);
+    assert_eq!(other["server"], seen["server"], "the same process");
+    let number = |report: &Value, field| report[field].as_u64().expect("a number");
+    assert!(number(&other, "first") > number(&seen, "first"));
+
+    assert!(f.containers("a").is_empty(), "{:?}", f.containers("a"));
+    assert_eq!(f.definition("b", "counter"), defined);
+    assert_eq!(f.state("b", "counter"), "running");
+    let said = f.sh("b", "podman logs counter");
+    assert!(said.contains(&format!("count={} ", number(&seen, "last"))));
+    f.sh("b", "podman exec counter /counter --help");
+
+    f.sh("b", "podman stop -t 5 counter && podman start counter");
+    let afresh = f.client("count", &f.at("b", 9000), &[]);
+    pause(200);
+    let afresh = afresh.finish_whole();
+    assert_eq!(afresh["first"], 1, "a new process: {afresh}");
+    assert_ne!(afresh["server"], seen["server"]);
+
+    f.sh("b", "podman rm -ft0 counter && podman volume rm notes");
+    f.assert_as_before(&before);
+}
+
+#[test]
+fn files_in_the_root_and_in_a_volume() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-files", &["counter-file", "counter-open-file"]);
+    let before = f.look(&["a", "b"]);
+    let cases = [
+        ("file-root", 9000, "localhost/counter-file", ""),
+        (
+            "file-volume",
+            9001,
+            "localhost/counter-file",
+            "-v numbers:/data",
+        ),
+        ("open-root", 9002, "localhost/counter-open-file", ""),
+        (
+            "open-volume",
+            9003,
+            "localhost/counter-open-file",
+            "-v more:/data",
+        ),
+    ];
+    for (name, port, image, volume) in cases {
+        f.start("a", name, &format!("-p {port}:9000 {volume} {image}"));
+        let client = f.client("count", &f.at("a", port), &[]);
+        pause(300);
+        f.migrate("a", name, "b").assert_moved();
+        pause(500);
+        let seen = client.finish_whole();
+
+        // Every number once, and in order.
+        let file = match volume.split([' ', ':']).nth(1) {
+            Some(volume) => {
+                format!("cat $(podman volume inspect -f '{{{{.Mountpoint}}}}' {volume})/count")
+            }
+            None => format!("podman export {name} | tar xO data/count"),
+        };
+        f.sh(
+            "b",
+            &format!(
+                "{file} >/tmp/is && seq -f %020.0f {} | cmp - /tmp/is",
+                seen["last"]
+            ),
+        );
+        f.sh("b", &format!("podman rm -fvt0 {name}"));
+    }
+    let volumes = f.sh("b", "podman volume ls -q | sort | xargs");
+    assert_eq!(volumes, "more numbers");
+    f.sh("b", "podman volume rm more numbers");
+    f.assert_as_before(&before);
+}
+
+#[test]
+fn echo_with_fifty_connections_and_datagrams() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-echo", &["echo"]);
+    let before = f.look(&["a", "b"]);
+    f.start("a", "echo", "-p 7000:7000 -p 7000:7000/udp localhost/echo");
+    let many = ["--connections", "50", "--interval-ms", "20"];
+    let streams = f.client("echo", &f.at("a", 7000), &many);
+    let datagrams = f.client("echo", &f.at("a", 7000), &["--udp", "--connections", "4"]);
+    pause(500);
+
+    let migration = f.migrate("a", "echo", "b");
+    migration.assert_moved();
+    let flows = &migration.report["flows"];
+    assert!(flows["tcp"].as_u64() >= Some(50), "{flows}");
+    assert!(flows["udp"].as_u64() >= Some(4), "{flows}");
+    pause(1500);
+    let streams = streams.finish_whole();
+    let datagrams = datagrams.finish_whole();
+    assert_eq!(streams["servers"], datagrams["servers"]);
+    println!(
+        "longest stall {} ms, datagrams lost {} of {}",
+        streams["stall_ms"], datagrams["lost"], datagrams["sent"]
+    );
+
+    f.sh("b", "podman rm -ft0 echo");
+    f.assert_as_before(&before);
+}
+
+#[test]
+fn dial_out_keeps_its_connection() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-dial-out", &["dial-out"]);
+    let before = f.look(&["a", "b"]);
+    let server = f.outside_server(7000);
+    let target = f.at("c", 7000);
+    f.start("a", "dial-out", &format!("localhost/dial-out {target}"));
+    f.assert_talks("a", "dial-out");
+
+    f.migrate("a", "dial-out", "b").assert_moved();
+    f.assert_talks("b", "dial-out");
+    let seen = server.finish();
+    // The container ends its connection only when it is stopped, so the server is asked first.
+    assert_eq!(seen["ok"], true, "{seen:#}");
+    assert_eq!(seen["connections"].as_array().map(Vec::len), Some(1));
+
+    f.sh("b", "podman rm -ft0 dial-out");
+    f.assert_as_before(&before);
+}
+
+#[test]
+fn everything_at_once() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-everything", &["everything"]);
+    let before = f.look(&["a", "b"]);
+    let server = f.outside_server(7000);
+    f.start(
+        "a",
+        "everything",
+        &format!(
+            "-p 7000:7000 -p 7000:7000/udp -p 7001:7001 localhost/everything --connect {}",
+            f.at("c", 7000)
+        ),
+    );
+    let streams = f.client("echo", &f.at("a", 7000), &["--connections", "5"]);
+    let datagrams = f.client("echo", &f.at("a", 7000), &["--udp"]);
+    let status = |host: &str| -> Value {
+        let text = f.sh("c", &format!("timeout 5 nc -d {host} 7001"));
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text:?}"))
+    };
+    pause(500);
+    let there = status("a");
+    assert_eq!(there["ok"], true, "{there:#}");
+
+    f.migrate("a", "everything", "b").assert_moved();
+    pause(500);
+    let here = status("b");
+    assert_eq!(here["ok"], true, "{here:#}");
+    assert_eq!(here["server"], there["server"], "the same process");
+    streams.finish_whole();
+    datagrams.finish_whole();
+    let seen = server.finish();
+    assert_eq!(seen["ok"], true, "{seen:#}");
+
+    f.sh("b", "podman rm -ft0 everything");
+    f.assert_as_before(&before);
+}
+
+#[test]
+fn redis_under_load() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-redis", &["redis"]);
+    let before = f.look(&["a", "b"]);
+    f.start("a", "redis", "-p 6379:6379 localhost/redis");
+    let fill = "until redis-cli -h a ping 2>/dev/null | grep -q PONG; do sleep 0.05; done
+        redis-cli -h a set proof 4711
+        redis-benchmark -h a -q -c 10 -n 20000 -r 10000 -d 100 -t set";
+    f.sh("c", fill);
+    let keys: u64 = f
+        .sh("c", "redis-cli -h a dbsize")
+        .parse()
+        .expect("a number");
+    assert!(keys > 5000, "{keys}");
+
+    // redis-cli would connect again without a word: the client's id tells.
+    let count = "(echo client id
+        until [ -e /tmp/enough ]; do echo incr n; sleep 0.01; done
+        echo client id) | redis-cli -h a";
+    let counting = Job::start(f.host("c"), &["bash", "-c", count]);
+    let benchmark = "redis-benchmark -h a -q -c 20 -n 1000000000 -r 10000 -d 100 -t set,get";
+    let mut loading = Job::start(f.host("c"), &["bash", "-c", &format!("exec {benchmark}")]);
+    eventually(Duration::from_secs(10), || {
+        let open = f.sh("c", "ss -Htn state established dst a | wc -l");
+        (open.parse() == Ok(21)).then_some(()).ok_or(open)
+    });
+    pause(500);
+
+    f.migrate("a", "redis", "b").assert_moved();
+    pause(1000);
+    if let Some(status) = loading.ended() {
+        panic!("{status}: {}{}", loading.stdout(), loading.stderr());
+    }
+    let calls = "redis-cli -h b info stats | sed -n s/^total_commands_processed://p";
+    let total = || -> u64 { f.sh("c", calls).trim().parse().expect("a number") };
+    let some = total();
+    pause(500);
+    assert!(total() > some + 50, "the benchmark goes on");
+    let open = f.sh("c", "ss -Htn state established dst a | wc -l");
+    assert_eq!(open, "21", "the same connections");
+    drop(loading);
+
+    f.sh("c", "touch /tmp/enough");
+    let counted = counting.wait(Duration::from_secs(20));
+    assert!(counted.status.success(), "{counted}");
+    let lines: Vec<&str> = counted.stdout.lines().collect();
+    let [id, numbers @ .., id_at_end] = lines.as_slice() else {
+        panic!("{counted}");
+    };
+    assert_eq!(id, id_at_end, "the same connection");
+    for (expected, number) in (1..).zip(numbers) {
+        assert_eq!(number.parse(), Ok(expected), "one after the other");
+    }
+    assert!(numbers.len() > 50, "{}", numbers.len());
+    assert_eq!(f.sh("c", "redis-cli -h b get proof"), "4711");
+    let left: u64 = f
+        .sh("c", "redis-cli -h b dbsize")
+        .parse()
+        .expect("a number");
+    assert!(left >= keys, "{left} of {keys}");
+
+    f.sh("b", "podman rm -ft0 redis");
+    f.assert_as_before(&before);
+}
