@@ -73,7 +73,8 @@ impl State {
         use State::*;
         let next = match (self, request) {
             (Greeting, Request::Hello { .. }) => Idle,
-            (Unpaired, Request::Pair { .. }) => Idle,
+            // A paired peer may have forgotten it and ask again.
+            (Unpaired | Idle, Request::Pair { .. }) => Idle,
             (Idle, Request::Check { .. } | Request::Status | Request::Outcome { .. }) => Idle,
             (Idle, Request::Begin { .. }) => Begun,
             (Begun, Request::OpenTunnel { .. }) => TunnelOpen,

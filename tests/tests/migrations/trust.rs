@@ -50,7 +50,11 @@ fn tokens_and_peers() {
     let good = f.invite("b");
     let output = pair(&f, "b", &good);
     assert!(output.status.success(), "{output}");
-    assert_refused(&pair(&f, "b", &good), &["used"]);
+    let again = f.run("c", &["agent-client", "pair", "b", "--token", &good]);
+    assert_refused(&again, &["used"]);
+    // A source that has forgotten its destination may pair anew.
+    f.sh("a", "agent-client peers remove b");
+    f.pair("a", "b");
 
     // A secret that is nearly right.
     let token = f.invite("b");
