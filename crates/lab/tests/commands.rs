@@ -91,7 +91,10 @@ fn a_daemon_does_not_hold_the_caller() {
         .sh("setsid sleep 1000 </dev/null >/dev/null 2>&1 &")
         .unwrap();
     assert!(began.elapsed() < Duration::from_secs(5));
-    lab.host("a").sh("pgrep -x sleep").unwrap();
+    // The shell may end before the child has become `sleep`.
+    lab.host("a")
+        .sh("for _ in $(seq 50); do pgrep -fx 'sleep 1000' && exit; sleep 0.1; done; false")
+        .unwrap();
 }
 
 #[test]
