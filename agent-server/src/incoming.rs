@@ -32,6 +32,9 @@ use crate::podman_host::{Reservation, failed};
 /// How long a WireGuard handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
+/// Pause before Podman gets a second chance.
+const STAGE_PAUSE: Duration = Duration::from_millis(500);
+
 /// File in the work directory that lists what was created, for [`crate::recovery`].
 const CREATED: &str = "created.json";
 
@@ -228,10 +231,18 @@ impl PodmanIncoming {
         self.undo.register("container", move || async move {
             Ok(podman::remove_container(&id).await?)
         });
-        let archive = self.work.join("skeleton.tar");
-        // Not interrupted: a Podman that is killed on its way to the gate leaves a network
-        // namespace and mounts behind. It takes about a second, and closing the gate is clean.
-        let staged = gate::stage(&archive, &self.work).await?;
+        let staged = match self.bring_to_gate("gate").await {
+            Ok(staged) => staged,
+            // Seen when the same container had left this host a moment before: Podman loses files
+            // of the new one with the same id. Nothing is frozen yet, so there is time for another
+            // try.
+            Err(error) => {
+                tracing::warn!("podman failed on its way to the gate, trying again: {error}");
+                podman::remove_container(&self.container.id).await?;
+                tokio::time::sleep(STAGE_PAUSE).await;
+                self.bring_to_gate("gate-again").await?
+            }
+        };
         self.bundle = staged.bundle.clone();
         self.netns = staged.layout.netns.clone();
         self.staged = Some(staged);
@@ -240,6 +251,15 @@ impl PodmanIncoming {
             spawn_blocking(move || quarantine::apply(&netns)).await??;
         }
         Ok(())
+    }
+
+    /// Not interrupted when the migration is cancelled: a Podman that is killed on its way to the
+    /// gate leaves a network namespace and mounts behind. It takes about a second, and closing the
+    /// gate is clean.
+    async fn bring_to_gate(&mut self, scratch: &str) -> anyhow::Result<Staged> {
+        let scratch = self.work.join(scratch);
+        std::fs::create_dir(&scratch)?;
+        Ok(gate::stage(&self.work.join("skeleton.tar"), &scratch).await?)
     }
 
     async fn try_restore(&mut self) -> Step<()> {
