@@ -233,9 +233,8 @@ impl PodmanIncoming {
         });
         let staged = match self.bring_to_gate("gate").await {
             Ok(staged) => staged,
-            // Seen when the same container had left this host a moment before: Podman loses files
-            // of the new one with the same id. Nothing is frozen yet, so there is time for another
-            // try.
+            // Seen rarely, cause unknown: Podman does not find the checkpoint that it has just
+            // unpacked. Nothing is frozen yet, so there is time for another try.
             Err(error) => {
                 tracing::warn!("podman failed on its way to the gate, trying again: {error}");
                 podman::remove_container(&self.container.id).await?;
