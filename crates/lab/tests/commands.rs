@@ -219,7 +219,8 @@ fn the_program_passes_everything_through() {
 
     let lab_exec = format!("{} --name {name} exec a", env!("CARGO_BIN_EXE_lab"));
     let on_terminal = |script: &str| {
-        let script = format!("{lab_exec} -- sh -c '{script}'");
+        // Without `exec`, the shell that `script` starts may stay and get what is typed as well.
+        let script = format!("exec {lab_exec} -- sh -c '{script}'");
         let mut command = Command::new("script");
         command
             .args(["-qec", &script, "/dev/null"])
