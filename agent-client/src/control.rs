@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use common::paths;
 use common::protocol::frame::{Frames, MAX_FRAME_BYTES};
+use common::protocol::liveness;
 use common::protocol::version::Versions;
 use common::protocol::{Refused, Reply, Request};
 use tokio::net::TcpStream;
@@ -20,9 +21,6 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(600);
 
 /// Longest wait for the destination to undo a migration.
 const ABORT_LIMIT: Duration = Duration::from_secs(60);
-
-/// How long TCP may go without an acknowledgement before the connection counts as dead.
-const SILENCE_LIMIT: Duration = Duration::from_secs(15);
 
 /// Why a request was not met.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +71,7 @@ impl Control {
         let stream = trust::connect(&identity()?, host, server, standing).await?;
         let socket = stream.get_ref().0;
         let peer = socket.peer_addr()?.ip().to_canonical();
-        keep_alive(socket).context("cannot set up the connection")?;
+        liveness::watch(socket).context("cannot set up the connection")?;
         let mut control = Control {
             frames: Frames::new(stream, MAX_FRAME_BYTES),
             peer,
@@ -150,17 +148,4 @@ impl Control {
 /// The answer does not belong to the request.
 pub(crate) fn unexpected(reply: &Reply) -> RequestError {
     RequestError::Lost(format!("an answer that was not asked for: {reply:?}"))
-}
-
-fn keep_alive(socket: &TcpStream) -> nix::Result<()> {
-    use nix::sys::socket::{setsockopt, sockopt};
-    setsockopt(socket, sockopt::KeepAlive, &true)?;
-    setsockopt(socket, sockopt::TcpKeepIdle, &5)?;
-    setsockopt(socket, sockopt::TcpKeepInterval, &5)?;
-    setsockopt(socket, sockopt::TcpKeepCount, &2)?;
-    setsockopt(
-        socket,
-        sockopt::TcpUserTimeout,
-        &(SILENCE_LIMIT.as_millis() as u32),
-    )
 }

@@ -1,7 +1,6 @@
 //! The phases of a migration, in order, and the one place that undoes them.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,7 +11,7 @@ use common::host::HostFacts;
 use common::journal::{Direction, Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::flows::FlowCount;
-use common::net::tunnel::{Dirs, Tunnel};
+use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
 use common::paths;
 use common::preflight::{self, Check, Side, Verdict};
 use common::protocol::message::FLOWS_PER_BATCH;
@@ -31,9 +30,6 @@ use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
 use crate::source::{Data, Flows, Source};
 use crate::timeline::Timeline;
-
-/// How long a WireGuard handshake may take.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How often, and with what pause, the destination is asked what became of a commit.
 const OUTCOME_TRIES: u32 = 6;
@@ -152,8 +148,10 @@ impl<'a> Migration<'a> {
     /// Looks at both hosts; returns what holds and what does not.
     pub(crate) async fn check(&mut self, container: &str) -> anyhow::Result<Vec<Check>> {
         let (facts, _, host) = self.look(container).await?;
+        let mut checks = preflight::source(&facts, &host);
         let mut control = Control::connect(&self.destination).await?;
-        self.preflight(&facts, &host, &mut control).await
+        checks.extend(self.check_there(&facts, &host, &mut control).await?);
+        Ok(checks)
     }
 
     async fn attempt(
@@ -169,14 +167,14 @@ impl<'a> Migration<'a> {
             anyhow::anyhow!("another agent-client is migrating {} right now", facts.name)
         })?);
         // A container that is not running at all has nothing to ask the destination about.
-        let here = preflight::source(&facts, &host, cgroup_v2());
-        if let Some(why) = refusal(&here) {
+        let mut checks = preflight::source(&facts, &host);
+        if let Some(why) = refusal(&checks) {
             return Err(Failure::Refused(why));
         }
         let mut control = Control::connect(&self.destination).await?;
 
         self.begin(PhaseName::Preflight);
-        let checks = self.preflight(&facts, &host, &mut control).await?;
+        checks.extend(self.check_there(&facts, &host, &mut control).await?);
         for check in checks.iter().filter(|c| c.verdict == Verdict::Warning) {
             self.report
                 .warnings
@@ -302,22 +300,20 @@ impl<'a> Migration<'a> {
         Ok((facts, placement, host))
     }
 
-    async fn preflight(
+    async fn check_there(
         &self,
         facts: &ContainerFacts,
         host: &HostFacts,
         control: &mut Control,
     ) -> anyhow::Result<Vec<Check>> {
-        let mut checks = preflight::source(facts, host, cgroup_v2());
         let request = Request::Check {
             container: Box::new(facts.clone()),
             source: host.clone(),
         };
         match control.request(request, &self.cancel).await? {
-            Reply::Checked { checks: there } => checks.extend(there),
-            other => return Err(unexpected(&other).into()),
+            Reply::Checked { checks } => Ok(checks),
+            other => Err(unexpected(&other).into()),
         }
-        Ok(checks)
     }
 
     /// The record and the scratch directory; both are seen by recovery if this process dies.
@@ -341,9 +337,9 @@ impl<'a> Migration<'a> {
             .context("cannot write the migration's record")?;
         self.record = Some(record);
         let work = paths::work_dir(migration);
-        let removed = work.clone();
+        let removed = migration.clone();
         self.undo.register("scratch files", move || async move {
-            remove_directory(&removed)
+            Ok(paths::remove_work_dir(&removed)?)
         });
         std::fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
         Source::new(facts.clone(), placement, work)
@@ -376,7 +372,7 @@ impl<'a> Migration<'a> {
         });
         let proven = tunnel.clone();
         let (here, there) = tokio::join!(
-            spawn_blocking(move || proven.prove(HANDSHAKE_LIMIT)),
+            spawn_blocking(move || proven.prove(PROOF_LIMIT)),
             self.ask(Request::ProveTunnel)
         );
         here??;
@@ -509,7 +505,7 @@ impl<'a> Migration<'a> {
                 .push(format!("some flows may not have moved: {error:#}"));
         }
         if let Some(migration) = &self.report.migration_id {
-            let _ = remove_directory(&paths::work_dir(migration));
+            let _ = paths::remove_work_dir(migration);
         }
     }
 
@@ -560,18 +556,8 @@ impl<'a> Migration<'a> {
         let DumpError::Criu { line, log } = error else {
             return error.into();
         };
-        // The scratch directory goes with the roll-back.
-        let kept = paths::client_dir().join("logs");
-        let to = kept.join(format!(
-            "{}-dump.log",
-            self.report
-                .migration_id
-                .as_ref()
-                .map_or("unknown", MigrationId::as_str)
-        ));
-        let log = std::fs::create_dir_all(&kept)
-            .and_then(|()| std::fs::copy(&log, &to))
-            .map_or(log, |_| to);
+        let migration = self.report.migration_id.as_ref().expect("begun");
+        let log = paths::keep_log(&paths::client_dir(), migration, &log).unwrap_or(log);
         anyhow::anyhow!(
             "CRIU could not dump the container: {line} (its log: {})",
             log.display()
@@ -652,17 +638,4 @@ pub(crate) fn is_usage_error(error: &anyhow::Error) -> bool {
         error.downcast_ref(),
         Some(PodmanError::NoSuchContainer(_) | PodmanError::Ambiguous { .. })
     )
-}
-
-fn cgroup_v2() -> bool {
-    std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
-}
-
-fn remove_directory(path: &PathBuf) -> anyhow::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| path.display().to_string())
-        }
-        _ => Ok(()),
-    }
 }

@@ -77,7 +77,7 @@ async fn settle(
             source.thaw().await?;
         }
     }
-    let _ = std::fs::remove_dir_all(paths::work_dir(&record.migration));
+    let _ = paths::remove_work_dir(&record.migration);
     record.progress = if committed {
         Progress::Committed
     } else {

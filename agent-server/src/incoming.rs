@@ -18,7 +18,7 @@ use common::net::carry::{self, Installed};
 use common::net::flows::MovedFlow;
 use common::net::plan::{Agreement, Offer};
 use common::net::quarantine;
-use common::net::tunnel::{Dirs, Tunnel};
+use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
 use common::paths;
 use common::protocol::{RefusalCode, Refused, StreamDigest, StreamKind};
 use common::undo::Undo;
@@ -28,9 +28,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::destination::{Incoming, Step};
 use crate::podman_host::{Reservation, failed};
-
-/// How long a WireGuard handshake may take.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Pause before Podman gets a second chance.
 const STAGE_PAUSE: Duration = Duration::from_millis(500);
@@ -78,14 +75,6 @@ pub fn addresses(work: &Path) -> HashSet<IpAddr> {
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or_default()
-}
-
-/// Removes a migration's work directory, if it is there.
-pub fn remove_work(work: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(work) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// A migration under way at this host.
@@ -201,7 +190,7 @@ impl PodmanIncoming {
             staged.cancel().await;
         }
         let leftovers = self.undo.unwind().await;
-        if let Err(error) = remove_work(&self.work) {
+        if let Err(error) = paths::remove_work_dir(&self.record.migration) {
             tracing::warn!("{}: {error}", self.work.display());
         }
         // The lease goes with the tunnel; its keeper takes it down if nothing else uses it.
@@ -278,17 +267,10 @@ impl PodmanIncoming {
             ),
             None => failed(error),
         };
-        refused.log = self.keep_log(&log);
+        refused.log = paths::keep_log(&paths::server_dir(), &self.record.migration, &log)
+            .ok()
+            .map(|kept| kept.display().to_string());
         Err(refused)
-    }
-
-    /// Copies CRIU's log to where it outlives the container's directory.
-    fn keep_log(&self, log: &Path) -> Option<String> {
-        let kept = paths::server_dir().join("logs");
-        let to = kept.join(format!("{}-restore.log", self.record.migration));
-        std::fs::create_dir_all(&kept).ok()?;
-        std::fs::copy(log, &to).ok()?;
-        Some(to.display().to_string())
     }
 }
 
@@ -311,7 +293,7 @@ impl Incoming for PodmanIncoming {
     async fn prove_tunnel(&mut self) -> Step<(SocketAddr, Ticket)> {
         let tunnel = self.tunnel().map_err(failed)?;
         let receiving = spawn_blocking(move || {
-            tunnel.prove(HANDSHAKE_LIMIT)?;
+            tunnel.prove(PROOF_LIMIT)?;
             anyhow::Ok(Receiving::bind(tunnel.local_address())?)
         })
         .await
@@ -417,7 +399,7 @@ impl Incoming for PodmanIncoming {
         self.undo.disarm();
         self.receiving = None;
         self.tunnel = None;
-        if let Err(error) = remove_work(&self.work) {
+        if let Err(error) = paths::remove_work_dir(&self.record.migration) {
             tracing::warn!("{}: {error}", self.work.display());
         }
         tracing::info!(migration = %self.record.migration, container = self.container.name, "committed");

@@ -8,6 +8,7 @@ use common::journal::Journal;
 use common::multicall::keeper_command;
 use common::net::tunnel::{self, Dirs};
 use common::paths;
+use common::protocol::liveness;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -67,7 +68,7 @@ pub async fn serve(address: SocketAddr) -> anyhow::Result<()> {
         sessions.spawn(async move {
             let _permit = permit;
             let _ = stream.set_nodelay(true);
-            if let Err(error) = set_keepalive(&stream) {
+            if let Err(error) = liveness::watch(&stream) {
                 tracing::warn!(%from, "keepalive: {error}");
             }
             match acceptor.accept(stream, from).await {
@@ -86,15 +87,6 @@ pub async fn serve(address: SocketAddr) -> anyhow::Result<()> {
     sessions.close();
     sessions.wait().await;
     Ok(())
-}
-
-/// A peer that vanishes without a word (power, network) is noticed after about 15 s.
-fn set_keepalive(stream: &tokio::net::TcpStream) -> nix::Result<()> {
-    use nix::sys::socket::{setsockopt, sockopt};
-    setsockopt(stream, sockopt::KeepAlive, &true)?;
-    setsockopt(stream, sockopt::TcpKeepIdle, &5)?;
-    setsockopt(stream, sockopt::TcpKeepInterval, &5)?;
-    setsockopt(stream, sockopt::TcpKeepCount, &2)
 }
 
 fn host_name() -> String {

@@ -17,7 +17,7 @@ pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
         let work = paths::work_dir(&record.migration);
         if record.progress == Progress::Committed && work.exists() {
             finish(&record).await?;
-            incoming::remove_work(&work)?;
+            paths::remove_work_dir(&record.migration)?;
         }
         if record.progress != Progress::UnderWay {
             continue;
@@ -30,7 +30,7 @@ pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
         for created in incoming::created(&work) {
             created.remove().await?;
         }
-        incoming::remove_work(&work)?;
+        paths::remove_work_dir(&record.migration)?;
         record.progress = Progress::RolledBack;
         record.error = Some("the destination's agent ended while it was under way".into());
         journal.write(&record)?;

@@ -43,13 +43,7 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
             .collect(),
         volumes,
         free_bytes: root.map(|r| free_bytes(Path::new(&r))).unwrap_or(0),
-        cgroup_v2: cgroup_v2(),
     }
-}
-
-/// Whether the unified hierarchy is mounted where Podman and the runtimes look for it.
-fn cgroup_v2() -> bool {
-    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 fn free_bytes(path: &Path) -> u64 {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use crate::container::command::{self, CommandError};
+use crate::container::freezer;
 use crate::net;
 
 /// A host, as told to its peer.
@@ -42,6 +43,7 @@ impl HostFacts {
         );
         let mut features = network.unwrap_or_default();
         features.insert("checkpoint/restore".to_owned(), checkpoint);
+        features.insert("cgroup v2".to_owned(), freezer::problem());
         let mut runtimes = BTreeMap::new();
         for (name, found) in [("runc", runc), ("crun", crun)] {
             if let Ok(found) = found {

@@ -1,6 +1,7 @@
 //! Where the agents keep what outlives them.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::protocol::MigrationId;
 
@@ -25,4 +26,23 @@ pub fn work_dir(migration: &MigrationId) -> PathBuf {
     PathBuf::from(STATE_DIR)
         .join("work")
         .join(migration.as_str())
+}
+
+/// Removes the scratch space of a migration, if there is any.
+pub fn remove_work_dir(migration: &MigrationId) -> io::Result<()> {
+    match std::fs::remove_dir_all(work_dir(migration)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Copies the log of a program that failed in a migration to below `directory`, where it outlives
+/// the scratch space. Returns the copy's path. Old ones are left for the operator to remove.
+pub fn keep_log(directory: &Path, migration: &MigrationId, log: &Path) -> io::Result<PathBuf> {
+    let kept = directory.join("logs");
+    std::fs::create_dir_all(&kept)?;
+    let name = log.file_name().unwrap_or_default().to_string_lossy();
+    let to = kept.join(format!("{migration}-{name}"));
+    std::fs::copy(log, &to)?;
+    Ok(to)
 }

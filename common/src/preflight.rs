@@ -70,8 +70,6 @@ pub struct DestinationFacts {
     pub volumes: Vec<String>,
     /// Free space for containers, bytes.
     pub free_bytes: u64,
-    /// Whether cgroup v2 is mounted.
-    pub cgroup_v2: bool,
 }
 
 struct Checks {
@@ -100,12 +98,12 @@ impl Checks {
 }
 
 /// Checks that need only the source.
-pub fn source(container: &ContainerFacts, host: &HostFacts, cgroup_v2: bool) -> Vec<Check> {
+pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
     let mut checks = Checks {
         host: Side::Source,
         found: Vec::new(),
     };
-    programs(&mut checks, host, &container.runtime, cgroup_v2);
+    programs(&mut checks, host, &container.runtime);
     checks.expect(
         "state",
         container.state == "running",
@@ -234,7 +232,7 @@ pub fn destination(
         host: Side::Destination,
         found: Vec::new(),
     };
-    programs(&mut checks, host, &container.runtime, facts.cgroup_v2);
+    programs(&mut checks, host, &container.runtime);
     checks.expect(
         "architecture",
         source.architecture == host.architecture,
@@ -390,7 +388,7 @@ pub fn destination(
     checks.found
 }
 
-fn programs(checks: &mut Checks, host: &HostFacts, runtime: &str, cgroup_v2: bool) {
+fn programs(checks: &mut Checks, host: &HostFacts, runtime: &str) {
     let mut program = |name: &str, found: Option<&String>, oldest: Option<(u32, u32, u32)>| {
         let recent = |v: &String| oldest.is_none_or(|o| version_numbers(v) >= o);
         let advice = match oldest {
@@ -415,16 +413,6 @@ fn programs(checks: &mut Checks, host: &HostFacts, runtime: &str, cgroup_v2: boo
             "this host cannot take part without it",
         );
     }
-    checks.expect(
-        "cgroup v2",
-        cgroup_v2,
-        if cgroup_v2 {
-            "mounted"
-        } else {
-            "not at /sys/fs/cgroup"
-        },
-        "boot with systemd.unified_cgroup_hierarchy=1",
-    );
 }
 
 /// Whether nothing failed.
@@ -507,7 +495,6 @@ mod tests {
             )]
             .into(),
             free_bytes: 10 << 30,
-            cgroup_v2: true,
             ..Default::default()
         }
     }
@@ -522,7 +509,7 @@ mod tests {
 
     #[test]
     fn an_ordinary_container_passes() {
-        assert!(passed(&source(&container(), &host(), true)));
+        assert!(passed(&source(&container(), &host())));
         assert!(passed(&destination(
             &container(),
             &host(),
@@ -550,7 +537,7 @@ mod tests {
         for (name, change) in cases {
             let mut changed = container();
             change(&mut changed);
-            assert_eq!(failures(&source(&changed, &host(), true)), [name]);
+            assert_eq!(failures(&source(&changed, &host())), [name]);
         }
     }
 
@@ -566,7 +553,7 @@ mod tests {
             anonymous: false,
             shared_with: vec!["other".into()],
         }];
-        assert_eq!(failures(&source(&shared, &host(), true)), ["volume"]);
+        assert_eq!(failures(&source(&shared, &host())), ["volume"]);
     }
 
     #[test]
@@ -598,7 +585,6 @@ mod tests {
         assert_eq!(go(&|_, f| f.name_taken = true), ["container name"]);
         assert_eq!(go(&|_, f| f.networks.clear()), ["network"]);
         assert_eq!(go(&|_, f| f.free_bytes = 0), ["disk space"]);
-        assert_eq!(go(&|_, f| f.cgroup_v2 = false), ["cgroup v2"]);
         assert_eq!(
             go(&|_, f| f.addresses = vec![("other".into(), vec!["10.88.0.5".parse().unwrap()])]),
             ["address"]

@@ -10,6 +10,14 @@ use std::time::{Duration, Instant};
 /// Where cgroup v2 is mounted.
 const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
 
+/// Why containers cannot be frozen on this host, if they cannot.
+pub fn problem() -> Option<String> {
+    let mounted = Path::new(CGROUP_MOUNT).join("cgroup.controllers").exists();
+    (!mounted).then(|| {
+        format!("not mounted at {CGROUP_MOUNT}: boot with systemd.unified_cgroup_hierarchy=1")
+    })
+}
+
 /// Longest that the kernel may take to stop every task, e.g. one in an uninterruptible sleep.
 const FREEZE_LIMIT: Duration = Duration::from_secs(5);
 

@@ -48,6 +48,8 @@ use crate::paths;
 
 /// Pause before a tunnel that is just being taken down is looked at again.
 const RETRY: Duration = Duration::from_millis(50);
+/// How long [`Tunnel::prove`] may take in a migration.
+pub const PROOF_LIMIT: Duration = Duration::from_secs(10);
 /// A handshake older than this proves nothing: WireGuard has discarded its keys (REJECT_AFTER_TIME
 /// in the WireGuard paper, section 6.1).
 const HANDSHAKE_VALID: Duration = Duration::from_secs(180);

@@ -41,6 +41,7 @@
 //!   the highest version both know.
 
 pub mod frame;
+pub mod liveness;
 pub mod message;
 pub mod state;
 pub mod version;
