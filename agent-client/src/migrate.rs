@@ -499,10 +499,15 @@ impl<'a> Migration<'a> {
             ));
             self.report.outcome = Outcome::Unknown;
         }
-        if let Err(error) = flows.settle(tunnel.index()).await {
-            self.report
+        match flows.settle(tunnel.index()).await {
+            Ok(0) => {}
+            Ok(behind) => self.report.warnings.push(format!(
+                "{behind} connections that began during the cut-over did not move"
+            )),
+            Err(error) => self
+                .report
                 .warnings
-                .push(format!("some flows may not have moved: {error:#}"));
+                .push(format!("some flows may not have moved: {error:#}")),
         }
         if let Some(migration) = &self.report.migration_id {
             let _ = paths::remove_work_dir(migration);

@@ -1,6 +1,7 @@
 //! What a migration does to the container and the network of this host.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -168,6 +169,7 @@ impl Source {
             let departing = carry::departing(&addresses)?;
             let entries = carry::entries(&departing)?;
             Ok(Flows {
+                addresses: Arc::new(addresses),
                 departing: Arc::new(departing),
                 entries: Arc::new(entries),
             })
@@ -209,6 +211,7 @@ impl Data {
 /// The container's flows in this host's conntrack table.
 #[derive(Clone)]
 pub(crate) struct Flows {
+    addresses: Arc<HashSet<IpAddr>>,
     departing: Arc<Departing>,
     entries: Arc<HashMap<Tuple, Flow>>,
 }
@@ -232,7 +235,8 @@ impl Flows {
     }
 
     /// After the old container's removal: puts back what went with it, deletes what is not needed.
-    pub(crate) async fn settle(&self, tunnel: Index) -> anyhow::Result<()> {
+    /// Returns how many flows could not move, because they began during the cut-over.
+    pub(crate) async fn settle(&self, tunnel: Index) -> anyhow::Result<usize> {
         let flows = self.clone();
         spawn_blocking(move || {
             let again = flows.departing.reinsert_vanished(&flows.entries, tunnel)?;
@@ -242,7 +246,8 @@ impl Flows {
                     "flows that went with the old container were put back"
                 );
             }
-            Ok(flows.departing.forget(tunnel)?)
+            flows.departing.forget(tunnel)?;
+            Ok(carry::left_behind(&flows.addresses, tunnel)?)
         })
         .await?
     }

@@ -13,19 +13,19 @@ use crate::{Job, Load, Migration, artifacts, eventually, load, pause};
 const SHORT: Duration = Duration::from_secs(60);
 
 /// After the last flow a tunnel stays for a while, for the next migration.
-const TIDY: Duration = Duration::from_secs(45);
+const TIDY: Duration = Duration::from_secs(60);
 
 /// How long connections that ended are remembered: as short as the kernel allows, so that a host is
-/// as before soon after. Nothing is shortened that a live connection needs. New addresses are not
-/// tentative for a while either.
+/// as before soon after. Nothing is shortened below what a live connection needs: while data is
+/// unacknowledged, that is longer than any stall. New addresses are not tentative for a while either.
 const CONNTRACK: &str = "
 cd /proc/sys/net/netfilter
 for state in time_wait close close_wait fin_wait last_ack; do
     echo 1 >nf_conntrack_tcp_timeout_$state
 done
 echo 3 >nf_conntrack_tcp_timeout_syn_sent
-echo 15 >nf_conntrack_tcp_timeout_max_retrans
-echo 15 >nf_conntrack_tcp_timeout_unacknowledged
+echo 40 >nf_conntrack_tcp_timeout_max_retrans
+echo 40 >nf_conntrack_tcp_timeout_unacknowledged
 echo 5 >nf_conntrack_udp_timeout
 echo 5 >nf_conntrack_udp_timeout_stream
 echo 1 >nf_conntrack_icmp_timeout

@@ -120,6 +120,20 @@ impl Departing {
     }
 }
 
+/// How many live flows of the container with these addresses do not lead into `tunnel`: after the
+/// old container's removal their packets go nowhere. They began during the cut-over.
+///
+/// # Errors
+/// Those of the netlink socket.
+pub fn left_behind(addresses: &HashSet<IpAddr>, tunnel: Index) -> Result<usize, Error> {
+    let table = Conntrack::open()?.list(Filter::default())?;
+    let behind = table.iter().filter(|flow| {
+        flows::seen_by_container(flow, addresses)
+            .is_some_and(|moved| Mark(flow.mark).get(moved.to_container()) != Some(tunnel))
+    });
+    Ok(behind.count())
+}
+
 /// For recovery after a crash: sends the flows of the container with these addresses to it on this
 /// host again, whatever tunnel they were turned into.
 ///
