@@ -67,6 +67,8 @@ pub(crate) struct Migration<'a> {
     record: Option<MigrationRecord>,
     control: Option<Control>,
     frozen_at: Option<Instant>,
+    /// Flows that the destination knows and has yet to turn.
+    waiting: bool,
     report: Report,
     /// Held to the end of the roll-back: recovery takes a record without a lock for a dead one.
     lock: Option<ContainerLock>,
@@ -96,6 +98,7 @@ impl<'a> Migration<'a> {
                 sent_bytes: 0,
                 flows: FlowCount::default(),
                 tunnel: None,
+                packets: None,
                 warnings: Vec::new(),
                 error: None,
             },
@@ -109,6 +112,7 @@ impl<'a> Migration<'a> {
             record: None,
             control: None,
             frozen_at: None,
+            waiting: false,
             lock: None,
         }
     }
@@ -236,7 +240,18 @@ impl<'a> Migration<'a> {
         source.write_skeleton().await?;
         self.stop_if_cancelled()?;
         self.send(source, StreamKind::Skeleton, 2, &data).await?;
-        self.ask(Request::Stage).await?;
+        match self.ask(Request::Stage).await? {
+            Reply::Staged { packets } => self.report.packets = Some(packets),
+            other => return Err(unexpected(&other).into()),
+        }
+
+        self.begin(PhaseName::Flows);
+        let mut flows = vec![source.flows().await.context("cannot read the flows")?];
+        self.install(&flows[0]).await?;
+        let thawed = source.clone();
+        self.undo
+            .register("freeze", move || async move { thawed.thaw().await });
+        source.prepare_freeze().await?;
         self.ask(Request::Receive {
             stream: 3,
             kind: StreamKind::Checkpoint,
@@ -246,18 +261,19 @@ impl<'a> Migration<'a> {
         let sender = spawn_blocking(move || path.open(3, cancel)).await??;
         self.stop_if_cancelled()?;
 
+        // From here on packets for the container go to the destination and wait there.
         self.begin(PhaseName::Freeze);
         self.frozen_at = Some(Instant::now());
-        let thawed = source.clone();
-        self.undo
-            .register("freeze", move || async move { thawed.thaw().await });
+        self.turn(&flows[0], &tunnel).await?;
         source
             .freeze()
             .await
             .context("cannot freeze the container")?;
 
         self.begin(PhaseName::Dump);
-        source.dump().await.map_err(|error| self.keep_log(error))?;
+        let (dumped, late) = tokio::join!(source.dump(), self.follow(source, &flows[0], &tunnel));
+        dumped.map_err(|error| self.keep_log(error))?;
+        flows.push(late?);
         self.stop_if_cancelled()?;
 
         self.begin(PhaseName::Ship);
@@ -265,28 +281,66 @@ impl<'a> Migration<'a> {
         self.end_stream(shipped.context("cannot send the checkpoint"))
             .await?;
 
-        self.begin(PhaseName::Flows);
-        let flows = source.flows().await.context("cannot read the flows")?;
-        let moved = flows.moved();
-        for batch in moved.chunks(FLOWS_PER_BATCH) {
-            self.ask(Request::Flows {
-                flows: batch.to_vec(),
-            })
-            .await?;
-        }
-
         self.begin(PhaseName::Restore);
-        self.ask(Request::Restore).await?;
+        // The record is on disk by the time that it must be, and nothing waits for the disk.
+        let (recorded, restored) = tokio::join!(
+            self.write_later(Progress::Committing),
+            self.ask(Request::Restore)
+        );
+        restored?;
+        recorded?;
         self.stop_if_cancelled()?;
 
         self.begin(PhaseName::CutOver);
-        self.commit(&flows, &tunnel).await?;
+        self.commit().await?;
         self.report.freeze_ms = self.frozen_ms();
+        let moved: Vec<_> = flows.iter().flat_map(Flows::moved).collect();
         self.report.flows = FlowCount::of(&moved);
 
         self.begin(PhaseName::Remove);
         self.remove_old(source, &flows, &tunnel).await;
         Ok(self.outcome_after_commit())
+    }
+
+    /// Tells the destination of flows, before any of their packets can get there.
+    async fn install(&mut self, flows: &Flows) -> Result<(), RequestError> {
+        for batch in flows.moved().chunks(FLOWS_PER_BATCH) {
+            let request = Request::Flows {
+                flows: batch.to_vec(),
+            };
+            match self.ask(request).await? {
+                Reply::FlowsInstalled { waiting } => self.waiting = waiting > 0,
+                other => return Err(unexpected(&other)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the packets of flows to the destination from now on.
+    async fn turn(&mut self, flows: &Flows, tunnel: &Tunnel) -> anyhow::Result<()> {
+        let back = flows.clone();
+        self.undo
+            .register("flows", move || async move { back.restore().await });
+        // Those that pass the destination anyway are turned there.
+        if std::mem::take(&mut self.waiting) {
+            self.ask(Request::Turn).await?;
+        }
+        let turned = flows.turn(tunnel.index()).await;
+        turned.context("cannot turn the flows")
+    }
+
+    /// Lets the flows follow that began between the first look and the freeze.
+    async fn follow(
+        &mut self,
+        source: &Source,
+        earlier: &Flows,
+        tunnel: &Tunnel,
+    ) -> anyhow::Result<Flows> {
+        let now = source.flows().await.context("cannot read the flows")?;
+        let late = now.since(earlier);
+        self.install(&late).await?;
+        self.turn(&late, tunnel).await?;
+        Ok(late)
     }
 
     async fn look(
@@ -438,17 +492,9 @@ impl<'a> Migration<'a> {
         }
     }
 
-    /// The point of no return, on disk here first: from then on only the destination's word says
-    /// where the container runs.
-    async fn commit(&mut self, flows: &Flows, tunnel: &Tunnel) -> Result<(), Failure> {
-        let back = flows.clone();
-        self.undo
-            .register("flows", move || async move { back.restore().await });
-        flows
-            .turn(tunnel.index())
-            .await
-            .context("cannot turn the flows")?;
-        self.write_progress(Progress::Committing, None)?;
+    /// The point of no return. The record says so already: from then on only the destination's
+    /// word says where the container runs.
+    async fn commit(&mut self) -> Result<(), Failure> {
         // Not cancellable from here on.
         let never = CancellationToken::new();
         match self.control()?.request(Request::Commit, &never).await {
@@ -490,7 +536,7 @@ impl<'a> Migration<'a> {
         )))
     }
 
-    async fn remove_old(&mut self, source: &Source, flows: &Flows, tunnel: &Tunnel) {
+    async fn remove_old(&mut self, source: &Source, flows: &[Flows], tunnel: &Tunnel) {
         if let Err(error) = source.remove().await {
             self.report.warnings.push(format!(
                 "the old container could not be removed: {error:#}; it is frozen, remove it with \
@@ -499,15 +545,18 @@ impl<'a> Migration<'a> {
             ));
             self.report.outcome = Outcome::Unknown;
         }
-        match flows.settle(tunnel.index()).await {
+        for flows in flows {
+            if let Err(error) = flows.settle(tunnel.index()).await {
+                let warning = format!("some flows may not have moved: {error:#}");
+                self.report.warnings.push(warning);
+            }
+        }
+        match source.left_behind(tunnel.index()).await {
             Ok(0) => {}
             Ok(behind) => self.report.warnings.push(format!(
                 "{behind} connections that began during the cut-over did not move"
             )),
-            Err(error) => self
-                .report
-                .warnings
-                .push(format!("some flows may not have moved: {error:#}")),
+            Err(error) => tracing::debug!("{error:#}"),
         }
         if let Some(migration) = &self.report.migration_id {
             let _ = paths::remove_work_dir(migration);
@@ -567,6 +616,24 @@ impl<'a> Migration<'a> {
             "CRIU could not dump the container: {line} (its log: {})",
             log.display()
         )
+    }
+
+    /// Writes the record on another thread. The future does not borrow this migration.
+    fn write_later(
+        &mut self,
+        progress: Progress,
+    ) -> impl Future<Output = anyhow::Result<()>> + use<> {
+        let journal = self.journal.clone();
+        let record = self.record.as_mut().map(|record| {
+            record.progress = progress;
+            record.clone()
+        });
+        async move {
+            let record = record.context("no record is open")?;
+            spawn_blocking(move || journal.write(&record))
+                .await?
+                .context("cannot write the migration's record")
+        }
     }
 
     fn write_progress(&mut self, progress: Progress, error: Option<String>) -> anyhow::Result<()> {

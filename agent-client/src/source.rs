@@ -1,7 +1,6 @@
 //! What a migration does to the container and the network of this host.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -96,20 +95,31 @@ impl Source {
         .await?
     }
 
-    /// Keeps all packets from the container, gives it a moment to read what it has, and stops it.
-    /// Undone by [`Source::thaw`].
+    /// Does of [`Source::freeze`] what can be done before. Undone by [`Source::thaw`].
+    pub(crate) async fn prepare_freeze(&self) -> anyhow::Result<()> {
+        let Some(netns) = self.layout.netns.clone() else {
+            return Ok(());
+        };
+        Ok(spawn_blocking(move || quarantine::prepare(&netns)).await??)
+    }
+
+    /// Gives the container a moment to read what it has, stops it, and keeps all packets from it.
+    /// Its flows lead to the destination by now. Undone by [`Source::thaw`].
     pub(crate) async fn freeze(&self) -> anyhow::Result<()> {
         let source = self.clone();
         spawn_blocking(move || {
-            if let Some(netns) = &source.layout.netns {
-                quarantine::apply(netns)?;
-            }
             if drain::drain(source.placement.pid) {
                 tracing::warn!(
                     "the container did not read all that was waiting for it; datagrams may be lost"
                 );
             }
-            Ok(source.freezer.freeze()?)
+            source.freezer.freeze()?;
+            // After the freeze, so that what the container sent until then has left, and before
+            // the dump, so that its sockets stay as they are dumped.
+            if let Some(netns) = &source.layout.netns {
+                quarantine::wake(netns)?;
+            }
+            Ok(())
         })
         .await?
     }
@@ -169,12 +179,17 @@ impl Source {
             let departing = carry::departing(&addresses)?;
             let entries = carry::entries(&departing)?;
             Ok(Flows {
-                addresses: Arc::new(addresses),
                 departing: Arc::new(departing),
                 entries: Arc::new(entries),
             })
         })
         .await?
+    }
+
+    /// After the old container's removal: how many flows lead to it still.
+    pub(crate) async fn left_behind(&self, tunnel: Index) -> anyhow::Result<usize> {
+        let addresses: HashSet<_> = self.facts.addresses().into_iter().collect();
+        Ok(spawn_blocking(move || carry::left_behind(&addresses, tunnel)).await??)
     }
 
     /// Removes the container and the volumes that went with it. Not undone.
@@ -208,15 +223,23 @@ impl Data {
     }
 }
 
-/// The container's flows in this host's conntrack table.
+/// Flows of the container in this host's conntrack table.
 #[derive(Clone)]
 pub(crate) struct Flows {
-    addresses: Arc<HashSet<IpAddr>>,
     departing: Arc<Departing>,
     entries: Arc<HashMap<Tuple, Flow>>,
 }
 
 impl Flows {
+    /// Those of them that are not in `earlier`.
+    pub(crate) fn since(self, earlier: &Flows) -> Flows {
+        let departing = Arc::unwrap_or_clone(self.departing).since(&earlier.departing);
+        Flows {
+            departing: Arc::new(departing),
+            ..self
+        }
+    }
+
     /// What the destination is told.
     pub(crate) fn moved(&self) -> Vec<MovedFlow> {
         self.departing.flows().cloned().collect()
@@ -235,8 +258,7 @@ impl Flows {
     }
 
     /// After the old container's removal: puts back what went with it, deletes what is not needed.
-    /// Returns how many flows could not move, because they began during the cut-over.
-    pub(crate) async fn settle(&self, tunnel: Index) -> anyhow::Result<usize> {
+    pub(crate) async fn settle(&self, tunnel: Index) -> anyhow::Result<()> {
         let flows = self.clone();
         spawn_blocking(move || {
             let again = flows.departing.reinsert_vanished(&flows.entries, tunnel)?;
@@ -246,8 +268,7 @@ impl Flows {
                     "flows that went with the old container were put back"
                 );
             }
-            flows.departing.forget(tunnel)?;
-            Ok(carry::left_behind(&flows.addresses, tunnel)?)
+            Ok(flows.departing.forget(tunnel)?)
         })
         .await?
     }

@@ -14,7 +14,7 @@ use common::net::flows::MovedFlow;
 use common::net::plan::{Agreement, Offer};
 use common::net::tunnel;
 use common::preflight::Check;
-use common::protocol::{MigrationId, Outcome, Refused, StreamDigest, StreamKind};
+use common::protocol::{MigrationId, Outcome, Packets, Refused, StreamDigest, StreamKind};
 use tokio_util::sync::CancellationToken;
 
 /// Result of a step; the refusal is what the source gets to read.
@@ -68,17 +68,23 @@ pub trait Incoming: Send {
     /// Waits for the stream's end and compares it with what was sent.
     fn stream_end(&mut self, digest: StreamDigest) -> impl Future<Output = Step<()>> + Send;
 
-    /// Brings the container to the gate.
-    fn stage(&mut self) -> impl Future<Output = Step<()>> + Send;
+    /// Brings the container to the gate; says what becomes of its packets until the commit.
+    fn stage(&mut self) -> impl Future<Output = Step<Packets>> + Send;
 
-    /// Installs flows.
-    fn flows(&mut self, flows: Vec<MovedFlow>) -> impl Future<Output = Step<()>> + Send;
+    /// Installs flows; returns how many wait to be turned.
+    fn flows(&mut self, flows: Vec<MovedFlow>) -> impl Future<Output = Step<usize>> + Send;
+
+    /// Turns the flows that pass this host to the container here.
+    fn turn(&mut self) -> impl Future<Output = Step<()>> + Send;
 
     /// Opens the gate. The container runs when this returns; nothing it sends leaves.
     fn restore(&mut self) -> impl Future<Output = Step<()>> + Send;
 
     /// Makes the container this host's own and lets its packets out. Not undone.
     fn commit(&mut self) -> impl Future<Output = Step<()>> + Send;
+
+    /// After a commit that was answered: removes what only the outage needed.
+    fn settle(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Undoes everything; returns what could not be undone.
     fn roll_back(&mut self, why: &str) -> impl Future<Output = Vec<String>> + Send;

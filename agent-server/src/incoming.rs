@@ -16,11 +16,12 @@ use common::journal::{Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::carry::{self, Installed};
 use common::net::flows::MovedFlow;
+use common::net::hold::Hold;
 use common::net::plan::{Agreement, Offer};
 use common::net::quarantine;
 use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
 use common::paths;
-use common::protocol::{RefusalCode, Refused, StreamDigest, StreamKind};
+use common::protocol::{Packets, RefusalCode, Refused, StreamDigest, StreamKind};
 use common::undo::Undo;
 use serde::{Deserialize, Serialize};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -31,6 +32,9 @@ use crate::podman_host::{Reservation, failed};
 
 /// Pause before Podman gets a second chance.
 const STAGE_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long packets that waited may take to go.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
 /// File in the work directory that lists what was created, for [`crate::recovery`].
 const CREATED: &str = "created.json";
@@ -77,6 +81,17 @@ pub fn addresses(work: &Path) -> HashSet<IpAddr> {
         .unwrap_or_default()
 }
 
+/// Removes a quarantine whose packets pass already, without losing one of them.
+fn remove_quarantine(netns: &Path, hold: &Hold) -> anyhow::Result<()> {
+    // Those that wait first, or later ones would overtake them.
+    if !hold.wait_until_empty(RELEASE_LIMIT) {
+        tracing::warn!("the container does not read its packets as fast as they come");
+    }
+    quarantine::open(netns)?;
+    hold.wait_until_empty(RELEASE_LIMIT);
+    Ok(quarantine::lift(netns)?)
+}
+
 /// A migration under way at this host.
 pub struct PodmanIncoming {
     record: MigrationRecord,
@@ -93,6 +108,7 @@ pub struct PodmanIncoming {
     staged: Option<Staged>,
     bundle: PathBuf,
     netns: Option<PathBuf>,
+    hold: Option<Hold>,
     installed: Arc<Mutex<Installed>>,
     _reservation: Reservation,
 }
@@ -125,6 +141,7 @@ impl PodmanIncoming {
             staged: None,
             bundle: PathBuf::new(),
             netns: None,
+            hold: None,
             installed: Arc::default(),
             record,
             journal,
@@ -190,6 +207,7 @@ impl PodmanIncoming {
             staged.cancel().await;
         }
         let leftovers = self.undo.unwind().await;
+        self.hold = None;
         if let Err(error) = paths::remove_work_dir(&self.record.migration) {
             tracing::warn!("{}: {error}", self.work.display());
         }
@@ -201,7 +219,7 @@ impl PodmanIncoming {
         leftovers
     }
 
-    async fn try_stage(&mut self) -> anyhow::Result<()> {
+    async fn try_stage(&mut self) -> anyhow::Result<Packets> {
         let reference = &self.container.image_name;
         if !podman::exists("image", reference).await? {
             common::container::command::stdout(podman::podman().args([
@@ -235,10 +253,21 @@ impl PodmanIncoming {
         self.netns = staged.layout.netns.clone();
         self.staged = Some(staged);
         // Nothing may reach the container or leave it until the commit.
-        if let Some(netns) = self.netns.clone() {
-            spawn_blocking(move || quarantine::apply(&netns)).await??;
-        }
-        Ok(())
+        let Some(netns) = self.netns.clone() else {
+            return Ok(Packets::Dropped);
+        };
+        self.hold = spawn_blocking(move || match quarantine::hold(&netns) {
+            Ok(hold) => Ok(Some(hold)),
+            Err(error) => {
+                tracing::warn!("{error}: packets are dropped during the outage");
+                quarantine::apply(&netns).map(|()| None)
+            }
+        })
+        .await??;
+        Ok(match self.hold {
+            Some(_) => Packets::Held,
+            None => Packets::Dropped,
+        })
     }
 
     /// Not interrupted when the migration is cancelled: a Podman that is killed on its way to the
@@ -248,6 +277,17 @@ impl PodmanIncoming {
         let scratch = self.work.join(scratch);
         std::fs::create_dir(&scratch)?;
         Ok(gate::stage(&self.work.join("skeleton.tar"), &scratch).await?)
+    }
+
+    async fn let_packets_pass(&mut self) -> anyhow::Result<()> {
+        match (&self.hold, self.netns.clone()) {
+            (Some(hold), _) => {
+                hold.release();
+                Ok(())
+            }
+            (None, Some(netns)) => Ok(spawn_blocking(move || quarantine::lift(&netns)).await??),
+            (None, None) => Ok(()),
+        }
     }
 
     async fn try_restore(&mut self) -> Step<()> {
@@ -352,11 +392,11 @@ impl Incoming for PodmanIncoming {
         Ok(())
     }
 
-    async fn stage(&mut self) -> Step<()> {
+    async fn stage(&mut self) -> Step<Packets> {
         self.try_stage().await.map_err(failed)
     }
 
-    async fn flows(&mut self, flows: Vec<MovedFlow>) -> Step<()> {
+    async fn flows(&mut self, flows: Vec<MovedFlow>) -> Step<usize> {
         let tunnel = self.tunnel().map_err(failed)?;
         let installed = self.installed.clone();
         let taken_back = self.installed.clone();
@@ -366,11 +406,20 @@ impl Incoming for PodmanIncoming {
         });
         spawn_blocking(move || {
             let mut installed = installed.lock().expect("not poisoned");
-            carry::install(&flows, tunnel.index(), &mut installed)
+            carry::install(&flows, tunnel.index(), &mut installed)?;
+            anyhow::Ok(installed.waiting())
         })
         .await
         .map_err(failed)?
         .map_err(failed)
+    }
+
+    async fn turn(&mut self) -> Step<()> {
+        let installed = self.installed.clone();
+        spawn_blocking(move || installed.lock().expect("not poisoned").turn())
+            .await
+            .map_err(failed)?
+            .map_err(failed)
     }
 
     async fn restore(&mut self) -> Step<()> {
@@ -386,24 +435,31 @@ impl Incoming for PodmanIncoming {
         };
         self.journal.write(&committed).map_err(failed)?;
         self.record = committed;
-        if let Some(netns) = self.netns.clone() {
-            let lifted = spawn_blocking(move || quarantine::lift(&netns)).await;
-            if let Err(error) = lifted.map_err(anyhow::Error::from).and_then(|l| Ok(l?)) {
-                // No packet has left, so the commit can still be taken back, and is: the session
-                // rolls back after an error.
-                self.record.progress = Progress::UnderWay;
-                self.journal.write(&self.record).map_err(failed)?;
-                return Err(failed(error));
-            }
+        if let Err(error) = self.let_packets_pass().await {
+            // No packet has left, so the commit can still be taken back, and is: the session
+            // rolls back after an error.
+            self.record.progress = Progress::UnderWay;
+            self.journal.write(&self.record).map_err(failed)?;
+            return Err(failed(error));
         }
         self.undo.disarm();
+        tracing::info!(migration = %self.record.migration, container = self.container.name, "committed");
+        Ok(())
+    }
+
+    async fn settle(&mut self) {
         self.receiving = None;
         self.tunnel = None;
+        if let (Some(netns), Some(hold)) = (self.netns.clone(), self.hold.take()) {
+            let removed = spawn_blocking(move || remove_quarantine(&netns, &hold)).await;
+            if let Err(error) = removed.map_err(anyhow::Error::from).and_then(|r| r) {
+                tracing::error!("packets of {} may not pass: {error:#}", self.container.name);
+            }
+        }
+        // Last: while it exists, the next start of the server removes the quarantine.
         if let Err(error) = paths::remove_work_dir(&self.record.migration) {
             tracing::warn!("{}: {error}", self.work.display());
         }
-        tracing::info!(migration = %self.record.migration, container = self.container.name, "committed");
-        Ok(())
     }
 
     async fn roll_back(&mut self, why: &str) -> Vec<String> {

@@ -129,6 +129,15 @@ where
             },
         };
         match reply {
+            Ok(Reply::Committed) => {
+                self.state = next;
+                // The source waits for the answer, and nobody for the rest.
+                let sent = self.send(Reply::Committed).await;
+                if let Some(mut committed) = self.incoming.take() {
+                    committed.settle().await;
+                }
+                sent
+            }
             Ok(reply) => {
                 self.state = next;
                 if let Reply::Welcome { paired: false, .. } = reply {
@@ -175,9 +184,7 @@ where
     }
 
     async fn commit(&mut self) -> Step<Reply> {
-        let incoming = open(&mut self.incoming)?;
-        incoming.commit().await?;
-        self.incoming = None;
+        open(&mut self.incoming)?.commit().await?;
         Ok(Reply::Committed)
     }
 
@@ -261,12 +268,16 @@ where
                     Ok(Reply::Received)
                 }
                 Request::Stage => {
-                    open(incoming)?.stage().await?;
-                    Ok(Reply::Staged)
+                    let packets = open(incoming)?.stage().await?;
+                    Ok(Reply::Staged { packets })
                 }
                 Request::Flows { flows } => {
-                    open(incoming)?.flows(flows).await?;
-                    Ok(Reply::FlowsInstalled)
+                    let waiting = open(incoming)?.flows(flows).await?;
+                    Ok(Reply::FlowsInstalled { waiting })
+                }
+                Request::Turn => {
+                    open(incoming)?.turn().await?;
+                    Ok(Reply::Turned)
                 }
                 Request::Restore => {
                     open(incoming)?.restore().await?;

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::net::flows::FlowCount;
-use crate::protocol::{ContainerRef, MigrationId};
+use crate::protocol::{ContainerRef, MigrationId, Packets};
 
 /// Version of the format.
 pub const VERSION: u32 = 1;
@@ -26,8 +26,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// What was done, in order.
     pub phases: Vec<Phase>,
-    /// From the quarantine of the container's network until the destination answered for it; 0 if
-    /// it never was frozen.
+    /// From the moment that packets for the container no longer reached it here until the
+    /// destination answered for it; 0 if it never came to that.
     pub freeze_ms: u64,
     /// Bytes sent on bulk streams.
     pub sent_bytes: u64,
@@ -35,6 +35,8 @@ pub struct Report {
     pub flows: FlowCount,
     /// The tunnel used, if it came to that.
     pub tunnel: Option<Tunnel>,
+    /// What became of packets for the container meanwhile, if it came to that.
+    pub packets: Option<Packets>,
     /// What the operator should know.
     pub warnings: Vec<String>,
     /// Why it failed, if it did.
@@ -97,17 +99,17 @@ pub enum PhaseName {
     Image,
     /// Destination brought to the gate.
     Stage,
-    /// Network quarantined, container frozen.
+    /// Flows installed at the destination.
+    Flows,
+    /// Flows turned, container frozen, its network silenced.
     Freeze,
     /// Memory written by CRIU.
     Dump,
     /// Images and changed files sent.
     Ship,
-    /// Flows installed at the destination.
-    Flows,
     /// Processes restored there, output withheld.
     Restore,
-    /// Flows turned, commit.
+    /// Commit.
     CutOver,
     /// Old container removed.
     Remove,

@@ -14,7 +14,9 @@ use common::net::flows::MovedFlow;
 use common::net::plan::{Agreement, End, Offer, PublicKey};
 use common::net::tunnel;
 use common::preflight::Check;
-use common::protocol::{MigrationId, Outcome, RefusalCode, Refused, StreamDigest, StreamKind};
+use common::protocol::{
+    MigrationId, Outcome, Packets, RefusalCode, Refused, StreamDigest, StreamKind,
+};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -198,12 +200,18 @@ impl Incoming for Migration {
         self.step("stream_end", digest.bytes).await
     }
 
-    async fn stage(&mut self) -> Step<()> {
-        self.step("stage", "").await
+    async fn stage(&mut self) -> Step<Packets> {
+        self.step("stage", "").await?;
+        Ok(Packets::Held)
     }
 
-    async fn flows(&mut self, flows: Vec<MovedFlow>) -> Step<()> {
-        self.step("flows", flows.len()).await
+    async fn flows(&mut self, flows: Vec<MovedFlow>) -> Step<usize> {
+        self.step("flows", flows.len()).await?;
+        Ok(0)
+    }
+
+    async fn turn(&mut self) -> Step<()> {
+        self.step("turn", "").await
     }
 
     async fn restore(&mut self) -> Step<()> {
@@ -212,6 +220,10 @@ impl Incoming for Migration {
 
     async fn commit(&mut self) -> Step<()> {
         self.step("commit", "").await
+    }
+
+    async fn settle(&mut self) {
+        self.host.record("settle".to_owned());
     }
 
     async fn roll_back(&mut self, why: &str) -> Vec<String> {

@@ -25,19 +25,33 @@ pub fn drain(pid: i32) -> bool {
     }
 }
 
-/// Reads the table format of proc_pid_net(5): state in column 3, `tx_queue:rx_queue` in column 4.
-/// For a TCP socket that listens (state 0A), rx_queue counts connections to be accepted.
+/// The most that a UDP socket in the calling thread's network namespace has unread, in bytes.
+pub fn most_unread_datagram_bytes() -> u64 {
+    ["udp", "udp6"]
+        .iter()
+        .filter_map(|protocol| {
+            let table =
+                std::fs::read_to_string(format!("/proc/thread-self/net/{protocol}")).ok()?;
+            inputs(&table).map(|(_, unread)| unread).max()
+        })
+        .max()
+        .unwrap_or(0)
+}
+
+/// Whether a socket holds something that a checkpoint loses. For a TCP socket that listens
+/// (state 0A), what waits is connections to be accepted; bytes of an established one are dumped.
 fn holds_input(table: &str, tcp: bool) -> bool {
-    table.lines().skip(1).any(|line| {
+    inputs(table).any(|(state, waiting)| waiting > 0 && (!tcp || state == "0A"))
+}
+
+/// State and waiting input of each socket in a table of proc_pid_net(5): column 3, and the second
+/// half of column 4, `tx_queue:rx_queue`.
+fn inputs(table: &str) -> impl Iterator<Item = (&str, u64)> {
+    table.lines().skip(1).filter_map(|line| {
         let mut columns = line.split_whitespace().skip(3);
-        let (Some(state), Some(queues)) = (columns.next(), columns.next()) else {
-            return false;
-        };
-        let input = queues
-            .split_once(':')
-            .and_then(|(_, rx)| u64::from_str_radix(rx, 16).ok())
-            .unwrap_or(0);
-        input > 0 && (!tcp || state == "0A")
+        let state = columns.next()?;
+        let (_, waiting) = columns.next()?.split_once(':')?;
+        Some((state, u64::from_str_radix(waiting, 16).ok()?))
     })
 }
 

@@ -12,7 +12,7 @@ use super::flows::{self, Arrival, Departure, MovedFlow};
 use super::mark::{CONNMARK_MASK, Index, Mark};
 
 /// Flows of a container with their entries' marks, as they were when listed.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Departing {
     flows: Vec<(MovedFlow, Key, Mark)>,
 }
@@ -35,6 +35,13 @@ pub fn departing(addresses: &HashSet<IpAddr>) -> Result<Departing, Error> {
 }
 
 impl Departing {
+    /// Those that were not there when `earlier` was listed.
+    pub fn since(mut self, earlier: &Departing) -> Departing {
+        let known: HashSet<Tuple> = earlier.flows.iter().map(|(_, key, _)| key.tuple).collect();
+        self.flows.retain(|(_, key, _)| !known.contains(&key.tuple));
+        self
+    }
+
     /// What to tell the destination.
     pub fn flows(&self) -> impl Iterator<Item = &MovedFlow> {
         self.flows.iter().map(|(moved, ..)| moved)
@@ -171,13 +178,16 @@ pub fn remove_arrivals(addresses: &HashSet<IpAddr>) -> Result<(), Error> {
 #[derive(Debug, Default)]
 pub struct Installed {
     inserted: Vec<Tuple>,
-    /// Entries that were here, with the mark they had.
-    marked: Vec<(Tuple, Mark)>,
+    /// Entries that were here, with the mark they get by [`Installed::turn`] and the one they had.
+    waiting: Vec<(Tuple, Mark, Mark)>,
+    /// The same, turned.
+    turned: Vec<(Tuple, Mark, Mark)>,
 }
 
 /// Makes room in the kernel for flows that arrive through `tunnel`. Call before any packet of
-/// theirs can arrive. Undone by [`Installed::remove`], also after a failure half-way: `installed`
-/// is filled as the work goes on.
+/// theirs can arrive. Flows that pass this host already go their way until [`Installed::turn`].
+/// Undone by [`Installed::remove`], also after a failure half-way: `installed` is filled as the
+/// work goes on.
 ///
 /// # Errors
 /// Those of the netlink socket; an entry of the same tuples that belongs to another flow is one.
@@ -202,27 +212,36 @@ pub fn install(moved: &[MovedFlow], tunnel: Index, installed: &mut Installed) ->
         })
         .collect();
     let mut insert = Vec::new();
-    let mut marks = Vec::new();
     for flow in moved {
         let entry = present.get(&flow.original).copied();
         match flows::arrive(flow, entry, tunnel) {
             Arrival::Insert(flow) => insert.push(*flow),
             Arrival::Mark { entry: key, mark } => {
                 let before = Mark(entry.map_or(0, |e| e.mark));
-                installed.marked.push((key, before));
-                marks.push((key, ours(mark)));
+                installed.waiting.push((key, mark, before));
             }
         }
     }
     installed.inserted.extend(insert.iter().map(|f| f.original));
-    table
-        .insert_all(&insert)?
-        .into_iter()
-        .collect::<Result<Vec<()>, _>>()?;
-    accept_missing(table.set_marks(marks)?)
+    table.insert_all(&insert)?.into_iter().collect()
 }
 
 impl Installed {
+    /// How many flows pass this host already, and wait to be turned.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Sends the flows that pass this host to the container here.
+    ///
+    /// # Errors
+    /// Those of the netlink socket.
+    pub fn turn(&mut self) -> Result<(), Error> {
+        self.turned.append(&mut self.waiting);
+        let marks = self.turned.iter().map(|(key, mark, _)| (*key, ours(*mark)));
+        accept_missing(Conntrack::open()?.set_marks(marks)?)
+    }
+
     /// Takes back what [`install`] did.
     ///
     /// # Errors
@@ -232,7 +251,10 @@ impl Installed {
         for tuple in &self.inserted {
             accept_missing([table.delete(*tuple)])?;
         }
-        let marks = self.marked.iter().map(|(key, mark)| (*key, ours(*mark)));
+        let marks = self
+            .turned
+            .iter()
+            .map(|(key, _, before)| (*key, ours(*before)));
         accept_missing(table.set_marks(marks)?)
     }
 }

@@ -165,7 +165,10 @@ pub fn arrive(moved: &MovedFlow, present: Option<&Flow>, tunnel: Index) -> Arriv
         // must still be exempt from masquerading, which SEEN_REPLY alone does.
         flow.status.remove(Status::ASSURED);
     }
-    flow.tcp = moved.tcp.or(flow.tcp);
+    // Listed while the container runs on, a handshake may be over by the time packets come. The
+    // tracker lets one that is not pass an established entry, but not the other way round.
+    let opening = |tcp: &Tcp| matches!(tcp.state, TcpState::SynSent | TcpState::SynRecv);
+    flow.tcp = moved.tcp.filter(|tcp| !opening(tcp)).or(flow.tcp);
     flow.mark = Mark(0).with(moved.to_peer(), Some(tunnel)).0;
     Arrival::Insert(Box::new(flow))
 }

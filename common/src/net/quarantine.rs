@@ -1,21 +1,27 @@
 //! Silence in a container's network namespace while it is checkpointed or restored.
 //!
-//! A table of our own drops everything that arrives or leaves, loopback included, except packets
-//! with the mark that CRIU gives its own (`SOCCR_MARK` in its soccr/soccr.h). CRIU then need not
-//! lock the network itself, which would cost it several processes during the outage.
+//! A table of our own withholds everything that arrives or leaves, loopback included, except
+//! packets with the mark that CRIU gives its own (`SOCCR_MARK` in its soccr/soccr.h). CRIU then
+//! need not lock the network itself, which would cost it several processes during the outage.
 //!
-//! Both calls are on the outage's critical path: each is one thread and one `nft`.
+//! At the source packets are dropped: by then they take the way to the destination anyway. The
+//! table is prepared asleep ([`prepare`]) and woken by one netlink message ([`wake`]), because
+//! waking is on the outage's critical path. At the destination packets wait ([`hold`]) until the
+//! commit.
 
+use std::io;
 use std::path::Path;
 
 use nftables::batch::Batch;
 use nftables::expr::{Expression, Meta, MetaKey, NamedExpression};
-use nftables::schema::{Chain, NfListObject, Rule, Table};
-use nftables::stmt::{Accept, Match, Operator, Statement};
+use nftables::schema::{Chain, FlushObject, NfCmd, NfListObject, Rule, Table};
+use nftables::stmt::{Accept, Match, Operator, Queue, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::firewall::{self, FirewallError};
+use super::hold::{Hold, HoldError, QUEUE};
 use super::netns::{self, EnterError};
+use super::nfnetlink::{Nfnetlink, TableState};
 
 /// Our table in the container's namespace, in the family `inet`.
 pub const TABLE: &str = "live_migration_quarantine";
@@ -23,6 +29,11 @@ pub const TABLE: &str = "live_migration_quarantine";
 const CRIU_MARK: u32 = 0xC114;
 /// Before conntrack's defragmentation (-400), so that no state changes either.
 const PRIORITY: i32 = -450;
+
+const CHAINS: [(&str, NfHook); 2] = [
+    ("prerouting", NfHook::Prerouting),
+    ("output", NfHook::Output),
+];
 
 /// The quarantine could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -33,56 +44,134 @@ pub enum QuarantineError {
     /// `nft` failed.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
+    /// The kernel refused a change.
+    #[error("cannot silence the container's network: {0}")]
+    Netlink(#[from] io::Error),
+    /// Packets cannot be held.
+    #[error(transparent)]
+    Hold(#[from] HoldError),
 }
 
-/// Drops all packets in the namespace at `netns` from now on. Applying it twice is the same as
-/// once. Undone by [`lift`], and by the namespace's end.
+/// Makes everything ready for [`wake`]. Packets pass as before. Undone by [`lift`], and by the
+/// namespace's end.
+pub fn prepare(netns: &Path) -> Result<(), QuarantineError> {
+    lift(netns)?;
+    netns::in_netns(netns, || {
+        Nfnetlink::open()?.set_table(TABLE, TableState::Dormant)?;
+        // Into the sleeping table: naming it again would wake it.
+        let mut batch = Batch::new();
+        add_rules(&mut batch);
+        Ok(firewall::apply("prepare the quarantine", batch)?)
+    })?
+}
+
+/// Drops all packets in the namespace at `netns` from now on. Needs [`prepare`]. Undone by
+/// [`lift`], and by the namespace's end.
+pub fn wake(netns: &Path) -> Result<(), QuarantineError> {
+    netns::in_netns(netns, || {
+        Ok(Nfnetlink::open()?.set_table(TABLE, TableState::Awake)?)
+    })?
+}
+
+/// Drops all packets in the namespace at `netns` from now on, applied twice or once. Undone by
+/// [`lift`], and by the namespace's end.
 pub fn apply(netns: &Path) -> Result<(), QuarantineError> {
-    let mut batch = Batch::new();
-    // Removed first, if it is there, so that its rules are there once.
+    let mut batch = removal();
     batch.add(NfListObject::Table(table()));
-    batch.delete(NfListObject::Table(table()));
-    batch.add(NfListObject::Table(table()));
-    for (name, hook) in [
-        ("prerouting", NfHook::Prerouting),
-        ("input", NfHook::Input),
-        ("output", NfHook::Output),
-    ] {
-        batch.add(NfListObject::Chain(Chain {
-            family: NfFamily::INet,
-            table: TABLE.into(),
-            name: name.into(),
-            _type: Some(NfChainType::Filter),
-            hook: Some(hook),
-            prio: Some(PRIORITY),
-            policy: Some(NfChainPolicy::Drop),
-            ..Chain::default()
-        }));
-        batch.add(NfListObject::Rule(Rule {
-            family: NfFamily::INet,
-            table: TABLE.into(),
-            chain: name.into(),
-            expr: vec![
-                Statement::Match(Match {
-                    left: Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Mark })),
-                    right: Expression::Number(CRIU_MARK),
-                    op: Operator::EQ,
-                }),
-                Statement::Accept(Some(Accept {})),
-            ]
-            .into(),
-            ..Rule::default()
-        }));
-    }
+    add_rules(&mut batch);
     change(netns, "silence the container's network", batch)
 }
 
-/// Lets packets pass again in the namespace at `netns`, whether or not they were dropped.
+/// Keeps all packets in the namespace at `netns` waiting from now on, until [`Hold::release`].
+/// Undone by [`lift`], and by the namespace's end. Where this fails packets are dropped, as after
+/// [`apply`].
+pub fn hold(netns: &Path) -> Result<Hold, QuarantineError> {
+    apply(netns)?;
+    // Bound before any packet is handed to it: without a reader they would be dropped.
+    let hold = Hold::begin(netns)?;
+    // Every kernel with netfilter queues has the target; nft's own statement is newer.
+    let by_target = netns::in_netns(netns, || {
+        let netlink = Nfnetlink::open()?;
+        CHAINS
+            .into_iter()
+            .try_for_each(|(chain, _)| netlink.append_nfqueue_target(TABLE, chain, QUEUE))
+    })?;
+    if by_target.is_err() {
+        let mut batch = Batch::new();
+        for (chain, _) in CHAINS {
+            let queue = Statement::Queue(Queue {
+                num: Expression::Number(QUEUE.into()),
+                flags: None,
+            });
+            batch.add(rule(chain, vec![queue]));
+        }
+        change(netns, "queue the container's packets", batch)?;
+    }
+    Ok(hold)
+}
+
+/// Lets packets pass the table again without removing it: what is queued meanwhile is not lost, as
+/// it would be with the chain that queued it.
+pub fn open(netns: &Path) -> Result<(), QuarantineError> {
+    let mut batch = Batch::new();
+    for (name, hook) in CHAINS {
+        let chain = Chain {
+            policy: Some(NfChainPolicy::Accept),
+            ..chain(name, hook)
+        };
+        batch.add(NfListObject::Chain(chain.clone()));
+        batch.add_cmd(NfCmd::Flush(FlushObject::Chain(chain)));
+    }
+    change(netns, "let the container's packets pass again", batch)
+}
+
+/// Removes the quarantine from the namespace at `netns`, whether or not it is there.
 pub fn lift(netns: &Path) -> Result<(), QuarantineError> {
+    change(netns, "lift the quarantine", removal())
+}
+
+fn removal() -> Batch<'static> {
     let mut batch = Batch::new();
     batch.add(NfListObject::Table(table()));
     batch.delete(NfListObject::Table(table()));
-    change(netns, "let the container's packets pass again", batch)
+    batch
+}
+
+/// Chains that drop everything but CRIU's packets.
+fn add_rules(batch: &mut Batch<'static>) {
+    for (name, hook) in CHAINS {
+        batch.add(NfListObject::Chain(chain(name, hook)));
+        let of_criu = Statement::Match(Match {
+            left: Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Mark })),
+            right: Expression::Number(CRIU_MARK),
+            op: Operator::EQ,
+        });
+        let accept = Statement::Accept(Some(Accept {}));
+        batch.add(rule(name, vec![of_criu, accept]));
+    }
+}
+
+fn chain(name: &'static str, hook: NfHook) -> Chain<'static> {
+    Chain {
+        family: NfFamily::INet,
+        table: TABLE.into(),
+        name: name.into(),
+        _type: Some(NfChainType::Filter),
+        hook: Some(hook),
+        prio: Some(PRIORITY),
+        policy: Some(NfChainPolicy::Drop),
+        ..Chain::default()
+    }
+}
+
+fn rule(chain: &'static str, statements: Vec<Statement<'static>>) -> NfListObject<'static> {
+    NfListObject::Rule(Rule {
+        family: NfFamily::INet,
+        table: TABLE.into(),
+        chain: chain.into(),
+        expr: statements.into(),
+        ..Rule::default()
+    })
 }
 
 fn change(netns: &Path, what: &'static str, batch: Batch) -> Result<(), QuarantineError> {

@@ -621,6 +621,99 @@ fn quarantine_drops_everything_and_lifts() {
 }
 
 #[test]
+fn a_prepared_quarantine_lets_all_pass_until_it_wakes() {
+    if unable() {
+        return;
+    }
+    let (inside, outside) = (Host::new(), Host::new());
+    inside.connect("eth0", &outside, "eth0", 1);
+    let before = inside.snapshot();
+    let answers = || {
+        let ping = "ping -c1 -W1 198.18.1.1 >/dev/null 2>&1 && echo yes || true";
+        outside.sh(ping) == "yes\n"
+    };
+    // Twice, as after a crash in between.
+    quarantine::prepare(&inside.netns).unwrap();
+    quarantine::prepare(&inside.netns).unwrap();
+    assert!(answers());
+    let start = Instant::now();
+    quarantine::wake(&inside.netns).unwrap();
+    println!("wake: {:?}", start.elapsed());
+    assert!(!answers());
+    quarantine::lift(&inside.netns).unwrap();
+    assert!(answers());
+    assert_same(&before, &inside.snapshot());
+}
+
+#[test]
+fn held_packets_wait_and_go_in_order() {
+    if unable() {
+        return;
+    }
+    let (inside, outside) = (Host::new(), Host::new());
+    inside.connect("eth0", &outside, "eth0", 1);
+    let before = inside.snapshot();
+    let socket = |host: &Host, address: &'static str| {
+        let socket = host.run(move || UdpSocket::bind(address).unwrap());
+        socket
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
+        socket
+    };
+    let (here, there) = (
+        socket(&inside, "198.18.1.1:7000"),
+        socket(&outside, "198.18.1.2:7000"),
+    );
+    here.connect("198.18.1.2:7000").unwrap();
+    there.connect("198.18.1.1:7000").unwrap();
+    let receive = |socket: &UdpSocket| {
+        let mut number = [0; 4];
+        socket
+            .recv(&mut number)
+            .ok()
+            .map(|_| u32::from_be_bytes(number))
+    };
+    let send = |socket: &UdpSocket, numbers: std::ops::Range<u32>| {
+        for number in numbers {
+            socket.send(&number.to_be_bytes()).unwrap();
+        }
+    };
+
+    let hold = quarantine::hold(&inside.netns).unwrap();
+    send(&there, 0..200);
+    send(&here, 0..200);
+    assert_eq!((receive(&here), receive(&there)), (None, None));
+    let start = Instant::now();
+    hold.release();
+    assert!(hold.wait_until_empty(TIMEOUT));
+    println!("release: {:?}", start.elapsed());
+    for number in 0..200 {
+        assert_eq!(receive(&here), Some(number));
+        assert_eq!(receive(&there), Some(number));
+    }
+    // What comes after the release passes, also while the table goes.
+    send(&there, 200..250);
+    quarantine::open(&inside.netns).unwrap();
+    send(&there, 250..300);
+    assert!(hold.wait_until_empty(TIMEOUT));
+    quarantine::lift(&inside.netns).unwrap();
+    drop(hold);
+    send(&there, 300..350);
+    for number in 200..350 {
+        assert_eq!(receive(&here), Some(number));
+    }
+    assert_same(&before, &inside.snapshot());
+
+    // Nobody left to let them go: they are dropped, not let through.
+    drop(quarantine::hold(&inside.netns).unwrap());
+    send(&there, 350..360);
+    assert_eq!(receive(&here), None);
+    quarantine::lift(&inside.netns).unwrap();
+    send(&there, 360..361);
+    assert_eq!(receive(&here), Some(360));
+}
+
+#[test]
 fn a_namespace_that_is_not_there_is_said() {
     let path = Path::new("/run/netns/no-such-namespace");
     let error = netns::in_netns(path, || ()).unwrap_err().to_string();

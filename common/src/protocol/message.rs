@@ -180,11 +180,14 @@ pub enum Request {
     },
     /// Create the container's record, storage and network and wait at the gate.
     Stage,
-    /// Flows to install before the restore, in batches of at most [`FLOWS_PER_BATCH`].
+    /// Flows to install before the restore, in batches of at most [`FLOWS_PER_BATCH`]. Those that
+    /// pass the destination already go their way until `Turn`.
     Flows {
         /// This batch.
         flows: Vec<MovedFlow>,
     },
+    /// Packets of the flows that pass the destination belong to its copy from here on.
+    Turn,
     /// Open the gate: restore, with all network output withheld.
     Restore,
     /// The destination's copy is the container from here on.
@@ -250,9 +253,17 @@ pub enum Reply {
     /// To `StreamEnd`: length and digest agree and the data has been put in place.
     Received,
     /// To `Stage`: Podman waits at the gate.
-    Staged,
+    Staged {
+        /// What becomes of packets that arrive before the commit.
+        packets: Packets,
+    },
     /// To `Flows`.
-    FlowsInstalled,
+    FlowsInstalled {
+        /// How many, of all batches, pass the destination already and wait for `Turn`.
+        waiting: usize,
+    },
+    /// To `Turn`.
+    Turned,
     /// To `Restore`: the processes run, nothing they send leaves.
     Restored,
     /// To `Commit`.
@@ -276,6 +287,16 @@ pub enum Reply {
     },
     /// The request cannot be met. A migration under way has been undone here.
     Refused(Refused),
+}
+
+/// What becomes of packets for the container, and of its own, during the outage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packets {
+    /// They wait at the destination, in order, until the commit.
+    Held,
+    /// They are dropped; whoever sent them has to do so again.
+    Dropped,
 }
 
 /// What became of a migration at the destination.

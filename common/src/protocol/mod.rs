@@ -23,12 +23,14 @@
 //!    │ Receive{image}    ══ bytes ══▶  StreamEnd{bytes, digest} → Received    │  only if missing there
 //!    │ Receive{skeleton} ══ bytes ══▶  StreamEnd{bytes, digest} → Received    │
 //!    │ Stage                                → Staged                          │  Podman waits at the gate
+//!    │ Flows{batch} …                       → FlowsInstalled                  │
 //!    │ Receive{checkpoint}                                                    │
-//!    │   quarantine, freeze, dump                                             │  ┐
+//!    │ Turn (if some pass there already)    → Turned                          │  ┐
+//!    │   (the others' marks turned to the tunnel: packets wait at the         │  │
+//!    │   destination), freeze, dump                                           │  │
+//!    │ Flows{late ones}, Turn               → FlowsInstalled, Turned          │  │ clients wait
 //!    │                   ══ bytes ══▶  StreamEnd{bytes, digest} → Received    │  │
-//!    │ Flows{batch} …                       → FlowsInstalled                  │  │ clients wait
 //!    │ Restore                              → Restored                        │  │ runs, output withheld
-//!    │   (flows' marks turned to the tunnel)                                  │  │
 //!    │ Commit                               → Committed                       │  ┘ the point of no return
 //!    │   (old container removed)                                              │
 //! ```
@@ -47,7 +49,7 @@ pub mod state;
 pub mod version;
 
 pub use message::{
-    ContainerRef, MigrationId, Outcome, RefusalCode, Refused, Reply, Request, StreamDigest,
-    StreamKind,
+    ContainerRef, MigrationId, Outcome, Packets, RefusalCode, Refused, Reply, Request,
+    StreamDigest, StreamKind,
 };
 pub use state::State;

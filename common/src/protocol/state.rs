@@ -14,7 +14,7 @@
 //!      Receive{image|skeleton}, StreamEnd ⟲  Connected ⇄ Receiving             │
 //!                                             │ Stage                          │
 //!                                             ▼                                │
-//!      Receive{checkpoint}, StreamEnd, Flows ⟲ Staged ⇄ Receiving              │
+//!   Flows, Turn, Receive{checkpoint}, StreamEnd ⟲ Staged ⇄ Receiving           │
 //!                                             │ Restore                        │
 //!                                             ▼                                │
 //!                                            Restored ─────────────────────────┘
@@ -96,7 +96,7 @@ impl State {
                 },
             ) => ReceivingCheckpoint,
             (ReceivingCheckpoint, Request::StreamEnd { .. }) => Loaded,
-            (Loaded, Request::Flows { .. }) => Loaded,
+            (Staged | ReceivingCheckpoint | Loaded, Request::Flows { .. } | Request::Turn) => self,
             (Loaded, Request::Restore) => Restored,
             (Restored, Request::Commit) => Idle,
             (state, Request::Abort { .. }) if state.migrating() => Idle,
@@ -130,6 +130,7 @@ impl Request {
             Request::StreamEnd { .. } => "stream_end",
             Request::Stage => "stage",
             Request::Flows { .. } => "flows",
+            Request::Turn => "turn",
             Request::Restore => "restore",
             Request::Commit => "commit",
             Request::Abort { .. } => "abort",
@@ -180,7 +181,10 @@ mod tests {
             (receive(StreamKind::Skeleton), State::ReceivingPreparation),
             (end(), State::Connected),
             (Request::Stage, State::Staged),
+            (Request::Flows { flows: vec![] }, State::Staged),
             (receive(StreamKind::Checkpoint), State::ReceivingCheckpoint),
+            (Request::Turn, State::ReceivingCheckpoint),
+            (Request::Flows { flows: vec![] }, State::ReceivingCheckpoint),
             (end(), State::Loaded),
             (Request::Flows { flows: vec![] }, State::Loaded),
             (Request::Restore, State::Restored),

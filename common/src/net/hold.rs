@@ -1,0 +1,237 @@
+//! Packets of a quarantined container wait instead of being dropped.
+//!
+//! In the quarantine every packet is handed to a netfilter queue. The kernel keeps it there, in
+//! order, until it is told what to do: a peer then notices the outage itself, and not the back-off
+//! of its retransmissions. The queue belongs to this process; if it dies, the kernel drops what is
+//! queued and what would be, so the quarantine stays as tight as without a queue.
+//!
+//! Requests: include/uapi/linux/netfilter/nfnetlink_queue.h. Written out here because the crate
+//! `nfq` needs a buffer for each packet that waits, and lets them go one by one.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::netns::{self, EnterError};
+use crate::container::drain;
+
+use super::nfnetlink::{Message, Nfnetlink};
+
+/// Number of the queue, in the container's namespace.
+pub(super) const QUEUE: u16 = 0xC114;
+
+/// Most packets that wait; what comes then is dropped.
+const MOST_PACKETS: u32 = 1 << 18;
+
+/// Room for one message of the queue.
+const DATAGRAM_BYTES: usize = 8192;
+
+/// Room for the kernel's word of each packet until it is read, in bytes.
+const RECEIVE_BUFFER: usize = 16 << 20;
+
+const NFNL_SUBSYS_QUEUE: u16 = 3;
+const NFQNL_MSG_CONFIG: u16 = NFNL_SUBSYS_QUEUE << 8 | 2;
+const NFQNL_MSG_VERDICT_BATCH: u16 = NFNL_SUBSYS_QUEUE << 8 | 3;
+const NFQA_CFG_CMD: u16 = 1;
+const NFQA_CFG_PARAMS: u16 = 2;
+const NFQA_CFG_QUEUE_MAXLEN: u16 = 3;
+const NFQA_CFG_MASK: u16 = 4;
+const NFQA_CFG_FLAGS: u16 = 5;
+const NFQA_CFG_F_GSO: u32 = 4;
+const NFQNL_CFG_CMD_BIND: u8 = 1;
+const NFQNL_COPY_META: u8 = 1;
+const NFQA_VERDICT_HDR: u16 = 2;
+const NF_ACCEPT: u32 = 1;
+const NFQA_PACKET_HDR: u16 = 1;
+
+/// How many packets go at once, and how much of them a UDP socket may still have unread when the
+/// next go, in bytes: released at once, more than it has room for would be lost.
+const STEP_PACKETS: u32 = 128;
+const UNREAD_BYTES: u64 = 64 << 10;
+
+/// How long an application gets to read a step.
+const STEP_LIMIT: Duration = Duration::from_millis(50);
+
+/// The queue cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum HoldError {
+    /// The namespace is gone, or may not be entered.
+    #[error(transparent)]
+    Enter(#[from] EnterError),
+    /// The kernel refused, or has no such queues.
+    #[error("cannot queue packets: {0}")]
+    Queue(#[from] io::Error),
+}
+
+/// What becomes of the packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// They wait.
+    Hold,
+    /// They go, those that wait first.
+    Pass,
+    /// Nobody cares any more.
+    End,
+}
+
+/// What the owner of a [`Hold`] and its thread tell each other.
+struct Shared {
+    mode: Mutex<Mode>,
+    /// Signalled when the mode changes.
+    changed: EventFd,
+    /// Whether all packets have gone that were queued.
+    empty: AtomicBool,
+}
+
+/// The packets of one network namespace that its quarantine has handed over.
+///
+/// Dropping it drops the packets that still wait, and those that the quarantine hands over later.
+pub struct Hold {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Hold {
+    /// Takes the queue of the namespace at `netns`.
+    pub(super) fn begin(netns: &Path) -> Result<Self, HoldError> {
+        let queue = netns::in_netns(netns, bind)??;
+        let shared = Arc::new(Shared {
+            mode: Mutex::new(Mode::Hold),
+            changed: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
+                .map_err(io::Error::from)?,
+            empty: AtomicBool::new(false),
+        });
+        let (netns, theirs) = (netns.to_owned(), shared.clone());
+        let thread = std::thread::Builder::new()
+            .name("packet-queue".into())
+            .spawn(move || {
+                if let Err(error) = netns::in_netns(&netns, || keep(&queue, &theirs)) {
+                    tracing::error!("{error}");
+                }
+            })?;
+        Ok(Hold {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Lets all packets go that wait, in the order they came and as fast as they are read, and
+    /// then those that come from now on. Returns at once.
+    pub fn release(&self) {
+        self.set(Mode::Pass);
+    }
+
+    /// Waits until all have gone that wait, at most for `limit`; says whether they have.
+    pub fn wait_until_empty(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        while !self.shared.empty.load(Ordering::SeqCst) {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+
+    fn set(&self, mode: Mode) {
+        *self.shared.mode.lock().expect("not poisoned") = mode;
+        // Fails only if the counter overflows, and then the thread wakes all the same.
+        let _ = self.shared.changed.write(1);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.set(Mode::End);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn bind() -> io::Result<Nfnetlink> {
+    let queue = Nfnetlink::open()?;
+    setsockopt(&queue, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
+    let config = || Message::new(NFQNL_MSG_CONFIG, 0, QUEUE);
+
+    let mut command = config();
+    command.attribute(NFQA_CFG_CMD, &[NFQNL_CFG_CMD_BIND, 0, 0, 0]);
+    queue.request(command)?;
+    let mut parameters = config();
+    parameters.attribute(NFQA_CFG_PARAMS, &[0, 0, 0, 0, NFQNL_COPY_META]);
+    parameters.attribute(NFQA_CFG_QUEUE_MAXLEN, &MOST_PACKETS.to_be_bytes());
+    // Large segments wait whole: cut up, they would take many times the room.
+    parameters.attribute(NFQA_CFG_FLAGS, &NFQA_CFG_F_GSO.to_be_bytes());
+    parameters.attribute(NFQA_CFG_MASK, &NFQA_CFG_F_GSO.to_be_bytes());
+    queue.request(parameters)?;
+    Ok(queue)
+}
+
+/// Follows the packets that come, and lets them go when that is wanted. Reads what the kernel says
+/// of each, so that there is always room for the next one's word; `ENOBUFS` and the like only mean
+/// that some words were lost.
+fn keep(queue: &Nfnetlink, shared: &Shared) {
+    let mut buffer = Vec::with_capacity(DATAGRAM_BYTES);
+    let (mut newest, mut gone) = (0_u32, 0_u32);
+    loop {
+        while queue.receive_waiting(&mut buffer).is_ok() {
+            newest = packet(&buffer).unwrap_or(newest);
+        }
+        let waiting = newest.wrapping_sub(gone);
+        let mode = *shared.mode.lock().expect("not poisoned");
+        match mode {
+            Mode::End => return,
+            Mode::Pass if waiting > 0 => {
+                shared.empty.store(false, Ordering::SeqCst);
+                wait_for_readers();
+                gone = gone.wrapping_add(waiting.min(STEP_PACKETS));
+                let _ = accept_until(queue, gone);
+            }
+            Mode::Pass | Mode::Hold => {
+                shared.empty.store(mode == Mode::Pass, Ordering::SeqCst);
+                wait_for_news(queue, &shared.changed);
+            }
+        }
+    }
+}
+
+/// Waits for a packet or for another mode.
+fn wait_for_news(queue: &Nfnetlink, changed: &EventFd) {
+    let mut either = [queue.as_fd(), changed.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    let _ = poll(&mut either, PollTimeout::NONE);
+    let _ = changed.read();
+}
+
+/// Number of the packet that a message is about; they are numbered from 1 in the order they came.
+/// Its header is the first attribute (nfqnl_build_packet_message in the kernel's
+/// net/netfilter/nfnetlink_queue.c).
+fn packet(message: &[u8]) -> Option<u32> {
+    let kind = u16::from_ne_bytes(message.get(22..24)?.try_into().ok()?);
+    let number = u32::from_be_bytes(message.get(24..28)?.try_into().ok()?);
+    (kind == NFQA_PACKET_HDR).then_some(number)
+}
+
+/// Waits until no UDP socket of this thread's network namespace has much to read; TCP does not lose
+/// what it has no room for. Gives up on those that do not read.
+fn wait_for_readers() {
+    let deadline = Instant::now() + STEP_LIMIT;
+    while drain::most_unread_datagram_bytes() > UNREAD_BYTES && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// Lets all packets go up to this one.
+fn accept_until(queue: &Nfnetlink, packet: u32) -> io::Result<()> {
+    let mut verdict = Message::new(NFQNL_MSG_VERDICT_BATCH, 0, QUEUE);
+    let header = [NF_ACCEPT.to_be_bytes(), packet.to_be_bytes()].concat();
+    verdict.attribute(NFQA_VERDICT_HDR, &header);
+    queue.tell(verdict)
+}
