@@ -19,6 +19,7 @@ use common::protocol::{
     MigrationId, Outcome as Fate, RefusalCode, Reply, Request, StreamDigest, StreamKind,
 };
 use common::report::{self, Outcome, PhaseName, Report};
+use common::transaction::{self, SourceStep};
 use common::undo::Undo;
 use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
@@ -467,19 +468,32 @@ impl<'a> Migration<'a> {
         let migration = self.report.migration_id.clone().expect("begun");
         for _ in 0..OUTCOME_TRIES {
             tokio::time::sleep(OUTCOME_PAUSE).await;
-            match ask_outcome(&self.destination, &migration).await {
-                Ok(Fate::Committed) => {
+            let answer = match ask_outcome(&self.destination, &migration).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    tracing::warn!("cannot ask the destination: {error:#}");
+                    continue;
+                }
+            };
+            match transaction::source(Progress::Committing, Some(answer), true) {
+                Some(SourceStep::Remove) => {
                     let warning = format!("the answer to the commit was not in order: {lost}");
                     self.report.warnings.push(warning);
                     return Ok(());
                 }
-                Ok(Fate::RolledBack) => {
+                Some(SourceStep::Thaw) => {
                     return Err(Failure::Failed(anyhow::anyhow!(
                         "the destination did not commit: {lost}"
                     )));
                 }
-                Ok(Fate::UnderWay | Fate::Unknown) => {}
-                Err(error) => tracing::warn!("cannot ask the destination: {error:#}"),
+                Some(SourceStep::AskOperator) => {
+                    return Err(Failure::Unknown(anyhow::anyhow!(
+                        "{lost}; {} has no record of this migration. The copy here stays frozen \
+                         until you have found out where the container runs",
+                        self.destination
+                    )));
+                }
+                Some(SourceStep::Ask) | None => {}
             }
         }
         Err(Failure::Unknown(anyhow::anyhow!(

@@ -7,7 +7,7 @@ use common::container::podman;
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::carry;
 use common::paths;
-use common::protocol::Outcome;
+use common::transaction::{self, SourceStep};
 
 use crate::lock;
 use crate::migrate::ask_outcome;
@@ -25,7 +25,13 @@ pub(crate) async fn recover() {
         }
     };
     for record in records {
-        if !matches!(record.progress, Progress::UnderWay | Progress::Committing) {
+        let left = match record.progress {
+            Progress::UnderWay | Progress::Committing => true,
+            // Kept until the old container is gone.
+            Progress::Committed => paths::work_dir(&record.migration).exists(),
+            Progress::RolledBack => false,
+        };
+        if !left {
             continue;
         }
         let name = record.container.name.clone();
@@ -47,37 +53,43 @@ async fn settle(
     let Some(_lock) = lock::container(&record.container.id)? else {
         return Ok(None);
     };
-    let committed = match record.progress {
-        Progress::Committing => {
-            let peer = record.peer.parse().map_err(anyhow::Error::msg)?;
-            match ask_outcome(&peer, &record.migration)
-                .await
-                .context("the destination cannot be asked; the container stays frozen")?
-            {
-                Outcome::Committed => true,
-                Outcome::RolledBack => false,
-                Outcome::UnderWay | Outcome::Unknown => anyhow::bail!(
-                    "{} does not know yet what became of it; the container stays frozen",
-                    record.peer
-                ),
-            }
-        }
-        _ => false,
+    let source = find(&record).await?;
+    let frozen = match &source {
+        Some(source) => source.frozen()?,
+        None => false,
     };
-    let there = podman::exists("container", &record.container.id).await?;
-    if there {
-        let (facts, placement) = podman::inspect(&record.container.id).await?;
-        let work = paths::work_dir(&record.migration);
-        let addresses: HashSet<_> = facts.addresses().into_iter().collect();
-        let source = Source::new(facts, placement, work)?;
-        if committed {
-            source.remove().await?;
-        } else {
-            tokio::task::spawn_blocking(move || carry::back_to_container(&addresses)).await??;
-            source.thaw().await?;
+    let mut step = transaction::source(record.progress, None, frozen);
+    if step == Some(SourceStep::Ask) {
+        let peer = record.peer.parse().map_err(anyhow::Error::msg)?;
+        let answer = ask_outcome(&peer, &record.migration)
+            .await
+            .context("the destination cannot be asked; the container stays frozen")?;
+        step = transaction::source(record.progress, Some(answer), frozen);
+    }
+    let committed = match step {
+        None | Some(SourceStep::Remove) => true,
+        Some(SourceStep::Thaw) => false,
+        Some(SourceStep::Ask) => anyhow::bail!(
+            "{} does not know yet what became of it; the container stays frozen",
+            record.peer
+        ),
+        Some(SourceStep::AskOperator) => anyhow::bail!(
+            "{} has no record of it; the container stays frozen until you have found out where \
+             it runs",
+            record.peer
+        ),
+    };
+    if let Some(source) = source {
+        match step {
+            Some(SourceStep::Remove) => source.remove().await?,
+            Some(SourceStep::Thaw) => {
+                let addresses: HashSet<_> = source.facts.addresses().into_iter().collect();
+                tokio::task::spawn_blocking(move || carry::back_to_container(&addresses)).await??;
+                source.thaw().await?;
+            }
+            _ => {}
         }
     }
-    let _ = paths::remove_work_dir(&record.migration);
     record.progress = if committed {
         Progress::Committed
     } else {
@@ -85,5 +97,25 @@ async fn settle(
     };
     record.error = Some("agent-client ended while it was under way".into());
     journal.write(&record)?;
+    let _ = paths::remove_work_dir(&record.migration);
     Ok(Some(if committed { "finished" } else { "undone" }))
+}
+
+/// The container of a migration, if it runs here or is frozen.
+async fn find(record: &MigrationRecord) -> anyhow::Result<Option<Source>> {
+    if !podman::exists("container", &record.container.id).await? {
+        return Ok(None);
+    }
+    let (facts, placement) = podman::inspect(&record.container.id).await?;
+    // There is nothing to thaw, and one that has come back would look the same.
+    if placement.pid == 0 {
+        tracing::warn!(
+            "{} is stopped here: if it runs on {}, remove it here",
+            record.container.name,
+            record.peer
+        );
+        return Ok(None);
+    }
+    let work = paths::work_dir(&record.migration);
+    Ok(Some(Source::new(facts, placement, work)?))
 }

@@ -127,6 +127,11 @@ impl Source {
         .await?
     }
 
+    /// Whether the container stands still.
+    pub(crate) fn frozen(&self) -> anyhow::Result<bool> {
+        Ok(self.freezer.frozen()?)
+    }
+
     /// Writes CRIU's images of the frozen container.
     pub(crate) async fn dump(&self) -> Result<(), dump::DumpError> {
         dump::dump(&self.runtime, &self.facts.id, &self.images(), &self.work).await

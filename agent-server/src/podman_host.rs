@@ -1,6 +1,6 @@
 //! This host, with its Podman, as a destination.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -10,6 +10,7 @@ use common::journal::{Direction, Journal, MigrationRecord, Progress};
 use common::net::tunnel;
 use common::preflight::{self, Check, Verdict};
 use common::protocol::{MigrationId, Outcome, RefusalCode, Refused};
+use common::transaction;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
@@ -23,8 +24,8 @@ pub struct PodmanHost {
     reserved: Reserved,
 }
 
-/// Containers that migrations under way have reserved, by id.
-type Reserved = Arc<Mutex<HashSet<String>>>;
+/// Containers that are reserved, by id, and for which migrations.
+type Reserved = Arc<Mutex<HashMap<String, MigrationId>>>;
 
 /// A container's reservation; given up when dropped.
 pub struct Reservation {
@@ -50,16 +51,22 @@ impl PodmanHost {
         }
     }
 
-    fn reserve(&self, id: &str) -> Option<Reservation> {
-        let added = self
-            .reserved
-            .lock()
-            .expect("no panic while locked")
-            .insert(id.to_owned());
-        added.then(|| Reservation {
+    fn reserve(&self, id: &str, migration: &MigrationId) -> Option<Reservation> {
+        let mut reserved = self.reserved.lock().expect("no panic while locked");
+        if reserved.contains_key(id) {
+            return None;
+        }
+        reserved.insert(id.to_owned(), migration.clone());
+        Some(Reservation {
             id: id.to_owned(),
             reserved: self.reserved.clone(),
         })
+    }
+
+    /// Whether a session still works on `migration`.
+    fn at_work(&self, migration: &MigrationId) -> bool {
+        let reserved = self.reserved.lock().expect("no panic while locked");
+        reserved.values().any(|other| other == migration)
     }
 }
 
@@ -80,7 +87,7 @@ impl Destination for PodmanHost {
         address: SocketAddr,
         cancel: CancellationToken,
     ) -> Step<(PodmanIncoming, bool)> {
-        let Some(reservation) = self.reserve(&container.id) else {
+        let Some(reservation) = self.reserve(&container.id, &migration) else {
             return Err(Refused::new(
                 RefusalCode::Busy,
                 format!(
@@ -133,13 +140,10 @@ impl Destination for PodmanHost {
     }
 
     async fn outcome(&self, migration: &MigrationId) -> Step<Outcome> {
+        // In this order: a session that ends in between has written its last word before.
+        let at_work = self.at_work(migration);
         let record = self.journal.read(migration).map_err(failed)?;
-        Ok(match record.map(|r| r.progress) {
-            None => Outcome::Unknown,
-            Some(Progress::UnderWay | Progress::Committing) => Outcome::UnderWay,
-            Some(Progress::Committed) => Outcome::Committed,
-            Some(Progress::RolledBack) => Outcome::RolledBack,
-        })
+        Ok(transaction::outcome(record.map(|r| r.progress), at_work))
     }
 }
 

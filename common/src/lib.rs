@@ -16,5 +16,6 @@ pub mod preflight;
 pub mod protocol;
 pub mod report;
 pub mod status;
+pub mod transaction;
 pub mod undo;
 pub mod units;

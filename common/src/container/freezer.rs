@@ -88,6 +88,15 @@ impl Freezer {
         self.write("0")
     }
 
+    /// Whether it was told to freeze and not to thaw since.
+    pub fn frozen(&self) -> Result<bool, FreezeError> {
+        let path = self.directory.join("cgroup.freeze");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(text.trim() == "1"),
+            Err(source) => Err(FreezeError::Io { path, source }),
+        }
+    }
+
     fn write(&self, value: &str) -> Result<(), FreezeError> {
         let path = self.directory.join("cgroup.freeze");
         std::fs::write(&path, value).map_err(|source| FreezeError::Io { path, source })
