@@ -29,6 +29,7 @@ use crate::address::Address;
 use crate::control::{Control, RequestError, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
+use crate::recovery;
 use crate::source::{Data, Flows, Source};
 use crate::timeline::Timeline;
 
@@ -167,6 +168,17 @@ impl<'a> Migration<'a> {
         self.lock = Some(lock::container(&facts.id)?.ok_or_else(|| {
             anyhow::anyhow!("another agent-client is migrating {} right now", facts.name)
         })?);
+        let earlier = self.journal.list().context("cannot read the records")?;
+        if let Some(record) = earlier
+            .iter()
+            .find(|r| r.container.id == facts.id && recovery::unsettled(r))
+        {
+            return Err(Failure::Refused(format!(
+                "an earlier migration of {} to {} is not settled (its id: {}): until it is, it may \
+                 run there",
+                facts.name, record.peer, record.migration
+            )));
+        }
         // A container that is not running at all has nothing to ask the destination about.
         let mut checks = preflight::source(&facts, &host);
         if let Some(why) = refusal(&checks) {
@@ -505,20 +517,20 @@ impl<'a> Migration<'a> {
     }
 
     async fn remove_old(&mut self, source: &Source, flows: &Flows, tunnel: &Tunnel) {
-        if let Err(error) = source.remove().await {
-            self.report.warnings.push(format!(
-                "the old container could not be removed: {error:#}; it is frozen, remove it with \
-                 `podman rm --force {}`",
-                source.facts.name
-            ));
-            self.report.outcome = Outcome::Unknown;
-        }
+        let removed = source.remove().await;
         if let Err(error) = flows.settle(tunnel.index()).await {
             self.report
                 .warnings
                 .push(format!("some flows may not have moved: {error:#}"));
         }
-        if let Some(migration) = &self.report.migration_id {
+        if let Err(error) = removed {
+            // The scratch space stays with it: by that recovery knows.
+            self.report.warnings.push(format!(
+                "the old container could not be removed: {error:#}; it is frozen, and the next \
+                 agent-client command here tries again"
+            ));
+            self.report.outcome = Outcome::Unknown;
+        } else if let Some(migration) = &self.report.migration_id {
             let _ = paths::remove_work_dir(migration);
         }
     }

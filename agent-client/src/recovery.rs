@@ -25,13 +25,7 @@ pub(crate) async fn recover() {
         }
     };
     for record in records {
-        let left = match record.progress {
-            Progress::UnderWay | Progress::Committing => true,
-            // Kept until the old container is gone.
-            Progress::Committed => paths::work_dir(&record.migration).exists(),
-            Progress::RolledBack => false,
-        };
-        if !left {
+        if !unsettled(&record) {
             continue;
         }
         let name = record.container.name.clone();
@@ -43,6 +37,12 @@ pub(crate) async fn recover() {
             }
         }
     }
+}
+
+/// Whether a migration is not over on this host.
+pub(crate) fn unsettled(record: &MigrationRecord) -> bool {
+    let scratch = paths::work_dir(&record.migration).exists();
+    transaction::unsettled(record.progress, scratch)
 }
 
 async fn settle(

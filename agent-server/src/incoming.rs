@@ -190,7 +190,10 @@ impl PodmanIncoming {
             staged.cancel().await;
         }
         let leftovers = self.undo.unwind().await;
-        if let Err(error) = paths::remove_work_dir(&self.record.migration) {
+        // What is left is written down there.
+        if leftovers.is_empty()
+            && let Err(error) = paths::remove_work_dir(&self.record.migration)
+        {
             tracing::warn!("{}: {error}", self.work.display());
         }
         // The lease goes with the tunnel; its keeper takes it down if nothing else uses it.
@@ -248,6 +251,30 @@ impl PodmanIncoming {
         let scratch = self.work.join(scratch);
         std::fs::create_dir(&scratch)?;
         Ok(gate::stage(&self.work.join("skeleton.tar"), &scratch).await?)
+    }
+
+    /// Writes down the commit and lets the packets out.
+    async fn try_commit(&mut self) -> anyhow::Result<()> {
+        // On disk before the first packet can leave: after a crash in between, the container is
+        // kept, and the source is told so when it asks.
+        self.record.progress = Progress::Committed;
+        self.journal.write(&self.record)?;
+        if let Some(netns) = self.netns.clone() {
+            spawn_blocking(move || quarantine::lift(&netns)).await??;
+        }
+        Ok(())
+    }
+
+    /// Takes back a commit that failed. No packet has left, so it can be; but only on disk does it
+    /// hold: until then the record may say `committed`, and what it says must stay true.
+    fn take_back(&mut self) -> io::Result<()> {
+        let under_way = MigrationRecord {
+            progress: Progress::UnderWay,
+            ..self.record.clone()
+        };
+        self.journal.write(&under_way)?;
+        self.record = under_way;
+        Ok(())
     }
 
     async fn try_restore(&mut self) -> Step<()> {
@@ -378,23 +405,10 @@ impl Incoming for PodmanIncoming {
     }
 
     async fn commit(&mut self) -> Step<()> {
-        // On disk before the first packet can leave: after a crash in between, the container is
-        // kept, and the source is told so when it asks.
-        let committed = MigrationRecord {
-            progress: Progress::Committed,
-            ..self.record.clone()
-        };
-        self.journal.write(&committed).map_err(failed)?;
-        self.record = committed;
-        if let Some(netns) = self.netns.clone() {
-            let lifted = spawn_blocking(move || quarantine::lift(&netns)).await;
-            if let Err(error) = lifted.map_err(anyhow::Error::from).and_then(|l| Ok(l?)) {
-                // No packet has left, so the commit can still be taken back, and is: the session
-                // rolls back after an error.
-                self.record.progress = Progress::UnderWay;
-                self.journal.write(&self.record).map_err(failed)?;
-                return Err(failed(error));
-            }
+        if let Err(error) = self.try_commit().await {
+            // The session rolls back after an error, unless the record still says `committed`.
+            self.take_back().map_err(failed)?;
+            return Err(failed(error));
         }
         self.undo.disarm();
         self.receiving = None;

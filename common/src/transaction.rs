@@ -30,6 +30,19 @@ pub fn outcome(record: Option<Progress>, at_work: bool) -> Outcome {
     }
 }
 
+/// Whether a migration that no command carries on is not over on the source. `scratch`: its scratch
+/// space is still there, which goes with the copy.
+///
+/// Until it is settled its container must not leave again: the copy here may be one of two, and a
+/// second migration that fails would thaw it.
+pub fn unsettled(record: Progress, scratch: bool) -> bool {
+    match record {
+        Progress::UnderWay | Progress::Committing => true,
+        Progress::Committed => scratch,
+        Progress::RolledBack => false,
+    }
+}
+
 /// What the source does about a migration that no command carries on, or whose commit was not
 /// answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,6 +187,16 @@ mod tests {
         ] {
             assert_eq!(source(record, answer, true), Some(SourceStep::Remove));
             assert_eq!(source(record, answer, false), None);
+        }
+    }
+
+    #[test]
+    fn a_commit_is_settled_when_the_old_copy_is_gone() {
+        for scratch in [true, false] {
+            assert!(unsettled(Progress::UnderWay, scratch));
+            assert!(unsettled(Progress::Committing, scratch));
+            assert_eq!(unsettled(Progress::Committed, scratch), scratch);
+            assert!(!unsettled(Progress::RolledBack, scratch));
         }
     }
 
