@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::destination::{Destination, Step};
 use crate::incoming::PodmanIncoming;
-use crate::survey;
+use crate::{recovery, survey};
 
 /// The real destination.
 pub struct PodmanHost {
@@ -61,6 +61,26 @@ impl PodmanHost {
             id: id.to_owned(),
             reserved: self.reserved.clone(),
         })
+    }
+
+    /// Does for one migration what a restart does for all: an undo that failed is tried again when
+    /// the source asks, since the source cannot go on without it.
+    async fn settle(&self, migration: &MigrationId) -> anyhow::Result<()> {
+        let records = self.journal.list()?;
+        let Some(record) = records.iter().find(|r| r.migration == *migration) else {
+            return Ok(());
+        };
+        let Some(_reservation) = self.reserve(&record.container.id, migration) else {
+            return Ok(());
+        };
+        // Read again: a session may have ended in between.
+        let records = self.journal.list()?;
+        if let Some(record) = records.iter().find(|r| r.migration == *migration)
+            && let Err(error) = recovery::settle(&self.journal, record, &records).await
+        {
+            tracing::error!(%migration, "not settled: {error:#}");
+        }
+        Ok(())
     }
 
     /// Whether a session still works on `migration`.
@@ -140,6 +160,7 @@ impl Destination for PodmanHost {
     }
 
     async fn outcome(&self, migration: &MigrationId) -> Step<Outcome> {
+        self.settle(migration).await.map_err(failed)?;
         // In this order: a session that ends in between has written its last word before.
         let at_work = self.at_work(migration);
         let record = self.journal.read(migration).map_err(failed)?;

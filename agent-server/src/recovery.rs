@@ -16,13 +16,23 @@ use crate::incoming;
 pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
     let records = journal.list()?;
     for record in &records {
-        match transaction::destination(record.progress, arrived_since(record, &records)) {
-            Some(DestinationStep::LetOut) => let_out(record).await?,
-            Some(DestinationStep::Undo) => undo(journal, record.clone()).await?,
-            None => {}
-        }
+        settle(journal, record, &records).await?;
     }
     Ok(())
+}
+
+/// Finishes or undoes the migration of `record`, one of `records`. No session may be at work on its
+/// container.
+pub(crate) async fn settle(
+    journal: &Journal,
+    record: &MigrationRecord,
+    records: &[MigrationRecord],
+) -> anyhow::Result<()> {
+    match transaction::destination(record.progress, arrived_since(record, records)) {
+        Some(DestinationStep::LetOut) => let_out(record).await,
+        Some(DestinationStep::Undo) => undo(journal, record.clone()).await,
+        None => Ok(()),
+    }
 }
 
 /// Whether a later migration than that of `record` has brought the same container here.
@@ -37,7 +47,7 @@ fn arrived_since(record: &MigrationRecord, records: &[MigrationRecord]) -> bool 
 /// Removes what an uncommitted migration has made.
 async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<()> {
     tracing::warn!(migration = %record.migration, container = record.container.name,
-        "undoing a migration that an earlier server left under way");
+        "undoing a migration that was left under way");
     let work = paths::work_dir(&record.migration);
     podman::remove_container(&record.container.id).await?;
     let addresses = incoming::addresses(&work);
@@ -47,7 +57,9 @@ async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<
     }
     paths::remove_work_dir(&record.migration)?;
     record.progress = Progress::RolledBack;
-    record.error = Some("the destination's agent ended while it was under way".into());
+    record
+        .error
+        .get_or_insert("the destination's agent ended while it was under way".into());
     journal.write(&record)?;
     Ok(())
 }
