@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context;
+use common::faults;
 use common::paths;
 use common::protocol::frame::{Frames, MAX_FRAME_BYTES};
 use common::protocol::liveness;
@@ -103,11 +104,14 @@ impl Control {
         cancel: &CancellationToken,
     ) -> Result<Reply, RequestError> {
         let lost = |error: &dyn std::fmt::Display| RequestError::Lost(error.to_string());
+        let name = request.name();
+        faults::reached(|| format!("client.{name}.before"));
         self.frames.send(request).await.map_err(|e| lost(&e))?;
         let answer = tokio::select! {
             answer = tokio::time::timeout(ANSWER_LIMIT, self.frames.receive()) => answer,
             () = cancel.cancelled() => return Err(RequestError::Cancelled),
         };
+        faults::reached(|| format!("client.{name}.after"));
         match answer {
             Ok(Ok(Reply::Refused(refused))) => {
                 self.undone = true;

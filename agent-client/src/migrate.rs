@@ -7,6 +7,7 @@ use anyhow::Context;
 use common::bulk;
 use common::container::podman::{self, PodmanError};
 use common::container::{ContainerFacts, dump::DumpError};
+use common::faults;
 use common::host::HostFacts;
 use common::journal::{Direction, Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
@@ -622,6 +623,7 @@ impl<'a> Migration<'a> {
     }
 
     fn begin(&mut self, phase: PhaseName) {
+        faults::reached(|| format!("client.phase.{}", <&str>::from(phase)));
         self.timeline.begin(phase);
         self.observer.phase(phase);
     }

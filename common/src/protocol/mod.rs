@@ -47,7 +47,7 @@ pub mod state;
 pub mod version;
 
 pub use message::{
-    ContainerRef, MigrationId, Outcome, RefusalCode, Refused, Reply, Request, StreamDigest,
-    StreamKind,
+    ContainerRef, MigrationId, Outcome, RefusalCode, Refused, Reply, Request, RequestName,
+    StreamDigest, StreamKind,
 };
 pub use state::State;
