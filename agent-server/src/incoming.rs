@@ -1,10 +1,10 @@
 //! A container on its way to this host.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -35,8 +35,8 @@ const STAGE_PAUSE: Duration = Duration::from_millis(500);
 /// File in the work directory that lists what was created, for [`crate::recovery`].
 const CREATED: &str = "created.json";
 
-/// File in the work directory with the container's addresses, for [`crate::recovery`].
-const ADDRESSES: &str = "addresses.json";
+/// How the names of files begin that say how flows are undone, for [`crate::recovery`].
+const FLOWS: &str = "flows-";
 
 /// Something of Podman's that a migration created besides the container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,6 +44,8 @@ const ADDRESSES: &str = "addresses.json";
 pub enum Created {
     /// An image, by id.
     Image(String),
+    /// A name of an image, by id and name.
+    Tag(String, String),
     /// A volume, by name.
     Volume(String),
 }
@@ -53,6 +55,7 @@ impl Created {
     pub async fn remove(&self) -> anyhow::Result<()> {
         match self {
             Created::Image(id) => podman::remove_image(id).await?,
+            Created::Tag(id, name) => podman::untag_image(id, name).await?,
             Created::Volume(name) => podman::remove_volume(name).await?,
         }
         Ok(())
@@ -69,12 +72,13 @@ pub fn created(work: &Path) -> Vec<Created> {
     list
 }
 
-/// The addresses of the container whose migration had this work directory.
-pub fn addresses(work: &Path) -> HashSet<IpAddr> {
-    std::fs::read(work.join(ADDRESSES))
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default()
+/// How the flows are undone that the migration with this work directory had installed.
+pub fn installed(work: &Path) -> Vec<Installed> {
+    let entries = std::fs::read_dir(work).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(FLOWS))
+        .filter_map(|entry| serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok())
+        .collect()
 }
 
 /// A migration under way at this host.
@@ -93,7 +97,8 @@ pub struct PodmanIncoming {
     staged: Option<Staged>,
     bundle: PathBuf,
     netns: Option<PathBuf>,
-    installed: Arc<Mutex<Installed>>,
+    /// Batches of flows so far.
+    batches: u32,
     _reservation: Reservation,
 }
 
@@ -125,16 +130,13 @@ impl PodmanIncoming {
             staged: None,
             bundle: PathBuf::new(),
             netns: None,
-            installed: Arc::default(),
+            batches: 0,
             record,
             journal,
             _reservation: reservation,
         };
         std::fs::create_dir_all(&work)
             .with_context(|| format!("cannot create {}", work.display()))?;
-        let addresses = serde_json::to_vec(&incoming.container.addresses())?;
-        std::fs::write(work.join(ADDRESSES), addresses)
-            .context("cannot write down the container's addresses")?;
         if image_missing {
             incoming.will_create(Created::Image(incoming.container.image_id.clone()))?;
         }
@@ -207,13 +209,9 @@ impl PodmanIncoming {
     async fn try_stage(&mut self) -> anyhow::Result<()> {
         let reference = &self.container.image_name;
         if !podman::exists("image", reference).await? {
-            common::container::command::stdout(podman::podman().args([
-                "image",
-                "tag",
-                &self.container.image_id,
-                reference,
-            ]))
-            .await?;
+            let (id, name) = (self.container.image_id.clone(), reference.clone());
+            self.will_create(Created::Tag(id.clone(), name.clone()))?;
+            podman::tag_image(&id, &name).await?;
         }
         for volume in self.container.volumes.clone() {
             self.will_create(Created::Volume(volume.name.clone()))?;
@@ -251,6 +249,25 @@ impl PodmanIncoming {
         let scratch = self.work.join(scratch);
         std::fs::create_dir(&scratch)?;
         Ok(gate::stage(&self.work.join("skeleton.tar"), &scratch).await?)
+    }
+
+    /// Registers how the flows are undone, here and on disk, before they are installed.
+    async fn try_flows(&mut self, flows: Vec<MovedFlow>) -> anyhow::Result<()> {
+        let index = self.tunnel()?.index();
+        self.batches += 1;
+        let file = self.work.join(format!("{FLOWS}{}.json", self.batches));
+        let arriving = spawn_blocking(move || {
+            let arriving = carry::arriving(&flows, index)?;
+            std::fs::write(&file, serde_json::to_vec(arriving.undo())?)
+                .context("cannot write down how the flows are undone")?;
+            anyhow::Ok(arriving)
+        })
+        .await??;
+        let installed = arriving.undo().clone();
+        self.undo.register("flows", move || async move {
+            Ok(spawn_blocking(move || installed.remove()).await??)
+        });
+        Ok(spawn_blocking(move || arriving.install()).await??)
     }
 
     /// Writes down the commit and lets the packets out.
@@ -338,7 +355,8 @@ impl Incoming for PodmanIncoming {
             .clone()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "there is no tunnel yet"))?;
         let cancel = self.cancel.clone();
-        let skeleton = self.work.join("skeleton.tar");
+        let work = self.work.clone();
+        let skeleton = work.join("skeleton.tar");
         let places = match &self.staged {
             Some(staged) => Some(self.places(staged).map_err(failed)?),
             None => None,
@@ -346,7 +364,7 @@ impl Incoming for PodmanIncoming {
         self.stream = Some(spawn_blocking(move || {
             let mut receiver = receiving.accept(stream, &cancel)?;
             match kind {
-                StreamKind::Image => image::load(&mut receiver)?,
+                StreamKind::Image => image::load(&mut receiver, &work)?,
                 StreamKind::Skeleton => {
                     let mut file = std::fs::File::create(&skeleton)?;
                     io::copy(&mut receiver, &mut file)?;
@@ -384,20 +402,7 @@ impl Incoming for PodmanIncoming {
     }
 
     async fn flows(&mut self, flows: Vec<MovedFlow>) -> Step<()> {
-        let tunnel = self.tunnel().map_err(failed)?;
-        let installed = self.installed.clone();
-        let taken_back = self.installed.clone();
-        self.undo.register("flows", move || async move {
-            let taken_back = std::mem::take(&mut *taken_back.lock().expect("not poisoned"));
-            Ok(spawn_blocking(move || taken_back.remove()).await??)
-        });
-        spawn_blocking(move || {
-            let mut installed = installed.lock().expect("not poisoned");
-            carry::install(&flows, tunnel.index(), &mut installed)
-        })
-        .await
-        .map_err(failed)?
-        .map_err(failed)
+        self.try_flows(flows).await.map_err(failed)
     }
 
     async fn restore(&mut self) -> Step<()> {

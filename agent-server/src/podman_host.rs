@@ -83,6 +83,15 @@ impl PodmanHost {
         Ok(())
     }
 
+    /// Tries again to undo what earlier migrations of this container have left. It is reserved.
+    async fn settle_all(&self, container: &str) -> anyhow::Result<()> {
+        let records = self.journal.list()?;
+        for record in records.iter().filter(|r| r.container.id == container) {
+            recovery::settle(&self.journal, record, &records).await?;
+        }
+        Ok(())
+    }
+
     /// Whether a session still works on `migration`.
     fn at_work(&self, migration: &MigrationId) -> bool {
         let reserved = self.reserved.lock().expect("no panic while locked");
@@ -116,6 +125,8 @@ impl Destination for PodmanHost {
                 ),
             ));
         };
+        // What an earlier one of the same container has left would be in its way.
+        self.settle_all(&container.id).await.map_err(failed)?;
         // The source has checked before; what it saw may have changed since.
         let checks = self.check(&container, source).await?;
         if let Some(failed) = checks.iter().find(|c| c.verdict == Verdict::Failed) {

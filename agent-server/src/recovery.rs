@@ -1,12 +1,17 @@
 //! After a crash: migrations on record that nobody carries on any more.
 
-use common::container::podman;
+use std::time::Duration;
+
+use common::container::{podman, stragglers};
 use common::journal::{Journal, MigrationRecord, Progress};
-use common::net::{carry, quarantine};
+use common::net::quarantine;
 use common::paths;
 use common::transaction::{self, DestinationStep};
 
 use crate::incoming;
+
+/// How long a program that an earlier server started may still take.
+const STRAGGLERS: Duration = Duration::from_secs(60);
 
 /// Undoes every migration that an earlier server left under way, and finishes those that it had
 /// committed. Call before any new one begins.
@@ -16,7 +21,12 @@ use crate::incoming;
 pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
     let records = journal.list()?;
     for record in &records {
-        settle(journal, record, &records).await?;
+        // One that cannot be settled must not keep the others, or new ones, from their turn. It
+        // stays on record: the next restart tries again, and so does a source that asks.
+        if let Err(error) = settle(journal, record, &records).await {
+            tracing::error!(migration = %record.migration, container = record.container.name,
+                "not settled: {error:#}");
+        }
     }
     Ok(())
 }
@@ -49,9 +59,13 @@ async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<
     tracing::warn!(migration = %record.migration, container = record.container.name,
         "undoing a migration that was left under way");
     let work = paths::work_dir(&record.migration);
+    // Podman outlives the server that started it, and may be about to make what is removed here.
+    let at_work = work.clone();
+    tokio::task::spawn_blocking(move || stragglers::wait(&at_work, STRAGGLERS)).await??;
     podman::remove_container(&record.container.id).await?;
-    let addresses = incoming::addresses(&work);
-    tokio::task::spawn_blocking(move || carry::remove_arrivals(&addresses)).await??;
+    for installed in incoming::installed(&work) {
+        tokio::task::spawn_blocking(move || installed.remove()).await??;
+    }
     for created in incoming::created(&work) {
         created.remove().await?;
     }
