@@ -34,8 +34,8 @@ use crate::recovery;
 use crate::source::{Data, Flows, Source};
 use crate::timeline::Timeline;
 
-/// How often, and with what pause, the destination is asked what became of a commit.
-const OUTCOME_TRIES: u32 = 6;
+/// For how long, and with what pause, the destination is asked what became of a commit.
+const OUTCOME_LIMIT: Duration = Duration::from_secs(15);
 const OUTCOME_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a migration did not happen.
@@ -70,6 +70,9 @@ pub(crate) struct Migration<'a> {
     record: Option<MigrationRecord>,
     control: Option<Control>,
     frozen_at: Option<Instant>,
+    max_freeze: Option<Duration>,
+    /// Cancelled when the container has been frozen for too long.
+    overdue: CancellationToken,
     report: Report,
     /// Held to the end of the roll-back: recovery takes a record without a lock for a dead one.
     lock: Option<ContainerLock>,
@@ -112,8 +115,16 @@ impl<'a> Migration<'a> {
             record: None,
             control: None,
             frozen_at: None,
+            max_freeze: None,
+            overdue: CancellationToken::new(),
             lock: None,
         }
+    }
+
+    /// Undoes the migration if the container has been frozen for longer than this before it commits.
+    pub(crate) fn max_freeze(mut self, limit: Option<Duration>) -> Self {
+        self.max_freeze = limit;
+        self
     }
 
     /// Moves `container` if both hosts agree and `confirm` does; undoes everything if it fails.
@@ -128,11 +139,23 @@ impl<'a> Migration<'a> {
         match self.attempt(container, dry_run, confirm).await {
             Ok(outcome) => self.report.outcome = outcome,
             Err(Failure::Refused(why)) => {
-                self.report.outcome = Outcome::Refused;
+                if self.record.is_some() {
+                    self.roll_back(&anyhow::anyhow!(why.clone())).await;
+                }
+                if self.report.outcome != Outcome::Unknown {
+                    self.report.outcome = Outcome::Refused;
+                }
                 self.report.error = Some(why);
             }
             Err(Failure::Failed(error)) => {
                 usage = is_usage_error(&error);
+                let error = match self.max_freeze {
+                    Some(limit) if self.overdue.is_cancelled() => error.context(format!(
+                        "not committed within the {} ms that --max-freeze-ms allows",
+                        limit.as_millis()
+                    )),
+                    _ => error,
+                };
                 self.roll_back(&error).await;
             }
             Err(Failure::Unknown(error)) => {
@@ -262,6 +285,7 @@ impl<'a> Migration<'a> {
 
         self.begin(PhaseName::Freeze);
         self.frozen_at = Some(Instant::now());
+        self.watch_freeze();
         let thawed = source.clone();
         self.undo
             .register("freeze", move || async move { thawed.thaw().await });
@@ -350,6 +374,10 @@ impl<'a> Migration<'a> {
             .write(&record)
             .context("cannot write the migration's record")?;
         self.record = Some(record);
+        if let Some(lock) = &self.lock {
+            lock.carries(migration)
+                .context("cannot write into the container's lock")?;
+        }
         let work = paths::work_dir(migration);
         let removed = migration.clone();
         self.undo.register("scratch files", move || async move {
@@ -462,6 +490,7 @@ impl<'a> Migration<'a> {
             .turn(tunnel.index())
             .await
             .context("cannot turn the flows")?;
+        self.stop_if_cancelled()?;
         self.write_progress(Progress::Committing, None)?;
         // Not cancellable from here on.
         let never = CancellationToken::new();
@@ -479,14 +508,18 @@ impl<'a> Migration<'a> {
     /// The answer to `Commit` did not come: asks until the destination says what became of it.
     async fn learn_outcome(&mut self, lost: RequestError) -> Result<(), Failure> {
         let migration = self.report.migration_id.clone().expect("begun");
-        for _ in 0..OUTCOME_TRIES {
+        let deadline = Instant::now() + OUTCOME_LIMIT;
+        while Instant::now() < deadline {
             tokio::time::sleep(OUTCOME_PAUSE).await;
-            let answer = match ask_outcome(&self.destination, &migration).await {
-                Ok(answer) => answer,
-                Err(error) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let asked = ask_outcome(&self.destination, &migration);
+            let answer = match tokio::time::timeout(left, asked).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) => {
                     tracing::warn!("cannot ask the destination: {error:#}");
                     continue;
                 }
+                Err(_) => break,
             };
             match transaction::source(Progress::Committing, Some(answer), true) {
                 Some(SourceStep::Remove) => {
@@ -512,7 +545,8 @@ impl<'a> Migration<'a> {
         Err(Failure::Unknown(anyhow::anyhow!(
             "{lost}; it is not known whether the container runs on {destination}. The copy here \
              stays frozen so that there are never two. When {destination} can be reached again, \
-             run any agent-client command here: it asks and then finishes or undoes this migration",
+             run `agent-client recover` here: it asks and then finishes or undoes this migration. If it \
+             never will be, decide with `agent-client resolve {migration}`",
             destination = self.destination
         )))
     }
@@ -615,6 +649,18 @@ impl<'a> Migration<'a> {
     fn stop_if_cancelled(&self) -> anyhow::Result<()> {
         anyhow::ensure!(!self.cancel.is_cancelled(), "cancelled");
         Ok(())
+    }
+
+    /// Cancels the migration when the container has been frozen for too long. What happens after
+    /// the commit was sent does not care.
+    fn watch_freeze(&self) {
+        let Some(limit) = self.max_freeze else { return };
+        let (overdue, cancel) = (self.overdue.clone(), self.cancel.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(limit).await;
+            overdue.cancel();
+            cancel.cancel();
+        });
     }
 
     fn frozen_ms(&self) -> u64 {
