@@ -133,6 +133,7 @@ impl Control {
             reason: reason.to_owned(),
         };
         let lost = |error: &dyn std::fmt::Display| RequestError::Lost(error.to_string());
+        faults::reached(|| "client.abort.before".into());
         self.frames.send(request).await.map_err(|e| lost(&e))?;
         let aborted = async {
             loop {
@@ -143,9 +144,11 @@ impl Control {
                 }
             }
         };
-        tokio::time::timeout(ABORT_LIMIT, aborted)
+        let aborted = tokio::time::timeout(ABORT_LIMIT, aborted)
             .await
-            .unwrap_or_else(|_| Err(RequestError::Lost("no answer to the abort".into())))
+            .unwrap_or_else(|_| Err(RequestError::Lost("no answer to the abort".into())));
+        faults::reached(|| "client.abort.after".into());
+        aborted
     }
 }
 
