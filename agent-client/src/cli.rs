@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use common::journal::Journal;
@@ -15,6 +16,7 @@ use trust::{Peers, Token};
 
 use crate::address::Address;
 use crate::migrate::{Migration, is_usage_error};
+use crate::operator::{self, Keep};
 use crate::progress::{Lines, Observer, Silent};
 use crate::{checklist, interactive, pair, recovery};
 
@@ -41,6 +43,8 @@ Examples:
   agent-client check web --to b              would it work? one line per thing looked at
   agent-client migrate web --to b --yes      move the container web to host b
   agent-client migrate web --to b --yes --format json | jq .freeze_ms
+  agent-client cancel 1e4a                   undo it while it is under way (ids: `status`)
+  agent-client recover                       finish or undo what was interrupted
 
 Exit status:
   0  moved (or, with --dry-run, nothing stands in the way)
@@ -64,6 +68,10 @@ enum Command {
         /// Only look whether it would work.
         #[arg(long)]
         dry_run: bool,
+        /// Longest that the container may be frozen before it is committed, in milliseconds: past
+        /// it, the migration is undone.
+        #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+        max_freeze_ms: Option<u64>,
         /// How to print the result; JSON is one object on stdout (docs/report.md).
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
@@ -98,6 +106,31 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
+    /// Finish or undo migrations that were interrupted. `migrate`, `check` and `status` do it too.
+    ///
+    /// Exit status: 0 if nothing is left open, 3 if something is; then it says why and what to do.
+    Recover {
+        /// Only this one: its id, or a unique prefix.
+        id: Option<String>,
+        /// How to print it.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Decide a migration whose destination is gone for good.
+    ///
+    /// If the destination can be asked after all and knows, its answer holds instead.
+    Resolve {
+        /// Its id, or a unique prefix.
+        id: String,
+        /// Where the container is to run.
+        #[arg(long, value_enum)]
+        keep: Keep,
+    },
+    /// Have a migration that is under way undone, up to its commit.
+    Cancel {
+        /// Its id, or a unique prefix.
+        id: String,
+    },
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -127,8 +160,9 @@ enum PeersCommand {
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
     Text,
     Json,
 }
@@ -168,15 +202,16 @@ async fn execute(command: Option<Command>) -> anyhow::Result<u8> {
             Ok(USAGE)
         }
         None => {
-            recovery::recover().await;
+            recovery::first().await;
             let (container, to) = interactive::ask().await?;
-            migrate(&container, to, false, false, Format::Text).await
+            migrate(&container, to, Options::default()).await
         }
         Some(Command::Migrate {
             container,
             to,
             yes,
             dry_run,
+            max_freeze_ms,
             format,
         }) => {
             if !(yes || dry_run || interactive && format == Format::Text) {
@@ -186,15 +221,21 @@ async fn execute(command: Option<Command>) -> anyhow::Result<u8> {
                 );
                 return Ok(USAGE);
             }
-            recovery::recover().await;
-            migrate(&container, to, yes, dry_run, format).await
+            recovery::first().await;
+            let options = Options {
+                yes,
+                dry_run,
+                max_freeze: max_freeze_ms.map(Duration::from_millis),
+                format,
+            };
+            migrate(&container, to, options).await
         }
         Some(Command::Check {
             container,
             to,
             format,
         }) => {
-            recovery::recover().await;
+            recovery::first().await;
             check(&container, to, format).await
         }
         Some(Command::Pair { host, token }) => {
@@ -208,20 +249,32 @@ async fn execute(command: Option<Command>) -> anyhow::Result<u8> {
         }
         Some(Command::Peers { command }) => peers(command),
         Some(Command::Status { format }) => {
-            recovery::recover().await;
+            recovery::first().await;
             tokio::task::spawn_blocking(move || status(format)).await?
         }
+        Some(Command::Recover { id, format }) => operator::recover(id.as_deref(), format).await,
+        Some(Command::Resolve { id, keep }) => operator::resolve(&id, keep).await,
+        Some(Command::Cancel { id }) => operator::cancel(&id).await,
         Some(Command::Completion { .. }) => unreachable!("handled before"),
     }
 }
 
-async fn migrate(
-    container: &str,
-    to: Address,
+/// How a container migrates.
+#[derive(Default)]
+struct Options {
     yes: bool,
     dry_run: bool,
+    max_freeze: Option<Duration>,
     format: Format,
-) -> anyhow::Result<u8> {
+}
+
+async fn migrate(container: &str, to: Address, options: Options) -> anyhow::Result<u8> {
+    let Options {
+        yes,
+        dry_run,
+        max_freeze,
+        format,
+    } = options;
     let cancel = CancellationToken::new();
     cancel_on_signals(cancel.clone())?;
     let observer: &dyn Observer = match format {
@@ -230,6 +283,7 @@ async fn migrate(
     };
     let plan = to.clone();
     let (report, usage) = Migration::new(to, observer, cancel)
+        .max_freeze(max_freeze)
         .run(container, dry_run, &move |facts, checks| {
             yes || interactive::confirm(facts, checks, &plan)
         })

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context;
+use common::faults;
 use common::paths;
 use common::protocol::frame::{Frames, MAX_FRAME_BYTES};
 use common::protocol::liveness;
@@ -103,11 +104,14 @@ impl Control {
         cancel: &CancellationToken,
     ) -> Result<Reply, RequestError> {
         let lost = |error: &dyn std::fmt::Display| RequestError::Lost(error.to_string());
+        let name = request.name();
+        faults::reached(|| format!("client.{name}.before"));
         self.frames.send(request).await.map_err(|e| lost(&e))?;
         let answer = tokio::select! {
             answer = tokio::time::timeout(ANSWER_LIMIT, self.frames.receive()) => answer,
             () = cancel.cancelled() => return Err(RequestError::Cancelled),
         };
+        faults::reached(|| format!("client.{name}.after"));
         match answer {
             Ok(Ok(Reply::Refused(refused))) => {
                 self.undone = true;
@@ -129,6 +133,7 @@ impl Control {
             reason: reason.to_owned(),
         };
         let lost = |error: &dyn std::fmt::Display| RequestError::Lost(error.to_string());
+        faults::reached(|| "client.abort.before".into());
         self.frames.send(request).await.map_err(|e| lost(&e))?;
         let aborted = async {
             loop {
@@ -139,9 +144,11 @@ impl Control {
                 }
             }
         };
-        tokio::time::timeout(ABORT_LIMIT, aborted)
+        let aborted = tokio::time::timeout(ABORT_LIMIT, aborted)
             .await
-            .unwrap_or_else(|_| Err(RequestError::Lost("no answer to the abort".into())))
+            .unwrap_or_else(|_| Err(RequestError::Lost("no answer to the abort".into())));
+        faults::reached(|| "client.abort.after".into());
+        aborted
     }
 }
 

@@ -10,6 +10,7 @@ mod control;
 mod interactive;
 mod lock;
 mod migrate;
+mod operator;
 mod pair;
 mod progress;
 mod recovery;

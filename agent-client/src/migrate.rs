@@ -7,6 +7,7 @@ use anyhow::Context;
 use common::bulk;
 use common::container::podman::{self, PodmanError};
 use common::container::{ContainerFacts, dump::DumpError};
+use common::faults;
 use common::host::HostFacts;
 use common::journal::{Direction, Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
@@ -19,6 +20,7 @@ use common::protocol::{
     MigrationId, Outcome as Fate, RefusalCode, Reply, Request, StreamDigest, StreamKind,
 };
 use common::report::{self, Outcome, PhaseName, Report};
+use common::transaction::{self, SourceStep};
 use common::undo::Undo;
 use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
@@ -28,11 +30,12 @@ use crate::address::Address;
 use crate::control::{Control, RequestError, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
+use crate::recovery;
 use crate::source::{Data, Flows, Source};
 use crate::timeline::Timeline;
 
-/// How often, and with what pause, the destination is asked what became of a commit.
-const OUTCOME_TRIES: u32 = 6;
+/// For how long, and with what pause, the destination is asked what became of a commit.
+const OUTCOME_LIMIT: Duration = Duration::from_secs(15);
 const OUTCOME_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a migration did not happen.
@@ -69,6 +72,9 @@ pub(crate) struct Migration<'a> {
     frozen_at: Option<Instant>,
     /// Flows that the destination knows and has yet to turn.
     waiting: bool,
+    max_freeze: Option<Duration>,
+    /// Cancelled when the container has been frozen for too long.
+    overdue: CancellationToken,
     report: Report,
     /// Held to the end of the roll-back: recovery takes a record without a lock for a dead one.
     lock: Option<ContainerLock>,
@@ -113,8 +119,16 @@ impl<'a> Migration<'a> {
             control: None,
             frozen_at: None,
             waiting: false,
+            max_freeze: None,
+            overdue: CancellationToken::new(),
             lock: None,
         }
+    }
+
+    /// Undoes the migration if the container has been frozen for longer than this before it commits.
+    pub(crate) fn max_freeze(mut self, limit: Option<Duration>) -> Self {
+        self.max_freeze = limit;
+        self
     }
 
     /// Moves `container` if both hosts agree and `confirm` does; undoes everything if it fails.
@@ -129,11 +143,23 @@ impl<'a> Migration<'a> {
         match self.attempt(container, dry_run, confirm).await {
             Ok(outcome) => self.report.outcome = outcome,
             Err(Failure::Refused(why)) => {
-                self.report.outcome = Outcome::Refused;
+                if self.record.is_some() {
+                    self.roll_back(&anyhow::anyhow!(why.clone())).await;
+                }
+                if self.report.outcome != Outcome::Unknown {
+                    self.report.outcome = Outcome::Refused;
+                }
                 self.report.error = Some(why);
             }
             Err(Failure::Failed(error)) => {
                 usage = is_usage_error(&error);
+                let error = match self.max_freeze {
+                    Some(limit) if self.overdue.is_cancelled() => error.context(format!(
+                        "not committed within the {} ms that --max-freeze-ms allows",
+                        limit.as_millis()
+                    )),
+                    _ => error,
+                };
                 self.roll_back(&error).await;
             }
             Err(Failure::Unknown(error)) => {
@@ -170,6 +196,17 @@ impl<'a> Migration<'a> {
         self.lock = Some(lock::container(&facts.id)?.ok_or_else(|| {
             anyhow::anyhow!("another agent-client is migrating {} right now", facts.name)
         })?);
+        let earlier = self.journal.list().context("cannot read the records")?;
+        if let Some(record) = earlier
+            .iter()
+            .find(|r| r.container.id == facts.id && recovery::unsettled(r))
+        {
+            return Err(Failure::Refused(format!(
+                "an earlier migration of {} to {} is not settled (its id: {}): until it is, it may \
+                 run there",
+                facts.name, record.peer, record.migration
+            )));
+        }
         // A container that is not running at all has nothing to ask the destination about.
         let mut checks = preflight::source(&facts, &host);
         if let Some(why) = refusal(&checks) {
@@ -264,6 +301,7 @@ impl<'a> Migration<'a> {
         // From here on packets for the container go to the destination and wait there.
         self.begin(PhaseName::Freeze);
         self.frozen_at = Some(Instant::now());
+        self.watch_freeze();
         self.turn(&flows[0], &tunnel).await?;
         source
             .freeze()
@@ -390,6 +428,10 @@ impl<'a> Migration<'a> {
             .write(&record)
             .context("cannot write the migration's record")?;
         self.record = Some(record);
+        if let Some(lock) = &self.lock {
+            lock.carries(migration)
+                .context("cannot write into the container's lock")?;
+        }
         let work = paths::work_dir(migration);
         let removed = migration.clone();
         self.undo.register("scratch files", move || async move {
@@ -511,40 +553,51 @@ impl<'a> Migration<'a> {
     /// The answer to `Commit` did not come: asks until the destination says what became of it.
     async fn learn_outcome(&mut self, lost: RequestError) -> Result<(), Failure> {
         let migration = self.report.migration_id.clone().expect("begun");
-        for _ in 0..OUTCOME_TRIES {
+        let deadline = Instant::now() + OUTCOME_LIMIT;
+        while Instant::now() < deadline {
             tokio::time::sleep(OUTCOME_PAUSE).await;
-            match ask_outcome(&self.destination, &migration).await {
-                Ok(Fate::Committed) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let asked = ask_outcome(&self.destination, &migration);
+            let answer = match tokio::time::timeout(left, asked).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) => {
+                    tracing::warn!("cannot ask the destination: {error:#}");
+                    continue;
+                }
+                Err(_) => break,
+            };
+            match transaction::source(Progress::Committing, Some(answer), true) {
+                Some(SourceStep::Remove) => {
                     let warning = format!("the answer to the commit was not in order: {lost}");
                     self.report.warnings.push(warning);
                     return Ok(());
                 }
-                Ok(Fate::RolledBack) => {
+                Some(SourceStep::Thaw) => {
                     return Err(Failure::Failed(anyhow::anyhow!(
                         "the destination did not commit: {lost}"
                     )));
                 }
-                Ok(Fate::UnderWay | Fate::Unknown) => {}
-                Err(error) => tracing::warn!("cannot ask the destination: {error:#}"),
+                Some(SourceStep::AskOperator) => {
+                    return Err(Failure::Unknown(anyhow::anyhow!(
+                        "{lost}; {} has no record of this migration. The copy here stays frozen \
+                         until you have found out where the container runs",
+                        self.destination
+                    )));
+                }
+                Some(SourceStep::Ask) | None => {}
             }
         }
         Err(Failure::Unknown(anyhow::anyhow!(
             "{lost}; it is not known whether the container runs on {destination}. The copy here \
              stays frozen so that there are never two. When {destination} can be reached again, \
-             run any agent-client command here: it asks and then finishes or undoes this migration",
+             run `agent-client recover` here: it asks and then finishes or undoes this migration. If it \
+             never will be, decide with `agent-client resolve {migration}`",
             destination = self.destination
         )))
     }
 
     async fn remove_old(&mut self, source: &Source, flows: &[Flows], tunnel: &Tunnel) {
-        if let Err(error) = source.remove().await {
-            self.report.warnings.push(format!(
-                "the old container could not be removed: {error:#}; it is frozen, remove it with \
-                 `podman rm --force {}`",
-                source.facts.name
-            ));
-            self.report.outcome = Outcome::Unknown;
-        }
+        let removed = source.remove().await;
         for flows in flows {
             if let Err(error) = flows.settle(tunnel.index()).await {
                 let warning = format!("some flows may not have moved: {error:#}");
@@ -558,7 +611,14 @@ impl<'a> Migration<'a> {
             )),
             Err(error) => tracing::debug!("{error:#}"),
         }
-        if let Some(migration) = &self.report.migration_id {
+        if let Err(error) = removed {
+            // The scratch space stays with it: by that recovery knows.
+            self.report.warnings.push(format!(
+                "the old container could not be removed: {error:#}; it is frozen, and the next \
+                 agent-client command here tries again"
+            ));
+            self.report.outcome = Outcome::Unknown;
+        } else if let Some(migration) = &self.report.migration_id {
             let _ = paths::remove_work_dir(migration);
         }
     }
@@ -662,12 +722,25 @@ impl<'a> Migration<'a> {
         Ok(())
     }
 
+    /// Cancels the migration when the container has been frozen for too long. What happens after
+    /// the commit was sent does not care.
+    fn watch_freeze(&self) {
+        let Some(limit) = self.max_freeze else { return };
+        let (overdue, cancel) = (self.overdue.clone(), self.cancel.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(limit).await;
+            overdue.cancel();
+            cancel.cancel();
+        });
+    }
+
     fn frozen_ms(&self) -> u64 {
         self.frozen_at
             .map_or(0, |at| at.elapsed().as_millis() as u64)
     }
 
     fn begin(&mut self, phase: PhaseName) {
+        faults::reached(|| format!("client.phase.{}", <&str>::from(phase)));
         self.timeline.begin(phase);
         self.observer.phase(phase);
     }

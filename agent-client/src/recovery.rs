@@ -1,89 +1,187 @@
 //! After a crash: migrations on record that no command carries on any more.
 
 use std::collections::HashSet;
+use std::io;
+use std::time::Duration;
 
 use anyhow::Context;
-use common::container::podman;
+use common::container::{podman, stragglers};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::carry;
 use common::paths;
-use common::protocol::Outcome;
+use common::protocol::{MigrationId, Outcome};
+use common::transaction::{self, SourceStep};
 
 use crate::lock;
 use crate::migrate::ask_outcome;
 use crate::source::Source;
 
-/// Finishes or undoes what earlier commands left. Errors are logged: what cannot be settled now
-/// stays on record for the next time.
-pub(crate) async fn recover() {
-    let journal = Journal::of("client");
-    let records = match journal.list() {
-        Ok(records) => records,
+/// How long a program that a dead command started may still take.
+const STRAGGLERS: Duration = Duration::from_secs(60);
+
+/// What recovery made of a migration.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The container runs here.
+    Undone,
+    /// The container runs at the destination.
+    Finished,
+    /// A command carries it on.
+    Carried,
+    /// It stays as it is, and why.
+    Open(anyhow::Error),
+}
+
+/// A migration that was not over.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    /// As it was found.
+    pub(crate) record: MigrationRecord,
+    /// What it has come to.
+    pub(crate) end: End,
+}
+
+/// Before another command: finishes or undoes what earlier ones left. What cannot be settled now
+/// stays on record for the next time, and is logged.
+pub(crate) async fn first() {
+    let settled = match recover(None).await {
+        Ok(settled) => settled,
         Err(error) => {
             tracing::warn!("cannot read the records of earlier migrations: {error}");
             return;
         }
     };
-    for record in records {
-        if !matches!(record.progress, Progress::UnderWay | Progress::Committing) {
-            continue;
-        }
-        let name = record.container.name.clone();
-        match settle(&journal, record).await {
-            Ok(None) => {}
-            Ok(Some(how)) => tracing::warn!("an interrupted migration of {name} was {how}"),
-            Err(error) => {
+    for Settled { record, end } in settled {
+        let name = record.container.name;
+        match end {
+            End::Undone => tracing::warn!("an interrupted migration of {name} was undone"),
+            End::Finished => tracing::warn!("an interrupted migration of {name} was finished"),
+            End::Carried => {}
+            End::Open(error) => {
                 tracing::error!("an interrupted migration of {name} is not settled: {error:#}");
             }
         }
     }
 }
 
-async fn settle(
-    journal: &Journal,
-    mut record: MigrationRecord,
-) -> anyhow::Result<Option<&'static str>> {
-    // Held by a command that is alive: not ours to touch.
-    let Some(_lock) = lock::container(&record.container.id)? else {
-        return Ok(None);
-    };
-    let committed = match record.progress {
-        Progress::Committing => {
-            let peer = record.peer.parse().map_err(anyhow::Error::msg)?;
-            match ask_outcome(&peer, &record.migration)
-                .await
-                .context("the destination cannot be asked; the container stays frozen")?
-            {
-                Outcome::Committed => true,
-                Outcome::RolledBack => false,
-                Outcome::UnderWay | Outcome::Unknown => anyhow::bail!(
-                    "{} does not know yet what became of it; the container stays frozen",
-                    record.peer
-                ),
-            }
-        }
-        _ => false,
-    };
-    let there = podman::exists("container", &record.container.id).await?;
-    if there {
-        let (facts, placement) = podman::inspect(&record.container.id).await?;
-        let work = paths::work_dir(&record.migration);
-        let addresses: HashSet<_> = facts.addresses().into_iter().collect();
-        let source = Source::new(facts, placement, work)?;
-        if committed {
-            source.remove().await?;
-        } else {
-            tokio::task::spawn_blocking(move || carry::back_to_container(&addresses)).await??;
-            source.thaw().await?;
+/// Finishes or undoes all migrations that earlier commands left, or the one given.
+pub(crate) async fn recover(only: Option<&MigrationId>) -> io::Result<Vec<Settled>> {
+    let journal = Journal::of("client");
+    let mut settled = Vec::new();
+    for record in journal.list()? {
+        if unsettled(&record) && only.is_none_or(|id| *id == record.migration) {
+            let end = match settle(&journal, record.clone()).await {
+                Ok(end) => end,
+                Err(error) => End::Open(error),
+            };
+            settled.push(Settled { record, end });
         }
     }
-    let _ = paths::remove_work_dir(&record.migration);
-    record.progress = if committed {
-        Progress::Committed
-    } else {
-        Progress::RolledBack
+    Ok(settled)
+}
+
+/// Whether a migration is not over on this host.
+pub(crate) fn unsettled(record: &MigrationRecord) -> bool {
+    let scratch = paths::work_dir(&record.migration).exists();
+    transaction::unsettled(record.progress, scratch)
+}
+
+async fn settle(journal: &Journal, record: MigrationRecord) -> anyhow::Result<End> {
+    // Held by a command that is alive: not ours to touch.
+    let Some(_lock) = lock::container(&record.container.id)? else {
+        return Ok(End::Carried);
     };
-    record.error = Some("agent-client ended while it was under way".into());
+    let source = find(&record).await?;
+    let frozen = is_frozen(source.as_ref())?;
+    let mut step = transaction::source(record.progress, None, frozen);
+    if step == Some(SourceStep::Ask) {
+        let answer = ask(&record)
+            .await
+            .context("the destination cannot be asked; the container stays frozen")?;
+        step = transaction::source(record.progress, Some(answer), frozen);
+    }
+    match step {
+        Some(SourceStep::Ask) => anyhow::bail!(
+            "{} does not know yet what became of it; the container stays frozen",
+            record.peer
+        ),
+        Some(SourceStep::AskOperator) => anyhow::bail!(
+            "{} has no record of it; the container stays frozen until you have found out where \
+             it runs",
+            record.peer
+        ),
+        step => {
+            carry_out(
+                journal,
+                record,
+                source,
+                step,
+                "agent-client ended while it was under way",
+            )
+            .await
+        }
+    }
+}
+
+/// Does what was decided about the copy here, and writes down that the migration is over, and why.
+pub(crate) async fn carry_out(
+    journal: &Journal,
+    mut record: MigrationRecord,
+    source: Option<Source>,
+    step: Option<SourceStep>,
+    why: &str,
+) -> anyhow::Result<End> {
+    let work = paths::work_dir(&record.migration);
+    // Podman, the runtime and CRIU outlive the command that started them.
+    tokio::task::spawn_blocking(move || stragglers::wait(&work, STRAGGLERS)).await??;
+    if let Some(source) = source {
+        match step {
+            Some(SourceStep::Remove) => source.remove().await?,
+            Some(SourceStep::Thaw) => {
+                let addresses: HashSet<_> = source.facts.addresses().into_iter().collect();
+                tokio::task::spawn_blocking(move || carry::back_to_container(&addresses)).await??;
+                source.thaw().await?;
+            }
+            _ => {}
+        }
+    }
+    let (progress, end) = match step {
+        Some(SourceStep::Thaw) => (Progress::RolledBack, End::Undone),
+        _ => (Progress::Committed, End::Finished),
+    };
+    record.progress = progress;
+    record.error = Some(why.to_owned());
     journal.write(&record)?;
-    Ok(Some(if committed { "finished" } else { "undone" }))
+    let _ = paths::remove_work_dir(&record.migration);
+    Ok(end)
+}
+
+/// Asks the destination of a migration what became of it.
+pub(crate) async fn ask(record: &MigrationRecord) -> anyhow::Result<Outcome> {
+    let peer = record.peer.parse().map_err(anyhow::Error::msg)?;
+    ask_outcome(&peer, &record.migration).await
+}
+
+/// Whether there is a copy here, and it stands still.
+pub(crate) fn is_frozen(source: Option<&Source>) -> anyhow::Result<bool> {
+    source.map_or(Ok(false), Source::frozen)
+}
+
+/// The container of a migration, if it runs here or is frozen.
+pub(crate) async fn find(record: &MigrationRecord) -> anyhow::Result<Option<Source>> {
+    if !podman::exists("container", &record.container.id).await? {
+        return Ok(None);
+    }
+    let (facts, placement) = podman::inspect(&record.container.id).await?;
+    // There is nothing to thaw, and one that has come back would look the same.
+    if placement.pid == 0 {
+        tracing::warn!(
+            "{} is stopped here: if it runs on {}, remove it here",
+            record.container.name,
+            record.peer
+        );
+        return Ok(None);
+    }
+    let work = paths::work_dir(&record.migration);
+    Ok(Some(Source::new(facts, placement, work)?))
 }

@@ -21,6 +21,9 @@ use conntrack::{Flow, Tuple};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+/// How long a CRIU that nobody waits for may hold on to the container before it is thawed.
+const TRACED_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
+
 /// The container that moves, with everything of it that is touched here.
 #[derive(Clone)]
 pub(crate) struct Source {
@@ -128,6 +131,10 @@ impl Source {
     pub(crate) async fn thaw(&self) -> anyhow::Result<()> {
         let source = self.clone();
         spawn_blocking(move || {
+            // A CRIU whose runtime was killed may still be at work: let it leave in order.
+            if !source.freezer.wait_untraced(TRACED_LIMIT) {
+                tracing::warn!("a process still traces the container: it is thawed all the same");
+            }
             // Thawed first: packets that came in between would find nobody to read them.
             source.freezer.thaw()?;
             if let Some(netns) = &source.layout.netns {
@@ -136,6 +143,11 @@ impl Source {
             Ok(())
         })
         .await?
+    }
+
+    /// Whether the container stands still.
+    pub(crate) fn frozen(&self) -> anyhow::Result<bool> {
+        Ok(self.freezer.frozen()?)
     }
 
     /// Writes CRIU's images of the frozen container.

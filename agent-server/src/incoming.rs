@@ -1,10 +1,10 @@
 //! A container on its way to this host.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,7 +14,7 @@ use common::container::gate::{self, Staged};
 use common::container::{ContainerFacts, dump, image, podman, spec};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
-use common::net::carry::{self, Installed};
+use common::net::carry::{self, Arriving, Installed};
 use common::net::flows::MovedFlow;
 use common::net::hold::Hold;
 use common::net::plan::{Agreement, Offer};
@@ -39,8 +39,8 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 /// File in the work directory that lists what was created, for [`crate::recovery`].
 const CREATED: &str = "created.json";
 
-/// File in the work directory with the container's addresses, for [`crate::recovery`].
-const ADDRESSES: &str = "addresses.json";
+/// How the names of files begin that say how flows are undone, for [`crate::recovery`].
+const FLOWS: &str = "flows-";
 
 /// Something of Podman's that a migration created besides the container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,6 +48,8 @@ const ADDRESSES: &str = "addresses.json";
 pub enum Created {
     /// An image, by id.
     Image(String),
+    /// A name of an image, by id and name.
+    Tag(String, String),
     /// A volume, by name.
     Volume(String),
 }
@@ -57,6 +59,7 @@ impl Created {
     pub async fn remove(&self) -> anyhow::Result<()> {
         match self {
             Created::Image(id) => podman::remove_image(id).await?,
+            Created::Tag(id, name) => podman::untag_image(id, name).await?,
             Created::Volume(name) => podman::remove_volume(name).await?,
         }
         Ok(())
@@ -73,12 +76,13 @@ pub fn created(work: &Path) -> Vec<Created> {
     list
 }
 
-/// The addresses of the container whose migration had this work directory.
-pub fn addresses(work: &Path) -> HashSet<IpAddr> {
-    std::fs::read(work.join(ADDRESSES))
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default()
+/// How the flows are undone that the migration with this work directory had installed.
+pub fn installed(work: &Path) -> Vec<Installed> {
+    let entries = std::fs::read_dir(work).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(FLOWS))
+        .filter_map(|entry| serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok())
+        .collect()
 }
 
 /// Removes a quarantine whose packets pass already, without losing one of them.
@@ -109,7 +113,10 @@ pub struct PodmanIncoming {
     bundle: PathBuf,
     netns: Option<PathBuf>,
     hold: Option<Hold>,
-    installed: Arc<Mutex<Installed>>,
+    /// Flows that pass this host already and wait to be turned.
+    arriving: Vec<Arriving>,
+    /// Batches of flows so far.
+    batches: u32,
     _reservation: Reservation,
 }
 
@@ -142,16 +149,14 @@ impl PodmanIncoming {
             bundle: PathBuf::new(),
             netns: None,
             hold: None,
-            installed: Arc::default(),
+            arriving: Vec::new(),
+            batches: 0,
             record,
             journal,
             _reservation: reservation,
         };
         std::fs::create_dir_all(&work)
             .with_context(|| format!("cannot create {}", work.display()))?;
-        let addresses = serde_json::to_vec(&incoming.container.addresses())?;
-        std::fs::write(work.join(ADDRESSES), addresses)
-            .context("cannot write down the container's addresses")?;
         if image_missing {
             incoming.will_create(Created::Image(incoming.container.image_id.clone()))?;
         }
@@ -208,7 +213,10 @@ impl PodmanIncoming {
         }
         let leftovers = self.undo.unwind().await;
         self.hold = None;
-        if let Err(error) = paths::remove_work_dir(&self.record.migration) {
+        // What is left is written down there.
+        if leftovers.is_empty()
+            && let Err(error) = paths::remove_work_dir(&self.record.migration)
+        {
             tracing::warn!("{}: {error}", self.work.display());
         }
         // The lease goes with the tunnel; its keeper takes it down if nothing else uses it.
@@ -222,13 +230,9 @@ impl PodmanIncoming {
     async fn try_stage(&mut self) -> anyhow::Result<Packets> {
         let reference = &self.container.image_name;
         if !podman::exists("image", reference).await? {
-            common::container::command::stdout(podman::podman().args([
-                "image",
-                "tag",
-                &self.container.image_id,
-                reference,
-            ]))
-            .await?;
+            let (id, name) = (self.container.image_id.clone(), reference.clone());
+            self.will_create(Created::Tag(id.clone(), name.clone()))?;
+            podman::tag_image(&id, &name).await?;
         }
         for volume in self.container.volumes.clone() {
             self.will_create(Created::Volume(volume.name.clone()))?;
@@ -288,6 +292,49 @@ impl PodmanIncoming {
             (None, Some(netns)) => Ok(spawn_blocking(move || quarantine::lift(&netns)).await??),
             (None, None) => Ok(()),
         }
+    }
+
+    /// Registers how the flows are undone, here and on disk, before they are installed. Returns how
+    /// many flows wait to be turned.
+    async fn try_flows(&mut self, flows: Vec<MovedFlow>) -> anyhow::Result<usize> {
+        let index = self.tunnel()?.index();
+        self.batches += 1;
+        let file = self.work.join(format!("{FLOWS}{}.json", self.batches));
+        let arriving = spawn_blocking(move || {
+            let arriving = carry::arriving(&flows, index)?;
+            std::fs::write(&file, serde_json::to_vec(arriving.undo())?)
+                .context("cannot write down how the flows are undone")?;
+            anyhow::Ok(arriving)
+        })
+        .await??;
+        let installed = arriving.undo().clone();
+        self.undo.register("flows", move || async move {
+            Ok(spawn_blocking(move || installed.remove()).await??)
+        });
+        let arriving = spawn_blocking(move || arriving.install().map(|()| arriving)).await??;
+        self.arriving.push(arriving);
+        Ok(self.arriving.iter().map(Arriving::waiting).sum())
+    }
+
+    /// Writes down the commit and lets the packets out.
+    async fn try_commit(&mut self) -> anyhow::Result<()> {
+        // On disk before the first packet can leave: after a crash in between, the container is
+        // kept, and the source is told so when it asks.
+        self.record.progress = Progress::Committed;
+        self.journal.write(&self.record)?;
+        self.let_packets_pass().await
+    }
+
+    /// Takes back a commit that failed. No packet has left, so it can be; but only on disk does it
+    /// hold: until then the record may say `committed`, and what it says must stay true.
+    fn take_back(&mut self) -> io::Result<()> {
+        let under_way = MigrationRecord {
+            progress: Progress::UnderWay,
+            ..self.record.clone()
+        };
+        self.journal.write(&under_way)?;
+        self.record = under_way;
+        Ok(())
     }
 
     async fn try_restore(&mut self) -> Step<()> {
@@ -351,7 +398,8 @@ impl Incoming for PodmanIncoming {
             .clone()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "there is no tunnel yet"))?;
         let cancel = self.cancel.clone();
-        let skeleton = self.work.join("skeleton.tar");
+        let work = self.work.clone();
+        let skeleton = work.join("skeleton.tar");
         let places = match &self.staged {
             Some(staged) => Some(self.places(staged).map_err(failed)?),
             None => None,
@@ -359,7 +407,7 @@ impl Incoming for PodmanIncoming {
         self.stream = Some(spawn_blocking(move || {
             let mut receiver = receiving.accept(stream, &cancel)?;
             match kind {
-                StreamKind::Image => image::load(&mut receiver)?,
+                StreamKind::Image => image::load(&mut receiver, &work)?,
                 StreamKind::Skeleton => {
                     let mut file = std::fs::File::create(&skeleton)?;
                     io::copy(&mut receiver, &mut file)?;
@@ -397,26 +445,12 @@ impl Incoming for PodmanIncoming {
     }
 
     async fn flows(&mut self, flows: Vec<MovedFlow>) -> Step<usize> {
-        let tunnel = self.tunnel().map_err(failed)?;
-        let installed = self.installed.clone();
-        let taken_back = self.installed.clone();
-        self.undo.register("flows", move || async move {
-            let taken_back = std::mem::take(&mut *taken_back.lock().expect("not poisoned"));
-            Ok(spawn_blocking(move || taken_back.remove()).await??)
-        });
-        spawn_blocking(move || {
-            let mut installed = installed.lock().expect("not poisoned");
-            carry::install(&flows, tunnel.index(), &mut installed)?;
-            anyhow::Ok(installed.waiting())
-        })
-        .await
-        .map_err(failed)?
-        .map_err(failed)
+        self.try_flows(flows).await.map_err(failed)
     }
 
     async fn turn(&mut self) -> Step<()> {
-        let installed = self.installed.clone();
-        spawn_blocking(move || installed.lock().expect("not poisoned").turn())
+        let arriving = std::mem::take(&mut self.arriving);
+        spawn_blocking(move || arriving.iter().try_for_each(Arriving::turn))
             .await
             .map_err(failed)?
             .map_err(failed)
@@ -427,19 +461,9 @@ impl Incoming for PodmanIncoming {
     }
 
     async fn commit(&mut self) -> Step<()> {
-        // On disk before the first packet can leave: after a crash in between, the container is
-        // kept, and the source is told so when it asks.
-        let committed = MigrationRecord {
-            progress: Progress::Committed,
-            ..self.record.clone()
-        };
-        self.journal.write(&committed).map_err(failed)?;
-        self.record = committed;
-        if let Err(error) = self.let_packets_pass().await {
-            // No packet has left, so the commit can still be taken back, and is: the session
-            // rolls back after an error.
-            self.record.progress = Progress::UnderWay;
-            self.journal.write(&self.record).map_err(failed)?;
+        if let Err(error) = self.try_commit().await {
+            // The session rolls back after an error, unless the record still says `committed`.
+            self.take_back().map_err(failed)?;
             return Err(failed(error));
         }
         self.undo.disarm();

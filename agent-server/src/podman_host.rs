@@ -1,6 +1,6 @@
 //! This host, with its Podman, as a destination.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -10,12 +10,13 @@ use common::journal::{Direction, Journal, MigrationRecord, Progress};
 use common::net::tunnel;
 use common::preflight::{self, Check, Verdict};
 use common::protocol::{MigrationId, Outcome, RefusalCode, Refused};
+use common::transaction;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use crate::destination::{Destination, Step};
 use crate::incoming::PodmanIncoming;
-use crate::survey;
+use crate::{recovery, survey};
 
 /// The real destination.
 pub struct PodmanHost {
@@ -23,8 +24,8 @@ pub struct PodmanHost {
     reserved: Reserved,
 }
 
-/// Containers that migrations under way have reserved, by id.
-type Reserved = Arc<Mutex<HashSet<String>>>;
+/// Containers that are reserved, by id, and for which migrations.
+type Reserved = Arc<Mutex<HashMap<String, MigrationId>>>;
 
 /// A container's reservation; given up when dropped.
 pub struct Reservation {
@@ -50,16 +51,51 @@ impl PodmanHost {
         }
     }
 
-    fn reserve(&self, id: &str) -> Option<Reservation> {
-        let added = self
-            .reserved
-            .lock()
-            .expect("no panic while locked")
-            .insert(id.to_owned());
-        added.then(|| Reservation {
+    fn reserve(&self, id: &str, migration: &MigrationId) -> Option<Reservation> {
+        let mut reserved = self.reserved.lock().expect("no panic while locked");
+        if reserved.contains_key(id) {
+            return None;
+        }
+        reserved.insert(id.to_owned(), migration.clone());
+        Some(Reservation {
             id: id.to_owned(),
             reserved: self.reserved.clone(),
         })
+    }
+
+    /// Does for one migration what a restart does for all: an undo that failed is tried again when
+    /// the source asks, since the source cannot go on without it.
+    async fn settle(&self, migration: &MigrationId) -> anyhow::Result<()> {
+        let records = self.journal.list()?;
+        let Some(record) = records.iter().find(|r| r.migration == *migration) else {
+            return Ok(());
+        };
+        let Some(_reservation) = self.reserve(&record.container.id, migration) else {
+            return Ok(());
+        };
+        // Read again: a session may have ended in between.
+        let records = self.journal.list()?;
+        if let Some(record) = records.iter().find(|r| r.migration == *migration)
+            && let Err(error) = recovery::settle(&self.journal, record, &records).await
+        {
+            tracing::error!(%migration, "not settled: {error:#}");
+        }
+        Ok(())
+    }
+
+    /// Tries again to undo what earlier migrations of this container have left. It is reserved.
+    async fn settle_all(&self, container: &str) -> anyhow::Result<()> {
+        let records = self.journal.list()?;
+        for record in records.iter().filter(|r| r.container.id == container) {
+            recovery::settle(&self.journal, record, &records).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a session still works on `migration`.
+    fn at_work(&self, migration: &MigrationId) -> bool {
+        let reserved = self.reserved.lock().expect("no panic while locked");
+        reserved.values().any(|other| other == migration)
     }
 }
 
@@ -80,7 +116,7 @@ impl Destination for PodmanHost {
         address: SocketAddr,
         cancel: CancellationToken,
     ) -> Step<(PodmanIncoming, bool)> {
-        let Some(reservation) = self.reserve(&container.id) else {
+        let Some(reservation) = self.reserve(&container.id, &migration) else {
             return Err(Refused::new(
                 RefusalCode::Busy,
                 format!(
@@ -89,6 +125,8 @@ impl Destination for PodmanHost {
                 ),
             ));
         };
+        // What an earlier one of the same container has left would be in its way.
+        self.settle_all(&container.id).await.map_err(failed)?;
         // The source has checked before; what it saw may have changed since.
         let checks = self.check(&container, source).await?;
         if let Some(failed) = checks.iter().find(|c| c.verdict == Verdict::Failed) {
@@ -133,13 +171,11 @@ impl Destination for PodmanHost {
     }
 
     async fn outcome(&self, migration: &MigrationId) -> Step<Outcome> {
+        self.settle(migration).await.map_err(failed)?;
+        // In this order: a session that ends in between has written its last word before.
+        let at_work = self.at_work(migration);
         let record = self.journal.read(migration).map_err(failed)?;
-        Ok(match record.map(|r| r.progress) {
-            None => Outcome::Unknown,
-            Some(Progress::UnderWay | Progress::Committing) => Outcome::UnderWay,
-            Some(Progress::Committed) => Outcome::Committed,
-            Some(Progress::RolledBack) => Outcome::RolledBack,
-        })
+        Ok(transaction::outcome(record.map(|r| r.progress), at_work))
     }
 }
 

@@ -1,11 +1,17 @@
 //! After a crash: migrations on record that nobody carries on any more.
 
-use common::container::podman;
+use std::time::Duration;
+
+use common::container::{podman, stragglers};
 use common::journal::{Journal, MigrationRecord, Progress};
-use common::net::{carry, quarantine};
+use common::net::quarantine;
 use common::paths;
+use common::transaction::{self, DestinationStep};
 
 use crate::incoming;
+
+/// How long a program that an earlier server started may still take.
+const STRAGGLERS: Duration = Duration::from_secs(60);
 
 /// Undoes every migration that an earlier server left under way, and finishes those that it had
 /// committed. Call before any new one begins.
@@ -13,33 +19,71 @@ use crate::incoming;
 /// Nothing of an uncommitted container's output can have left this host: its network namespace was
 /// quarantined before it ran, so removing it loses nothing, and the source still has it.
 pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
-    for mut record in journal.list()? {
-        let work = paths::work_dir(&record.migration);
-        if record.progress == Progress::Committed && work.exists() {
-            finish(&record).await?;
-            paths::remove_work_dir(&record.migration)?;
+    let records = journal.list()?;
+    for record in &records {
+        // One that cannot be settled must not keep the others, or new ones, from their turn. It
+        // stays on record: the next restart tries again, and so does a source that asks.
+        if let Err(error) = settle(journal, record, &records).await {
+            tracing::error!(migration = %record.migration, container = record.container.name,
+                "not settled: {error:#}");
         }
-        if record.progress != Progress::UnderWay {
-            continue;
-        }
-        tracing::warn!(migration = %record.migration, container = record.container.name,
-            "undoing a migration that an earlier server left under way");
-        podman::remove_container(&record.container.id).await?;
-        let addresses = incoming::addresses(&work);
-        tokio::task::spawn_blocking(move || carry::remove_arrivals(&addresses)).await??;
-        for created in incoming::created(&work) {
-            created.remove().await?;
-        }
-        paths::remove_work_dir(&record.migration)?;
-        record.progress = Progress::RolledBack;
-        record.error = Some("the destination's agent ended while it was under way".into());
-        journal.write(&record)?;
     }
     Ok(())
 }
 
+/// Finishes or undoes the migration of `record`, one of `records`. No session may be at work on its
+/// container.
+pub(crate) async fn settle(
+    journal: &Journal,
+    record: &MigrationRecord,
+    records: &[MigrationRecord],
+) -> anyhow::Result<()> {
+    match transaction::destination(record.progress, arrived_since(record, records)) {
+        Some(DestinationStep::LetOut) => let_out(record).await,
+        Some(DestinationStep::Undo) => undo(journal, record.clone()).await,
+        None => Ok(()),
+    }
+}
+
+/// Whether a later migration than that of `record` has brought the same container here.
+fn arrived_since(record: &MigrationRecord, records: &[MigrationRecord]) -> bool {
+    records.iter().any(|other| {
+        other.container.id == record.container.id
+            && other.progress == Progress::Committed
+            && other.started > record.started
+    })
+}
+
+/// Removes what an uncommitted migration has made.
+async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<()> {
+    tracing::warn!(migration = %record.migration, container = record.container.name,
+        "undoing a migration that was left under way");
+    let work = paths::work_dir(&record.migration);
+    // Podman outlives the server that started it, and may be about to make what is removed here.
+    let at_work = work.clone();
+    tokio::task::spawn_blocking(move || stragglers::wait(&at_work, STRAGGLERS)).await??;
+    podman::remove_container(&record.container.id).await?;
+    for installed in incoming::installed(&work) {
+        tokio::task::spawn_blocking(move || installed.remove()).await??;
+    }
+    for created in incoming::created(&work) {
+        created.remove().await?;
+    }
+    paths::remove_work_dir(&record.migration)?;
+    record.progress = Progress::RolledBack;
+    record
+        .error
+        .get_or_insert("the destination's agent ended while it was under way".into());
+    journal.write(&record)?;
+    Ok(())
+}
+
 /// Lets the packets of a container out whose commit was written down, but perhaps not carried out.
-async fn finish(record: &MigrationRecord) -> anyhow::Result<()> {
+async fn let_out(record: &MigrationRecord) -> anyhow::Result<()> {
+    // The scratch space goes when they are out.
+    if !paths::work_dir(&record.migration).exists() {
+        return Ok(());
+    }
     if podman::exists("container", &record.container.id).await? {
         let (_, placement) = podman::inspect(&record.container.id).await?;
         if !placement.netns.is_empty() {
@@ -47,5 +91,6 @@ async fn finish(record: &MigrationRecord) -> anyhow::Result<()> {
             tokio::task::spawn_blocking(move || quarantine::lift(&netns)).await??;
         }
     }
+    paths::remove_work_dir(&record.migration)?;
     Ok(())
 }

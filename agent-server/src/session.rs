@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 
+use common::faults;
 use common::protocol::frame::{FrameError, Frames, MAX_FRAME_BYTES, MAX_UNPAIRED_FRAME_BYTES};
 use common::protocol::version::Versions;
 use common::protocol::{RefusalCode, Refused, Reply, Request, State};
@@ -108,7 +109,9 @@ where
                 return Err(message);
             }
         };
-        tracing::debug!(peer = %self.address, request = request.name());
+        let name = request.name();
+        tracing::debug!(peer = %self.address, request = name);
+        faults::reached(|| format!("server.{name}.before"));
         let reply = match request {
             Request::Abort { reason } => return self.abort(&reason).await,
             // From here on the source may believe that the container runs here: what the
@@ -128,6 +131,7 @@ where
                 During::Lost(error) => return Err(error.to_string()),
             },
         };
+        faults::reached(|| format!("server.{name}.after"));
         match reply {
             Ok(Reply::Committed) => {
                 self.state = next;
@@ -179,6 +183,7 @@ where
 
     async fn abort(&mut self, reason: &str) -> Result<(), String> {
         let leftovers = self.roll_back(reason).await;
+        faults::reached(|| "server.abort.after".into());
         self.state = State::Idle;
         self.send(Reply::Aborted { leftovers }).await
     }

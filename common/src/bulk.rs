@@ -21,6 +21,7 @@ use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::faults;
 use crate::protocol::StreamDigest;
 
 /// Unit of reading and writing, in bytes.
@@ -74,6 +75,7 @@ pub type Progress = Arc<AtomicU64>;
 /// Writing end of a stream.
 pub struct Sender {
     socket: TcpStream,
+    stream: u32,
     hasher: blake3::Hasher,
     bytes: u64,
     progress: Progress,
@@ -100,6 +102,7 @@ impl Sender {
         socket.write_all(&preamble)?;
         Ok(Sender {
             socket,
+            stream,
             hasher: blake3::Hasher::new(),
             bytes: 0,
             progress,
@@ -122,7 +125,14 @@ impl Write for Sender {
         if self.cancel.is_cancelled() {
             return Err(cancelled());
         }
-        let n = self.socket.write(&buf[..buf.len().min(CHUNK_BYTES)])?;
+        let chunk = &buf[..buf.len().min(CHUNK_BYTES)];
+        let n = if faults::corrupts(|| format!("bulk.{}", self.stream)) {
+            let mut corrupt = chunk.to_vec();
+            corrupt[chunk.len() / 2] ^= 1;
+            self.socket.write(&corrupt)?
+        } else {
+            self.socket.write(chunk)?
+        };
         self.hasher.update(&buf[..n]);
         self.bytes += n as u64;
         self.progress.fetch_add(n as u64, Ordering::Relaxed);

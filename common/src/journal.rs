@@ -54,6 +54,25 @@ pub enum Direction {
     Incoming,
 }
 
+/// Why an id means no migration.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// None begins so.
+    #[error("there is no migration `{0}` on record here (`status` lists them)")]
+    None(String),
+    /// Several do.
+    #[error("`{prefix}` could be any of: {}", fits.iter().map(MigrationId::as_str).collect::<Vec<_>>().join(", "))]
+    Several {
+        /// What was given.
+        prefix: String,
+        /// Those it fits.
+        fits: Vec<MigrationId>,
+    },
+    /// The records cannot be read.
+    #[error("cannot read the records of migrations: {0}")]
+    Io(#[from] io::Error),
+}
+
 /// The records of this host.
 #[derive(Debug, Clone)]
 pub struct Journal {
@@ -90,6 +109,20 @@ impl Journal {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The record whose id begins with `prefix`.
+    pub fn find(&self, prefix: &str) -> Result<MigrationRecord, FindError> {
+        let mut fits = self.list()?;
+        fits.retain(|r| !prefix.is_empty() && r.migration.as_str().starts_with(prefix));
+        match fits.len() {
+            0 => Err(FindError::None(prefix.to_owned())),
+            1 => Ok(fits.remove(0)),
+            _ => Err(FindError::Several {
+                prefix: prefix.to_owned(),
+                fits: fits.into_iter().map(|r| r.migration).collect(),
+            }),
         }
     }
 
@@ -149,5 +182,28 @@ mod tests {
         assert_eq!(journal.read(&one.migration).unwrap(), Some(one.clone()));
         assert_eq!(journal.list().unwrap(), [two, one]);
         assert_eq!(journal.read(&MigrationId::random()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_unique_prefix_is_enough() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::at(dir.path().to_owned());
+        for id in ["00aa000000000000", "00ab000000000000"] {
+            let migration = id.parse().unwrap();
+            let record = MigrationRecord {
+                migration,
+                ..record(1)
+            };
+            journal.write(&record).unwrap();
+        }
+        let found = journal.find("00ab").unwrap();
+        assert_eq!(found.migration.as_str(), "00ab000000000000");
+        assert!(matches!(
+            journal.find("00a"),
+            Err(FindError::Several { fits, .. }) if fits.len() == 2
+        ));
+        for none in ["", "f"] {
+            assert!(matches!(journal.find(none), Err(FindError::None(_))));
+        }
     }
 }

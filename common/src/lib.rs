@@ -6,6 +6,7 @@
 
 pub mod bulk;
 pub mod container;
+pub mod faults;
 pub mod host;
 pub mod journal;
 pub mod log;
@@ -16,5 +17,6 @@ pub mod preflight;
 pub mod protocol;
 pub mod report;
 pub mod status;
+pub mod transaction;
 pub mod undo;
 pub mod units;

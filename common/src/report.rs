@@ -2,6 +2,7 @@
 //! reader cannot ignore raises [`VERSION`].
 
 use serde::{Deserialize, Serialize};
+use strum::VariantArray;
 
 use crate::net::flows::FlowCount;
 use crate::protocol::{ContainerRef, MigrationId, Packets};
@@ -86,8 +87,11 @@ pub struct Phase {
 }
 
 /// The phases, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, VariantArray, strum::IntoStaticStr,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum PhaseName {
     /// Connection and handshake with the destination's agent.
     Connect,

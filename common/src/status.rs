@@ -10,6 +10,16 @@ use crate::net::tunnel;
 /// Most migrations shown; the journal has all.
 const SHOWN: usize = 20;
 
+/// How far a migration has come, in words.
+pub fn progress(record: &MigrationRecord) -> &'static str {
+    match record.progress {
+        Progress::UnderWay => "under way",
+        Progress::Committing => "outcome unknown",
+        Progress::Committed => "moved",
+        Progress::RolledBack => "rolled back",
+    }
+}
+
 /// Tunnels and migrations as text.
 pub fn text(tunnels: &[tunnel::Status], migrations: &[MigrationRecord]) -> String {
     let mut out = String::new();
@@ -35,12 +45,7 @@ pub fn text(tunnels: &[tunnel::Status], migrations: &[MigrationRecord]) -> Strin
             Direction::Outgoing => "to",
             Direction::Incoming => "from",
         };
-        let progress = match record.progress {
-            Progress::UnderWay => "under way",
-            Progress::Committing => "outcome unknown",
-            Progress::Committed => "moved",
-            Progress::RolledBack => "rolled back",
-        };
+        let progress = progress(record);
         let _ = write!(
             out,
             "  {}  {}  {} {arrow} {}  {progress}",

@@ -17,16 +17,28 @@ fn workspace() -> &'static Path {
 /// package cannot depend on programs of another one: who built them, and when, would be left open.
 pub(crate) fn agents() -> &'static [PathBuf] {
     static AGENTS: OnceLock<Vec<PathBuf>> = OnceLock::new();
-    AGENTS.get_or_init(|| build_agents().expect("the agents build"))
+    AGENTS.get_or_init(|| build_agents(&[]).expect("the agents build"))
 }
 
-fn build_agents() -> Result<Vec<PathBuf>> {
+/// The same with places where a test can break them, in a directory of their own: the two builds
+/// would otherwise replace each other.
+pub(crate) fn fragile_agents() -> &'static [PathBuf] {
+    static AGENTS: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    AGENTS.get_or_init(|| {
+        let features = "agent-client/failpoints,agent-server/failpoints";
+        let options = ["--features", features, "--target-dir", "target/faults"];
+        build_agents(&options).expect("the agents build")
+    })
+}
+
+fn build_agents(options: &[&str]) -> Result<Vec<PathBuf>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
         .args(["build", "--quiet", "--locked", "--bins"])
         .args(["--message-format=json-render-diagnostics"])
         .args(["--package", "agent-client", "--package", "agent-server"])
+        .args(options)
         .current_dir(workspace())
         .stderr(Stdio::inherit());
     if !cfg!(debug_assertions) {

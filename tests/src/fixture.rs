@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lab::{Host, Lab, Output, Snapshot};
@@ -87,6 +88,18 @@ impl Fixture {
     /// # Panics
     /// If it cannot be made.
     pub fn with(lab: &str, setup: Setup<'_>) -> Self {
+        Self::make(lab, setup, artifacts::agents())
+    }
+
+    /// A lab made to measure, whose agents break where they are told to (common/src/faults.rs).
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn fragile(lab: &str, setup: Setup<'_>) -> Self {
+        Self::make(lab, setup, artifacts::fragile_agents())
+    }
+
+    fn make(lab: &str, setup: Setup<'_>, agents: &[PathBuf]) -> Self {
         let turn = turn(lab).expect("a lock can be had");
         let lab = Lab::fresh(lab, setup.hosts).expect("the lab comes up");
         let mut fixture = Self {
@@ -97,7 +110,7 @@ impl Fixture {
         for name in setup.hosts {
             let host = fixture.host(name);
             host.sh(CONNTRACK).expect("the timeouts can be set");
-            for program in artifacts::agents() {
+            for program in agents {
                 host.put(program, "/usr/local/bin/").expect("agents fit");
             }
             host.put(artifacts::workloads().join("load"), "/usr/local/bin/")
@@ -177,7 +190,15 @@ impl Fixture {
 
     /// Starts `agent-server` and waits until it listens.
     pub fn serve(&mut self, host: &str) {
-        let server = Job::start(self.host(host), &["agent-server", "serve"]);
+        self.serve_with(host, &[]);
+    }
+
+    /// Starts `agent-server` with these variables in its environment, in place of one that runs,
+    /// which is killed; waits until it listens.
+    pub fn serve_with(&mut self, host: &str, environment: &[(&str, &str)]) {
+        self.servers.remove(host);
+        let command = ["agent-server", "serve"];
+        let server = Job::start_with(self.host(host), &command, environment);
         self.servers.insert(host.to_owned(), server);
         eventually(Duration::from_secs(10), || {
             let server = self.servers.get_mut(host).expect("it was just put there");
@@ -195,6 +216,17 @@ impl Fixture {
         let server = self.servers.remove(host).expect("it serves");
         server.signal(nix::sys::signal::Signal::SIGTERM);
         server.wait(Duration::from_secs(20));
+    }
+
+    /// Whether the `agent-server` of a host still runs.
+    pub fn serves(&mut self, host: &str) -> bool {
+        let server = self.servers.get_mut(host);
+        server.is_some_and(|server| server.ended().is_none())
+    }
+
+    /// Kills the `agent-server` of a host, without a chance to clean up.
+    pub fn kill_server(&mut self, host: &str) {
+        self.servers.remove(host);
     }
 
     /// That the `agent-server` of a host still runs.
@@ -238,10 +270,23 @@ impl Fixture {
     /// Starts a migration.
     #[track_caller]
     pub fn begin(&self, source: &str, container: &str, to: &str, more: &[&str]) -> Job {
+        self.begin_with(source, container, to, more, &[])
+    }
+
+    /// Starts a migration with these variables in its environment.
+    #[track_caller]
+    pub fn begin_with(
+        &self,
+        source: &str,
+        container: &str,
+        to: &str,
+        more: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Job {
         let mut argv = vec!["agent-client", "migrate", container, "--to", to];
         argv.extend(["--yes", "--format", "json"]);
         argv.extend(more);
-        Job::start(self.host(source), &argv)
+        Job::start_with(self.host(source), &argv, environment)
     }
 
     /// Migrates a container.

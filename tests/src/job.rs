@@ -30,8 +30,18 @@ impl Job {
     /// If it cannot be started.
     #[track_caller]
     pub fn start(host: &Host, argv: &[&str]) -> Self {
+        Self::start_with(host, argv, &[])
+    }
+
+    /// Starts a command without input, with these variables in its environment.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[track_caller]
+    pub fn start_with(host: &Host, argv: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = host.command(argv[0]);
         command.args(&argv[1..]).stdin(Stdio::null());
+        command.envs(environment.iter().copied());
         Self::spawn(host, command)
     }
 

@@ -80,12 +80,34 @@ impl Freezer {
         }
     }
 
+    /// Waits until no process traces one of the tasks, as CRIU does while it dumps: one whose
+    /// runtime was killed is still at it. Whether there is none any more before `limit`.
+    pub fn wait_untraced(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        while processes(&self.directory).into_iter().any(is_traced) {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
+    }
+
     /// Lets the tasks run on. A cgroup that is gone or runs already is fine.
     pub fn thaw(&self) -> Result<(), FreezeError> {
         if !self.directory.exists() {
             return Ok(());
         }
         self.write("0")
+    }
+
+    /// Whether it was told to freeze and not to thaw since.
+    pub fn frozen(&self) -> Result<bool, FreezeError> {
+        let path = self.directory.join("cgroup.freeze");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(text.trim() == "1"),
+            Err(source) => Err(FreezeError::Io { path, source }),
+        }
     }
 
     fn write(&self, value: &str) -> Result<(), FreezeError> {
@@ -121,6 +143,16 @@ fn processes(directory: &Path) -> Vec<i32> {
         }
     }
     found
+}
+
+/// Of any thread of the process: proc_pid_status(5).
+fn is_traced(pid: i32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    threads.into_iter().flatten().flatten().any(|thread| {
+        let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        let tracer = status.lines().find_map(|l| l.strip_prefix("TracerPid:"));
+        tracer.is_some_and(|pid| pid.trim() != "0")
+    })
 }
 
 fn resident_bytes(pid: i32) -> u64 {

@@ -1,9 +1,11 @@
 //! The container's image, carried over when the destination lacks it.
 
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::command::CommandError;
+use super::stragglers;
 
 /// Streams `podman save` of the image into `sink`. Blocks; returns when Podman is done.
 ///
@@ -45,11 +47,13 @@ fn manifest_type(image_id: &str) -> Result<String, CommandError> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Feeds `source` to `podman load`. Blocks; returns when Podman is done.
-pub fn load(source: &mut impl Read) -> Result<(), ImageError> {
+/// Feeds `source` to `podman load`. Blocks; returns when Podman is done. It can be told by `work`,
+/// the migration's scratch space, should it survive its caller.
+pub fn load(source: &mut impl Read, work: &Path) -> Result<(), ImageError> {
     let mut child = spawn(
         Command::new("podman")
             .args(["image", "load", "--quiet"])
+            .env(stragglers::WORK, work)
             .stdin(Stdio::piped())
             .stdout(Stdio::null()),
     )?;

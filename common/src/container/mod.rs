@@ -12,6 +12,7 @@ pub mod image;
 pub mod podman;
 pub mod skeleton;
 pub mod spec;
+pub mod stragglers;
 pub mod tree;
 
 pub use facts::ContainerFacts;

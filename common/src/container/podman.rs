@@ -494,6 +494,21 @@ pub async fn remove_image(id: &str) -> Result<(), CommandError> {
         .map(drop)
 }
 
+/// Gives an image one more name. Undone by [`untag_image`].
+pub async fn tag_image(id: &str, name: &str) -> Result<(), CommandError> {
+    command::stdout(podman().args(["image", "tag", id, name]))
+        .await
+        .map(drop)
+}
+
+/// Takes a name away from an image. One that it does not have is fine.
+pub async fn untag_image(id: &str, name: &str) -> Result<(), CommandError> {
+    if exists("image", name).await? {
+        command::stdout(podman().args(["image", "untag", id, name])).await?;
+    }
+    Ok(())
+}
+
 /// Where Podman keeps images and containers.
 pub async fn graph_root() -> Result<String, CommandError> {
     let text = command::stdout(podman().args(["info", "--format", "{{.Store.GraphRoot}}"])).await?;

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use conntrack::{Conntrack, Error, Filter, Flow, Key, Tuple};
+use serde::{Deserialize, Serialize};
 
 use super::flows::{self, Arrival, Departure, MovedFlow};
 use super::mark::{CONNMARK_MASK, Index, Mark};
@@ -157,42 +158,27 @@ pub fn back_to_container(addresses: &HashSet<IpAddr>) -> Result<(), Error> {
     accept_missing(table.set_marks(marks)?)
 }
 
-/// For recovery after a crash: deletes the entries that [`install`] inserted for the container with
-/// these addresses. They are told by leading to the peer through a tunnel without translation.
+/// Flows that arrive, and what that takes.
+#[derive(Debug)]
+pub struct Arriving {
+    insert: Vec<Flow>,
+    mark: Vec<(Tuple, Mark)>,
+    installed: Installed,
+}
+
+/// What [`Arriving::install`] and [`Arriving::turn`] do, to be taken back, if need be by another process.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Installed {
+    inserted: Vec<Tuple>,
+    /// Entries that were here, with the mark they had.
+    marked: Vec<(Tuple, u32)>,
+}
+
+/// Looks what flows that arrive through `tunnel` need here. Changes nothing.
 ///
 /// # Errors
 /// Those of the netlink socket.
-pub fn remove_arrivals(addresses: &HashSet<IpAddr>) -> Result<(), Error> {
-    let mut table = Conntrack::open()?;
-    for flow in table.list(Filter::default())? {
-        let arrived = flows::seen_by_container(&flow, addresses)
-            .is_some_and(|moved| Mark(flow.mark).get(moved.to_peer()).is_some());
-        if arrived && !flow.is_dnat() && !flow.is_snat() {
-            accept_missing([table.delete(&flow)])?;
-        }
-    }
-    Ok(())
-}
-
-/// What [`install`] did, to be taken back.
-#[derive(Debug, Default)]
-pub struct Installed {
-    inserted: Vec<Tuple>,
-    /// Entries that were here, with the mark they get by [`Installed::turn`] and the one they had.
-    waiting: Vec<(Tuple, Mark, Mark)>,
-    /// The same, turned.
-    turned: Vec<(Tuple, Mark, Mark)>,
-}
-
-/// Makes room in the kernel for flows that arrive through `tunnel`. Call before any packet of
-/// theirs can arrive. Flows that pass this host already go their way until [`Installed::turn`].
-/// Undone by [`Installed::remove`], also after a failure half-way: `installed` is filled as the
-/// work goes on.
-///
-/// # Errors
-/// Those of the netlink socket; an entry of the same tuples that belongs to another flow is one.
-pub fn install(moved: &[MovedFlow], tunnel: Index, installed: &mut Installed) -> Result<(), Error> {
-    let mut table = Conntrack::open()?;
+pub fn arriving(moved: &[MovedFlow], tunnel: Index) -> Result<Arriving, Error> {
     let containers: HashSet<IpAddr> = moved
         .iter()
         .map(|m| {
@@ -203,7 +189,7 @@ pub fn install(moved: &[MovedFlow], tunnel: Index, installed: &mut Installed) ->
             }
         })
         .collect();
-    let present = table.list(Filter::default())?;
+    let present = Conntrack::open()?.list(Filter::default())?;
     let present: HashMap<Tuple, &Flow> = present
         .iter()
         .filter_map(|flow| {
@@ -211,38 +197,64 @@ pub fn install(moved: &[MovedFlow], tunnel: Index, installed: &mut Installed) ->
             Some((seen.original, flow))
         })
         .collect();
-    let mut insert = Vec::new();
+    let mut arriving = Arriving {
+        insert: Vec::new(),
+        mark: Vec::new(),
+        installed: Installed::default(),
+    };
     for flow in moved {
         let entry = present.get(&flow.original).copied();
         match flows::arrive(flow, entry, tunnel) {
-            Arrival::Insert(flow) => insert.push(*flow),
+            Arrival::Insert(flow) => {
+                arriving.installed.inserted.push(flow.original);
+                arriving.insert.push(*flow);
+            }
             Arrival::Mark { entry: key, mark } => {
-                let before = Mark(entry.map_or(0, |e| e.mark));
-                installed.waiting.push((key, mark, before));
+                let before = entry.map_or(0, |e| e.mark);
+                arriving.installed.marked.push((key, before));
+                arriving.mark.push((key, mark));
             }
         }
     }
-    installed.inserted.extend(insert.iter().map(|f| f.original));
-    table.insert_all(&insert)?.into_iter().collect()
+    Ok(arriving)
 }
 
-impl Installed {
+impl Arriving {
+    /// How [`Arriving::install`] is undone: to be kept before it is called.
+    pub fn undo(&self) -> &Installed {
+        &self.installed
+    }
+
+    /// Makes room in the kernel for the flows. Call before any packet of theirs can arrive. Those
+    /// that pass this host already go their way until [`Arriving::turn`].
+    ///
+    /// # Errors
+    /// Those of the netlink socket; an entry of the same tuples that belongs to another flow is
+    /// one.
+    pub fn install(&self) -> Result<(), Error> {
+        Conntrack::open()?
+            .insert_all(&self.insert)?
+            .into_iter()
+            .collect()
+    }
+
     /// How many flows pass this host already, and wait to be turned.
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.mark.len()
     }
 
     /// Sends the flows that pass this host to the container here.
     ///
     /// # Errors
     /// Those of the netlink socket.
-    pub fn turn(&mut self) -> Result<(), Error> {
-        self.turned.append(&mut self.waiting);
-        let marks = self.turned.iter().map(|(key, mark, _)| (*key, ours(*mark)));
+    pub fn turn(&self) -> Result<(), Error> {
+        let marks = self.mark.iter().map(|(key, mark)| (*key, ours(*mark)));
         accept_missing(Conntrack::open()?.set_marks(marks)?)
     }
+}
 
-    /// Takes back what [`install`] did.
+impl Installed {
+    /// Takes back what [`Arriving::install`] and [`Arriving::turn`] did, or would have done.
     ///
     /// # Errors
     /// Those of the netlink socket.
@@ -252,9 +264,9 @@ impl Installed {
             accept_missing([table.delete(*tuple)])?;
         }
         let marks = self
-            .turned
+            .marked
             .iter()
-            .map(|(key, _, before)| (*key, ours(*before)));
+            .map(|(key, mark)| (*key, ours(Mark(*mark))));
         accept_missing(table.set_marks(marks)?)
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use strum::EnumDiscriminants;
 
 use super::version::Versions;
 use crate::container::ContainerFacts;
@@ -124,8 +125,15 @@ mod hex_digest {
 }
 
 /// What the source asks of the destination.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, EnumDiscriminants)]
 #[serde(tag = "request", rename_all = "snake_case")]
+#[strum_discriminants(
+    name(RequestName),
+    doc = "A request without what it carries.",
+    derive(strum::VariantArray, strum::IntoStaticStr),
+    strum(serialize_all = "snake_case"),
+    allow(missing_docs)
+)]
 pub enum Request {
     /// First message on every connection.
     Hello {

@@ -49,7 +49,7 @@ pub mod state;
 pub mod version;
 
 pub use message::{
-    ContainerRef, MigrationId, Outcome, Packets, RefusalCode, Refused, Reply, Request,
+    ContainerRef, MigrationId, Outcome, Packets, RefusalCode, Refused, Reply, Request, RequestName,
     StreamDigest, StreamKind,
 };
 pub use state::State;

@@ -25,7 +25,7 @@
 //! `Check`, `Status` and `Outcome` are legal in `Idle` only: a connection that migrates does
 //! nothing else.
 
-use super::message::{Request, StreamKind};
+use super::message::{Request, RequestName, StreamKind};
 
 /// State of one control connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,24 +119,7 @@ impl State {
 impl Request {
     /// The request's name on the wire.
     pub fn name(&self) -> &'static str {
-        match self {
-            Request::Hello { .. } => "hello",
-            Request::Pair { .. } => "pair",
-            Request::Check { .. } => "check",
-            Request::Begin { .. } => "begin",
-            Request::OpenTunnel { .. } => "open_tunnel",
-            Request::ProveTunnel => "prove_tunnel",
-            Request::Receive { .. } => "receive",
-            Request::StreamEnd { .. } => "stream_end",
-            Request::Stage => "stage",
-            Request::Flows { .. } => "flows",
-            Request::Turn => "turn",
-            Request::Restore => "restore",
-            Request::Commit => "commit",
-            Request::Abort { .. } => "abort",
-            Request::Status => "status",
-            Request::Outcome { .. } => "outcome",
-        }
+        RequestName::from(self).into()
     }
 }
 

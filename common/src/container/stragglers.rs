@@ -1,0 +1,93 @@
+//! What a killed agent left at work.
+//!
+//! The programs that an agent has started do not die with it: a Podman or an OCI runtime goes on to
+//! its end. What they work on must not be put back under their hands.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Tells the programs that are not told by their arguments which scratch space they work for.
+pub const WORK: &str = "LIVE_MIGRATION_WORK";
+
+/// Pause between looks.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A program is still at work after the limit.
+#[derive(Debug, thiserror::Error)]
+#[error("process {pid} (`{command}`) still works on the migration")]
+pub struct StillAtWork {
+    /// Its id.
+    pub pid: i32,
+    /// How it was called.
+    pub command: String,
+}
+
+/// Waits until no process names the scratch space `work` in its arguments any more, and none has it
+/// in its environment as [`WORK`]. Blocks.
+///
+/// # Errors
+/// If there still is one after `limit`.
+pub fn wait(work: &Path, limit: Duration) -> Result<(), StillAtWork> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match find(work) {
+            None => return Ok(()),
+            Some(still) if Instant::now() > deadline => return Err(still),
+            Some(_) => std::thread::sleep(POLL),
+        }
+    }
+}
+
+fn find(work: &Path) -> Option<StillAtWork> {
+    let work = work.as_os_str().as_bytes();
+    let marked = [WORK.as_bytes(), b"=", work].concat();
+    let mentions = |file: &[u8], text: &[u8]| file.windows(text.len()).any(|w| w == text);
+    processes().find_map(|pid| {
+        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let arguments = read("cmdline");
+        let found =
+            mentions(&arguments, work) || read("environ").split(|b| *b == 0).any(|v| v == marked);
+        (found && pid != std::process::id() as i32).then(|| StillAtWork {
+            pid,
+            command: String::from_utf8_lossy(&arguments).replace('\0', " "),
+        })
+    })
+}
+
+fn processes() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command};
+
+    fn start(command: &mut Command) -> Child {
+        command.spawn().expect("it starts")
+    }
+
+    #[test]
+    fn a_process_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = dir.path().join("work");
+        let moment = Duration::from_millis(60);
+        assert!(wait(&work, moment).is_ok());
+
+        let named = ["-c", "sleep 9; :", &format!("{}/x", work.display())];
+        let mut by_name = start(Command::new("sh").args(named));
+        let still = wait(&work, moment).unwrap_err();
+        assert_eq!(still.pid, by_name.id() as i32);
+        by_name.kill().unwrap();
+        by_name.wait().unwrap();
+
+        let mut marked = start(Command::new("sleep").arg("9").env(WORK, &work));
+        assert_eq!(wait(&work, moment).unwrap_err().pid, marked.id() as i32);
+        marked.kill().unwrap();
+        marked.wait().unwrap();
+        assert!(wait(&work, moment).is_ok());
+    }
+}

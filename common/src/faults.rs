@@ -1,0 +1,80 @@
+//! Places where a test can make an agent die, wait or corrupt what it sends.
+//!
+//! Nothing of this is compiled without the feature `failpoints`, which no shipped program has: the
+//! functions are then empty and the names are not even made. With it, the environment variable
+//! `FAILPOINTS` says what happens where, in the syntax of the crate `fail`:
+//!
+//! ```text
+//! FAILPOINTS='client.phase.dump=return(kill);server.stage.after=1*off->return(hold)'
+//! ```
+//!
+//! | action | what |
+//! |---|---|
+//! | `return(kill)` | SIGKILL to this process |
+//! | `return(hold)` | makes the file [`HELD`]`/NAME` and waits until somebody removes it |
+//! | `return(corrupt)` | of a bulk stream: one bit of what is sent is another |
+//!
+//! The names come from the lists of phases and requests, so that a new one is a place at once.
+
+/// Directory of the files of places that hold.
+pub const HELD: &str = "/run/live-migration/held";
+
+/// The agent has come to the place `name`.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn reached(_name: impl FnOnce() -> String) {}
+
+/// Whether what is sent at the place `name` is to be corrupted.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn corrupts(_name: impl FnOnce() -> String) -> bool {
+    false
+}
+
+#[cfg(feature = "failpoints")]
+pub use on::{corrupts, reached};
+
+#[cfg(feature = "failpoints")]
+mod on {
+    use std::path::Path;
+    use std::sync::Once;
+    use std::time::Duration;
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    use super::HELD;
+
+    /// The agent has come to the place `name`.
+    pub fn reached(name: impl FnOnce() -> String) {
+        let name = name();
+        match asked(&name).as_deref() {
+            Some("kill") => {
+                let _ = kill(Pid::this(), Signal::SIGKILL);
+            }
+            Some("hold") => hold(&name),
+            _ => {}
+        }
+    }
+
+    /// Whether what is sent at the place `name` is to be corrupted.
+    pub fn corrupts(name: impl FnOnce() -> String) -> bool {
+        asked(&name()).as_deref() == Some("corrupt")
+    }
+
+    fn asked(name: &str) -> Option<String> {
+        static SET_UP: Once = Once::new();
+        // Dropped, it would forget what the environment says.
+        SET_UP.call_once(|| std::mem::forget(fail::FailScenario::setup()));
+        fail::eval(name, |action| action.unwrap_or_default())
+    }
+
+    fn hold(name: &str) {
+        let file = Path::new(HELD).join(name);
+        let made = std::fs::create_dir_all(HELD).and_then(|()| std::fs::write(&file, ""));
+        made.expect("a file can be made");
+        while file.exists() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}

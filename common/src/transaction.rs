@@ -1,0 +1,234 @@
+//! The decisions on which it rests that there are never two copies of a container, and never none.
+//!
+//! Pure: each says what is to be done from what is on disk and what the other side has said. The
+//! agents do it, and the package `model` tries these same functions against every order of
+//! crashes, lost messages and failing steps.
+//!
+//! Two facts carry everything. The source's record says `committing` before `Commit` is sent, so a
+//! record that says less proves that no commit can have happened. The destination's record says
+//! `committed` before the first packet leaves, so a record that says less proves that nobody has
+//! seen that copy.
+
+use crate::journal::Progress;
+use crate::protocol::Outcome;
+
+/// What the destination answers to `Outcome`, from its record (`None`: it has none) and whether a
+/// session is still at work on that migration.
+///
+/// The answer is taken for a proof, so it must not be overtaken: as long as a session is at work,
+/// whatever its record says can still change. A commit whose packets cannot be let out is taken
+/// back although its record said `committed`; told too early, the source would have removed the
+/// only other copy.
+pub fn outcome(record: Option<Progress>, at_work: bool) -> Outcome {
+    match record {
+        None => Outcome::Unknown,
+        Some(_) if at_work => Outcome::UnderWay,
+        // The destination never writes `committing`.
+        Some(Progress::UnderWay | Progress::Committing) => Outcome::UnderWay,
+        Some(Progress::Committed) => Outcome::Committed,
+        Some(Progress::RolledBack) => Outcome::RolledBack,
+    }
+}
+
+/// Whether a migration that no command carries on is not over on the source. `scratch`: its scratch
+/// space is still there, which goes with the copy.
+///
+/// Until it is settled its container must not leave again: the copy here may be one of two, and a
+/// second migration that fails would thaw it.
+pub fn unsettled(record: Progress, scratch: bool) -> bool {
+    match record {
+        Progress::UnderWay | Progress::Committing => true,
+        Progress::Committed => scratch,
+        Progress::RolledBack => false,
+    }
+}
+
+/// What the source does about a migration that no command carries on, or whose commit was not
+/// answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceStep {
+    /// Let the container here run on.
+    Thaw,
+    /// Remove the copy here; the container runs at the destination.
+    Remove,
+    /// Keep it frozen and ask the destination, now or when it can be reached again.
+    Ask,
+    /// Keep it frozen: only a person can find out where the container runs.
+    AskOperator,
+}
+
+/// What the source does about a migration that its record says has come to `record`; `answer` is
+/// what the destination has said, if it was asked; `frozen`: a container of that id is here, and
+/// frozen. `None`: nothing is left to be done to the container.
+///
+/// Time does not come into it. That the destination does not answer proves nothing.
+pub fn source(record: Progress, answer: Option<Outcome>, frozen: bool) -> Option<SourceStep> {
+    match (record, answer) {
+        // The copy that was left behind is gone; one that runs has come back since.
+        (Progress::Committed, _) | (Progress::Committing, Some(Outcome::Committed)) if !frozen => {
+            None
+        }
+        // No `Commit` has been sent, and whoever might have sent one is dead.
+        (Progress::UnderWay, _) => Some(SourceStep::Thaw),
+        (Progress::Committing, None) => Some(SourceStep::Ask),
+        (Progress::Committing, Some(Outcome::Committed)) => Some(SourceStep::Remove),
+        (Progress::Committing, Some(Outcome::RolledBack)) => Some(SourceStep::Thaw),
+        // The commit may still arrive by the old connection.
+        (Progress::Committing, Some(Outcome::UnderWay)) => Some(SourceStep::Ask),
+        // It had a record when it answered `Restore`. Without one it cannot know whether a copy
+        // runs there, and asking again does not bring the record back.
+        (Progress::Committing, Some(Outcome::Unknown)) => Some(SourceStep::AskOperator),
+        // The removal may have been cut short.
+        (Progress::Committed, _) => Some(SourceStep::Remove),
+        (Progress::RolledBack, _) => None,
+    }
+}
+
+/// What a destination that starts does about a migration on record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DestinationStep {
+    /// Remove the copy and everything else that was made for it.
+    Undo,
+    /// Let the copy's packets out, if that was not done.
+    LetOut,
+}
+
+/// What a destination that starts does about a migration that its record says has come to
+/// `record`. `arrived_since`: a later migration has brought the same container here and has
+/// committed. `None`: nothing is left to be done.
+pub fn destination(record: Progress, arrived_since: bool) -> Option<DestinationStep> {
+    match record {
+        // What an unfinished undo left of the earlier copy cannot be told from the container that
+        // runs here now, under the same id and addresses and with the same volumes.
+        _ if arrived_since => None,
+        // The session died with the server, so the commit can no longer arrive.
+        Progress::UnderWay | Progress::Committing => Some(DestinationStep::Undo),
+        // The source may have been told, and may have removed its copy.
+        Progress::Committed => Some(DestinationStep::LetOut),
+        Progress::RolledBack => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECORDS: [Progress; 4] = [
+        Progress::UnderWay,
+        Progress::Committing,
+        Progress::Committed,
+        Progress::RolledBack,
+    ];
+
+    #[test]
+    fn an_answer_is_final_or_says_that_it_is_not() {
+        assert_eq!(outcome(None, false), Outcome::Unknown);
+        assert_eq!(outcome(Some(Progress::UnderWay), false), Outcome::UnderWay);
+        assert_eq!(
+            outcome(Some(Progress::Committed), false),
+            Outcome::Committed
+        );
+        assert_eq!(
+            outcome(Some(Progress::RolledBack), false),
+            Outcome::RolledBack
+        );
+        for record in RECORDS {
+            assert_eq!(outcome(Some(record), true), Outcome::UnderWay, "{record:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_the_destinations_word_thaws_after_the_commit() {
+        for answer in [
+            None,
+            Some(Outcome::Committed),
+            Some(Outcome::UnderWay),
+            Some(Outcome::Unknown),
+        ] {
+            assert_ne!(
+                source(Progress::Committing, answer, true),
+                Some(SourceStep::Thaw),
+                "{answer:?}"
+            );
+        }
+        assert_eq!(
+            source(Progress::Committing, Some(Outcome::RolledBack), true),
+            Some(SourceStep::Thaw)
+        );
+    }
+
+    #[test]
+    fn nothing_but_the_destinations_word_removes_before_it_is_on_record() {
+        for record in [
+            Progress::UnderWay,
+            Progress::Committing,
+            Progress::RolledBack,
+        ] {
+            for answer in [
+                None,
+                Some(Outcome::RolledBack),
+                Some(Outcome::UnderWay),
+                Some(Outcome::Unknown),
+            ] {
+                assert_ne!(
+                    source(record, answer, true),
+                    Some(SourceStep::Remove),
+                    "{record:?} {answer:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_copy_that_has_come_back_is_not_removed() {
+        for (record, answer) in [
+            (Progress::Committing, Some(Outcome::Committed)),
+            (Progress::Committed, None),
+        ] {
+            assert_eq!(source(record, answer, true), Some(SourceStep::Remove));
+            assert_eq!(source(record, answer, false), None);
+        }
+    }
+
+    #[test]
+    fn a_commit_is_settled_when_the_old_copy_is_gone() {
+        for scratch in [true, false] {
+            assert!(unsettled(Progress::UnderWay, scratch));
+            assert!(unsettled(Progress::Committing, scratch));
+            assert_eq!(unsettled(Progress::Committed, scratch), scratch);
+            assert!(!unsettled(Progress::RolledBack, scratch));
+        }
+    }
+
+    #[test]
+    fn only_a_missing_record_needs_a_person() {
+        assert_eq!(
+            source(Progress::Committing, Some(Outcome::Unknown), true),
+            Some(SourceStep::AskOperator)
+        );
+        assert_eq!(
+            source(Progress::Committing, Some(Outcome::UnderWay), true),
+            Some(SourceStep::Ask)
+        );
+        assert_eq!(
+            source(Progress::Committing, None, true),
+            Some(SourceStep::Ask)
+        );
+    }
+
+    #[test]
+    fn a_restart_undoes_what_is_not_committed_and_nothing_that_came_since() {
+        assert_eq!(
+            destination(Progress::UnderWay, false),
+            Some(DestinationStep::Undo)
+        );
+        assert_eq!(
+            destination(Progress::Committed, false),
+            Some(DestinationStep::LetOut)
+        );
+        assert_eq!(destination(Progress::RolledBack, false), None);
+        for record in RECORDS {
+            assert_eq!(destination(record, true), None, "{record:?}");
+        }
+    }
+}

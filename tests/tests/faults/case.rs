@@ -1,0 +1,434 @@
+//! The cases, made from the lists of phases and requests: a new one of either is in the matrix
+//! without anyone remembering it.
+
+use common::protocol::RequestName;
+use common::report::PhaseName;
+use strum::VariantArray;
+
+/// What is broken, and where.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    /// `group/place`.
+    pub(crate) name: String,
+    /// In words.
+    pub(crate) what: String,
+    pub(crate) exercise: Exercise,
+    pub(crate) setting: Setting,
+    /// `FAILPOINTS` of either agent.
+    pub(crate) client: Vec<String>,
+    pub(crate) server: Vec<String>,
+    /// Places where an agent is held, in order, and what is done then.
+    pub(crate) steps: Vec<(String, Deed)>,
+    /// Ends what stays open.
+    pub(crate) resolve: Option<&'static str>,
+}
+
+/// What the agents are doing meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exercise {
+    /// A migration.
+    Migrate,
+    /// A migration whose commit is not answered, because the server dies.
+    Ask,
+    /// A host pairs.
+    Pair,
+}
+
+/// What is unusual from the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Setting {
+    Usual,
+    ImageMissing,
+    /// CRIU refuses whatever a runtime asks of it.
+    BrokenCriu(Side),
+    /// There is hardly any space for scratch files.
+    SmallWork(Side),
+    /// The freeze may take a second.
+    MaxFreeze,
+}
+
+/// A host of the migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Source,
+    Destination,
+}
+
+/// What is done while an agent is held; it is let go then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deed {
+    /// The network is cut for so long.
+    Cut(u64),
+    /// The network is cut until the command has ended.
+    CutForGood,
+    /// An agent is killed so many milliseconds after it was let go.
+    Kill(Side, u64),
+    /// Both are killed at once.
+    KillBoth,
+    /// The first program of this name that shows up is killed so many milliseconds later.
+    KillProgram(Side, &'static str, u64),
+    /// The disk is filled up.
+    Fill(Side),
+    /// `agent-client cancel`, which succeeds or not.
+    Cancel(bool),
+    /// SIGTERM.
+    Terminate,
+    /// It takes so many milliseconds.
+    Wait(u64),
+}
+
+const CUT_MS: u64 = 3000;
+
+/// All of them.
+pub(crate) fn all() -> Vec<Case> {
+    let mut cases = Vec::new();
+    phases(&mut cases);
+    requests(&mut cases);
+    network(&mut cases);
+    programs(&mut cases);
+    disks(&mut cases);
+    data(&mut cases);
+    operator(&mut cases);
+    cases
+}
+
+/// A few of each kind, for every day.
+pub(crate) fn sample() -> Vec<Case> {
+    const NAMES: [&str; 6] = [
+        "client killed/phase cut_over",
+        "client killed/after commit",
+        "server killed/before commit",
+        "server killed/after restore",
+        "network lost for 3 s/phase restore",
+        "corrupted byte/stream 3",
+    ];
+    let mut cases = all();
+    cases.retain(|case| NAMES.contains(&case.name.as_str()));
+    assert_eq!(
+        cases.len(),
+        NAMES.len(),
+        "the sample names cases that exist"
+    );
+    cases
+}
+
+impl Case {
+    fn new(group: &str, place: &str, what: String) -> Self {
+        Case {
+            name: format!("{group}/{place}"),
+            what,
+            exercise: Exercise::Migrate,
+            setting: Setting::Usual,
+            client: Vec::new(),
+            server: Vec::new(),
+            steps: Vec::new(),
+            resolve: None,
+        }
+    }
+
+    fn setting(mut self, setting: Setting) -> Self {
+        self.setting = setting;
+        self
+    }
+
+    fn step(mut self, place: impl Into<String>, deed: Deed) -> Self {
+        self.steps.push((place.into(), deed));
+        self
+    }
+
+    fn client(mut self, place: &str, action: &str) -> Self {
+        self.client.push(format!("{place}={action}"));
+        self
+    }
+
+    fn server(mut self, place: &str, action: &str) -> Self {
+        self.server.push(format!("{place}={action}"));
+        self
+    }
+
+    fn resolve(mut self, keep: &'static str) -> Self {
+        self.resolve = Some(keep);
+        self
+    }
+
+    /// Has a roll-back happen, by a signal once the container runs at the destination.
+    fn rolled_back(self) -> Self {
+        self.step("client.phase.cut_over", Deed::Terminate)
+    }
+
+    /// Makes sure that the migration comes by this phase.
+    fn by_phase(self, phase: PhaseName) -> Self {
+        match phase {
+            PhaseName::Image => self.setting(Setting::ImageMissing),
+            PhaseName::RollBack => self.rolled_back(),
+            _ => self,
+        }
+    }
+
+    /// Makes sure that this request is sent. `None`: no command sends it.
+    fn by_request(mut self, request: RequestName) -> Option<Self> {
+        match request {
+            RequestName::Status => return None,
+            RequestName::Pair => self.exercise = Exercise::Pair,
+            RequestName::Outcome => self.exercise = Exercise::Ask,
+            RequestName::Abort => self = self.rolled_back(),
+            _ => {}
+        }
+        Some(self)
+    }
+}
+
+fn name(phase: PhaseName) -> &'static str {
+    phase.into()
+}
+
+fn place(phase: PhaseName) -> String {
+    format!("client.phase.{}", name(phase))
+}
+
+/// Those in which the two hosts work together.
+fn joint_phases() -> impl Iterator<Item = PhaseName> {
+    let all = PhaseName::VARIANTS.iter().copied();
+    all.skip_while(|phase| *phase != PhaseName::Tunnel)
+}
+
+/// The action, the time that it counts.
+fn at_time(time: u32, action: &str) -> String {
+    match time {
+        1 => format!("1*{action}"),
+        _ => format!("{}*off->1*{action}", time - 1),
+    }
+}
+
+fn phases(cases: &mut Vec<Case>) {
+    for phase in PhaseName::VARIANTS.iter().copied() {
+        let (name, what) = (
+            format!("phase {}", name(phase)),
+            format!("SIGKILL to agent-client at the start of `{}`", name(phase)),
+        );
+        // The signal that makes it roll back is caught by the one held before.
+        let case = Case::new("client killed", &name, what).by_phase(phase);
+        cases.push(case.client(&place(phase), "1*return(kill)"));
+    }
+    for (phase, delays) in [
+        (PhaseName::Stage, &[150, 400, 800][..]),
+        (PhaseName::Dump, &[20, 60]),
+        (PhaseName::Ship, &[5]),
+        (PhaseName::Remove, &[50, 200]),
+    ] {
+        for delay in delays {
+            let what = format!("SIGKILL to agent-client {delay} ms into `{}`", name(phase));
+            let place_name = format!("{delay} ms into {}", name(phase));
+            cases.push(
+                Case::new("client killed", &place_name, what)
+                    .step(place(phase), Deed::Kill(Side::Source, *delay)),
+            );
+        }
+    }
+    for (place, delays) in [
+        ("stage", &[150, 400, 800][..]),
+        ("restore", &[20, 60]),
+        ("commit", &[5]),
+    ] {
+        for delay in delays {
+            let what = format!("SIGKILL to agent-server {delay} ms into `{place}`");
+            cases.push(
+                Case::new("server killed", &format!("{delay} ms into {place}"), what).step(
+                    format!("server.{place}.before"),
+                    Deed::Kill(Side::Destination, *delay),
+                ),
+            );
+        }
+    }
+    for when in ["before", "after"] {
+        let what = format!("SIGKILL to both agents {when} the destination commits");
+        cases.push(
+            Case::new("both killed", &format!("{when} commit"), what)
+                .step(format!("server.commit.{when}"), Deed::KillBoth),
+        );
+    }
+}
+
+fn requests(cases: &mut Vec<Case>) {
+    for request in RequestName::VARIANTS.iter().copied() {
+        let name: &str = request.into();
+        // The skeleton, then the checkpoint.
+        let times = match request {
+            RequestName::Receive | RequestName::StreamEnd => 2,
+            _ => 1,
+        };
+        for time in 1..=times {
+            let nth = if time > 1 { " (2nd)" } else { "" };
+            let kill = at_time(time, "return(kill)");
+            for when in ["before", "after"] {
+                let what = match when {
+                    "before" => format!("SIGKILL to agent-client before it asks `{name}`{nth}"),
+                    _ => format!("SIGKILL to agent-client when `{name}`{nth} is answered"),
+                };
+                let case = Case::new("client killed", &format!("{when} {name}{nth}"), what);
+                cases.extend(
+                    case.by_request(request)
+                        .map(|c| c.client(&format!("client.{name}.{when}"), &kill)),
+                );
+                let what = match when {
+                    "before" => format!("SIGKILL to agent-server before it does `{name}`{nth}"),
+                    _ => format!("SIGKILL to agent-server before it answers `{name}`{nth}"),
+                };
+                let case = Case::new("server killed", &format!("{when} {name}{nth}"), what);
+                cases.extend(
+                    case.by_request(request)
+                        .map(|c| c.server(&format!("server.{name}.{when}"), &kill)),
+                );
+            }
+        }
+    }
+}
+
+fn network(cases: &mut Vec<Case>) {
+    for phase in joint_phases() {
+        let at = format!("phase {}", name(phase));
+        let what = format!("network lost for 3 s from the start of `{}`", name(phase));
+        let case = Case::new("network lost for 3 s", &at, what).by_phase(phase);
+        cases.push(case.step(place(phase), Deed::Cut(CUT_MS)));
+        let what = format!("network lost for good from the start of `{}`", name(phase));
+        let case = Case::new("network lost for good", &at, what).by_phase(phase);
+        cases.push(case.step(place(phase), Deed::CutForGood));
+    }
+    for (keep, place) in [
+        ("source", "client.phase.cut_over"),
+        ("destination", "server.commit.after"),
+    ] {
+        let what = match keep {
+            "source" => "network lost for good before Commit arrives; resolve --keep source",
+            _ => "network lost for good before Commit is answered; resolve --keep destination",
+        };
+        cases.push(
+            Case::new(
+                "network lost for good",
+                &format!("keep {keep}"),
+                what.into(),
+            )
+            .step(place, Deed::CutForGood)
+            .resolve(keep),
+        );
+    }
+    let what = "network lost for good before Commit is answered";
+    cases.push(
+        Case::new("network lost for good", "after commit", what.into())
+            .step("server.commit.after", Deed::CutForGood),
+    );
+}
+
+fn programs(cases: &mut Vec<Case>) {
+    for (side, place, during, programs) in [
+        (
+            Side::Source,
+            "client.phase.dump",
+            "dump",
+            &[("runc", &[0, 30][..]), ("criu", &[0, 20, 50])][..],
+        ),
+        (
+            Side::Destination,
+            "server.restore.before",
+            "restore",
+            &[
+                ("podman", &[0, 150, 220][..]),
+                ("conmon", &[0, 40]),
+                ("runc", &[0, 30]),
+                ("criu", &[0, 20, 50]),
+            ],
+        ),
+    ] {
+        for (program, delays) in programs {
+            for delay in *delays {
+                let what = format!("SIGKILL to {program} {delay} ms after it starts to {during}");
+                let name = format!("{program} in {during}, {delay} ms");
+                cases.push(
+                    Case::new("program killed", &name, what)
+                        .step(place, Deed::KillProgram(side, program, *delay)),
+                );
+            }
+        }
+    }
+}
+
+fn disks(cases: &mut Vec<Case>) {
+    for (side, name) in [(Side::Source, "source"), (Side::Destination, "destination")] {
+        let what = format!("64 KiB for scratch files at the {name}");
+        let case = Case::new("disk full", &format!("small, {name}"), what);
+        cases.push(case.setting(Setting::SmallWork(side)));
+    }
+    for phase in [PhaseName::Stage, PhaseName::Dump, PhaseName::CutOver] {
+        let what = format!("disk of the source full from `{}`", name(phase));
+        cases.push(
+            Case::new("disk full", &format!("source, {}", name(phase)), what)
+                .step(place(phase), Deed::Fill(Side::Source)),
+        );
+    }
+    for request in [
+        RequestName::Begin,
+        RequestName::Receive,
+        RequestName::Stage,
+        RequestName::Flows,
+        RequestName::Restore,
+        RequestName::Commit,
+    ] {
+        let name: &str = request.into();
+        let what = format!("disk of the destination full from `{name}`");
+        cases.push(
+            Case::new("disk full", &format!("destination, {name}"), what).step(
+                format!("server.{name}.before"),
+                Deed::Fill(Side::Destination),
+            ),
+        );
+    }
+}
+
+fn data(cases: &mut Vec<Case>) {
+    for (stream, carries, setting) in [
+        (1, "the image", Setting::ImageMissing),
+        (2, "the skeleton", Setting::Usual),
+        (3, "the checkpoint", Setting::Usual),
+    ] {
+        let what = format!("a corrupted byte in the stream of {carries}");
+        cases.push(
+            Case::new("corrupted byte", &format!("stream {stream}"), what)
+                .setting(setting)
+                .client(&format!("bulk.{stream}"), "1*return(corrupt)"),
+        );
+    }
+    for (side, what) in [(Side::Source, "dump"), (Side::Destination, "restore")] {
+        let words = format!("CRIU refuses to {what}");
+        cases.push(Case::new("CRIU refuses", what, words).setting(Setting::BrokenCriu(side)));
+    }
+}
+
+fn operator(cases: &mut Vec<Case>) {
+    for phase in [
+        PhaseName::Tunnel,
+        PhaseName::Stage,
+        PhaseName::Freeze,
+        PhaseName::Dump,
+        PhaseName::Restore,
+        PhaseName::CutOver,
+    ] {
+        let what = format!("agent-client cancel at the start of `{}`", name(phase));
+        cases.push(
+            Case::new("cancelled", &format!("phase {}", name(phase)), what)
+                .step(place(phase), Deed::Cancel(true)),
+        );
+    }
+    for when in ["before", "after"] {
+        let what = format!("agent-client cancel {when} the destination commits: too late");
+        cases.push(
+            Case::new("cancelled", &format!("{when} commit"), what)
+                .step(format!("server.commit.{when}"), Deed::Cancel(false)),
+        );
+    }
+    let what = "the restore takes longer than --max-freeze-ms allows";
+    cases.push(
+        Case::new("too slow", "restore", what.into())
+            .setting(Setting::MaxFreeze)
+            .step("server.restore.before", Deed::Wait(1500)),
+    );
+}

@@ -1,0 +1,462 @@
+//! One case: break it, recover, look.
+
+use std::time::{Duration, Instant};
+
+use lab::Output;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tests::{Job, eventually, pause};
+
+use crate::case::{Case, Deed, Exercise, Setting, Side};
+use crate::world::{NAME, PORT, World};
+
+/// No command takes this long, whatever is broken.
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// The status of a command that a signal killed.
+const KILLED: i32 = 137;
+/// Its status when something stays open.
+const OPEN: i32 = 3;
+
+/// A CRIU that tells its version but fails whenever a runtime asks it for something.
+const BROKEN_CRIU: &str = "#!/bin/sh
+case \"$*\" in *swrk*) exit 1 ;; esac
+exec /tmp/criu \"$@\"
+";
+
+/// Kills the first process named $1 that shows up, $2 seconds later. A Podman is there already, at
+/// the gate.
+const KILLER: &str = r#"
+known=' '
+[ "$1" = podman ] || for comm in /proc/[0-9]*/comm; do
+    read -r name <$comm && [ "$name" = "$1" ] && known="$known$comm "
+done 2>/dev/null
+i=0
+while [ $i -lt 3000 ]; do
+    i=$((i + 1))
+    for comm in /proc/[0-9]*/comm; do
+        read -r name <$comm || continue
+        [ "$name" = "$1" ] || continue
+        case $known in *" $comm "*) continue ;; esac
+        pid=${comm#/proc/}
+        [ "$2" = 0 ] || sleep $2
+        kill -9 ${pid%/comm}
+        exit
+    done 2>/dev/null
+done
+exit 1
+"#;
+
+/// What became of a case.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) what: String,
+    /// What the agents said.
+    pub(crate) outcome: String,
+    /// Where the container was then.
+    pub(crate) holder: String,
+    pub(crate) stall_ms: f64,
+    pub(crate) took: Duration,
+}
+
+struct Run<'a> {
+    world: &'a mut World,
+    case: &'a Case,
+    source: &'static str,
+    destination: &'static str,
+    job: Option<Job>,
+    helpers: Vec<Job>,
+    cut: bool,
+}
+
+/// Runs a case; panics with what is wrong.
+pub(crate) fn run(world: &mut World, case: &Case) -> Row {
+    let begun = Instant::now();
+    let (source, destination) = (world.at, world.other());
+    let client = world.f.client("count", &world.f.at(source, PORT), &[]);
+    let mut run = Run {
+        world,
+        case,
+        source,
+        destination,
+        job: None,
+        helpers: Vec::new(),
+        cut: false,
+    };
+    run.prepare();
+    let output = run.exercise();
+    let mut outcome = told(case, &output);
+    if run.cut {
+        outcome += &run.while_cut(&output);
+    }
+    run.put_right();
+    outcome += &run.recover();
+    run.world.locate();
+    let side = if run.world.at == source {
+        "source"
+    } else {
+        "destination"
+    };
+    let seen = client.finish_whole();
+    world.assert_clean();
+    if case.setting == Setting::ImageMissing && world.at == source {
+        let image = world.f.run(
+            destination,
+            &["podman", "image", "exists", "localhost/counter"],
+        );
+        assert_eq!(image.status.code(), Some(1), "the image was left behind");
+    }
+    world.move_on();
+    Row {
+        name: case.name.clone(),
+        what: case.what.clone(),
+        outcome,
+        holder: side.to_owned(),
+        stall_ms: seen["stall_ms"].as_f64().expect("a number"),
+        took: begun.elapsed(),
+    }
+}
+
+/// What a command said, in a few words.
+fn told(case: &Case, output: &Output) -> String {
+    match (case.exercise, output.status.code()) {
+        (Exercise::Pair, Some(0)) => "paired".into(),
+        (Exercise::Pair, Some(1)) => "not paired".into(),
+        (_, Some(0)) => "moved".into(),
+        (_, Some(1)) => "rolled back".into(),
+        (_, Some(4)) => "refused".into(),
+        (_, Some(OPEN)) => "open".into(),
+        (_, Some(KILLED)) => "killed".into(),
+        _ => panic!("{}: {output}", case.name),
+    }
+}
+
+impl Run<'_> {
+    fn host(&self, side: Side) -> &'static str {
+        match side {
+            Side::Source => self.source,
+            Side::Destination => self.destination,
+        }
+    }
+
+    fn prepare(&mut self) {
+        let f = &mut self.world.f;
+        let held = |agent: &str, faults: &[String]| {
+            let holds = self.case.steps.iter();
+            let holds = holds.filter(|(place, _)| place.starts_with(agent));
+            let holds = holds.map(|(place, _)| format!("{place}=1*return(hold)"));
+            holds
+                .chain(faults.iter().cloned())
+                .collect::<Vec<_>>()
+                .join(";")
+        };
+        let mut server = held("server", &self.case.server);
+        if self.case.exercise == Exercise::Ask {
+            server = "server.commit.after=1*return(kill)".into();
+        }
+        if !server.is_empty() {
+            f.serve_with(self.destination, &[("FAILPOINTS", &server)]);
+        }
+        match self.case.setting {
+            Setting::Usual | Setting::MaxFreeze => {}
+            Setting::ImageMissing => {
+                f.sh(self.destination, "podman rmi localhost/counter");
+            }
+            Setting::BrokenCriu(side) => {
+                let host = self.host(side);
+                let f = &self.world.f;
+                f.host(host)
+                    .write("/tmp/broken", BROKEN_CRIU)
+                    .expect("a script fits");
+                f.sh(
+                    host,
+                    "cp /usr/sbin/criu /tmp/criu; chmod +x /tmp/broken
+                     mount --bind /tmp/broken /usr/sbin/criu",
+                );
+            }
+            Setting::SmallWork(side) => {
+                let work = "/var/lib/live-migration/work";
+                let mount = format!("mount -t tmpfs -o size=64k tmpfs {work}");
+                let host = self.host(side);
+                self.world.f.sh(host, &mount);
+            }
+        }
+        let client = held("client", &self.case.client);
+        let environment = [("FAILPOINTS", client.as_str())];
+        let f = &self.world.f;
+        self.job = Some(match self.case.exercise {
+            Exercise::Pair => {
+                let token = f.invite(self.destination);
+                let pair = ["agent-client", "pair", self.destination, "--token", &token];
+                Job::start_with(f.host(self.source), &pair, &environment)
+            }
+            Exercise::Migrate | Exercise::Ask => {
+                let more: &[&str] = match self.case.setting {
+                    Setting::MaxFreeze => &["--max-freeze-ms", "1000"],
+                    _ => &[],
+                };
+                f.begin_with(self.source, NAME, self.destination, more, &environment)
+            }
+        });
+    }
+
+    /// Does what is to be done where an agent is held, and waits for the command's end.
+    fn exercise(&mut self) -> Output {
+        for (place, deed) in &self.case.steps {
+            let side = match place.starts_with("client") {
+                true => Side::Source,
+                false => Side::Destination,
+            };
+            let (host, file) = (self.host(side), format!("/run/live-migration/held/{place}"));
+            let deadline = Instant::now() + LIMIT;
+            while self
+                .world
+                .f
+                .host(host)
+                .run(&["test", "-e", &file])
+                .is_ok_and(|o| !o.status.success())
+            {
+                let ended = self.job.as_mut().expect("it was started").ended();
+                assert!(ended.is_none(), "it ended before {place}: {}", self.words());
+                assert!(Instant::now() < deadline, "it does not come to {place}");
+            }
+            let release = format!("rm -f {file}");
+            match *deed {
+                // Let go first: the killing is timed from then on.
+                Deed::Kill(..) => {
+                    self.world.f.sh(host, &release);
+                    self.act(*deed);
+                }
+                Deed::KillBoth => {
+                    self.act(*deed);
+                    self.world.f.sh(host, &release);
+                }
+                _ => {
+                    self.act(*deed);
+                    self.world.f.sh(host, &release);
+                    self.act_later(*deed);
+                }
+            }
+        }
+        self.wait()
+    }
+
+    fn words(&self) -> String {
+        let job = self.job.as_ref().expect("it was started");
+        format!("{}{}", job.stdout(), job.stderr())
+    }
+
+    fn act(&mut self, deed: Deed) {
+        match deed {
+            Deed::Cut(_) | Deed::CutForGood => {
+                self.world
+                    .f
+                    .lab()
+                    .cut(self.destination)
+                    .expect("it can be cut off");
+                self.cut = deed == Deed::CutForGood;
+            }
+            Deed::Kill(side, after) => {
+                pause(after);
+                self.kill(side);
+            }
+            Deed::KillBoth => {
+                self.kill(Side::Source);
+                self.kill(Side::Destination);
+            }
+            Deed::KillProgram(side, program, after) => {
+                let seconds = format!("{}", after as f64 / 1e3);
+                let argv = ["sh", "-c", KILLER, "sh", program, &seconds];
+                let host = self.host(side);
+                self.helpers
+                    .push(Job::start(self.world.f.host(host), &argv));
+                pause(100);
+            }
+            Deed::Fill(side) => {
+                let fill = "cat /dev/zero >/var/lib/live-migration/filler 2>/dev/null || true";
+                let host = self.host(side);
+                self.world.f.sh(host, fill);
+            }
+            Deed::Cancel(in_time) => {
+                let id = self.migration();
+                let cancel = Job::start(
+                    self.world.f.host(self.source),
+                    &["agent-client", "cancel", &id[..8]],
+                );
+                if in_time {
+                    // It waits for the end, which needs the one that is held.
+                    pause(500);
+                    self.helpers.push(cancel);
+                } else {
+                    let refused = cancel.wait(LIMIT);
+                    assert_eq!(refused.status.code(), Some(1), "{refused}");
+                    assert!(refused.stderr.contains("cannot be cancelled"), "{refused}");
+                }
+            }
+            Deed::Terminate => {
+                self.job
+                    .as_ref()
+                    .expect("it was started")
+                    .signal(Signal::SIGTERM);
+                pause(200);
+            }
+            Deed::Wait(milliseconds) => pause(milliseconds),
+        }
+    }
+
+    fn act_later(&mut self, deed: Deed) {
+        if let Deed::Cut(milliseconds) = deed {
+            pause(milliseconds);
+            self.mend();
+        }
+    }
+
+    fn kill(&mut self, side: Side) {
+        match side {
+            Side::Source => {
+                let job = self.job.as_ref().expect("it was started");
+                // It takes the command in the host along.
+                job.signal(Signal::SIGKILL);
+            }
+            Side::Destination => self.world.f.kill_server(self.destination),
+        }
+    }
+
+    fn mend(&mut self) {
+        self.world
+            .f
+            .lab()
+            .mend(self.destination)
+            .expect("it can be mended");
+        self.cut = false;
+    }
+
+    /// The id of the migration that is under way.
+    fn migration(&self) -> String {
+        let status = ["agent-client", "status", "--format", "json"];
+        let output = self.world.f.run(self.source, &status);
+        let status: Value = serde_json::from_str(&output.stdout).expect("JSON");
+        let newest = &status["migrations"][0]["migration"];
+        newest
+            .as_str()
+            .unwrap_or_else(|| panic!("no migration: {output}"))
+            .to_owned()
+    }
+
+    /// Waits for the command's end. A server that was killed is started again meanwhile, as a
+    /// service manager does.
+    fn wait(&mut self) -> Output {
+        let deadline = Instant::now() + LIMIT;
+        let mut job = self.job.take().expect("it was started");
+        let mut restarts = 0;
+        while job.ended().is_none() && Instant::now() < deadline {
+            if !self.world.f.serves(self.destination) {
+                restarts += 1;
+                let faults = match (self.case.exercise, restarts) {
+                    (Exercise::Ask, 1) => self.case.server.join(";"),
+                    _ => String::new(),
+                };
+                let f = &mut self.world.f;
+                f.serve_with(self.destination, &[("FAILPOINTS", &faults)]);
+            }
+            pause(20);
+        }
+        let mut output = job.wait(Duration::from_secs(1));
+        if output.status.code().is_none() {
+            // The outer process was killed: so was the command.
+            output.status = std::os::unix::process::ExitStatusExt::from_raw(KILLED << 8);
+        }
+        output
+    }
+
+    /// What holds as long as the destination cannot be reached; returns what was told.
+    fn while_cut(&mut self, output: &Output) -> String {
+        if output.status.code() != Some(OPEN) {
+            return String::new();
+        }
+        let f = &self.world.f;
+        let recover = f.run(self.source, &["agent-client", "recover"]);
+        assert_eq!(recover.status.code(), Some(OPEN), "{recover}");
+        assert!(recover.stdout.contains("resolve"), "{recover}");
+        let frozen =
+            "cat /sys/fs/cgroup$(podman inspect -f '{{.State.CgroupPath}}' counter)/cgroup.freeze";
+        assert_eq!(
+            f.sh(self.source, frozen),
+            "1",
+            "it is frozen as long as nothing is known"
+        );
+        let Some(keep) = self.case.resolve else {
+            return ", stays open".into();
+        };
+        let id = self.migration();
+        let resolve = f.run(
+            self.source,
+            &["agent-client", "resolve", &id[..8], "--keep", keep],
+        );
+        assert_eq!(resolve.status.code(), Some(0), "{resolve}");
+        assert!(resolve.stdout.contains("resolved by operator"), "{resolve}");
+        let again = f.run(
+            self.source,
+            &["agent-client", "resolve", &id, "--keep", keep],
+        );
+        assert_eq!(again.status.code(), Some(1), "{again}");
+        format!(", stays open, resolved: {keep}")
+    }
+
+    /// Takes back what was broken around the agents.
+    fn put_right(&mut self) {
+        if self.cut {
+            self.mend();
+        }
+        for helper in self.helpers.drain(..) {
+            let done = helper.wait(LIMIT);
+            assert!(done.status.success(), "{done}");
+        }
+        let hosts = [self.source, self.destination];
+        for host in hosts {
+            let f = &self.world.f;
+            f.sh(
+                host,
+                "rm -f /var/lib/live-migration/filler /run/live-migration/held/*
+                 if grep -q ' /var/lib/live-migration/work ' /proc/mounts; then
+                     umount /var/lib/live-migration/work
+                 fi
+                 if grep -q ' /usr/sbin/criu ' /proc/mounts; then umount /usr/sbin/criu; fi",
+            );
+        }
+        let faulty = !self.case.server.is_empty()
+            || self.case.exercise == Exercise::Ask
+            || self
+                .case
+                .steps
+                .iter()
+                .any(|(place, _)| place.starts_with("server"));
+        if !self.world.f.serves(self.destination) || faulty {
+            // Stopped in order, if it still runs.
+            if self.world.f.serves(self.destination) {
+                self.world.f.stop_serving(self.destination);
+            }
+            self.world.f.serve(self.destination);
+        }
+    }
+
+    /// Has the source settle what is left, until it says that nothing is.
+    fn recover(&mut self) -> String {
+        let mut said = String::new();
+        let (f, source) = (&self.world.f, self.source);
+        eventually(LIMIT, || {
+            let recover = f.run(source, &["agent-client", "recover"]);
+            for word in ["undone", "finished"] {
+                if recover.stdout.contains(word) {
+                    said = format!(", {word}");
+                }
+            }
+            match recover.status.code() {
+                Some(0) => Ok(()),
+                _ => Err(format!("{recover}")),
+            }
+        });
+        said
+    }
+}

@@ -1,0 +1,239 @@
+//! Two hosts between which one container goes to and fro while things break.
+//!
+//! A second container has moved once, with a connection, and stays: it keeps the tunnel up, so that
+//! the hosts can be compared with how they were without waiting for it to go. And nothing of its
+//! own may ever suffer.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tests::{Fixture, Load, Setup, eventually, pause};
+
+/// The hosts, as the container sees them in turn.
+pub(crate) const HOSTS: [&str; 2] = ["a", "b"];
+/// The container.
+pub(crate) const NAME: &str = "counter";
+/// Its published port.
+pub(crate) const PORT: u16 = 9000;
+
+/// A server's clean-up, a tunnel's timers, forgotten connections.
+const TIDY: Duration = Duration::from_secs(60);
+
+/// A disk of their own for the agents, small enough to be filled.
+const SMALL_DISK: &str = "
+cp -a /var/lib/live-migration /tmp/state
+mount -t tmpfs -o size=24m,mode=700 tmpfs /var/lib/live-migration
+cp -a /tmp/state/. /var/lib/live-migration/
+mkdir -p /var/lib/live-migration/work
+";
+
+/// What the agents could leave, beyond what a snapshot shows.
+const TRACES: &str = r#"
+ls -A /var/lib/live-migration/work | sed 's/^/scratch space /'
+ls -A /run/live-migration/held 2>/dev/null | sed 's/^/held /'
+ls /run/live-migration/tunnels | grep json | sed 's/^/tunnel /'
+echo "$(ls /run/netns | wc -l) network namespaces"
+echo "$(grep -c /var/lib/containers /proc/mounts) mounts of containers"
+ps -eo comm= | grep -E '^(podman|runc|criu|conmon|gate-conmon|netavark|skeleton-runt)' |
+    sort | uniq -c || true
+for freeze in $(find /sys/fs/cgroup -name cgroup.freeze); do
+    [ "$(cat $freeze)" = 0 ] || echo "frozen $freeze"
+done
+for netns in /run/netns/*; do
+    nsenter --net=$netns nft list tables | grep quarantine || true
+done
+"#;
+
+/// How a host looks, line by line, without what differs each time.
+type View = Vec<String>;
+
+pub(crate) struct World {
+    pub(crate) f: Fixture,
+    /// Where the container is.
+    pub(crate) at: &'static str,
+    /// How both hosts look when it is on one of them.
+    views: BTreeMap<&'static str, Vec<View>>,
+    /// A connection for the world's life.
+    client: Load,
+    bystander: Load,
+}
+
+impl World {
+    pub(crate) fn new(lab: &str) -> Self {
+        let images: &[&str] = &["counter", "echo"];
+        let mut f = Fixture::fragile(
+            lab,
+            Setup {
+                hosts: &["a", "b", "c"],
+                servers: &HOSTS,
+                pairs: &[("a", "b"), ("b", "a")],
+                images: &[("a", images), ("b", images)],
+            },
+        );
+        for host in HOSTS {
+            f.stop_serving(host);
+            f.sh(host, SMALL_DISK);
+            f.serve(host);
+        }
+        f.start("a", "echo", "-p 7000:7000 localhost/echo");
+        f.start("a", NAME, "-p 9000:9000 -v notes:/notes localhost/counter");
+        let bystander = f.client("echo", &f.at("a", 7000), &[]);
+        let client = f.client("count", &f.at("a", PORT), &[]);
+        f.migrate("a", "echo", "b").assert_moved();
+        let mut world = World {
+            f,
+            at: "a",
+            views: BTreeMap::new(),
+            client,
+            bystander,
+        };
+        world.remember();
+        world.move_on();
+        world.remember();
+        world
+    }
+
+    /// The other host.
+    pub(crate) fn other(&self) -> &'static str {
+        if self.at == "a" { "b" } else { "a" }
+    }
+
+    /// Takes the hosts as they are now for clean.
+    fn remember(&mut self) {
+        let mut last = self.views();
+        eventually(TIDY, || {
+            pause(700);
+            let before = std::mem::replace(&mut last, self.views());
+            let passing = last.iter().flatten().any(|line| line.contains("_WAIT"));
+            (before == last && !passing)
+                .then_some(())
+                .ok_or_else(|| difference(&before, &last))
+        });
+        self.views.insert(self.at, last);
+    }
+
+    /// Waits until both hosts are clean.
+    pub(crate) fn assert_clean(&self) {
+        let expected = &self.views[self.at];
+        eventually(TIDY, || {
+            let now = self.views();
+            (now == *expected)
+                .then_some(())
+                .ok_or_else(|| difference(expected, &now))
+        });
+    }
+
+    fn views(&self) -> Vec<View> {
+        std::thread::scope(|scope| {
+            let views = HOSTS.map(|host| scope.spawn(move || view(&self.f, host)));
+            views
+                .map(|view| view.join().expect("a host can be looked at"))
+                .into()
+        })
+    }
+
+    /// Moves the container on, undisturbed.
+    pub(crate) fn move_on(&mut self) {
+        let to = self.other();
+        self.f.migrate(self.at, NAME, to).assert_moved();
+        self.at = to;
+        self.client.assert_runs();
+        self.bystander.assert_runs();
+    }
+
+    /// That it runs on one host and is not on the other, when they have come to rest.
+    pub(crate) fn locate(&mut self) {
+        let here = |host| {
+            let script = format!("podman ps -a --filter name=^{NAME}$ --format '{{{{.State}}}}'");
+            self.f.sh(host, &script)
+        };
+        self.at = eventually(TIDY, || {
+            let states = HOSTS.map(here);
+            match states.each_ref().map(String::as_str) {
+                ["running", ""] => Ok("a"),
+                ["", "running"] => Ok("b"),
+                _ => Err(format!("on a {:?}, on b {:?}", states[0], states[1])),
+            }
+        });
+    }
+
+    /// Ends the connections and the containers: all that they saw must have been whole, and nothing
+    /// must be left, tunnels included.
+    pub(crate) fn end(self) {
+        self.client.finish_whole();
+        self.bystander.finish_whole();
+        for host in HOSTS {
+            self.f.sh(host, "podman rm -fat0");
+        }
+        eventually(TIDY, || {
+            let left: String = HOSTS
+                .iter()
+                .map(|host| {
+                    self.f
+                        .sh(host, "ls /run/live-migration/tunnels | grep json || true")
+                })
+                .collect();
+            left.is_empty().then_some(()).ok_or(left)
+        });
+        for host in HOSTS {
+            let view = view(&self.f, host).join("\n");
+            for trace in ["lmwg", "live_migration", "mark=", "scratch space"] {
+                let lines = view.lines().filter(|line| line.contains(trace));
+                let lines: Vec<_> = lines.filter(|line| !line.contains("mark=0")).collect();
+                assert!(lines.is_empty(), "{trace} on {host}: {lines:#?}");
+            }
+        }
+    }
+}
+
+fn view(f: &Fixture, host: &str) -> View {
+    let snapshot = f.host(host).snapshot_with_podman().expect("a snapshot");
+    let text = format!("{snapshot:?}{}", f.sh(host, TRACES));
+    let mut view: View = text.lines().filter_map(constant).collect();
+    view.sort();
+    view
+}
+
+/// A line without what differs each time, or none if it says nothing.
+fn constant(line: &str) -> Option<String> {
+    let passing = ["fe80::", "ff00::", "dport=518", "dport=50051"];
+    if passing.iter().any(|word| line.contains(word)) {
+        return None;
+    }
+    let mut words = line.split_whitespace();
+    let mut kept = Vec::new();
+    while let Some(word) = words.next() {
+        match word {
+            // The other end's namespace: a random name or a number.
+            "link-netns" | "link-netnsid" => {
+                words.next();
+            }
+            word if is_mac(word) => kept.push("MAC"),
+            word => kept.push(word),
+        }
+    }
+    Some(kept.join(" "))
+}
+
+fn is_mac(word: &str) -> bool {
+    word.len() == 17
+        && word
+            .split(':')
+            .all(|part| u8::from_str_radix(part, 16).is_ok())
+}
+
+fn difference(old: &[View], new: &[View]) -> String {
+    let mut text = String::new();
+    for ((host, old), new) in HOSTS.iter().zip(old).zip(new) {
+        for (sign, here, there) in [("-", old, new), ("+", new, old)] {
+            for line in here.iter().filter(|line| !there.contains(line)) {
+                text += &format!("on {host}: {sign} {line}\n");
+            }
+        }
+    }
+    if text.is_empty() {
+        "the same lines, in another number".into()
+    } else {
+        text
+    }
+}
