@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use common::bulk;
+use common::container::cargo::Sent;
 use common::container::podman::{self, PodmanError};
 use common::container::{ContainerFacts, dump::DumpError};
 use common::faults;
@@ -57,6 +58,15 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 /// A decision of the user between plan and act.
 pub(crate) type Confirm<'a> = &'a (dyn Fn(&ContainerFacts, &[Check]) -> bool + Send + Sync);
+
+/// Number of the stream with the checkpoint. The image and the skeleton come before, files after.
+const CHECKPOINT_STREAM: u32 = 3;
+
+/// A pass over the files that sent less than this is the last before the outage, in bytes.
+const FEW_BYTES: u64 = 8 << 20;
+
+/// Most passes over the files after the first.
+const MOST_PASSES: u32 = 4;
 
 /// One migration from this host.
 pub(crate) struct Migration<'a> {
@@ -282,6 +292,9 @@ impl<'a> Migration<'a> {
             other => return Err(unexpected(&other).into()),
         }
 
+        self.begin(PhaseName::Files);
+        let sent = self.send_files(source, &data).await?;
+
         self.begin(PhaseName::Flows);
         let mut flows = vec![source.flows().await.context("cannot read the flows")?];
         self.install(&flows[0]).await?;
@@ -290,12 +303,12 @@ impl<'a> Migration<'a> {
             .register("freeze", move || async move { thawed.thaw().await });
         source.prepare_freeze().await?;
         self.ask(Request::Receive {
-            stream: 3,
+            stream: CHECKPOINT_STREAM,
             kind: StreamKind::Checkpoint,
         })
         .await?;
         let (path, cancel) = (data.clone(), self.cancel.clone());
-        let sender = spawn_blocking(move || path.open(3, cancel)).await??;
+        let sender = spawn_blocking(move || path.open(CHECKPOINT_STREAM, cancel)).await??;
         self.stop_if_cancelled()?;
 
         // From here on packets for the container go to the destination and wait there.
@@ -315,7 +328,7 @@ impl<'a> Migration<'a> {
         self.stop_if_cancelled()?;
 
         self.begin(PhaseName::Ship);
-        let shipped = source.ship(sender).await;
+        let shipped = source.ship(sender, sent).await;
         self.end_stream(shipped.context("cannot send the checkpoint"))
             .await?;
 
@@ -338,6 +351,31 @@ impl<'a> Migration<'a> {
         self.begin(PhaseName::Remove);
         self.remove_old(source, &flows, &tunnel).await;
         Ok(self.outcome_after_commit())
+    }
+
+    /// Sends the files while the container runs, and again what has changed meanwhile, until little
+    /// is left for the outage or it does not get less.
+    async fn send_files(&mut self, source: &Source, data: &Data) -> Result<Sent, Failure> {
+        let mut sent = None;
+        let mut before = u64::MAX;
+        for pass in 0.. {
+            let stream = CHECKPOINT_STREAM + 1 + pass;
+            let kind = StreamKind::Files;
+            self.ask(Request::Receive { stream, kind }).await?;
+            let packed = source.send_files(stream, data, sent, &self.cancel).await;
+            let (digest, so_far) = match packed {
+                Ok((digest, so_far)) => (Ok(digest), Some(so_far)),
+                Err(error) => (Err(error.context("cannot send the files")), None),
+            };
+            let bytes = digest.as_ref().map_or(0, |digest| digest.bytes);
+            self.end_stream(digest).await?;
+            sent = so_far;
+            if bytes < FEW_BYTES || bytes > before / 2 || pass == MOST_PASSES {
+                break;
+            }
+            before = bytes;
+        }
+        Ok(sent.unwrap_or_default())
     }
 
     /// Tells the destination of flows, before any of their packets can get there.

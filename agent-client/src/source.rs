@@ -1,12 +1,13 @@
 //! What a migration does to the container and the network of this host.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use common::bulk::{self, Sender, Ticket};
-use common::container::cargo::{self, Places};
+use common::container::cargo::{self, Places, Sent};
 use common::container::command;
 use common::container::freezer::Freezer;
 use common::container::podman::{self, Placement};
@@ -155,8 +156,35 @@ impl Source {
         dump::dump(&self.runtime, &self.facts.id, &self.images(), &self.work).await
     }
 
-    /// Sends the images and every file that may have changed, over an open stream.
-    pub(crate) async fn ship(&self, sender: Sender) -> anyhow::Result<StreamDigest> {
+    /// Sends the files of the running container, or what has changed of them since `sent`.
+    pub(crate) async fn send_files(
+        &self,
+        stream: u32,
+        data: &Data,
+        sent: Option<Sent>,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<(StreamDigest, Sent)> {
+        let (places, upper) = (self.places()?, self.upper());
+        let (data, cancel) = (data.clone(), cancel.clone());
+        spawn_blocking(move || {
+            let sender = buffered(data.open(stream, cancel)?);
+            let (sender, sent) = cargo::pack_files(&places, &upper, sent.as_ref(), sender)?;
+            Ok((finished(sender)?, sent))
+        })
+        .await?
+    }
+
+    /// Sends the images, and what has changed of the files since `sent`, over an open stream.
+    pub(crate) async fn ship(&self, sender: Sender, sent: Sent) -> anyhow::Result<StreamDigest> {
+        let (places, upper) = (self.places()?, self.upper());
+        spawn_blocking(move || {
+            let sender = buffered(sender);
+            finished(cargo::pack(&places, &upper, Some(&sent), sender)?)
+        })
+        .await?
+    }
+
+    fn places(&self) -> anyhow::Result<Places> {
         let volumes: BTreeMap<String, PathBuf> = self
             .facts
             .volumes
@@ -168,20 +196,17 @@ impl Source {
                 Ok((v.destination.clone(), directory.clone()))
             })
             .collect::<anyhow::Result<_>>()?;
-        let places = Places {
+        Ok(Places {
             checkpoint: self.images(),
             rootfs: self.layout.rootfs.clone(),
             shm: self.layout.shm.clone(),
             volumes,
             log: Path::new(&self.placement.oci_config).with_file_name(spec::LOG_NAME),
-        };
-        let upper = PathBuf::from(&self.placement.upper_dir);
-        spawn_blocking(move || {
-            let sender = std::io::BufWriter::with_capacity(256 << 10, sender);
-            let sender = cargo::pack(&places, &upper, sender)?;
-            Ok(sender.into_inner().map_err(|e| e.into_error())?.finish()?)
         })
-        .await?
+    }
+
+    fn upper(&self) -> PathBuf {
+        PathBuf::from(&self.placement.upper_dir)
     }
 
     /// The container's flows as they are now.
@@ -220,6 +245,14 @@ impl Source {
     fn images(&self) -> PathBuf {
         self.work.join("images")
     }
+}
+
+fn buffered(sender: Sender) -> BufWriter<Sender> {
+    BufWriter::with_capacity(256 << 10, sender)
+}
+
+fn finished(sender: BufWriter<Sender>) -> anyhow::Result<StreamDigest> {
+    Ok(sender.into_inner().map_err(|e| e.into_error())?.finish()?)
 }
 
 impl Data {

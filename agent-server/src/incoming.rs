@@ -412,7 +412,7 @@ impl Incoming for PodmanIncoming {
                     let mut file = std::fs::File::create(&skeleton)?;
                     io::copy(&mut receiver, &mut file)?;
                 }
-                StreamKind::Checkpoint => {
+                StreamKind::Files | StreamKind::Checkpoint => {
                     let places = places.context("nothing is staged")?;
                     cargo::unpack(&places, &mut receiver)?;
                 }

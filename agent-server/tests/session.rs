@@ -28,7 +28,7 @@ use trust::{Fingerprint, Gate, Invites, Peer, PeerIdentity, Peers, Secret};
 /// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(20);
 
-const STATES: [State; 11] = [
+const STATES: [State; 12] = [
     State::Greeting,
     State::Unpaired,
     State::Idle,
@@ -37,6 +37,7 @@ const STATES: [State; 11] = [
     State::Connected,
     State::ReceivingPreparation,
     State::Staged,
+    State::ReceivingFiles,
     State::ReceivingCheckpoint,
     State::Loaded,
     State::Restored,
@@ -183,6 +184,8 @@ fn whole_way() -> Vec<Request> {
         receive(2, StreamKind::Skeleton),
         stream_end(2000),
         Request::Stage,
+        receive(4, StreamKind::Files),
+        stream_end(4000),
         flows(),
         receive(3, StreamKind::Checkpoint),
         Request::Turn,
@@ -237,6 +240,7 @@ fn every_request(secret: &Secret) -> Vec<Request> {
         Request::ProveTunnel,
         receive(7, StreamKind::Image),
         receive(7, StreamKind::Skeleton),
+        receive(7, StreamKind::Files),
         receive(7, StreamKind::Checkpoint),
         stream_end(0),
         Request::Stage,
@@ -429,6 +433,8 @@ async fn the_whole_way() {
             "receiving",
             "received",
             "staged",
+            "receiving",
+            "received",
             "flows_installed",
             "receiving",
             "turned",
@@ -452,6 +458,8 @@ async fn the_whole_way() {
             "receive 2 Skeleton",
             "stream_end 2000",
             "stage",
+            "receive 4 Files",
+            "stream_end 4000",
             "flows 1",
             "receive 3 Checkpoint",
             "turn",

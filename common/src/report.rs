@@ -103,6 +103,8 @@ pub enum PhaseName {
     Image,
     /// Destination brought to the gate.
     Stage,
+    /// Changed files sent while the container runs.
+    Files,
     /// Flows installed at the destination.
     Flows,
     /// Flows turned, container frozen, its network silenced.
@@ -131,6 +133,7 @@ impl PhaseName {
             PhaseName::Image => "send image",
             PhaseName::Stage => "prepare destination",
             PhaseName::Freeze => "freeze",
+            PhaseName::Files => "send files",
             PhaseName::Dump => "dump memory",
             PhaseName::Ship => "send checkpoint",
             PhaseName::Flows => "install flows",

@@ -1,5 +1,6 @@
-//! What travels while the container is frozen, as one tar: CRIU's images and every file that may
-//! have changed, each below a prefix that says where it belongs.
+//! What travels of a container besides its image, as tar: its files while it runs, and while it is
+//! frozen CRIU's images and the files that have changed since. Each piece is below a prefix that
+//! says where it belongs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use tar::{Archive, Builder, EntryType};
 
-use super::tree::{self, Source, Unpacker};
+use super::tree::{self, Index, Pass, Source, Unpacker};
 
 /// Where the pieces are on one host. The same four kinds on both.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,38 +32,78 @@ const SHM: &str = "shm";
 const VOLUMES: &str = "volumes";
 const LOG: &str = "log";
 
-/// Writes everything from `places` to `sink`; of the root file system, the changes in `upper`.
-pub fn pack<W: Write>(places: &Places, upper: &Path, sink: W) -> io::Result<W> {
+/// What the files of a container were when they were sent.
+#[derive(Debug, Default)]
+pub struct Sent(BTreeMap<PathBuf, Index>);
+
+/// Writes the files of a running container from `places` to `sink`: volumes, and of the root file
+/// system the changes in `upper`; only what has changed since `sent`, if that is given. What
+/// changes meanwhile is for a later pass, or for [`pack`]. Also returns what was sent so far.
+///
+/// Not /dev/shm: memory that is mapped there can change without a trace.
+pub fn pack_files<W: Write>(
+    places: &Places,
+    upper: &Path,
+    sent: Option<&Sent>,
+    sink: W,
+) -> io::Result<(W, Sent)> {
     let mut builder = Builder::new(sink);
-    tree::pack(
-        &mut builder,
-        Path::new(CHECKPOINT),
-        Source::Plain(&places.checkpoint),
-    )?;
-    tree::pack(
-        &mut builder,
-        Path::new(ROOTFS),
-        Source::Overlay {
-            upper,
-            merged: &places.rootfs,
-        },
-    )?;
+    let sent = files(&mut builder, places, upper, Pass::Live, sent)?;
+    Ok((builder.into_inner()?, sent))
+}
+
+/// Writes everything of a frozen container from `places` to `sink`; of its files only what has
+/// changed since `sent`, if that is given.
+pub fn pack<W: Write>(
+    places: &Places,
+    upper: &Path,
+    sent: Option<&Sent>,
+    sink: W,
+) -> io::Result<W> {
+    let mut builder = Builder::new(sink);
+    let mut whole = |prefix: &str, root: &Path| {
+        let (prefix, source) = (Path::new(prefix), Source::Plain(root));
+        tree::pack(&mut builder, prefix, source, Pass::Frozen, None).map(drop)
+    };
+    whole(CHECKPOINT, &places.checkpoint)?;
     if let Some(shm) = &places.shm {
-        tree::pack(&mut builder, Path::new(SHM), Source::Plain(shm))?;
+        whole(SHM, shm)?;
     }
-    // Volumes go by their place in the sorted list of mount points: the mount points themselves
-    // contain slashes.
-    for (number, directory) in places.volumes.values().enumerate() {
-        let prefix = Path::new(VOLUMES).join(number.to_string());
-        tree::pack(&mut builder, &prefix, Source::Plain(directory))?;
-    }
+    files(&mut builder, places, upper, Pass::Frozen, sent)?;
     if places.log.exists() {
         builder.append_path_with_name(&places.log, LOG)?;
     }
     builder.into_inner()
 }
 
-/// Reads what [`pack`] wrote and puts everything in place below `places`.
+fn files<W: Write>(
+    builder: &mut Builder<W>,
+    places: &Places,
+    upper: &Path,
+    pass: Pass,
+    sent: Option<&Sent>,
+) -> io::Result<Sent> {
+    let rootfs = Source::Overlay {
+        upper,
+        merged: &places.rootfs,
+    };
+    let mut trees = vec![(PathBuf::from(ROOTFS), rootfs)];
+    // Volumes go by their place in the sorted list of mount points: the mount points themselves
+    // contain slashes.
+    for (number, directory) in places.volumes.values().enumerate() {
+        let prefix = Path::new(VOLUMES).join(number.to_string());
+        trees.push((prefix, Source::Plain(directory)));
+    }
+    let mut now = Sent::default();
+    for (prefix, source) in trees {
+        let since = sent.and_then(|sent| sent.0.get(&prefix));
+        let index = tree::pack(builder, &prefix, source, pass, since)?;
+        now.0.insert(prefix, index);
+    }
+    Ok(now)
+}
+
+/// Reads what [`pack`] or [`pack_files`] wrote and puts everything in place below `places`.
 pub fn unpack<R: Read>(places: &Places, source: R) -> io::Result<()> {
     let mut roots: BTreeMap<PathBuf, &Path> = BTreeMap::new();
     roots.insert(CHECKPOINT.into(), &places.checkpoint);
@@ -160,7 +201,7 @@ mod tests {
 
     fn carry(from: &Host, to: &Host) -> io::Result<()> {
         let upper = from.dir.path().join("upper");
-        let bytes = pack(&from.places, &upper, Vec::new())?;
+        let bytes = pack(&from.places, &upper, None, Vec::new())?;
         unpack(&to.places, bytes.as_slice())
     }
 
@@ -261,6 +302,105 @@ mod tests {
         );
     }
 
+    /// Sends the files while they may change, then `change`s them, then sends the rest.
+    fn carry_twice(from: &Host, to: &Host, change: impl FnOnce()) -> usize {
+        let upper = from.dir.path().join("upper");
+        // Longer than the clock of files takes for a step, so that all is settled.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let (bytes, sent) = pack_files(&from.places, &upper, None, Vec::new()).unwrap();
+        unpack(&to.places, bytes.as_slice()).unwrap();
+        change();
+        let rest = pack(&from.places, &upper, Some(&sent), Vec::new()).unwrap();
+        unpack(&to.places, rest.as_slice()).unwrap();
+        rest.len()
+    }
+
+    #[test]
+    fn a_second_pass_sends_only_what_has_changed() {
+        let (a, b) = (host(), host());
+        let (here, there) = (&a.places.volumes["/data"], &b.places.volumes["/data"]);
+        fs::create_dir_all(here.join("old/deep")).unwrap();
+        for name in [
+            "same",
+            "grows",
+            "goes",
+            "moves",
+            "linked",
+            "old/file",
+            "old/deep/x",
+        ] {
+            fs::write(here.join(name), vec![1; 1 << 20]).unwrap();
+        }
+        fs::create_dir(here.join("becomes-file")).unwrap();
+        fs::write(here.join("becomes-file/child"), b"").unwrap();
+        let bytes = carry_twice(&a, &b, || {
+            use std::io::Write;
+            let mut grows = fs::OpenOptions::new();
+            let mut grows = grows.append(true).open(here.join("grows")).unwrap();
+            grows.write_all(b"more").unwrap();
+            fs::remove_file(here.join("goes")).unwrap();
+            fs::rename(here.join("moves"), here.join("moved")).unwrap();
+            fs::hard_link(here.join("linked"), here.join("link")).unwrap();
+            fs::remove_dir_all(here.join("old")).unwrap();
+            fs::create_dir(here.join("old")).unwrap();
+            fs::write(here.join("old/new"), b"new").unwrap();
+            fs::remove_dir_all(here.join("becomes-file")).unwrap();
+            fs::write(here.join("becomes-file"), b"file").unwrap();
+            fs::set_permissions(here.join("same"), fs::Permissions::from_mode(0o600)).unwrap();
+            fs::set_permissions(here.join("same"), fs::Permissions::from_mode(0o644)).unwrap();
+        });
+        assert_eq!(listing(here), listing(there));
+        assert_eq!(fs::read(there.join("grows")).unwrap().len(), (1 << 20) + 4);
+        assert_eq!(
+            fs::metadata(there.join("link")).unwrap().ino(),
+            fs::metadata(there.join("linked")).unwrap().ino()
+        );
+        assert!(bytes < 5 << 20, "{bytes} bytes");
+
+        let (c, d) = (host(), host());
+        fs::write(c.places.volumes["/data"].join("big"), vec![1; 1 << 20]).unwrap();
+        assert!(carry_twice(&c, &d, || ()) < 1 << 16);
+    }
+
+    #[test]
+    fn what_goes_from_an_overlay_between_two_passes_goes() {
+        let (a, b) = (host(), host());
+        let upper = a.dir.path().join("upper");
+        for base in [&upper, &a.places.rootfs] {
+            fs::create_dir(base.join("dir")).unwrap();
+            fs::write(base.join("dir/stays"), b"1").unwrap();
+            fs::write(base.join("dir/goes"), b"1").unwrap();
+        }
+        carry_twice(&a, &b, || {
+            for base in [&upper, &a.places.rootfs] {
+                fs::remove_file(base.join("dir/goes")).unwrap();
+            }
+        });
+        assert_eq!(listing(&a.places.rootfs), listing(&b.places.rootfs));
+    }
+
+    /// Names, times and contents below a directory.
+    fn listing(root: &Path) -> Vec<(PathBuf, i64, Vec<u8>)> {
+        let mut found = Vec::new();
+        let mut directories = vec![root.to_owned()];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                let metadata = fs::symlink_metadata(&path).unwrap();
+                let content = if metadata.is_file() {
+                    fs::read(&path).unwrap()
+                } else {
+                    directories.push(path.clone());
+                    Vec::new()
+                };
+                let name = path.strip_prefix(root).unwrap().to_owned();
+                found.push((name, metadata.mtime_nsec(), content));
+            }
+        }
+        found.sort();
+        found
+    }
+
     fn archive_with(path: &str, entry_type: EntryType, link: Option<&str>) -> Vec<u8> {
         let mut builder = Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
@@ -303,7 +443,7 @@ mod tests {
         let (a, b) = (host(), host());
         fs::write(a.places.checkpoint.join("pages-1.img"), vec![7; 100_000]).unwrap();
         let upper = a.dir.path().join("upper");
-        let bytes = pack(&a.places, &upper, Vec::new()).unwrap();
+        let bytes = pack(&a.places, &upper, None, Vec::new()).unwrap();
         assert!(unpack(&b.places, &bytes[..50_000]).is_err());
     }
 }

@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mkdirat, mknodat, utimensat};
@@ -42,8 +43,72 @@ pub enum Source<'a> {
     },
 }
 
-/// Writes `source` as entries below `prefix`.
-pub fn pack<W: Write>(builder: &mut Builder<W>, prefix: &Path, source: Source) -> io::Result<()> {
+/// Whether anybody may write to a tree while it is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// The container runs: what changes under our hands is sent again by a later pass.
+    Live,
+    /// Everything stands still; a change is an error.
+    Frozen,
+}
+
+/// What a tree held when it was packed, to tell later what has changed since.
+#[derive(Debug, Default)]
+pub struct Index(HashMap<PathBuf, Stamp>);
+
+#[derive(Debug)]
+struct Stamp {
+    inode: u64,
+    bytes: u64,
+    changed: SystemTime,
+    is_directory: bool,
+    /// The next change is sure to get another time.
+    settled: bool,
+}
+
+/// More than the kernel's clock for files goes on by at once: 10 ms where HZ is 100.
+const TICK: Duration = Duration::from_millis(20);
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        let changed = changed(metadata);
+        Stamp {
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            changed,
+            is_directory: metadata.is_dir(),
+            settled: changed.elapsed().is_ok_and(|age| age > TICK),
+        }
+    }
+
+    /// Any write, and any change of owner, mode, attributes or links, sets the time of change, and
+    /// no program can set it back (inode(7), ctime). A write through a mapping does so only when
+    /// the page was clean, which is why a live pass syncs before it reads.
+    fn is_still(&self, metadata: &Metadata) -> bool {
+        self.settled
+            && self.inode == metadata.ino()
+            && self.bytes == metadata.len()
+            && self.changed == changed(metadata)
+    }
+}
+
+fn changed(metadata: &Metadata) -> SystemTime {
+    let since_epoch = Duration::new(
+        metadata.ctime().max(0) as u64,
+        metadata.ctime_nsec().max(0) as u32,
+    );
+    SystemTime::UNIX_EPOCH + since_epoch
+}
+
+/// Writes `source` as entries below `prefix`; with the index of an earlier pass, only what has
+/// changed since, names that are gone included. Returns the index of this pass.
+pub fn pack<W: Write>(
+    builder: &mut Builder<W>,
+    prefix: &Path,
+    source: Source,
+    pass: Pass,
+    since: Option<&Index>,
+) -> io::Result<Index> {
     let (names, contents) = match source {
         Source::Plain(root) => (root, root),
         Source::Overlay { upper, merged } => (upper, merged),
@@ -53,10 +118,15 @@ pub fn pack<W: Write>(builder: &mut Builder<W>, prefix: &Path, source: Source) -
         prefix,
         contents,
         links: HashMap::new(),
+        pass,
+        since,
+        index: Index::default(),
     };
     let root = fs::symlink_metadata(names)?;
-    let opaque = matches!(source, Source::Plain(_));
-    packer.directory(Path::new(""), names, &root, opaque)
+    let emptied = matches!(source, Source::Plain(_)) && since.is_none();
+    packer.directory(Path::new(""), names, &root, emptied, since.is_none())?;
+    packer.vanished()?;
+    Ok(packer.index)
 }
 
 struct Packer<'a, W: Write> {
@@ -64,55 +134,97 @@ struct Packer<'a, W: Write> {
     prefix: &'a Path,
     contents: &'a Path,
     links: HashMap<(u64, u64), PathBuf>,
+    pass: Pass,
+    since: Option<&'a Index>,
+    index: Index,
 }
 
 impl<W: Write> Packer<'_, W> {
+    /// Packs a directory with what is below it, all of it if it is `fresh`; says whether there was
+    /// anything to pack.
     fn directory(
         &mut self,
         relative: &Path,
         names: &Path,
         metadata: &Metadata,
         opaque: bool,
-    ) -> io::Result<()> {
+        fresh: bool,
+    ) -> io::Result<bool> {
         let here = names.join(relative);
+        let known = self.since.and_then(|since| since.0.get(relative));
+        let fresh = fresh || known.is_none_or(|stamp| stamp.inode != metadata.ino());
+        let mut changed = fresh || known.is_none_or(|stamp| !stamp.is_still(metadata));
+        self.index
+            .0
+            .insert(relative.to_owned(), Stamp::of(metadata));
         // Of a redirected directory the upper directory holds only part of the content.
         let redirected = xattr::get(&here, "trusted.overlay.redirect")?.is_some();
         let names = if redirected { self.contents } else { names };
         let opaque = opaque
-            || redirected
-            || xattr::get(&here, "trusted.overlay.opaque")?.is_some_and(|v| v == b"y");
-
-        let mut header = header(metadata, EntryType::Directory);
-        self.extensions(&here, metadata, opaque)?;
-        let path = self.prefix.join(relative);
-        self.builder.append_data(&mut header, path, io::empty())?;
+            || fresh
+                && (redirected
+                    || xattr::get(&here, "trusted.overlay.opaque")?.is_some_and(|v| v == b"y"));
+        if fresh {
+            self.directory_entry(relative, &here, metadata, opaque)?;
+        }
 
         let mut entries: Vec<_> = fs::read_dir(names.join(relative))?.collect::<Result<_, _>>()?;
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
-            self.entry(&relative.join(entry.file_name()), names)?;
+            match self.entry(&relative.join(entry.file_name()), names, fresh) {
+                Ok(packed) => changed |= packed,
+                Err(error) if self.pass == Pass::Live && has_moved(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
-        Ok(())
+        // What was packed below it has changed its time at the destination.
+        if changed && !fresh {
+            self.directory_entry(relative, &here, metadata, false)?;
+        }
+        Ok(changed)
     }
 
-    fn entry(&mut self, relative: &Path, names: &Path) -> io::Result<()> {
+    fn directory_entry(
+        &mut self,
+        relative: &Path,
+        here: &Path,
+        metadata: &Metadata,
+        opaque: bool,
+    ) -> io::Result<()> {
+        let mut header = header(metadata, EntryType::Directory);
+        self.extensions(here, metadata, opaque)?;
+        let path = self.prefix.join(relative);
+        self.builder.append_data(&mut header, path, io::empty())
+    }
+
+    fn entry(&mut self, relative: &Path, names: &Path, fresh: bool) -> io::Result<bool> {
         let here = names.join(relative);
         let metadata = fs::symlink_metadata(&here)?;
-        let kind = metadata.file_type();
-        if kind.is_dir() {
-            return self.directory(relative, names, &metadata, false);
+        if metadata.is_dir() {
+            return self.directory(relative, names, &metadata, false, fresh);
         }
+        let known = self.since.and_then(|since| since.0.get(relative));
+        let changed = fresh || known.is_none_or(|stamp| !stamp.is_still(&metadata));
+        self.index
+            .0
+            .insert(relative.to_owned(), Stamp::of(&metadata));
+        if changed {
+            self.file(relative, &here, &metadata)?;
+        }
+        Ok(changed)
+    }
+
+    /// Packs what is no directory.
+    fn file(&mut self, relative: &Path, here: &Path, metadata: &Metadata) -> io::Result<()> {
+        let kind = metadata.file_type();
         let path = self.prefix.join(relative);
-        if kind.is_file() && xattr::get(&here, "trusted.overlay.whiteout")?.is_some() {
-            let mut header = header(&metadata, EntryType::Char);
-            header.set_device_major(0)?;
-            header.set_device_minor(0)?;
-            return self.builder.append_data(&mut header, path, io::empty());
+        if kind.is_file() && xattr::get(here, "trusted.overlay.whiteout")?.is_some() {
+            return self.whiteout(path);
         }
         if metadata.nlink() > 1 {
             let inode = (metadata.dev(), metadata.ino());
             if let Some(first) = self.links.get(&inode) {
-                let mut header = header(&metadata, EntryType::Link);
+                let mut header = header(metadata, EntryType::Link);
                 return self.builder.append_link(&mut header, path, first);
             }
             self.links.insert(inode, path.clone());
@@ -122,21 +234,27 @@ impl<W: Write> Packer<'_, W> {
                 .read(true)
                 .custom_flags(libc::O_NOFOLLOW)
                 .open(self.contents.join(relative))?;
+            if self.pass == Pass::Live {
+                file.sync_data()?;
+            }
             // Through the merged view: a metadata-only copy is empty in the upper directory.
             let size = file.metadata()?.len();
-            let mut header = header(&metadata, EntryType::Regular);
+            let mut header = header(metadata, EntryType::Regular);
             header.set_size(size);
-            self.extensions(&here, &metadata, false)?;
-            return self
-                .builder
-                .append_data(&mut header, path, Exactly { file, left: size });
+            self.extensions(here, metadata, false)?;
+            let data = Exactly {
+                file,
+                left: size,
+                pass: self.pass,
+            };
+            return self.builder.append_data(&mut header, path, data);
         }
         if kind.is_symlink() {
-            let mut header = header(&metadata, EntryType::Symlink);
-            self.extensions(&here, &metadata, false)?;
+            let mut header = header(metadata, EntryType::Symlink);
+            self.extensions(here, metadata, false)?;
             return self
                 .builder
-                .append_link(&mut header, path, fs::read_link(&here)?);
+                .append_link(&mut header, path, fs::read_link(here)?);
         }
         let entry_type = if kind.is_char_device() {
             EntryType::Char
@@ -147,11 +265,41 @@ impl<W: Write> Packer<'_, W> {
         } else {
             return Ok(());
         };
-        let mut header = header(&metadata, entry_type);
+        let mut header = header(metadata, entry_type);
         header.set_device_major(libc::major(metadata.rdev()))?;
         header.set_device_minor(libc::minor(metadata.rdev()))?;
-        self.extensions(&here, &metadata, false)?;
+        self.extensions(here, metadata, false)?;
         self.builder.append_data(&mut header, path, io::empty())
+    }
+
+    fn whiteout(&mut self, path: PathBuf) -> io::Result<()> {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Char);
+        header.set_mode(0);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(0);
+        header.set_device_major(0)?;
+        header.set_device_minor(0)?;
+        self.builder.append_data(&mut header, path, io::empty())
+    }
+
+    /// Packs the absence of names that the earlier pass had seen.
+    fn vanished(&mut self) -> io::Result<()> {
+        let Some(since) = self.since else {
+            return Ok(());
+        };
+        for path in since.0.keys() {
+            let in_directory = path
+                .parent()
+                .and_then(|parent| self.index.0.get(parent))
+                .is_some_and(|parent| parent.is_directory);
+            if in_directory && !self.index.0.contains_key(path) {
+                self.whiteout(self.prefix.join(path))?;
+            }
+        }
+        Ok(())
     }
 
     fn extensions(&mut self, here: &Path, metadata: &Metadata, opaque: bool) -> io::Result<()> {
@@ -184,11 +332,20 @@ fn header(metadata: &Metadata, entry_type: EntryType) -> Header {
     header
 }
 
-/// Reads exactly as many bytes as the header promised, or fails: a file that changes its size
-/// while it is packed must not shift everything behind it.
+/// Whether a name that was there a moment ago is gone, or is something else now.
+fn has_moved(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ELOOP | libc::ENOTDIR | libc::ESTALE)
+    )
+}
+
+/// Reads exactly as many bytes as the header promised: a file that changes its size while it is
+/// packed must not shift everything behind it.
 struct Exactly {
     file: File,
     left: u64,
+    pass: Pass,
 }
 
 impl Read for Exactly {
@@ -197,9 +354,13 @@ impl Read for Exactly {
         if wanted == 0 {
             return Ok(0);
         }
-        let n = self.file.read(&mut buf[..wanted])?;
+        let mut n = self.file.read(&mut buf[..wanted])?;
         if n == 0 {
-            return Err(io::Error::other("a file shrank while it was read"));
+            if self.pass == Pass::Frozen {
+                return Err(io::Error::other("a file shrank while it was read"));
+            }
+            buf[..wanted].fill(0);
+            n = wanted;
         }
         self.left -= n as u64;
         Ok(n)

@@ -57,8 +57,8 @@ const NFQA_PACKET_HDR: u16 = 1;
 const STEP_PACKETS: u32 = 128;
 const UNREAD_BYTES: u64 = 64 << 10;
 
-/// How long an application gets to read a step.
-const STEP_LIMIT: Duration = Duration::from_millis(50);
+/// How long an application that reads nothing at all is waited for.
+const READER_LIMIT: Duration = Duration::from_millis(200);
 
 /// The queue cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -222,8 +222,15 @@ fn packet(message: &[u8]) -> Option<u32> {
 /// Waits until no UDP socket of this thread's network namespace has much to read; TCP does not lose
 /// what it has no room for. Gives up on those that do not read.
 fn wait_for_readers() {
-    let deadline = Instant::now() + STEP_LIMIT;
-    while drain::most_unread_datagram_bytes() > UNREAD_BYTES && Instant::now() < deadline {
+    let (mut last, mut since) = (u64::MAX, Instant::now());
+    loop {
+        let unread = drain::most_unread_datagram_bytes();
+        if unread < last {
+            (last, since) = (unread, Instant::now());
+        }
+        if unread <= UNREAD_BYTES || since.elapsed() > READER_LIMIT {
+            return;
+        }
         std::thread::sleep(Duration::from_micros(200));
     }
 }

@@ -95,7 +95,9 @@ pub enum StreamKind {
     Image,
     /// Podman's checkpoint archive without memory: configuration only.
     Skeleton,
-    /// CRIU's images and the files changed, as a tar of [`crate::container::cargo`].
+    /// Files of the running container, as a tar of [`crate::container::cargo`].
+    Files,
+    /// CRIU's images and the files changed since, as a tar of [`crate::container::cargo`].
     Checkpoint,
 }
 

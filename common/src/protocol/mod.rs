@@ -23,6 +23,7 @@
 //!    │ Receive{image}    ══ bytes ══▶  StreamEnd{bytes, digest} → Received    │  only if missing there
 //!    │ Receive{skeleton} ══ bytes ══▶  StreamEnd{bytes, digest} → Received    │
 //!    │ Stage                                → Staged                          │  Podman waits at the gate
+//!    │ Receive{files}    ══ bytes ══▶  StreamEnd{bytes, digest} → Received    │  again while much changes
 //!    │ Flows{batch} …                       → FlowsInstalled                  │
 //!    │ Receive{checkpoint}                                                    │
 //!    │ Turn (if some pass there already)    → Turned                          │  ┐

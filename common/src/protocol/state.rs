@@ -14,7 +14,13 @@
 //!      Receive{image|skeleton}, StreamEnd ⟲  Connected ⇄ Receiving             │
 //!                                             │ Stage                          │
 //!                                             ▼                                │
-//!   Flows, Turn, Receive{checkpoint}, StreamEnd ⟲ Staged ⇄ Receiving           │
+//!          Receive{files}, StreamEnd, Flows ⟲ Staged                          │
+//!                                             │ Receive{checkpoint}            │
+//!                                             ▼                                │
+//!                               Turn, Flows ⟲ Receiving                        │
+//!                                             │ StreamEnd                      │
+//!                                             ▼                                │
+//!                               Turn, Flows ⟲ Loaded                           │
 //!                                             │ Restore                        │
 //!                                             ▼                                │
 //!                                            Restored ─────────────────────────┘
@@ -46,6 +52,8 @@ pub enum State {
     ReceivingPreparation,
     /// Podman waits at the gate.
     Staged,
+    /// A stream of files is under way; the container still runs at the source.
+    ReceivingFiles,
     /// The checkpoint's stream is under way.
     ReceivingCheckpoint,
     /// The checkpoint is in place.
@@ -95,6 +103,14 @@ impl State {
                     ..
                 },
             ) => ReceivingCheckpoint,
+            (
+                Staged,
+                Request::Receive {
+                    kind: StreamKind::Files,
+                    ..
+                },
+            ) => ReceivingFiles,
+            (ReceivingFiles, Request::StreamEnd { .. }) => Staged,
             (ReceivingCheckpoint, Request::StreamEnd { .. }) => Loaded,
             (Staged | ReceivingCheckpoint | Loaded, Request::Flows { .. } | Request::Turn) => self,
             (Loaded, Request::Restore) => Restored,
@@ -164,6 +180,8 @@ mod tests {
             (receive(StreamKind::Skeleton), State::ReceivingPreparation),
             (end(), State::Connected),
             (Request::Stage, State::Staged),
+            (receive(StreamKind::Files), State::ReceivingFiles),
+            (end(), State::Staged),
             (Request::Flows { flows: vec![] }, State::Staged),
             (receive(StreamKind::Checkpoint), State::ReceivingCheckpoint),
             (Request::Turn, State::ReceivingCheckpoint),
