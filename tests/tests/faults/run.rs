@@ -68,6 +68,8 @@ struct Run<'a> {
     job: Option<Job>,
     helpers: Vec<Job>,
     cut: bool,
+    /// How often the server was found dead.
+    restarts: u32,
 }
 
 /// Runs a case; panics with what is wrong.
@@ -83,9 +85,11 @@ pub(crate) fn run(world: &mut World, case: &Case) -> Row {
         job: None,
         helpers: Vec::new(),
         cut: false,
+        restarts: 0,
     };
     run.prepare();
     let output = run.exercise();
+    run.assert_broken(&output);
     let mut outcome = told(case, &output);
     if run.cut {
         outcome += &run.while_cut(&output);
@@ -99,15 +103,18 @@ pub(crate) fn run(world: &mut World, case: &Case) -> Row {
         "destination"
     };
     let seen = client.finish_whole();
-    world.assert_clean();
     if case.setting == Setting::ImageMissing && world.at == source {
-        let image = world.f.run(
-            destination,
-            &["podman", "image", "exists", "localhost/counter"],
-        );
-        assert_eq!(image.status.code(), Some(1), "the image was left behind");
+        // It was not there before, and is for the next case.
+        eventually(LIMIT, || {
+            let image = ["podman", "image", "exists", "localhost/counter"];
+            let there = world.f.run(destination, &image).status.code();
+            (there == Some(1))
+                .then_some(())
+                .ok_or("the image was left behind".to_owned())
+        });
+        world.f.add_image(destination, "counter");
     }
-    world.move_on();
+    world.assert_clean();
     Row {
         name: case.name.clone(),
         what: case.what.clone(),
@@ -242,6 +249,19 @@ impl Run<'_> {
         self.wait()
     }
 
+    /// That what was to be killed was: a place that is never reached proves nothing.
+    fn assert_broken(&mut self, output: &Output) {
+        let kills = |faults: &[String]| faults.iter().any(|fault| fault.contains("kill"));
+        if kills(&self.case.client) {
+            assert_eq!(output.status.code(), Some(KILLED), "{output}");
+        }
+        if kills(&self.case.server) {
+            let dead = self.restarts + u32::from(!self.world.f.serves(self.destination));
+            let expected = 1 + u32::from(self.case.exercise == Exercise::Ask);
+            assert_eq!(dead, expected, "the server was not killed: {output}");
+        }
+    }
+
     fn words(&self) -> String {
         let job = self.job.as_ref().expect("it was started");
         format!("{}{}", job.stdout(), job.stderr())
@@ -349,11 +369,10 @@ impl Run<'_> {
     fn wait(&mut self) -> Output {
         let deadline = Instant::now() + LIMIT;
         let mut job = self.job.take().expect("it was started");
-        let mut restarts = 0;
         while job.ended().is_none() && Instant::now() < deadline {
             if !self.world.f.serves(self.destination) {
-                restarts += 1;
-                let faults = match (self.case.exercise, restarts) {
+                self.restarts += 1;
+                let faults = match (self.case.exercise, self.restarts) {
                     (Exercise::Ask, 1) => self.case.server.join(";"),
                     _ => String::new(),
                 };
