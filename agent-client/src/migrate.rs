@@ -340,9 +340,9 @@ impl<'a> Migration<'a> {
         );
         restored?;
         recorded?;
-        self.stop_if_cancelled()?;
 
         self.begin(PhaseName::CutOver);
+        self.stop_if_cancelled()?;
         self.commit().await?;
         self.report.freeze_ms = self.frozen_ms();
         let moved: Vec<_> = flows.iter().flat_map(Flows::moved).collect();

@@ -162,15 +162,12 @@ pub(crate) async fn cancel(prefix: &str) -> anyhow::Result<u8> {
     let id = &record.migration;
     let carrier = lock::carrier(&record.container.id, id);
     match (record.progress, carrier) {
-        (Progress::UnderWay, Some(pid)) => {
+        // It says so on disk a moment before it sends the commit, and knows which it is.
+        (Progress::UnderWay | Progress::Committing, Some(pid)) => {
             kill(pid, Signal::SIGTERM).with_context(|| format!("process {pid}"))?;
         }
         (Progress::UnderWay, None) => anyhow::bail!(
             "no agent-client carries {id} on any more: `agent-client recover` undoes it"
-        ),
-        (Progress::Committing, Some(_)) => anyhow::bail!(
-            "{id} cannot be cancelled any more: the commit is on its way to {}",
-            record.peer
         ),
         (Progress::Committing, None) => anyhow::bail!(
             "{id} cannot be cancelled any more: the commit may have reached {}; `agent-client \
@@ -187,7 +184,7 @@ pub(crate) async fn cancel(prefix: &str) -> anyhow::Result<u8> {
     Ok(match end.progress {
         Progress::RolledBack => 0,
         Progress::Committed => {
-            eprintln!("the cancellation came too late");
+            eprintln!("{id} could not be cancelled any more: the commit was on its way");
             1
         }
         Progress::UnderWay | Progress::Committing => report::Outcome::Unknown.exit_status(),

@@ -30,9 +30,6 @@ use tokio_util::sync::CancellationToken;
 use crate::destination::{Incoming, Step};
 use crate::podman_host::{Reservation, failed};
 
-/// Pause before Podman gets a second chance.
-const STAGE_PAUSE: Duration = Duration::from_millis(500);
-
 /// How long packets that waited may take to go.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -242,17 +239,7 @@ impl PodmanIncoming {
         self.undo.register("container", move || async move {
             Ok(podman::remove_container(&id).await?)
         });
-        let staged = match self.bring_to_gate("gate").await {
-            Ok(staged) => staged,
-            // Seen rarely, cause unknown: Podman does not find the checkpoint that it has just
-            // unpacked. Nothing is frozen yet, so there is time for another try.
-            Err(error) => {
-                tracing::warn!("podman failed on its way to the gate, trying again: {error}");
-                podman::remove_container(&self.container.id).await?;
-                tokio::time::sleep(STAGE_PAUSE).await;
-                self.bring_to_gate("gate-again").await?
-            }
-        };
+        let staged = self.bring_to_gate().await?;
         self.bundle = staged.bundle.clone();
         self.netns = staged.layout.netns.clone();
         self.staged = Some(staged);
@@ -277,8 +264,8 @@ impl PodmanIncoming {
     /// Not interrupted when the migration is cancelled: a Podman that is killed on its way to the
     /// gate leaves a network namespace and mounts behind. It takes about a second, and closing the
     /// gate is clean.
-    async fn bring_to_gate(&mut self, scratch: &str) -> anyhow::Result<Staged> {
-        let scratch = self.work.join(scratch);
+    async fn bring_to_gate(&mut self) -> anyhow::Result<Staged> {
+        let scratch = self.work.join("gate");
         std::fs::create_dir(&scratch)?;
         Ok(gate::stage(&self.work.join("skeleton.tar"), &scratch).await?)
     }

@@ -9,13 +9,23 @@
 //! `spec.dump` and `network.status` and restores to whatever images are put in its place.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use super::command::{self, CommandError};
+use super::spec::LOG_NAME;
 
 /// Name the agent's executable is linked to, to act as the OCI runtime.
 pub const RUNTIME_NAME: &str = "skeleton-runtime";
+
+/// In the archive: where CRIU's images would be, and the one that Podman looks for.
+const CHECKPOINT: &str = "checkpoint";
+const INVENTORY: &str = "inventory.img";
+
+/// What Podman cannot restore without.
+const NEEDED: [&str; 2] = ["config.dump", "spec.dump"];
 
 /// Tells the stand-in which runtime it stands in for.
 const REAL_RUNTIME: &str = "LIVE_MIGRATION_RUNTIME";
@@ -30,13 +40,13 @@ pub async fn write(
     scratch: &Path,
     archive: &Path,
 ) -> Result<(), CommandError> {
-    let io = |source| CommandError::Start {
+    let failed = |source| CommandError::Start {
         program: RUNTIME_NAME.into(),
         source,
     };
     let stand_in = scratch.join(RUNTIME_NAME);
-    std::os::unix::fs::symlink(crate::multicall::executable().map_err(io)?, &stand_in)
-        .map_err(io)?;
+    std::os::unix::fs::symlink(crate::multicall::executable().map_err(failed)?, &stand_in)
+        .map_err(failed)?;
     let overrides = scratch.join("skeleton.conf");
     std::fs::write(
         &overrides,
@@ -45,8 +55,55 @@ pub async fn write(
             stand_in.display().to_string()
         ),
     )
-    .map_err(io)?;
+    .map_err(failed)?;
 
+    checkpoint(id, real_runtime, &overrides, archive).await?;
+    trim(archive).map_err(failed)
+}
+
+/// Takes the container's log out of the archive and makes sure that the rest is whole.
+///
+/// Podman puts the log in, which the container goes on writing: an entry that outgrows its header
+/// breaks the archive off, and Podman does not notice. The entries after it are lost then, which
+/// are the checkpoint's. They are ours and empty; the log travels with the other files.
+fn trim(archive: &Path) -> io::Result<()> {
+    let trimmed = archive.with_extension("trimmed");
+    let mut builder = tar::Builder::new(File::create(&trimmed)?);
+    let mut kept = Vec::new();
+    for entry in tar::Archive::new(File::open(archive)?).entries_with_seek()? {
+        // Only the end of the log can be missing.
+        let Ok(mut entry) = entry else { break };
+        let path = entry.path()?.into_owned();
+        if path == Path::new(LOG_NAME) || path.starts_with(CHECKPOINT) {
+            continue;
+        }
+        let header = entry.header().clone();
+        builder.append(&header, &mut entry)?;
+        kept.push(path);
+    }
+    for needed in NEEDED {
+        if !kept.iter().any(|path| path == Path::new(needed)) {
+            return Err(io::Error::other(format!("podman wrote no {needed}")));
+        }
+    }
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o600);
+    header.set_size(0);
+    builder.append_data(
+        &mut header,
+        Path::new(CHECKPOINT).join(INVENTORY),
+        io::empty(),
+    )?;
+    builder.into_inner()?;
+    std::fs::rename(&trimmed, archive)
+}
+
+async fn checkpoint(
+    id: &str,
+    real_runtime: &Path,
+    overrides: &Path,
+    archive: &Path,
+) -> Result<(), CommandError> {
     command::stdout(
         super::podman::podman()
             .args([
@@ -61,7 +118,7 @@ pub async fn write(
             ])
             .arg(format!("--export={}", archive.display()))
             .arg(id)
-            .env("CONTAINERS_CONF_OVERRIDE", &overrides)
+            .env("CONTAINERS_CONF_OVERRIDE", overrides)
             .env(REAL_RUNTIME, real_runtime),
     )
     .await
@@ -73,7 +130,7 @@ pub fn runtime(arguments: &[OsString]) -> i32 {
     if let Some(images) = checkpoint_directory(arguments) {
         // CRIU's inventory names an image format version; Podman only looks whether it exists.
         return match std::fs::create_dir_all(&images)
-            .and_then(|()| std::fs::write(images.join("inventory.img"), b""))
+            .and_then(|()| std::fs::write(images.join(INVENTORY), b""))
         {
             Ok(()) => 0,
             Err(error) => {
@@ -107,6 +164,66 @@ mod tests {
 
     fn args(text: &str) -> Vec<OsString> {
         text.split(' ').map(OsString::from).collect()
+    }
+
+    /// An archive as Podman writes it; `cut`: without what comes after the log's bytes.
+    fn archive(dir: &Path, cut: bool) -> PathBuf {
+        let path = dir.join("a.tar");
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut add = |name: &str, bytes: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            builder.append_data(&mut header, name, bytes).unwrap();
+        };
+        add("config.dump", b"{}");
+        add("spec.dump", b"[]");
+        add("network.status", b"net");
+        add(LOG_NAME, &[b'x'; 700]);
+        if !cut {
+            add("checkpoint/inventory.img", b"");
+        }
+        let mut bytes = builder.into_inner().unwrap();
+        if cut {
+            let log = bytes.iter().rposition(|b| *b == b'x').unwrap();
+            bytes.truncate(log + 1);
+        }
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    #[test]
+    fn an_archive_that_the_log_has_cut_off_is_whole_again() {
+        for cut in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = archive(dir.path(), cut);
+            trim(&path).unwrap();
+            let mut found = Vec::new();
+            for entry in tar::Archive::new(File::open(&path).unwrap())
+                .entries()
+                .unwrap()
+            {
+                let mut entry = entry.unwrap();
+                let mut text = String::new();
+                io::Read::read_to_string(&mut entry, &mut text).unwrap();
+                found.push((entry.path().unwrap().display().to_string(), text));
+            }
+            let expected = [
+                ("config.dump", "{}"),
+                ("spec.dump", "[]"),
+                ("network.status", "net"),
+                ("checkpoint/inventory.img", ""),
+            ];
+            let expected = expected.map(|(name, text)| (name.to_owned(), text.to_owned()));
+            assert_eq!(found, expected, "cut: {cut}");
+        }
+    }
+
+    #[test]
+    fn an_archive_without_the_configuration_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        std::fs::write(&path, tar::Builder::new(Vec::new()).into_inner().unwrap()).unwrap();
+        assert!(trim(&path).is_err());
     }
 
     #[test]

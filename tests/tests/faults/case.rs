@@ -19,6 +19,8 @@ pub(crate) struct Case {
     pub(crate) server: Vec<String>,
     /// Places where an agent is held, in order, and what is done then.
     pub(crate) steps: Vec<(String, Deed)>,
+    /// Where the container has to be before.
+    pub(crate) from: Option<&'static str>,
     /// Ends what stays open.
     pub(crate) resolve: Option<&'static str>,
 }
@@ -69,8 +71,8 @@ pub(crate) enum Deed {
     KillProgram(Side, &'static str, u64),
     /// The disk is filled up.
     Fill(Side),
-    /// `agent-client cancel`, which succeeds or not.
-    Cancel(bool),
+    /// `agent-client cancel`, which is to end with this status.
+    Cancel(i32),
     /// SIGTERM.
     Terminate,
     /// It takes so many milliseconds.
@@ -122,6 +124,7 @@ impl Case {
             client: Vec::new(),
             server: Vec::new(),
             steps: Vec::new(),
+            from: None,
             resolve: None,
         }
     }
@@ -172,6 +175,8 @@ impl Case {
             RequestName::Pair => self.exercise = Exercise::Pair,
             RequestName::Outcome => self.exercise = Exercise::Ask,
             RequestName::Abort => self = self.rolled_back(),
+            // There, connections have come by the other host.
+            RequestName::Turn => self.from = Some("b"),
             _ => {}
         }
         Some(self)
@@ -415,14 +420,14 @@ fn operator(cases: &mut Vec<Case>) {
         let what = format!("agent-client cancel at the start of `{}`", name(phase));
         cases.push(
             Case::new("cancelled", &format!("phase {}", name(phase)), what)
-                .step(place(phase), Deed::Cancel(true)),
+                .step(place(phase), Deed::Cancel(0)),
         );
     }
     for when in ["before", "after"] {
         let what = format!("agent-client cancel {when} the destination commits: too late");
         cases.push(
             Case::new("cancelled", &format!("{when} commit"), what)
-                .step(format!("server.commit.{when}"), Deed::Cancel(false)),
+                .step(format!("server.commit.{when}"), Deed::Cancel(1)),
         );
     }
     let what = "the restore takes longer than --max-freeze-ms allows";

@@ -117,9 +117,12 @@ impl World {
         let expected = &self.views[self.at];
         eventually(TIDY, || {
             let now = self.views();
-            (now == *expected)
-                .then_some(())
-                .ok_or_else(|| difference(expected, &now))
+            if now == *expected {
+                return Ok(());
+            }
+            // Looking is dear: every podman costs as much as a step of a migration.
+            pause(700);
+            Err(difference(expected, &now))
         });
     }
 
@@ -159,7 +162,8 @@ impl World {
 
     /// Ends the connections and the containers: all that they saw must have been whole, and nothing
     /// must be left, tunnels included.
-    pub(crate) fn end(self) {
+    pub(crate) fn end(mut self) {
+        self.move_on();
         self.client.finish_whole();
         self.bystander.finish_whole();
         for host in HOSTS {
@@ -208,11 +212,22 @@ fn constant(line: &str) -> Option<String> {
             "link-netns" | "link-netnsid" => {
                 words.next();
             }
-            word if is_mac(word) => kept.push("MAC"),
-            word => kept.push(word),
+            word if is_mac(word) => kept.push("MAC".to_owned()),
+            word => kept.push(any_veth(word)),
         }
     }
     Some(kept.join(" "))
+}
+
+/// A word with the number of a container's link left out: the first that was free.
+fn any_veth(word: &str) -> String {
+    match word.split_once("veth") {
+        Some((before, after)) => {
+            let rest = after.trim_start_matches(|c: char| c.is_ascii_digit());
+            format!("{before}veth{rest}")
+        }
+        None => word.to_owned(),
+    }
 }
 
 fn is_mac(word: &str) -> bool {
