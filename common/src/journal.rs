@@ -10,7 +10,7 @@ use crate::paths::STATE_DIR;
 use crate::protocol::{ContainerRef, MigrationId};
 
 /// How far a migration has come on this host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Progress {
     /// Nothing irreversible has happened.

@@ -45,7 +45,7 @@ pub fn unsettled(record: Progress, scratch: bool) -> bool {
 
 /// What the source does about a migration that no command carries on, or whose commit was not
 /// answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SourceStep {
     /// Let the container here run on.
     Thaw,

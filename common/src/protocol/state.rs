@@ -34,7 +34,7 @@
 use super::message::{Request, RequestName, StreamKind};
 
 /// State of one control connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     /// Nothing was said yet.
     Greeting,

@@ -1,0 +1,390 @@
+//! The destination: `agent-server` and the copy that has come.
+
+use common::journal::Progress;
+use common::protocol::{Outcome, State};
+use common::transaction::DestinationStep;
+
+use crate::decisions::Decisions;
+use crate::message::Message;
+use crate::network::Answer;
+use crate::world::{Journal, MIGRATIONS, Record, World};
+
+/// The container at the destination. The kernel's: survives the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Arrival {
+    /// The migration that has brought it.
+    pub migration: usize,
+    /// The source's copy has run on since this one was made.
+    pub outdated: bool,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Stage {
+    /// At the gate: no process yet.
+    Gate,
+    /// Runs, quarantined.
+    Silenced,
+    /// Runs, and its packets pass.
+    Visible,
+}
+
+impl Arrival {
+    /// Whether it has the state of the source's copy.
+    pub fn restored(&self) -> bool {
+        self.stage != Stage::Gate
+    }
+
+    /// Whether its packets pass.
+    pub fn visible(&self) -> bool {
+        self.stage == Stage::Visible
+    }
+
+    /// Lifts the quarantine.
+    pub fn show(&mut self) {
+        if self.stage == Stage::Silenced {
+            self.stage = Stage::Visible;
+        }
+    }
+}
+
+/// One connection's session. Gone with the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Session {
+    /// What is legal next.
+    pub state: State,
+    /// The migration that is open, for which it has reserved the container.
+    pub migration: Option<usize>,
+    /// What it is at, while it listens to nothing.
+    pub work: Option<Work>,
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Session {
+            state: State::Greeting,
+            migration: None,
+            work: None,
+        }
+    }
+}
+
+/// What a session does in more than one step, so that something can come in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Work {
+    /// The commit is on disk; packets are to be let out.
+    LetOut,
+    /// Packets pass; the commit is to be written down. The wrong way round.
+    RecordCommit,
+    /// Packets could not be let out; the record is to be put back.
+    TakeBack,
+    /// The copy is to be removed.
+    Undo(Then),
+    /// It is; the record is to say so.
+    RecordUndo(Then),
+}
+
+/// What follows an undo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Then {
+    /// The request is refused.
+    Refuse,
+    /// The request is refused, and the connection closed.
+    RefuseAndEnd,
+    /// The abort is answered.
+    Answer,
+    /// Nobody is left to be told.
+    End,
+}
+
+/// Which part of a step fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// All of it, or of an undo the removal of the container.
+    Whole,
+    /// Of an undo something else than the container.
+    Rest,
+}
+
+/// The destination.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DestinationHost {
+    /// The agent listens.
+    pub up: bool,
+    /// Its records.
+    pub journal: Journal,
+    /// The container, if there is one.
+    pub copy: Option<Arrival>,
+    /// An undo has failed since the agent was started.
+    pub undo_failed: bool,
+}
+
+impl Default for DestinationHost {
+    fn default() -> Self {
+        DestinationHost {
+            up: true,
+            journal: [None; MIGRATIONS],
+            copy: None,
+            undo_failed: false,
+        }
+    }
+}
+
+impl DestinationHost {
+    /// Whether the record of `migration` says so.
+    pub fn committed(&self, migration: usize) -> bool {
+        self.journal[migration].is_some_and(|r| r.progress == Progress::Committed)
+    }
+
+    fn write(&mut self, migration: usize, progress: Progress) {
+        let record = self.journal[migration].as_mut().expect("begun");
+        record.progress = progress;
+    }
+
+    fn remove_scratch(&mut self, migration: usize) {
+        self.journal[migration].as_mut().expect("begun").scratch = false;
+    }
+}
+
+impl World {
+    /// The agent is killed.
+    pub(crate) fn destination_crashes(&mut self) {
+        self.network.end_all();
+        self.destination.up = false;
+        self.destination.undo_failed = false;
+    }
+
+    /// The agent that was started does the next piece of its recovery, or listens.
+    pub(crate) fn destination_starts(&mut self, decisions: &Decisions) {
+        for migration in (0..MIGRATIONS).rev() {
+            if self.settle_arrival(migration, decisions) {
+                return;
+            }
+        }
+        self.destination.up = true;
+    }
+
+    /// Does the next piece of what is left of `migration`; says whether there was any.
+    fn settle_arrival(&mut self, migration: usize, decisions: &Decisions) -> bool {
+        let Some(record) = self.destination.journal[migration] else {
+            return false;
+        };
+        let arrived_since =
+            (migration + 1..MIGRATIONS).any(|later| self.destination.committed(later));
+        match (decisions.destination)(record.progress, arrived_since) {
+            // Podman knows containers by their id: it makes no difference which migration has
+            // brought this one.
+            Some(DestinationStep::Undo) if self.destination.copy.is_some() => {
+                self.destination.copy = None;
+            }
+            Some(DestinationStep::Undo) => {
+                self.destination.write(migration, Progress::RolledBack);
+                self.destination.remove_scratch(migration);
+            }
+            Some(DestinationStep::LetOut) if record.scratch => {
+                self.run_destination();
+                self.destination.remove_scratch(migration);
+            }
+            Some(DestinationStep::LetOut) | None => return false,
+        }
+        true
+    }
+
+    /// Whether the next request on `connection` would be read now.
+    pub(crate) fn destination_listens(&self, connection: usize) -> bool {
+        let connection = self.network.at(connection);
+        let session = connection.session.as_ref();
+        session.is_some_and(|s| s.work.is_none()) && !connection.requests.is_empty()
+    }
+
+    /// Whether the destination may find `connection` lost.
+    pub(crate) fn destination_may_lose(&self, connection: usize) -> bool {
+        let connection = self.network.at(connection);
+        let session = connection.session.as_ref();
+        session.is_some_and(|s| s.work.is_none()) && (connection.broken || !connection.held)
+    }
+
+    /// The destination finds `connection` lost.
+    pub(crate) fn destination_loses(&mut self, connection: usize) {
+        self.network.at_mut(connection).requests.clear();
+        self.undo(connection, Then::End);
+    }
+
+    /// The next request on `connection` is read and met, or fails half-way.
+    pub(crate) fn destination_reads(
+        &mut self,
+        connection: usize,
+        fails: bool,
+        decisions: &Decisions,
+    ) {
+        let message = self.network.at_mut(connection).requests.remove(0);
+        let session = self.session(connection);
+        let Ok(next) = session.state.after(message.request()) else {
+            return self.undo(connection, Then::RefuseAndEnd);
+        };
+        let mut met = !fails;
+        match message {
+            Message::Abort => return self.undo(connection, Then::Answer),
+            Message::Commit => {
+                let migration = session.migration.expect("legal");
+                let work = if decisions.record_first {
+                    self.destination.write(migration, Progress::Committed);
+                    Work::LetOut
+                } else {
+                    self.run_destination();
+                    Work::RecordCommit
+                };
+                self.session(connection).work = Some(work);
+                return;
+            }
+            Message::Outcome(migration) => {
+                let outcome = self.outcome(migration, decisions);
+                self.network.answer(connection, Answer::Outcome(outcome));
+                return;
+            }
+            Message::Begin(migration) => {
+                let reserved = self.network.sessions().any(|s| s.migration.is_some());
+                if reserved || self.destination.copy.is_some() {
+                    met = false;
+                } else {
+                    self.destination.journal[migration] = Some(Record {
+                        progress: Progress::UnderWay,
+                        scratch: true,
+                    });
+                    if met {
+                        self.session(connection).migration = Some(migration);
+                    }
+                }
+            }
+            Message::Stage => {
+                self.destination.copy = Some(Arrival {
+                    migration: session.migration.expect("legal"),
+                    outdated: false,
+                    stage: Stage::Gate,
+                });
+            }
+            Message::Restore => {
+                let copy = self.destination.copy.as_mut().expect("staged");
+                copy.stage = Stage::Silenced;
+            }
+            _ => {}
+        }
+        if met {
+            self.session(connection).state = next;
+            self.network.answer(connection, Answer::Done);
+        } else {
+            self.undo(connection, Then::Refuse);
+        }
+    }
+
+    /// What `Outcome` is answered. What nobody is at work on is settled first.
+    fn outcome(&mut self, migration: usize, decisions: &Decisions) -> Outcome {
+        let reserved = self.network.sessions().any(|s| s.migration.is_some());
+        if decisions.settle_when_asked && !reserved {
+            while self.settle_arrival(migration, decisions) {}
+        }
+        let at_work = self
+            .network
+            .sessions()
+            .any(|s| s.migration == Some(migration));
+        let record = self.destination.journal[migration];
+        (decisions.outcome)(record.map(|r| r.progress), at_work)
+    }
+
+    /// A session does the next piece of its work.
+    pub(crate) fn destination_works(&mut self, connection: usize) {
+        let session = self.session(connection);
+        let migration = session.migration.expect("at work");
+        match session.work.expect("at work") {
+            Work::LetOut => {
+                self.run_destination();
+                self.committed(connection, migration);
+            }
+            Work::RecordCommit => {
+                self.destination.write(migration, Progress::Committed);
+                self.committed(connection, migration);
+            }
+            Work::TakeBack => {
+                self.destination.write(migration, Progress::UnderWay);
+                self.undo(connection, Then::Refuse);
+            }
+            Work::Undo(then) => {
+                // Only what it has made itself is on its list.
+                if self
+                    .destination
+                    .copy
+                    .is_some_and(|c| c.migration == migration)
+                {
+                    self.destination.copy = None;
+                }
+                self.session(connection).work = Some(Work::RecordUndo(then));
+            }
+            Work::RecordUndo(then) => {
+                self.destination.write(migration, Progress::RolledBack);
+                self.destination.remove_scratch(migration);
+                self.undone(connection, then);
+            }
+        }
+    }
+
+    /// The next piece of a session's work fails.
+    pub(crate) fn destination_fails(&mut self, connection: usize, part: Part) {
+        let session = self.session(connection);
+        match session.work.expect("at work") {
+            Work::LetOut | Work::RecordCommit => session.work = Some(Work::TakeBack),
+            // The record says `committed`, so it is.
+            Work::TakeBack => {
+                session.state = State::Idle;
+                session.migration = None;
+                session.work = None;
+                self.network.answer(connection, Answer::Refused);
+            }
+            Work::Undo(then) | Work::RecordUndo(then) => {
+                if part == Part::Rest {
+                    self.destination.copy = None;
+                }
+                self.destination.undo_failed = true;
+                self.undone(connection, then);
+            }
+        }
+    }
+
+    fn session(&mut self, connection: usize) -> &mut Session {
+        let session = self.network.at_mut(connection).session.as_mut();
+        session.expect("an open session")
+    }
+
+    fn committed(&mut self, connection: usize, migration: usize) {
+        self.destination.remove_scratch(migration);
+        *self.session(connection) = Session {
+            state: State::Idle,
+            ..Session::default()
+        };
+        self.network.answer(connection, Answer::Done);
+    }
+
+    fn undo(&mut self, connection: usize, then: Then) {
+        let session = self.session(connection);
+        if session.migration.is_some() {
+            session.work = Some(Work::Undo(then));
+        } else {
+            self.undone(connection, then);
+        }
+    }
+
+    fn undone(&mut self, connection: usize, then: Then) {
+        *self.session(connection) = Session {
+            state: State::Idle,
+            ..Session::default()
+        };
+        match then {
+            Then::Refuse => self.network.answer(connection, Answer::Refused),
+            Then::Answer => self.network.answer(connection, Answer::Aborted),
+            Then::RefuseAndEnd => {
+                self.network.answer(connection, Answer::Refused);
+                self.network.end(connection);
+            }
+            Then::End => self.network.end(connection),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Requests, reduced to what matters here, and the real ones that they stand for.
+
+use std::sync::LazyLock;
+
+use common::container::ContainerFacts;
+use common::host::HostFacts;
+use common::net::plan::{Offer, PublicKey};
+use common::protocol::version::Versions;
+use common::protocol::{MigrationId, Request, StreamDigest, StreamKind};
+
+/// A request. Migrations are named by their number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Message {
+    /// `Hello`.
+    Hello,
+    /// `Begin`.
+    Begin(usize),
+    /// `OpenTunnel`.
+    OpenTunnel,
+    /// `ProveTunnel`.
+    ProveTunnel,
+    /// `Receive` of the skeleton.
+    ReceiveSkeleton,
+    /// `Receive` of the checkpoint.
+    ReceiveCheckpoint,
+    /// `StreamEnd`.
+    StreamEnd,
+    /// `Stage`.
+    Stage,
+    /// `Flows`.
+    Flows,
+    /// `Restore`.
+    Restore,
+    /// `Commit`.
+    Commit,
+    /// `Abort`.
+    Abort,
+    /// `Outcome`.
+    Outcome(usize),
+}
+
+impl Message {
+    /// The request on the wire, for [`common::protocol::State::after`] to judge.
+    pub fn request(self) -> &'static Request {
+        static HELLO: LazyLock<Request> = LazyLock::new(|| Request::Hello {
+            versions: Versions::OURS,
+            software: String::new(),
+            host: String::new(),
+        });
+        static BEGIN: LazyLock<Request> = LazyLock::new(|| Request::Begin {
+            migration: MigrationId::random(),
+            container: Box::new(container()),
+            source: host(),
+        });
+        static OPEN_TUNNEL: LazyLock<Request> = LazyLock::new(|| Request::OpenTunnel {
+            offer: Offer {
+                public_key: PublicKey(String::new()),
+                port: 51820,
+                prefixes: vec![],
+                ipv6: false,
+                tunnels: vec![],
+            },
+        });
+        static ABORT: LazyLock<Request> = LazyLock::new(|| Request::Abort {
+            reason: String::new(),
+        });
+        static OUTCOME: LazyLock<Request> = LazyLock::new(|| Request::Outcome {
+            migration: MigrationId::random(),
+        });
+        static FLOWS: Request = Request::Flows { flows: vec![] };
+        match self {
+            Message::Hello => &HELLO,
+            Message::Begin(_) => &BEGIN,
+            Message::OpenTunnel => &OPEN_TUNNEL,
+            Message::ProveTunnel => &Request::ProveTunnel,
+            Message::ReceiveSkeleton => &Request::Receive {
+                stream: 1,
+                kind: StreamKind::Skeleton,
+            },
+            Message::ReceiveCheckpoint => &Request::Receive {
+                stream: 2,
+                kind: StreamKind::Checkpoint,
+            },
+            Message::StreamEnd => &Request::StreamEnd {
+                digest: StreamDigest {
+                    bytes: 0,
+                    blake3: [0; 32],
+                },
+            },
+            Message::Stage => &Request::Stage,
+            Message::Flows => &FLOWS,
+            Message::Restore => &Request::Restore,
+            Message::Commit => &Request::Commit,
+            Message::Abort => &ABORT,
+            Message::Outcome(_) => &OUTCOME,
+        }
+    }
+}
+
+fn container() -> ContainerFacts {
+    ContainerFacts {
+        id: "c0ffee".into(),
+        name: "web".into(),
+        state: "running".into(),
+        image_id: "1".into(),
+        image_name: "web".into(),
+        image_bytes: 0,
+        runtime: "runc".into(),
+        memory_bytes: 0,
+        network_mode: "bridge".into(),
+        networks: vec![],
+        ports: vec![],
+        volumes: vec![],
+        bind_mounts: vec![],
+        devices: vec![],
+        pod: None,
+        dependencies: vec![],
+        exec_sessions: 0,
+        terminal: false,
+        overlay: true,
+    }
+}
+
+fn host() -> HostFacts {
+    HostFacts {
+        name: "source".into(),
+        kernel: String::new(),
+        architecture: String::new(),
+        podman: None,
+        criu: None,
+        runtimes: Default::default(),
+        cpu_flags: Default::default(),
+        features: Default::default(),
+    }
+}

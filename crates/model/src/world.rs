@@ -1,0 +1,123 @@
+//! Both hosts and what is between them.
+
+use common::journal::Progress;
+
+use crate::destination::DestinationHost;
+use crate::network::Network;
+use crate::source::{Copy, SourceHost};
+
+/// Most migrations of the one container from the source to the destination.
+pub(crate) const MIGRATIONS: usize = 2;
+
+/// A migration on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Record {
+    /// What its record says.
+    pub progress: Progress,
+    /// Its scratch space is there.
+    pub scratch: bool,
+}
+
+/// The journal of one host, by number of the migration. Survives everything.
+pub(crate) type Journal = [Option<Record>; MIGRATIONS];
+
+/// How many faults of each kind are still to come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Faults {
+    /// The source's agent is killed.
+    pub source_crashes: u8,
+    /// The destination's agent is killed.
+    pub destination_crashes: u8,
+    /// A connection breaks, or is so slow that it might as well.
+    pub breaks: u8,
+    /// A step fails at the destination, a part of an undo included.
+    pub failures: u8,
+    /// The user cancels, or a step fails at the source.
+    pub cancels: u8,
+    /// The container comes back by a migration that is not modelled.
+    pub returns: u8,
+}
+
+/// One state of everything.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct World {
+    /// The source.
+    pub source: SourceHost,
+    /// The destination.
+    pub destination: DestinationHost,
+    /// The connections.
+    pub network: Network,
+    /// What may still go wrong.
+    pub faults: Faults,
+}
+
+impl World {
+    /// A container that runs on the source, and agents that have never met.
+    pub fn new(faults: Faults) -> Self {
+        World {
+            source: SourceHost::default(),
+            destination: DestinationHost::default(),
+            network: Network::default(),
+            faults,
+        }
+    }
+
+    /// The source's copy runs, and its packets pass.
+    pub fn run_source(&mut self) {
+        self.source.copy = Copy::Running;
+        if let Some(copy) = &mut self.destination.copy {
+            copy.outdated |= copy.restored();
+        }
+    }
+
+    /// The packets of the destination's copy pass.
+    pub fn run_destination(&mut self) {
+        if let Some(copy) = &mut self.destination.copy {
+            copy.show();
+            self.source.outdated = self.source.copy != Copy::Gone;
+        }
+    }
+
+    /// The source's copy is removed.
+    pub fn remove_source(&mut self) {
+        self.source.copy = Copy::Gone;
+        self.source.outdated = false;
+    }
+
+    /// No two copies are seen at once, and none is seen after the other one has run on without it.
+    pub fn one_copy_at_most(&self) -> bool {
+        let here = self.source.copy == Copy::Running;
+        let there = self.destination.copy.filter(|copy| copy.visible());
+        !(here && (there.is_some() || self.source.outdated))
+            && !there.is_some_and(|copy| copy.outdated)
+    }
+
+    /// There is a copy in the latest state, which runs, or can.
+    pub fn one_copy_at_least(&self) -> bool {
+        let here = self.source.copy != Copy::Gone && !self.source.outdated;
+        let there = self.destination.copy.is_some_and(|copy| {
+            !copy.outdated && copy.restored() && self.destination.committed(copy.migration)
+        });
+        here || there
+    }
+
+    /// What leaves the destination leaves it after the commit is on disk.
+    pub fn nothing_leaves_before_the_commit(&self) -> bool {
+        self.destination
+            .copy
+            .is_none_or(|copy| !copy.visible() || self.destination.committed(copy.migration))
+    }
+
+    /// Nobody is at work, one copy runs, and nothing stands still or is to be finished.
+    pub fn settled(&self) -> bool {
+        let copy = self.destination.copy;
+        let moved = self.source.copy == Copy::Gone && copy.is_some_and(|copy| copy.visible());
+        let stayed = self.source.copy == Copy::Running
+            // An undo that has failed is reported, and tried again by the next start.
+            && (copy.is_none() || self.destination.undo_failed);
+        (moved || stayed)
+            && self.source.idle()
+            && self.destination.up
+            && self.network.sessions().next().is_none()
+    }
+}
