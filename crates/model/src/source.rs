@@ -250,7 +250,7 @@ impl World {
         self.network.close_all();
     }
 
-    /// The user cancels, or a step fails.
+    /// The user cancels, or a step fails: all is undone, if anything was begun.
     pub(crate) fn source_fails(&mut self) {
         if self.source.journal[self.process().migration].is_some() {
             self.enter(Phase::Thaw);
@@ -395,7 +395,7 @@ impl World {
             (Phase::Waiting(COMMIT), _) => self.ask_after_commit(answer == Answer::Refused),
             (Phase::Waiting(_), _) => {
                 self.hang_up();
-                self.enter(Phase::Thaw);
+                self.source_fails();
             }
             (Phase::Aborting, Answer::Aborted) => self.enter(Phase::RecordUndo),
             // The answer to a request that was cancelled.
@@ -426,7 +426,7 @@ impl World {
     pub(crate) fn source_loses(&mut self, connection: usize) {
         match self.process().phase {
             Phase::Waiting(COMMIT) => self.ask_after_commit(false),
-            Phase::Waiting(_) => self.enter(Phase::Thaw),
+            Phase::Waiting(_) => self.source_fails(),
             Phase::Aborting => self.enter(Phase::RecordUndo),
             Phase::Ask { asker, .. } => {
                 self.network.close(connection);
