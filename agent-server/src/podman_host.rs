@@ -63,24 +63,26 @@ impl PodmanHost {
         })
     }
 
-    /// Does for one migration what a restart does for all: an undo that failed is tried again when
-    /// the source asks, since the source cannot go on without it.
-    async fn settle(&self, migration: &MigrationId) -> anyhow::Result<()> {
-        let records = self.journal.list()?;
-        let Some(record) = records.iter().find(|r| r.migration == *migration) else {
-            return Ok(());
+    /// Does for one migration what a restart does for all, unless a session has its container: what
+    /// failed is tried again when the source asks, since the source cannot go on without it. Says
+    /// whether that failed again.
+    async fn still_fails(&self, migration: &MigrationId) -> Step<bool> {
+        let Some(record) = self.journal.read(migration).map_err(failed)? else {
+            return Ok(false);
         };
         let Some(_reservation) = self.reserve(&record.container.id, migration) else {
-            return Ok(());
+            return Ok(false);
         };
-        // Read again: a session may have ended in between.
-        let records = self.journal.list()?;
-        if let Some(record) = records.iter().find(|r| r.migration == *migration)
-            && let Err(error) = recovery::settle(&self.journal, record, &records).await
-        {
+        // Read only now: a session may have ended in between.
+        let records = self.journal.list().map_err(failed)?;
+        let Some(record) = records.iter().find(|r| r.migration == *migration) else {
+            return Ok(false);
+        };
+        let settled = recovery::settle(&self.journal, record, &records).await;
+        if let Err(error) = &settled {
             tracing::error!(%migration, "not settled: {error:#}");
         }
-        Ok(())
+        Ok(settled.is_err())
     }
 
     /// Tries again to undo what earlier migrations of this container have left. It is reserved.
@@ -171,11 +173,14 @@ impl Destination for PodmanHost {
     }
 
     async fn outcome(&self, migration: &MigrationId) -> Step<Outcome> {
-        self.settle(migration).await.map_err(failed)?;
+        let fails = self.still_fails(migration).await?;
         // In this order: a session that ends in between has written its last word before.
         let at_work = self.at_work(migration);
         let record = self.journal.read(migration).map_err(failed)?;
-        Ok(transaction::outcome(record.map(|r| r.progress), at_work))
+        Ok(transaction::outcome(
+            record.map(|r| r.progress),
+            at_work || fails,
+        ))
     }
 }
 

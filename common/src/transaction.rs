@@ -12,11 +12,12 @@
 use crate::journal::Progress;
 use crate::protocol::Outcome;
 
-/// What the destination answers to `Outcome`, from its record (`None`: it has none) and whether a
-/// session is still at work on that migration.
+/// What the destination answers to `Outcome`, from its record (`None`: it has none) and whether
+/// that migration is still worked on: by a session, or because [`destination`] has something left
+/// to do that has failed so far.
 ///
-/// The answer is taken for a proof, so it must not be overtaken: as long as a session is at work,
-/// whatever its record says can still change. A commit whose packets cannot be let out is taken
+/// The answer is taken for a proof, so it must not be overtaken: as long as somebody is at work,
+/// whatever the record says can still change. A commit whose packets cannot be let out is taken
 /// back although its record said `committed`; told too early, the source would have removed the
 /// only other copy.
 pub fn outcome(record: Option<Progress>, at_work: bool) -> Outcome {

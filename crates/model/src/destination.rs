@@ -164,6 +164,20 @@ impl World {
         self.destination.up = true;
     }
 
+    /// The agent that was started listens although something is left that it could not undo.
+    pub(crate) fn destination_starts_all_the_same(&mut self) {
+        self.destination.undo_failed = true;
+        self.destination.up = true;
+    }
+
+    /// Whether it may: not before what was committed is let out.
+    pub(crate) fn destination_may_start_all_the_same(&self) -> bool {
+        let committed = |migration| self.destination.committed(migration);
+        let mut records = self.destination.journal.iter().enumerate();
+        !self.destination.up
+            && !records.any(|(m, record)| committed(m) && record.is_some_and(|r| r.scratch))
+    }
+
     /// Does the next piece of what is left of `migration`; says whether there was any.
     fn settle_arrival(&mut self, migration: usize, decisions: &Decisions) -> bool {
         let Some(record) = self.destination.journal[migration] else {
@@ -238,7 +252,7 @@ impl World {
                 return;
             }
             Message::Outcome(migration) => {
-                let outcome = self.outcome(migration, decisions);
+                let outcome = self.outcome(migration, fails, decisions);
                 self.network.answer(connection, Answer::Outcome(outcome));
                 return;
             }
@@ -277,10 +291,10 @@ impl World {
         }
     }
 
-    /// What `Outcome` is answered. What nobody is at work on is settled first.
-    fn outcome(&mut self, migration: usize, decisions: &Decisions) -> Outcome {
+    /// What `Outcome` is answered. What nobody is at work on is settled first, unless that fails.
+    fn outcome(&mut self, migration: usize, fails: bool, decisions: &Decisions) -> Outcome {
         let reserved = self.network.sessions().any(|s| s.migration.is_some());
-        if decisions.settle_when_asked && !reserved {
+        if decisions.settle_when_asked && !reserved && !fails {
             while self.settle_arrival(migration, decisions) {}
         }
         let at_work = self
@@ -288,7 +302,7 @@ impl World {
             .sessions()
             .any(|s| s.migration == Some(migration));
         let record = self.destination.journal[migration];
-        (decisions.outcome)(record.map(|r| r.progress), at_work)
+        (decisions.outcome)(record.map(|r| r.progress), at_work || fails)
     }
 
     /// A session does the next piece of its work.

@@ -119,6 +119,8 @@ pub enum Action {
     SourceCrashes,
     /// The server that was killed is started again, or does the next piece of its recovery.
     DestinationStarts,
+    /// It cannot undo everything, and goes on.
+    DestinationStartsAllTheSame,
     /// The server reads and meets a request on this connection.
     DestinationReads(usize),
     /// The same, but the step fails half-way.
@@ -152,6 +154,7 @@ impl Action {
             | Action::DestinationLoses(_) => true,
             Action::SourceFails
             | Action::SourceCrashes
+            | Action::DestinationStartsAllTheSame
             | Action::DestinationReadsAndFails(_)
             | Action::DestinationFails(..)
             | Action::DestinationCrashes
@@ -205,6 +208,9 @@ impl Model for Migrations {
         }
         if !world.destination.up {
             actions.push(Action::DestinationStarts);
+            if faults.failures > 0 && world.destination_may_start_all_the_same() {
+                actions.push(Action::DestinationStartsAllTheSame);
+            }
         }
         if faults.destination_crashes > 0 {
             actions.push(Action::DestinationCrashes);
@@ -216,11 +222,9 @@ impl Model for Migrations {
             }
             if world.destination_listens(number) {
                 actions.push(Action::DestinationReads(number));
-                let questions = [Message::Hello, Message::Abort, Message::Commit];
-                if faults.failures > 0
-                    && !questions.contains(&connection.requests[0])
-                    && !matches!(connection.requests[0], Message::Outcome(_))
-                {
+                // A greeting cannot fail, the others fail in the work that follows.
+                let meets = [Message::Hello, Message::Abort, Message::Commit];
+                if faults.failures > 0 && !meets.contains(&connection.requests[0]) {
                     actions.push(Action::DestinationReadsAndFails(number));
                 }
             }
@@ -261,6 +265,10 @@ impl Model for Migrations {
                 world.source_ends();
             }
             Action::DestinationStarts => world.destination_starts(decisions),
+            Action::DestinationStartsAllTheSame => {
+                world.faults.failures -= 1;
+                world.destination_starts_all_the_same();
+            }
             Action::DestinationReads(connection) => {
                 world.destination_reads(connection, false, decisions);
             }
