@@ -114,7 +114,7 @@ pub struct PodmanIncoming {
     arriving: Vec<Arriving>,
     /// Batches of flows so far.
     batches: u32,
-    _reservation: Reservation,
+    reservation: Reservation,
 }
 
 impl PodmanIncoming {
@@ -150,7 +150,7 @@ impl PodmanIncoming {
             batches: 0,
             record,
             journal,
-            _reservation: reservation,
+            reservation,
         };
         std::fs::create_dir_all(&work)
             .with_context(|| format!("cannot create {}", work.display()))?;
@@ -454,6 +454,7 @@ impl Incoming for PodmanIncoming {
             return Err(failed(error));
         }
         self.undo.disarm();
+        self.reservation.decided();
         tracing::info!(migration = %self.record.migration, container = self.container.name, "committed");
         Ok(())
     }
@@ -464,10 +465,11 @@ impl Incoming for PodmanIncoming {
         if let (Some(netns), Some(hold)) = (self.netns.clone(), self.hold.take()) {
             let removed = spawn_blocking(move || remove_quarantine(&netns, &hold)).await;
             if let Err(error) = removed.map_err(anyhow::Error::from).and_then(|r| r) {
+                // The scratch space stays: by that the next start of the server knows.
                 tracing::error!("packets of {} may not pass: {error:#}", self.container.name);
+                return;
             }
         }
-        // Last: while it exists, the next start of the server removes the quarantine.
         if let Err(error) = paths::remove_work_dir(&self.record.migration) {
             tracing::warn!("{}: {error}", self.work.display());
         }

@@ -24,13 +24,24 @@ pub struct PodmanHost {
     reserved: Reserved,
 }
 
-/// Containers that are reserved, by id, and for which migrations.
-type Reserved = Arc<Mutex<HashMap<String, MigrationId>>>;
+/// Containers that are reserved, by id, and for which migrations; `None`: for one whose outcome
+/// cannot change any more.
+type Reserved = Arc<Mutex<HashMap<String, Option<MigrationId>>>>;
 
 /// A container's reservation; given up when dropped.
 pub struct Reservation {
     id: String,
     reserved: Reserved,
+}
+
+impl Reservation {
+    /// The migration has come to its outcome, though its session goes on.
+    pub(crate) fn decided(&self) {
+        self.reserved
+            .lock()
+            .expect("no panic while locked")
+            .insert(self.id.clone(), None);
+    }
 }
 
 impl Drop for Reservation {
@@ -56,7 +67,7 @@ impl PodmanHost {
         if reserved.contains_key(id) {
             return None;
         }
-        reserved.insert(id.to_owned(), migration.clone());
+        reserved.insert(id.to_owned(), Some(migration.clone()));
         Some(Reservation {
             id: id.to_owned(),
             reserved: self.reserved.clone(),
@@ -94,10 +105,10 @@ impl PodmanHost {
         Ok(())
     }
 
-    /// Whether a session still works on `migration`.
+    /// Whether a session can still change what becomes of `migration`.
     fn at_work(&self, migration: &MigrationId) -> bool {
         let reserved = self.reserved.lock().expect("no panic while locked");
-        reserved.values().any(|other| other == migration)
+        reserved.values().flatten().any(|other| other == migration)
     }
 }
 
