@@ -69,6 +69,15 @@ impl Default for Session {
     }
 }
 
+impl Session {
+    fn close_migration(&mut self) {
+        *self = Session {
+            state: State::Idle,
+            ..Session::default()
+        };
+    }
+}
+
 /// What a session does in more than one step, so that something can come in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Work {
@@ -76,6 +85,8 @@ pub enum Work {
     LetOut,
     /// Packets pass; the commit is to be written down. The wrong way round.
     RecordCommit,
+    /// The commit is answered; what only the migration needed is to be removed.
+    Settle,
     /// Packets could not be let out; the record is to be put back.
     TakeBack,
     /// The copy is to be removed.
@@ -297,10 +308,11 @@ impl World {
         if decisions.settle_when_asked && !reserved && !fails {
             while self.settle_arrival(migration, decisions) {}
         }
+        // A commit that is answered is not changed any more.
         let at_work = self
             .network
             .sessions()
-            .any(|s| s.migration == Some(migration));
+            .any(|s| s.migration == Some(migration) && s.work != Some(Work::Settle));
         let record = self.destination.journal[migration];
         (decisions.outcome)(record.map(|r| r.progress), at_work || fails)
     }
@@ -312,11 +324,15 @@ impl World {
         match session.work.expect("at work") {
             Work::LetOut => {
                 self.run_destination();
-                self.committed(connection, migration);
+                self.committed(connection);
             }
             Work::RecordCommit => {
                 self.destination.write(migration, Progress::Committed);
-                self.committed(connection, migration);
+                self.committed(connection);
+            }
+            Work::Settle => {
+                self.destination.remove_scratch(migration);
+                self.session(connection).close_migration();
             }
             Work::TakeBack => {
                 self.destination.write(migration, Progress::UnderWay);
@@ -346,11 +362,11 @@ impl World {
         let session = self.session(connection);
         match session.work.expect("at work") {
             Work::LetOut | Work::RecordCommit => session.work = Some(Work::TakeBack),
+            // What is left is for the next start.
+            Work::Settle => session.close_migration(),
             // The record says `committed`, so it is.
             Work::TakeBack => {
-                session.state = State::Idle;
-                session.migration = None;
-                session.work = None;
+                session.close_migration();
                 self.network.answer(connection, Answer::Refused);
             }
             Work::Undo(then) | Work::RecordUndo(then) => {
@@ -368,12 +384,8 @@ impl World {
         session.expect("an open session")
     }
 
-    fn committed(&mut self, connection: usize, migration: usize) {
-        self.destination.remove_scratch(migration);
-        *self.session(connection) = Session {
-            state: State::Idle,
-            ..Session::default()
-        };
+    fn committed(&mut self, connection: usize) {
+        self.session(connection).work = Some(Work::Settle);
         self.network.answer(connection, Answer::Done);
     }
 
@@ -387,10 +399,7 @@ impl World {
     }
 
     fn undone(&mut self, connection: usize, then: Then) {
-        *self.session(connection) = Session {
-            state: State::Idle,
-            ..Session::default()
-        };
+        self.session(connection).close_migration();
         match then {
             Then::Refuse => self.network.answer(connection, Answer::Refused),
             Then::Answer => self.network.answer(connection, Answer::Aborted),

@@ -309,7 +309,7 @@ impl Model for Migrations {
                 world.nothing_leaves_before_the_commit()
             }),
             Property::always("no thaw without proof", |_, world: &World| {
-                !world.source.thawed_without_proof
+                !world.source.thawed_undecided
             }),
             Property::always("can settle", |model: &Self, world: &World| {
                 model.can_settle(world)

@@ -29,6 +29,8 @@ pub enum Message {
     Stage,
     /// `Flows`.
     Flows,
+    /// `Turn`.
+    Turn,
     /// `Restore`.
     Restore,
     /// `Commit`.
@@ -89,6 +91,7 @@ impl Message {
             },
             Message::Stage => &Request::Stage,
             Message::Flows => &FLOWS,
+            Message::Turn => &Request::Turn,
             Message::Restore => &Request::Restore,
             Message::Commit => &Request::Commit,
             Message::Abort => &ABORT,

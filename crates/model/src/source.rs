@@ -31,10 +31,11 @@ pub struct SourceHost {
     pub outdated: bool,
     /// The command that runs, if one does. Gone when it is killed.
     pub process: Option<Process>,
-    /// The migrations that the destination has said are rolled back.
-    pub proofs: [bool; MIGRATIONS],
-    /// A container was thawed whose record said `committing`, without such a proof.
-    pub thawed_without_proof: bool,
+    /// The migrations whose `Commit` was sent and that may have committed, as far as the
+    /// destination has said.
+    pub undecided: [bool; MIGRATIONS],
+    /// A container was thawed in such a migration.
+    pub thawed_undecided: bool,
     /// A command has ended without knowing where the container runs.
     pub gave_up: bool,
 }
@@ -46,8 +47,8 @@ impl Default for SourceHost {
             copy: Copy::Running,
             outdated: false,
             process: None,
-            proofs: [false; MIGRATIONS],
-            thawed_without_proof: false,
+            undecided: [false; MIGRATIONS],
+            thawed_undecided: false,
             gave_up: false,
         }
     }
@@ -95,6 +96,8 @@ pub enum Phase {
     },
     /// Does a line of [`SCRIPT`].
     Line(usize),
+    /// Has asked what is in a line of [`SCRIPT`], and writes down what is there too.
+    Recording(usize),
     /// Has asked what is in a line of [`SCRIPT`], and waits.
     Waiting(usize),
     /// Lets the container run on.
@@ -139,6 +142,8 @@ pub(crate) enum Line {
     Record(Progress),
     /// Asks this of the destination and waits for the answer.
     Say(fn(usize) -> Message),
+    /// The same, and writes this down meanwhile.
+    SayAndRecord(fn(usize) -> Message, Progress),
     /// Stops the container.
     Freeze,
     /// Removes it.
@@ -158,12 +163,13 @@ pub(crate) const SCRIPT: &[Line] = &[
     Line::Say(|_| Message::ReceiveSkeleton),
     Line::Say(|_| Message::StreamEnd),
     Line::Say(|_| Message::Stage),
-    Line::Say(|_| Message::ReceiveCheckpoint),
-    Line::Freeze,
-    Line::Say(|_| Message::StreamEnd),
     Line::Say(|_| Message::Flows),
-    Line::Say(|_| Message::Restore),
-    Line::Record(Progress::Committing),
+    Line::Say(|_| Message::ReceiveCheckpoint),
+    Line::Say(|_| Message::Turn),
+    Line::Freeze,
+    Line::Say(|_| Message::Flows),
+    Line::Say(|_| Message::StreamEnd),
+    Line::SayAndRecord(|_| Message::Restore, Progress::Committing),
     Line::Say(|_| Message::Commit),
     // Not undone from here on.
     Line::Record(Progress::Committed),
@@ -330,7 +336,15 @@ impl World {
                 });
                 self.look_at_next(then_migrate, decisions);
             }
-            Phase::Line(line) => self.do_line(line, migration, control, decisions),
+            Phase::Line(line) => self.do_line(line, migration, control),
+            Phase::Recording(line) => {
+                if let Line::SayAndRecord(_, progress) = SCRIPT[line]
+                    && decisions.announce
+                {
+                    self.source.write(migration, progress);
+                }
+                self.enter(Phase::Waiting(line));
+            }
             Phase::Thaw => {
                 self.thaw(migration);
                 self.enter(Phase::Abort);
@@ -350,13 +364,7 @@ impl World {
         }
     }
 
-    fn do_line(
-        &mut self,
-        line: usize,
-        migration: usize,
-        control: Option<usize>,
-        decisions: &Decisions,
-    ) {
+    fn do_line(&mut self, line: usize, migration: usize, control: Option<usize>) {
         match SCRIPT[line] {
             Line::Connect => {
                 let connection = self.network.connect();
@@ -369,11 +377,17 @@ impl World {
             }
             Line::Say(message) => {
                 let connection = control.expect("connected");
+                self.source.undecided[migration] |= line == COMMIT;
                 self.network.ask(connection, message(migration));
                 self.enter(Phase::Waiting(line));
                 return;
             }
-            Line::Record(Progress::Committing) if !decisions.announce => {}
+            Line::SayAndRecord(message, _) => {
+                let connection = control.expect("connected");
+                self.network.ask(connection, message(migration));
+                self.enter(Phase::Recording(line));
+                return;
+            }
             Line::Record(progress) => self.source.write(migration, progress),
             Line::Freeze => self.source.copy = Copy::Frozen,
             Line::Remove => self.remove_source(),
@@ -408,7 +422,7 @@ impl World {
                 });
             }
             (Phase::Ask { asker, .. }, Answer::Outcome(outcome)) => {
-                self.source.proofs[migration] |= outcome == Outcome::RolledBack;
+                self.source.undecided[migration] &= outcome != Outcome::RolledBack;
                 self.network.close(connection);
                 self.decide(Some(outcome), asker, decisions);
             }
@@ -469,9 +483,7 @@ impl World {
         if self.source.copy != Copy::Frozen {
             return;
         }
-        let record = self.source.journal[migration].expect("begun");
-        self.source.thawed_without_proof |=
-            record.progress == Progress::Committing && !self.source.proofs[migration];
+        self.source.thawed_undecided |= self.source.undecided[migration];
         self.run_source();
     }
 

@@ -22,10 +22,20 @@ fn explore(faults: Faults) {
 }
 
 #[test]
-fn agents_are_killed_and_connections_break() {
+fn agents_are_killed_again_and_again() {
     explore(Faults {
         source_crashes: 2,
         destination_crashes: 2,
+        breaks: 1,
+        ..Faults::default()
+    });
+}
+
+#[test]
+fn connections_break() {
+    explore(Faults {
+        source_crashes: 1,
+        destination_crashes: 1,
         breaks: 2,
         ..Faults::default()
     });
@@ -35,7 +45,6 @@ fn agents_are_killed_and_connections_break() {
 fn steps_fail_and_so_does_their_undo() {
     explore(Faults {
         source_crashes: 1,
-        destination_crashes: 1,
         breaks: 1,
         failures: 2,
         ..Faults::default()
@@ -50,6 +59,17 @@ fn everything_befalls_once() {
         breaks: 1,
         failures: 1,
         cancels: 1,
+        returns: 0,
+    });
+}
+
+#[test]
+fn the_container_comes_back() {
+    explore(Faults {
+        source_crashes: 1,
+        destination_crashes: 1,
+        failures: 1,
         returns: 1,
+        ..Faults::default()
     });
 }
