@@ -1,0 +1,120 @@
+//! The clients of a container while it moves.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::job::Job;
+use crate::stage::{LIMIT, Stage, until};
+use crate::workload::Workload;
+
+/// How long all is watched before and after.
+const STEADY: Duration = Duration::from_millis(800);
+
+/// A connection has an answer again when the last one is younger than this.
+const FRESH_MS: u64 = 200;
+
+/// A `load` with its connections open.
+pub(crate) struct Client {
+    job: Job,
+    workload: Workload,
+    target: String,
+}
+
+/// What it saw. More is in the report that this is read from.
+#[derive(Deserialize)]
+pub(crate) struct Seen {
+    ok: bool,
+    longest_wait: Option<Wait>,
+    #[serde(default)]
+    errors: Vec<String>,
+    #[serde(default)]
+    error: Option<String>,
+}
+
+/// The longest time without an answer.
+#[derive(Clone, Copy, Deserialize)]
+pub(crate) struct Wait {
+    pub(crate) start_unix_ms: f64,
+    pub(crate) ms: f64,
+}
+
+impl Client {
+    /// Connects to the container at the source, and lets it run for a moment.
+    pub(crate) fn connect(stage: &Stage, workload: Workload) -> Result<Self> {
+        let target = format!("{}:{}", stage.source().ipv4(), workload.port());
+        let mut argv = vec!["load"];
+        argv.extend(workload.load());
+        argv.extend([&target, "--json"]);
+        let mut client = Self {
+            job: Job::start(stage.client(), &argv)?,
+            workload,
+            target,
+        };
+        until(Duration::from_secs(20), "all connections are open", || {
+            client.all_fresh(stage)
+        })?;
+        sleep(STEADY);
+        Ok(client)
+    }
+
+    /// Waits until every connection has answers again.
+    pub(crate) fn wait_recovered(&mut self, stage: &Stage) -> Result<()> {
+        sleep(STEADY);
+        until(LIMIT, "every connection has answers again", || {
+            self.all_fresh(stage)
+        })?;
+        sleep(STEADY);
+        Ok(())
+    }
+
+    /// Ends it.
+    pub(crate) fn finish(mut self) -> Result<Seen> {
+        self.job.interrupt()?;
+        let text = self.job.end(Duration::from_secs(60))?;
+        serde_json::from_str(text.trim()).with_context(|| format!("load said {text:?}"))
+    }
+
+    /// Whether there are as many connections as there must be, each with a recent answer.
+    fn all_fresh(&mut self, stage: &Stage) -> Result<bool> {
+        ensure!(!self.job.ended()?, "load has ended: {}", self.job.stdout()?);
+        let list = format!("ss -OHtin state established dst {}", self.target);
+        let sockets = stage.client().sh(&list)?;
+        let ages: Vec<u64> = sockets.lines().filter_map(age_ms).collect();
+        Ok(ages.len() == self.workload.connections() && ages.iter().all(|age| *age < FRESH_MS))
+    }
+}
+
+impl Seen {
+    /// The gap.
+    pub(crate) fn wait(&self) -> Result<Wait> {
+        self.longest_wait.context("load had no answer at all")
+    }
+
+    /// Why not all connections stayed whole, if so.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let first = self.errors.first().or(self.error.as_ref());
+        (!self.ok).then(|| first.map_or("load is not content".to_owned(), Clone::clone))
+    }
+}
+
+/// How long ago a socket in a list of `ss` has received anything.
+fn age_ms(socket: &str) -> Option<u64> {
+    let (_, rest) = socket.split_once("lastrcv:")?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::age_ms;
+
+    #[test]
+    fn the_age_of_the_last_answer_is_read() {
+        let socket =
+            "0 0 198.51.100.3:37050 198.51.100.1:7000 cubic rto:201 lastsnd:1 lastrcv:17 lastack:1";
+        assert_eq!(age_ms(socket), Some(17));
+        assert_eq!(age_ms("0 0 a:1 b:2 cubic"), None);
+    }
+}
