@@ -16,6 +16,8 @@ pub(crate) struct Bar {
     pub(crate) limit: f64,
     /// None if the run did not have what it takes.
     pub(crate) measured: Option<f64>,
+    /// The same ratio of the floor's times, where that says something.
+    pub(crate) floor: Option<f64>,
 }
 
 impl Bar {
@@ -41,30 +43,36 @@ pub(crate) fn bars(summaries: &[Summary], peaks: &[Peak]) -> Vec<Bar> {
     let agents = |workload| gap(workload, Method::Agents);
     let ratio = |one: Option<f64>, other: Option<f64>| Some(one? / other?);
     let echo = agents(Workload::Echo);
-    let floor = find(Workload::Echo, Method::Floor).map(|floor| floor.total_ms.median);
+    let floor = |workload| Some(find(workload, Method::Floor)?.total_ms.median);
     let bar = |what, limit, measured| Bar {
         what,
         unit: RATIO,
         limit,
         measured,
+        floor: None,
+    };
+    // How much more the same processes and connections are to CRIU.
+    let against_echo = |what, limit, workload| Bar {
+        floor: ratio(floor(workload), floor(Workload::Echo)),
+        ..bar(what, limit, ratio(agents(workload), echo))
     };
     vec![
-        bar("gap / time of the floor (echo)", 1.5, ratio(echo, floor)),
+        bar(
+            "gap / time of the floor (echo)",
+            1.5,
+            ratio(echo, floor(Workload::Echo)),
+        ),
         bar(
             "gap / gap by hand (echo)",
             0.2,
             ratio(echo, gap(Workload::Echo, Method::ByHand)),
         ),
-        bar(
+        against_echo(
             "gap with 100 connections / with one",
             1.2,
-            ratio(agents(Workload::EchoHundred), echo),
+            Workload::EchoHundred,
         ),
-        bar(
-            "gap with 2 GiB of files / without",
-            1.1,
-            ratio(agents(Workload::Files), echo),
-        ),
+        against_echo("gap with 2 GiB of files / without", 1.1, Workload::Files),
         Bar {
             what: "most memory of any agent's process",
             unit: " MiB",
@@ -73,6 +81,7 @@ pub(crate) fn bars(summaries: &[Summary], peaks: &[Peak]) -> Vec<Bar> {
                 .iter()
                 .map(|peak| peak.bytes as f64 / f64::from(1 << 20))
                 .max_by(f64::total_cmp),
+            floor: None,
         },
     ]
 }
@@ -94,6 +103,8 @@ mod tests {
             Some(53.0),
         ];
         assert_eq!(measured, expected);
+        let floors: Vec<_> = record.bars.iter().map(|bar| bar.floor).collect();
+        assert_eq!(floors, [None, None, None, Some(1.0), None]);
         let verdicts: Vec<_> = record.bars.iter().map(|bar| bar.verdict()).collect();
         assert_eq!(verdicts, ["met", "missed", "not measured", "met", "met"]);
     }

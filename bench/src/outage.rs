@@ -27,6 +27,10 @@ pub(crate) struct Options {
     #[arg(long)]
     workload: Vec<Workload>,
 
+    /// How to move it; may be given several times. In every way without it.
+    #[arg(long)]
+    method: Vec<Method>,
+
     /// Write PATH.md, PATH.json and PATH.svg too, anew after each round.
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
@@ -38,24 +42,22 @@ pub(crate) struct Options {
 
 /// Measures and prints; false if something could not be measured. A bar that is missed is a result.
 pub(crate) fn run(options: &Options) -> Result<bool> {
-    let workloads = match options.workload.as_slice() {
-        [] => Workload::value_variants(),
-        chosen => chosen,
-    };
+    let workloads = chosen(&options.workload);
+    let methods = chosen(&options.method);
     eprintln!("making three hosts and the images");
     let stage = Stage::set(&options.lab, &Artifacts::gather()?, workloads)?;
     let tunnel = Tunnel::open(&stage).context("cannot make a tunnel")?;
 
     // Whatever is slow the first time only would be so for those that come first.
     eprintln!("once without counting");
-    for method in Method::ALL {
+    for &method in methods {
         measure(&stage, &tunnel, 0, workloads[0], method)?;
     }
 
     let (mut samples, mut failures) = (Vec::new(), Vec::new());
     for round in 1..=usize::from(options.rounds) {
         for &workload in workloads {
-            for method in Method::ALL {
+            for &method in methods {
                 let progress = format!("round {round:2}  {workload:10}{method:8}");
                 match measure(&stage, &tunnel, round, workload, method) {
                     Ok(sample) => {
@@ -90,6 +92,14 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let record = record(options, options.rounds.into(), &samples, &failures)?;
     print!("{}", table::tables(&record));
     Ok(failures.is_empty())
+}
+
+/// All that can be chosen, if nothing was.
+fn chosen<T: ValueEnum>(given: &[T]) -> &[T] {
+    match given {
+        [] => T::value_variants(),
+        given => given,
+    }
 }
 
 /// One run, under the eyes of a client.
@@ -137,6 +147,10 @@ fn record(
     let mut command = format!("scripts/bench outage --rounds {}", options.rounds);
     for workload in &options.workload {
         command += &format!(" --workload {workload}");
+    }
+    for method in &options.method {
+        let method = method.to_possible_value().expect("none is skipped");
+        command += &format!(" --method {}", method.get_name());
     }
     if let Some(output) = &options.output {
         command += &format!(" --output {}", output.display());

@@ -27,10 +27,10 @@ pub(crate) fn page(record: &Record, name: &str) -> String {
          {command}\n\
          ```\n\
          \n\
-         {date}; {machine}. {rounds} rounds, in each of which everything takes its turn, so that what\n\
-         else the machine does falls on all alike: compare figures of this page with each other, and\n\
-         not with those of another machine or day. All are medians, with the 95th percentile in\n\
-         parentheses.\n\
+         {date}; {machine}.\n\
+         Rounds: {rounds}. In each of them everything takes its turn, so that what else the machine does\n\
+         falls on all alike: compare figures of this page with each other, and not with those of another\n\
+         machine or day. All are medians, with the 95th percentile in parentheses.\n\
          \n\
          {bars}\n\
          {times}\

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::workload::Workload;
 
 /// A way to move a container, or what is to be compared to one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Method {
     /// The OCI runtime's checkpoint and restore on one host: what no migration can be without.
@@ -18,11 +19,6 @@ pub(crate) enum Method {
     ByHand,
     /// `agent-client migrate`.
     Agents,
-}
-
-impl Method {
-    /// All of them.
-    pub(crate) const ALL: [Method; 3] = [Method::Floor, Method::ByHand, Method::Agents];
 }
 
 impl fmt::Display for Method {

@@ -14,16 +14,17 @@ pub(crate) fn tables(record: &Record) -> String {
 pub(crate) fn bars(record: &Record) -> String {
     let rows = record.bars.iter().map(|bar| {
         let value = |number: f64| format!("{number:.2}{}", bar.unit);
-        let measured = bar.measured.map_or("–".to_owned(), value);
+        let figure = |figure: Option<f64>| figure.map_or("–".to_owned(), value);
         let limit = format!("≤ {}{}", bar.limit, bar.unit);
         [
             bar.what.to_owned(),
             limit,
-            measured,
+            figure(bar.measured),
             bar.verdict().to_owned(),
+            figure(bar.floor),
         ]
     });
-    table(["bar", "allowed", "measured", ""], rows)
+    table(["bar", "allowed", "measured", "", "the floor's own"], rows)
 }
 
 /// The times of all methods.
@@ -116,6 +117,7 @@ mod tests {
                 "≤ 0.2×",
                 "0.21×",
                 "missed",
+                "–",
                 ""
             ]
         );

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use clap::ValueEnum;
+
 use crate::record::Record;
 use crate::sample::{Method, Sample, Span};
 use crate::workload::Workload;
@@ -29,15 +31,15 @@ const KINDS: [(&str, &str, &[&str]); 6] = [
         "#d4d8dd",
         &["connect", "preflight", "tunnel", "image", "stage"],
     ),
-    ("stop", "#7aa6d8", &["freeze", "drop packets"]),
+    ("stop", "#a9c8ea", &["freeze", "drop packets"]),
     (
         "write down",
-        "#3b6fb0",
+        "#6c9cd4",
         &["checkpoint", "dump", "podman checkpoint"],
     ),
     ("send", "#e0a030", &["copy", "ship", "flows"]),
-    ("run again", "#4f9a56", &["restore", "podman restore"]),
-    ("let go on", "#9a5fb0", &["cut over", "let packets pass"]),
+    ("run again", "#74b87b", &["restore", "podman restore"]),
+    ("let go on", "#b48ac6", &["cut over", "let packets pass"]),
 ];
 const OTHER: (&str, &str) = ("after", "#b5b5b5");
 const CLIENT: &str = "#c8323c";
@@ -49,7 +51,7 @@ pub(crate) fn draw(record: &Record) -> String {
         .into_iter()
         .map(|workload| panel(record, workload))
         .collect();
-    let each = TITLE + ROW * Method::ALL.len() as f64 + SCALE;
+    let each = TITLE + ROW * Method::value_variants().len() as f64 + SCALE;
     let height = each * panels.len() as f64 + LEGEND;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
@@ -76,7 +78,7 @@ pub(crate) fn draw(record: &Record) -> String {
 
 /// One workload. Time 0 is when the client's gap begins.
 fn panel(record: &Record, workload: Workload) -> String {
-    let samples: Vec<&Sample> = Method::ALL
+    let samples: Vec<&Sample> = Method::value_variants()
         .iter()
         .filter_map(|method| record.typical(workload, *method))
         .collect();
@@ -142,7 +144,7 @@ fn panel(record: &Record, workload: Workload) -> String {
             ),
         );
     }
-    out += &scale.axis(TITLE + ROW * Method::ALL.len() as f64);
+    out += &scale.axis(TITLE + ROW * Method::value_variants().len() as f64);
     out
 }
 

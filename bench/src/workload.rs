@@ -49,10 +49,7 @@ impl Workload {
     pub(crate) fn run_arguments(self) -> &'static str {
         match self {
             Workload::Echo | Workload::EchoHundred => "-p 7000:7000 localhost/echo",
-            Workload::Redis => {
-                "-p 6379:6379 localhost/redis /usr/bin/redis-server --appendonly no \
-                 --protected-mode no --save '' --dir /data --enable-debug-command yes"
-            }
+            Workload::Redis => "-p 6379:6379 localhost/redis",
             Workload::Files => {
                 "-p 7000:7000 -v more:/more localhost/files --fill /data=1024 --fill /more=1024"
             }
@@ -68,10 +65,13 @@ impl Workload {
         }
     }
 
-    /// What to run at the client once the port answers.
+    /// What to run at the client once the port answers. Values that compress no better than data do.
     pub(crate) fn prepare(self) -> &'static str {
         match self {
-            Workload::Redis => "redis-cli -h source debug populate 200000 key 1000",
+            Workload::Redis => {
+                "head -c 150000000 /dev/urandom | base64 --wrap 1000 |
+                awk '{ print \"SET key:\" NR, $0 }' | redis-cli -h source --pipe"
+            }
             _ => "true",
         }
     }
