@@ -13,7 +13,7 @@ use crate::workload::Workload;
 /// How long all is watched before and after.
 const STEADY: Duration = Duration::from_millis(800);
 
-/// A connection has an answer again when the last one is younger than this.
+/// A connection goes on when its last answer is younger than this.
 const FRESH_MS: u64 = 200;
 
 /// A `load` with its connections open.
@@ -53,19 +53,19 @@ impl Client {
             workload,
             target,
         };
-        until(Duration::from_secs(20), "all connections are open", || {
-            client.all_fresh(stage)
-        })?;
+        until(
+            Duration::from_secs(20),
+            "all connections have answers",
+            || client.all_go_on(stage),
+        )?;
         sleep(STEADY);
         Ok(client)
     }
 
-    /// Waits until every connection has answers again.
+    /// Waits until every connection goes on.
     pub(crate) fn wait_recovered(&mut self, stage: &Stage) -> Result<()> {
         sleep(STEADY);
-        until(LIMIT, "every connection has answers again", || {
-            self.all_fresh(stage)
-        })?;
+        until(LIMIT, "every connection goes on", || self.all_go_on(stage))?;
         sleep(STEADY);
         Ok(())
     }
@@ -78,12 +78,11 @@ impl Client {
     }
 
     /// Whether there are as many connections as there must be, each with a recent answer.
-    fn all_fresh(&mut self, stage: &Stage) -> Result<bool> {
+    fn all_go_on(&mut self, stage: &Stage) -> Result<bool> {
         ensure!(!self.job.ended()?, "load has ended: {}", self.job.stdout()?);
         let list = format!("ss -OHtin state established dst {}", self.target);
         let sockets = stage.client().sh(&list)?;
-        let ages: Vec<u64> = sockets.lines().filter_map(age_ms).collect();
-        Ok(ages.len() == self.workload.connections() && ages.iter().all(|age| *age < FRESH_MS))
+        Ok(sockets.lines().filter(|socket| goes_on(socket)).count() == self.workload.connections())
     }
 }
 
@@ -100,7 +99,13 @@ impl Seen {
     }
 }
 
-/// How long ago a socket in a list of `ss` has received anything.
+/// Whether a socket in a list of `ss` has recent answers. After a long outage the peer may have sent
+/// again what it had, while our own end still waits for its timer.
+fn goes_on(socket: &str) -> bool {
+    age_ms(socket).is_some_and(|age| age < FRESH_MS) && !socket.contains(" backoff:")
+}
+
+/// How long ago it has received anything.
 fn age_ms(socket: &str) -> Option<u64> {
     let (_, rest) = socket.split_once("lastrcv:")?;
     rest.split_whitespace().next()?.parse().ok()
@@ -108,13 +113,14 @@ fn age_ms(socket: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::age_ms;
+    use super::goes_on;
 
     #[test]
-    fn the_age_of_the_last_answer_is_read() {
-        let socket =
-            "0 0 198.51.100.3:37050 198.51.100.1:7000 cubic rto:201 lastsnd:1 lastrcv:17 lastack:1";
-        assert_eq!(age_ms(socket), Some(17));
-        assert_eq!(age_ms("0 0 a:1 b:2 cubic"), None);
+    fn a_connection_goes_on_once_both_ends_send() {
+        let socket = |more| format!("0 0 a:1 b:2 cubic rto:201{more}");
+        assert!(goes_on(&socket(" lastsnd:1 lastrcv:17 lastack:1")));
+        assert!(!goes_on(&socket(" lastsnd:1 lastrcv:1700 lastack:1")));
+        assert!(!goes_on(&socket(" backoff:9 lastsnd:1 lastrcv:17")));
+        assert!(!goes_on(&socket("")));
     }
 }
