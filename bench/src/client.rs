@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_connection_goes_on_once_both_ends_send() {
-        let socket = |more| format!("0 0 a:1 b:2 cubic rto:201{more}");
+        let socket = |more| format!("0 0 a:1 b:2 cubic cwnd:10{more}");
         assert!(goes_on(&socket(" lastsnd:1 lastrcv:17 lastack:1")));
         assert!(!goes_on(&socket(" lastsnd:1 lastrcv:1700 lastack:1")));
         assert!(!goes_on(&socket(" backoff:9 lastsnd:1 lastrcv:17")));

@@ -25,7 +25,7 @@ const LEGEND: f64 = 50.0;
 const LETTER: f64 = 6.2;
 
 /// Kinds of phases, each with its colour and the names it goes by.
-const KINDS: [(&str, &str, &[&str]); 6] = [
+const KINDS: [(&str, &str, &[&str]); 7] = [
     (
         "before",
         "#d4d8dd",
@@ -40,8 +40,11 @@ const KINDS: [(&str, &str, &[&str]); 6] = [
     ("send", "#e0a030", &["copy", "ship", "flows"]),
     ("run again", "#74b87b", &["restore", "podman restore"]),
     ("let go on", "#b48ac6", &["cut over", "let packets pass"]),
+    (AFTER, "#b5b5b5", &["remove"]),
 ];
-const OTHER: (&str, &str) = ("after", "#b5b5b5");
+const AFTER: &str = "after";
+/// Phases that have come up since.
+const OTHER: (&str, &str) = ("other", "#d9c7a3");
 const CLIENT: &str = "#c8323c";
 
 /// Draws the typical rounds of a run.
@@ -83,14 +86,11 @@ fn panel(record: &Record, workload: Workload) -> String {
         .filter_map(|method| record.typical(workload, *method))
         .collect();
     let end = |sample: &&Sample| {
-        let phases = sample.run.phases.iter().map(|phase| phase.span.end_ms());
-        let frozen = sample.run.phases.iter().zip(phases);
-        // What comes after the outage is cut off where the longest outage of all ends.
-        frozen
-            .filter(|(phase, _)| kind(&phase.name) != OTHER)
-            .map(|(_, end)| end)
-            .fold(sample.gap.end_ms(), f64::max)
-            - sample.gap.start_ms
+        // What comes after the outage may be cut off.
+        let phases = sample.run.phases.iter();
+        let during = phases.filter(|phase| kind(&phase.name).0 != AFTER);
+        let ends = during.map(|phase| phase.span.end_ms());
+        ends.fold(sample.gap.end_ms(), f64::max) - sample.gap.start_ms
     };
     let longest = samples.iter().map(end).fold(1.0, f64::max);
     let scale = Scale {
