@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use common::net::carry::{self, Installed};
+use common::net::carry;
 use common::net::flows::MovedFlow;
 use common::net::mark::Index;
 use common::net::plan::{Agreement, Offer};
@@ -113,8 +113,9 @@ fn main() -> Result<()> {
         }
         Step::Flows(Flows::Install { tunnel }) => {
             let flows: Vec<MovedFlow> = hear()?;
-            let mut installed = Installed::default();
-            Ok(carry::install(&flows, tunnel.try_into()?, &mut installed)?)
+            let arriving = carry::arriving(&flows, tunnel.try_into()?)?;
+            arriving.install()?;
+            Ok(arriving.turn()?)
         }
         Step::Flows(Flows::Turn { container, tunnel }) => {
             let departing = carry::departing(&HashSet::from([container]))?;

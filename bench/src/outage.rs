@@ -23,6 +23,10 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
 
+    /// How often the workload with gigabytes is measured, if less often: it takes minutes.
+    #[arg(long, value_name = "ROUNDS")]
+    large_rounds: Option<u16>,
+
     /// What to measure; may be given several times. Everything without it.
     #[arg(long)]
     workload: Vec<Workload>,
@@ -57,6 +61,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let (mut samples, mut failures) = (Vec::new(), Vec::new());
     for round in 1..=usize::from(options.rounds) {
         for &workload in workloads {
+            if workload.is_large() && options.large_rounds.is_some_and(|n| round > n.into()) {
+                continue;
+            }
             for &method in methods {
                 let progress = format!("round {round:2}  {workload:10}{method:8}");
                 match measure(&stage, &tunnel, round, workload, method) {
@@ -145,6 +152,9 @@ fn record(
     failures: &[Failure],
 ) -> Result<Record> {
     let mut command = format!("scripts/bench outage --rounds {}", options.rounds);
+    if let Some(rounds) = options.large_rounds {
+        command += &format!(" --large-rounds {rounds}");
+    }
     for workload in &options.workload {
         command += &format!(" --workload {workload}");
     }

@@ -35,6 +35,11 @@ impl Workload {
         }
     }
 
+    /// Whether it has so much data that a migration takes minutes.
+    pub(crate) fn is_large(self) -> bool {
+        self == Workload::Files
+    }
+
     /// The example that its image is of.
     pub(crate) fn image(self) -> &'static str {
         match self {
