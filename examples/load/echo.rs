@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
-use workloads::probe::{Disorder, Fault, Seen, probe_datagrams, probe_stream};
+use workloads::probe::{Disorder, Fault, Seen, Wait, probe_datagrams, probe_stream};
 use workloads::process::Stop;
 
-use crate::{Common, identity, millis};
+use crate::{Common, LongestWait, identity, millis};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -53,6 +53,8 @@ struct Report {
     other_server: u64,
     /// The longest time that one connection had no echo.
     stall_ms: f64,
+    /// The longest time that one connection waited for an echo, over TCP.
+    longest_wait: Option<LongestWait>,
     rtt_p50_ms: f64,
     rtt_p99_ms: f64,
     rtt_max_ms: f64,
@@ -150,6 +152,7 @@ fn summarise(options: &Options, elapsed: Duration, flows: Vec<Flow>) -> Report {
     };
     let mut round_trips = Vec::new();
     let mut stall = Duration::ZERO;
+    let mut wait = None;
     for flow in flows {
         let Flow { seen, ending, .. } = &flow;
         report.sent += seen.sent;
@@ -157,6 +160,7 @@ fn summarise(options: &Options, elapsed: Duration, flows: Vec<Flow>) -> Report {
         report.lost += seen.lost();
         report.servers.extend(seen.server.map(identity));
         stall = stall.max(seen.stall);
+        wait = Wait::longer(wait, seen.wait);
         if let Some(error) = match ending {
             Ending::Stream(fault) => fault.as_ref().map(|fault| report.add_fault(fault)),
             Ending::Datagrams(disorder) => report.add_disorder(disorder),
@@ -174,6 +178,7 @@ fn summarise(options: &Options, elapsed: Duration, flows: Vec<Flow>) -> Report {
             .map_or(0.0, |&trip| millis(trip))
     };
     report.stall_ms = millis(stall);
+    report.longest_wait = wait.map(LongestWait::from);
     report.rtt_p50_ms = percentile(50);
     report.rtt_p99_ms = percentile(99);
     report.rtt_max_ms = percentile(100);

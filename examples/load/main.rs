@@ -2,14 +2,16 @@
 
 mod count;
 mod echo;
+mod redis;
 mod serve;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
+use workloads::probe::Wait;
 use workloads::process::Stop;
 
 /// Loads a workload from outside and checks that its connections stay whole.
@@ -28,6 +30,8 @@ enum Command {
     Echo(echo::Options),
     /// Count on one connection to a counter.
     Count(count::Options),
+    /// Count up a key of a Redis server on one connection.
+    Redis(redis::Options),
     /// Be the echo server that a container connects out to.
     Serve(serve::Options),
 }
@@ -69,6 +73,7 @@ fn main() -> ExitCode {
         .and_then(|stop| match Options::parse().command {
             Command::Echo(options) => echo::run(&options, &stop),
             Command::Count(options) => count::run(&options, &stop),
+            Command::Redis(options) => redis::run(&options, &stop),
             Command::Serve(options) => serve::run(&options, &stop),
         });
     match result {
@@ -77,6 +82,23 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("load: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// A [`Wait`] as it is reported, by this host's clock.
+#[derive(Serialize)]
+struct LongestWait {
+    start_unix_ms: f64,
+    ms: f64,
+}
+
+impl From<Wait> for LongestWait {
+    fn from(wait: Wait) -> Self {
+        let since = wait.start.duration_since(SystemTime::UNIX_EPOCH);
+        Self {
+            start_unix_ms: millis(since.unwrap_or_default()),
+            ms: millis(wait.duration),
         }
     }
 }

@@ -8,7 +8,7 @@ mod datagrams;
 mod stream;
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 pub use datagrams::{Disorder, probe_datagrams};
 pub use stream::{Fault, probe_stream};
@@ -29,6 +29,37 @@ pub struct Seen {
     pub received: u64,
     /// The longest time without an echo.
     pub stall: Duration,
+    /// The longest wait; over TCP only, where every frame has its echo.
+    pub wait: Option<Wait>,
+}
+
+/// A time in which frames were on their way and no echo came. Unlike a stall it has no part of the
+/// interval between two frames in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait {
+    /// When it began.
+    pub start: SystemTime,
+    /// How long it was.
+    pub duration: Duration,
+}
+
+impl Wait {
+    /// One that ends now.
+    pub fn that_took(duration: Duration) -> Self {
+        let now = SystemTime::now();
+        Self {
+            start: now.checked_sub(duration).unwrap_or(now),
+            duration,
+        }
+    }
+
+    /// The longer of two, the first if they are equal.
+    pub fn longer(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        match (one, other) {
+            (Some(a), Some(b)) if b.duration > a.duration => Some(b),
+            (one, other) => one.or(other),
+        }
+    }
 }
 
 impl Seen {
@@ -39,6 +70,7 @@ impl Seen {
             sent: 0,
             received: 0,
             stall: Duration::ZERO,
+            wait: None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Clock, DRAIN, Seen};
+use super::{Clock, DRAIN, Seen, Wait};
 use crate::frame::{Frame, Frames};
 use crate::process::{self, Stop};
 
@@ -148,10 +148,13 @@ fn receive(
                 }
             },
         };
+        let trip = clock.since(echo.sent_ns);
+        let wait = Wait::that_took(trip.min(last.elapsed()));
         last = Instant::now();
         check(&echo, seen)?;
         seen.received = echo.sequence;
-        on_echo(clock.since(echo.sent_ns));
+        seen.wait = Wait::longer(seen.wait, Some(wait));
+        on_echo(trip);
     }
 }
 

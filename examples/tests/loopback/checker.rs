@@ -1,6 +1,6 @@
 //! The checker finds what is wrong with a server, and nothing wrong with a good one.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
@@ -66,6 +66,49 @@ fn a_pause_is_a_stall_and_no_fault() {
     assert!(ok, "{report}");
     assert!(report["stall_ms"].as_f64().unwrap() >= 400.0, "{report}");
     assert!(report["rtt_max_ms"].as_f64().unwrap() >= 400.0, "{report}");
+    let wait = report["longest_wait"]["ms"].as_f64().unwrap();
+    assert!(
+        (400.0..=report["stall_ms"].as_f64().unwrap()).contains(&wait),
+        "{report}"
+    );
+}
+
+/// Runs `load redis` against a server that gives `answer(n)` to the command number n.
+fn against_redis(answer: impl Fn(u64) -> String + Send + 'static) -> (bool, Value) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let commands = BufReader::new(stream.try_clone().unwrap()).lines();
+        for (number, command) in (1..).zip(commands) {
+            assert_eq!(command.unwrap(), "INCR load");
+            if stream.write_all(answer(number).as_bytes()).is_err() {
+                return;
+            }
+        }
+    });
+    load(&["redis", &address, "--interval-ms", "2", "--duration-s", "1"])
+}
+
+#[test]
+fn a_redis_that_counts_passes_and_its_pause_is_a_wait() {
+    let (ok, report) = against_redis(|number| {
+        if number == TENTH {
+            thread::sleep(Duration::from_millis(400));
+        }
+        format!(":{}\r\n", number + 7)
+    });
+    assert!(ok, "{report}");
+    assert_eq!(report["first"], 8);
+    let wait = report["longest_wait"]["ms"].as_f64().unwrap();
+    assert!((400.0..900.0).contains(&wait), "{report}");
+}
+
+#[test]
+fn a_redis_that_forgets_is_found() {
+    let (ok, report) = against_redis(|number| format!(":{}\r\n", number % TENTH));
+    assert!(!ok);
+    assert_eq!(report["error"], "0 came where 10 was due", "{report}");
 }
 
 #[test]

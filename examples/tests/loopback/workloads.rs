@@ -48,6 +48,39 @@ fn echo_ends_a_connection_with_a_gap() {
     assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
 }
 
+#[test]
+fn processes_echo_beside_their_ring() {
+    let ring = Program::start(
+        Command::new(env!("CARGO_BIN_EXE_processes")).args(["--listen", ANY, "--others", "3"]),
+        1,
+    );
+    let address = ring.addresses[0].to_string();
+    let (ok, report) = load(&["echo", &address, "--duration-s", "1"]);
+    assert!(ok, "{report}");
+    assert!(ring.terminate().0.success());
+}
+
+#[test]
+fn files_notice_a_changed_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let fill = format!("{}=1", directory.path().display());
+    let mut files = Command::new(env!("CARGO_BIN_EXE_files"))
+        .args(["--listen", ANY, "--fill", &fill])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(files.stderr.take().unwrap()).lines();
+    assert!(said.next().unwrap().unwrap().starts_with("1 files"));
+
+    let file = directory.path().join("file-0");
+    assert_eq!(std::fs::metadata(&file).unwrap().len(), 1 << 20);
+    std::fs::write(&file, vec![0; 1 << 20]).unwrap();
+    let line = said.next().unwrap().unwrap();
+    files.kill().unwrap();
+    files.wait().unwrap();
+    assert!(line.starts_with("BROKEN"), "{line}");
+}
+
 /// A client of a counter.
 struct Counting(BufReader<TcpStream>);
 

@@ -1,0 +1,150 @@
+//! What a migration by hand needs besides Podman: a tunnel, and connection tracking that follows
+//! the container through it. Run in the hosts, one command per step, as an administrator would.
+//!
+//! Both are those of the agents, so that a comparison with them is one of the rest.
+
+use std::collections::HashSet;
+use std::io::{self, BufRead};
+use std::net::IpAddr;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+use common::net::carry;
+use common::net::flows::MovedFlow;
+use common::net::mark::Index;
+use common::net::plan::{Agreement, Offer};
+use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Steps of a migration by hand. What they have to say to each other is JSON, a line each, on stdin
+/// and stdout.
+#[derive(Parser)]
+enum Step {
+    /// Source: print an offer of a tunnel.
+    Offer(Keeper),
+    /// Destination: take an offer, print the agreement and the tunnel, keep it until stdin ends.
+    Accept {
+        #[command(flatten)]
+        keeper: Keeper,
+        /// The source.
+        peer: IpAddr,
+    },
+    /// Source: take an agreement, print the tunnel, keep it until stdin ends.
+    Connect {
+        #[command(flatten)]
+        keeper: Keeper,
+        /// The destination.
+        peer: IpAddr,
+    },
+    /// The container's connections.
+    #[command(subcommand)]
+    Flows(Flows),
+}
+
+#[derive(Subcommand)]
+enum Flows {
+    /// Source: print them.
+    List {
+        /// The container's address.
+        container: IpAddr,
+    },
+    /// Destination: take what the source printed, and send their replies through the tunnel.
+    Install {
+        /// The tunnel's number here.
+        tunnel: u8,
+    },
+    /// Source: send what comes for the container through the tunnel.
+    Turn {
+        /// The container's address.
+        container: IpAddr,
+        /// The tunnel's number here.
+        tunnel: u8,
+    },
+}
+
+#[derive(clap::Args)]
+struct Keeper {
+    /// The agent that keeps the tunnel.
+    #[arg(long)]
+    keeper: String,
+}
+
+impl Keeper {
+    fn command(&self) -> impl Fn(Index) -> Command {
+        |index| {
+            let mut command = Command::new(&self.keeper);
+            command.arg0("tunnel-keeper").arg(index.to_string());
+            command
+        }
+    }
+}
+
+/// One end of the tunnel.
+#[derive(Serialize)]
+struct End {
+    tunnel: Index,
+    local: IpAddr,
+    peer: IpAddr,
+}
+
+fn main() -> Result<()> {
+    let dirs = Dirs::default();
+    match Step::parse() {
+        Step::Offer(keeper) => say(&Tunnel::offer(&dirs, &keeper.command())?),
+        Step::Accept { keeper, peer } => {
+            let offer: Offer = hear()?;
+            let agreement = Tunnel::answer(&dirs, &offer, &keeper.command())?;
+            let tunnel = Tunnel::establish(&dirs, &agreement, peer, &keeper.command())?;
+            say(&agreement)?;
+            hold(&tunnel)
+        }
+        Step::Connect { keeper, peer } => {
+            let agreement: Agreement = hear()?;
+            let tunnel = Tunnel::establish(&dirs, &agreement, peer, &keeper.command())?;
+            tunnel.prove(PROOF_LIMIT)?;
+            hold(&tunnel)
+        }
+        Step::Flows(Flows::List { container }) => {
+            let departing = carry::departing(&HashSet::from([container]))?;
+            say(&departing.flows().collect::<Vec<_>>())
+        }
+        Step::Flows(Flows::Install { tunnel }) => {
+            let flows: Vec<MovedFlow> = hear()?;
+            let arriving = carry::arriving(&flows, tunnel.try_into()?)?;
+            arriving.install()?;
+            Ok(arriving.turn()?)
+        }
+        Step::Flows(Flows::Turn { container, tunnel }) => {
+            let departing = carry::departing(&HashSet::from([container]))?;
+            Ok(departing.turn(tunnel.try_into()?)?)
+        }
+    }
+}
+
+/// Says what the tunnel is, and keeps it until stdin ends.
+fn hold(tunnel: &Tunnel) -> Result<()> {
+    say(&End {
+        tunnel: tunnel.index(),
+        local: tunnel.local_address(),
+        peer: tunnel.peer_address(),
+    })?;
+    io::copy(&mut io::stdin().lock(), &mut io::sink())?;
+    Ok(())
+}
+
+fn say(what: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(what)?);
+    Ok(())
+}
+
+fn hear<T: DeserializeOwned>() -> Result<T> {
+    let mut line = String::new();
+    ensure!(
+        io::stdin().lock().read_line(&mut line)? > 0,
+        "stdin is empty"
+    );
+    serde_json::from_str(&line).with_context(|| format!("{line:?}"))
+}

@@ -1,0 +1,195 @@
+//! `bench outage`: rounds in which everything that is compared takes its turn.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::artifacts::Artifacts;
+use crate::by_hand::{self, Tunnel};
+use crate::client::Client;
+use crate::record::Record;
+use crate::sample::{Failure, Method, Sample, Span};
+use crate::stage::Stage;
+use crate::workload::Workload;
+use crate::{agents, floor, page, table, timeline};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+
+    /// How often the workload with gigabytes is measured, if less often: it takes minutes.
+    #[arg(long, value_name = "ROUNDS")]
+    large_rounds: Option<u16>,
+
+    /// What to measure; may be given several times. Everything without it.
+    #[arg(long)]
+    workload: Vec<Workload>,
+
+    /// How to move it; may be given several times. In every way without it.
+    #[arg(long)]
+    method: Vec<Method>,
+
+    /// Write PATH.md, PATH.json and PATH.svg too, anew after each round.
+    #[arg(long, value_name = "PATH")]
+    output: Option<PathBuf>,
+
+    /// The name of the lab, which must not exist.
+    #[arg(long, default_value = "bench-outage", hide = true)]
+    lab: String,
+}
+
+/// Measures and prints; false if something could not be measured. A bar that is missed is a result.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    let workloads = chosen(&options.workload);
+    let methods = chosen(&options.method);
+    eprintln!("making three hosts and the images");
+    let stage = Stage::set(&options.lab, &Artifacts::gather()?, workloads)?;
+    let tunnel = Tunnel::open(&stage).context("cannot make a tunnel")?;
+
+    // Whatever is slow the first time only would be so for those that come first.
+    eprintln!("once without counting");
+    for &method in methods {
+        measure(&stage, &tunnel, 0, workloads[0], method)?;
+    }
+
+    let (mut samples, mut failures) = (Vec::new(), Vec::new());
+    for round in 1..=usize::from(options.rounds) {
+        for &workload in workloads {
+            if workload.is_large() && options.large_rounds.is_some_and(|n| round > n.into()) {
+                continue;
+            }
+            for &method in methods {
+                let progress = format!("round {round:2}  {workload:10}{method:8}");
+                match measure(&stage, &tunnel, round, workload, method) {
+                    Ok(sample) => {
+                        eprintln!(
+                            "{progress}gap {:6.0} ms, frozen {:6.0} ms, total {:6.0} ms{}",
+                            sample.gap.ms,
+                            sample.run.freeze_ms,
+                            sample.run.total_ms,
+                            sample
+                                .fault
+                                .as_deref()
+                                .map_or(String::new(), |fault| format!(", not whole: {fault}"))
+                        );
+                        samples.push(sample);
+                    }
+                    Err(error) => {
+                        eprintln!("{progress}{error:#}");
+                        failures.push(Failure {
+                            round,
+                            workload,
+                            method,
+                            error: format!("{error:#}"),
+                        });
+                    }
+                }
+            }
+        }
+        if let Some(output) = &options.output {
+            write(output, &record(options, round, &samples, &failures)?)?;
+        }
+    }
+    let record = record(options, options.rounds.into(), &samples, &failures)?;
+    print!("{}", table::tables(&record));
+    Ok(failures.is_empty())
+}
+
+/// All that can be chosen, if nothing was.
+fn chosen<T: ValueEnum>(given: &[T]) -> &[T] {
+    match given {
+        [] => T::value_variants(),
+        given => given,
+    }
+}
+
+/// One run, under the eyes of a client.
+fn measure(
+    stage: &Stage,
+    tunnel: &Tunnel,
+    round: usize,
+    workload: Workload,
+    method: Method,
+) -> Result<Sample> {
+    stage.start(workload)?;
+    let mut client = Client::connect(stage, workload)?;
+    let run = match method {
+        Method::Floor => floor::run(stage)?,
+        Method::ByHand => by_hand::run(stage, tunnel)?,
+        Method::Agents => agents::run(stage)?,
+    };
+    client.wait_recovered(stage)?;
+    let seen = client.finish()?;
+    let complaint = match method {
+        // It has nowhere to say anything.
+        Method::Floor => None,
+        _ => stage.complaint()?,
+    };
+    let wait = seen.wait()?;
+    Ok(Sample {
+        round,
+        workload,
+        method,
+        gap: Span {
+            start_ms: wait.start_unix_ms - run.start_unix_ms,
+            ms: wait.ms,
+        },
+        fault: seen.fault().or(complaint),
+        run,
+    })
+}
+
+fn record(
+    options: &Options,
+    rounds: usize,
+    samples: &[Sample],
+    failures: &[Failure],
+) -> Result<Record> {
+    let mut command = format!("scripts/bench outage --rounds {}", options.rounds);
+    if let Some(rounds) = options.large_rounds {
+        command += &format!(" --large-rounds {rounds}");
+    }
+    for workload in &options.workload {
+        command += &format!(" --workload {workload}");
+    }
+    for method in &options.method {
+        let method = method.to_possible_value().expect("none is skipped");
+        command += &format!(" --method {}", method.get_name());
+    }
+    if let Some(output) = &options.output {
+        command += &format!(" --output {}", output.display());
+    }
+    let date = OffsetDateTime::now_utc()
+        .replace_nanosecond(0)?
+        .format(&Rfc3339)?;
+    Ok(Record::of(
+        command,
+        date,
+        rounds,
+        samples.to_vec(),
+        failures.to_vec(),
+    ))
+}
+
+fn write(output: &Path, record: &Record) -> Result<()> {
+    let name = output
+        .file_name()
+        .context("--output names no file")?
+        .to_string_lossy();
+    let json = serde_json::to_string_pretty(record)? + "\n";
+    for (extension, text) in [
+        ("md", page::page(record, &name)),
+        ("json", json),
+        ("svg", timeline::draw(record)),
+    ] {
+        let path = output.with_extension(extension);
+        fs::write(&path, text).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}

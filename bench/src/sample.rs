@@ -1,0 +1,151 @@
+//! What is measured.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::workload::Workload;
+
+/// A way to move a container, or what is to be compared to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Method {
+    /// The OCI runtime's checkpoint and restore on one host: what no migration can be without.
+    Floor,
+    /// Podman's checkpoint, a copy, Podman's restore.
+    ByHand,
+    /// `agent-client migrate`.
+    Agents,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Method::Floor => "floor",
+            Method::ByHand => "by hand",
+            Method::Agents => "agents",
+        })
+    }
+}
+
+/// A stretch of time; its start is counted from that of the method.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Span {
+    pub(crate) start_ms: f64,
+    pub(crate) ms: f64,
+}
+
+impl Span {
+    pub(crate) fn end_ms(self) -> f64 {
+        self.start_ms + self.ms
+    }
+}
+
+/// A step of a method.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Phase {
+    pub(crate) name: String,
+    #[serde(flatten)]
+    pub(crate) span: Span,
+}
+
+/// What a method says of itself.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Run {
+    /// When it began, by the machine's clock.
+    pub(crate) start_unix_ms: f64,
+    pub(crate) phases: Vec<Phase>,
+    /// How long the container's processes stood still.
+    pub(crate) freeze_ms: f64,
+    /// From its start to its end.
+    pub(crate) total_ms: f64,
+    /// What went from host to host.
+    pub(crate) bytes: u64,
+    /// The most memory that each agent has had, in bytes, by its name.
+    pub(crate) peaks: BTreeMap<String, u64>,
+}
+
+/// One run of one method on one workload.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Sample {
+    pub(crate) round: usize,
+    pub(crate) workload: Workload,
+    pub(crate) method: Method,
+    /// The longest time that a client had no answer.
+    pub(crate) gap: Span,
+    /// What was no longer whole afterwards.
+    pub(crate) fault: Option<String>,
+    #[serde(flatten)]
+    pub(crate) run: Run,
+}
+
+/// A run that could not be measured.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Failure {
+    pub(crate) round: usize,
+    pub(crate) workload: Workload,
+    pub(crate) method: Method,
+    pub(crate) error: String,
+}
+
+/// Times the steps of a method, one after the other.
+pub(crate) struct Steps {
+    start: SystemTime,
+    last_ms: f64,
+    phases: Vec<Phase>,
+}
+
+impl Steps {
+    pub(crate) fn start() -> Self {
+        Self {
+            start: SystemTime::now(),
+            last_ms: 0.0,
+            phases: Vec::new(),
+        }
+    }
+
+    /// Since the start.
+    pub(crate) fn now_ms(&self) -> f64 {
+        millis(self.start.elapsed().unwrap_or_default())
+    }
+
+    /// What has been done since the last step was this.
+    pub(crate) fn done(&mut self, name: &str) {
+        let (start_ms, now_ms) = (self.last_ms, self.now_ms());
+        self.last_ms = now_ms;
+        self.phases.push(Phase {
+            name: name.to_owned(),
+            span: Span {
+                start_ms,
+                ms: now_ms - start_ms,
+            },
+        });
+    }
+
+    /// Ends with the last step.
+    pub(crate) fn finish(self, freeze_ms: f64, bytes: u64) -> Run {
+        Run {
+            start_unix_ms: unix_ms(self.start),
+            total_ms: self.last_ms,
+            phases: self.phases,
+            freeze_ms,
+            bytes,
+            peaks: BTreeMap::new(),
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn unix_ms(time: SystemTime) -> f64 {
+    millis(
+        time.duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default(),
+    )
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
