@@ -21,6 +21,8 @@ pub enum Message {
     ProveTunnel,
     /// `Receive` of the skeleton.
     ReceiveSkeleton,
+    /// `Receive` of the files.
+    ReceiveFiles,
     /// `Receive` of the checkpoint.
     ReceiveCheckpoint,
     /// `StreamEnd`.
@@ -78,6 +80,10 @@ impl Message {
             Message::ReceiveSkeleton => &Request::Receive {
                 stream: 1,
                 kind: StreamKind::Skeleton,
+            },
+            Message::ReceiveFiles => &Request::Receive {
+                stream: 4,
+                kind: StreamKind::Files,
             },
             Message::ReceiveCheckpoint => &Request::Receive {
                 stream: 2,

@@ -163,6 +163,8 @@ pub(crate) const SCRIPT: &[Line] = &[
     Line::Say(|_| Message::ReceiveSkeleton),
     Line::Say(|_| Message::StreamEnd),
     Line::Say(|_| Message::Stage),
+    Line::Say(|_| Message::ReceiveFiles),
+    Line::Say(|_| Message::StreamEnd),
     Line::Say(|_| Message::Flows),
     Line::Say(|_| Message::ReceiveCheckpoint),
     Line::Say(|_| Message::Turn),
