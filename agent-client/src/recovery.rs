@@ -14,7 +14,7 @@ use common::transaction::{self, SourceStep};
 
 use crate::lock;
 use crate::migrate::ask_outcome;
-use crate::source::Source;
+use crate::source::{self, Source};
 
 /// How long a program that a dead command started may still take.
 const STRAGGLERS: Duration = Duration::from_secs(60);
@@ -132,9 +132,12 @@ pub(crate) async fn carry_out(
     why: &str,
 ) -> anyhow::Result<End> {
     let work = paths::work_dir(&record.migration);
+    let at_work = work.clone();
     // Podman, the runtime and CRIU outlive the command that started them.
-    tokio::task::spawn_blocking(move || stragglers::wait(&work, STRAGGLERS)).await??;
-    if let Some(source) = source {
+    tokio::task::spawn_blocking(move || stragglers::wait(&at_work, STRAGGLERS)).await??;
+    if step != Some(SourceStep::Thaw) && !exists(&record).await? {
+        source::remove_volumes(&work).await?;
+    } else if let Some(source) = source {
         match step {
             Some(SourceStep::Remove) => source.remove().await?,
             Some(SourceStep::Thaw) => {
@@ -167,9 +170,13 @@ pub(crate) fn is_frozen(source: Option<&Source>) -> anyhow::Result<bool> {
     source.map_or(Ok(false), Source::frozen)
 }
 
+async fn exists(record: &MigrationRecord) -> anyhow::Result<bool> {
+    Ok(podman::exists("container", &record.container.id).await?)
+}
+
 /// The container of a migration, if it runs here or is frozen.
 pub(crate) async fn find(record: &MigrationRecord) -> anyhow::Result<Option<Source>> {
-    if !podman::exists("container", &record.container.id).await? {
+    if !exists(record).await? {
         return Ok(None);
     }
     let (facts, placement) = podman::inspect(&record.container.id).await?;

@@ -25,6 +25,20 @@ use tokio_util::sync::CancellationToken;
 /// How long a CRIU that nobody waits for may hold on to the container before it is thawed.
 const TRACED_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
 
+/// File in the scratch space that lists the volumes that go with the container.
+const VOLUMES: &str = "volumes.json";
+
+/// Removes the volumes of a container that was removed, as the scratch space says.
+pub(crate) async fn remove_volumes(work: &Path) -> anyhow::Result<()> {
+    let Ok(bytes) = std::fs::read(work.join(VOLUMES)) else {
+        return Ok(());
+    };
+    for volume in serde_json::from_slice::<Vec<String>>(&bytes)? {
+        podman::remove_volume(&volume).await?;
+    }
+    Ok(())
+}
+
 /// The container that moves, with everything of it that is touched here.
 #[derive(Clone)]
 pub(crate) struct Source {
@@ -64,6 +78,10 @@ impl Source {
 
     /// Has Podman write the container's configuration. Changes nothing here but scratch files.
     pub(crate) async fn write_skeleton(&self) -> anyhow::Result<()> {
+        let volumes: Vec<_> = self.facts.volumes.iter().map(|v| &v.name).collect();
+        // For a removal that is cut short: nobody else knows them once the container is gone.
+        std::fs::write(self.work.join(VOLUMES), serde_json::to_vec(&volumes)?)
+            .context("cannot write down which volumes go with the container")?;
         skeleton::write(
             &self.facts.id,
             &self.facts.runtime,
@@ -229,7 +247,8 @@ impl Source {
         Ok(spawn_blocking(move || carry::left_behind(&addresses, tunnel)).await??)
     }
 
-    /// Removes the container and the volumes that went with it. Not undone.
+    /// Removes the container and the volumes that went with it. Not undone; cut short, it is
+    /// finished by [`remove_volumes`].
     pub(crate) async fn remove(&self) -> anyhow::Result<()> {
         podman::remove_container(&self.facts.id).await?;
         for volume in &self.facts.volumes {

@@ -41,6 +41,14 @@ fn build_agents(options: &[&str]) -> Result<Vec<PathBuf>> {
         .args(options)
         .current_dir(workspace())
         .stderr(Stdio::inherit());
+    // Cargo has set these for the tests' own package. Build scripts that look at them would run
+    // again, and all that depends on them be built again, each time the agents are built otherwise.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
