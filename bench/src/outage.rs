@@ -35,7 +35,7 @@ pub(crate) struct Options {
     #[arg(long)]
     method: Vec<Method>,
 
-    /// Write PATH.md, PATH.json and PATH.svg too, anew after each round.
+    /// Write PATH.md, PATH.json and PATH.svg too, anew after each measurement.
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
 
@@ -90,10 +90,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
                         });
                     }
                 }
+                if let Some(output) = &options.output {
+                    write(output, &record(options, round, &samples, &failures)?)?;
+                }
             }
-        }
-        if let Some(output) = &options.output {
-            write(output, &record(options, round, &samples, &failures)?)?;
         }
     }
     let record = record(options, options.rounds.into(), &samples, &failures)?;
