@@ -31,17 +31,22 @@
 //! Killing a host's init is a power cut: the host is gone at once, and [`Lab::up`] boots it again
 //! from the same disk.
 
+mod cache;
 mod cgroup;
 mod enter;
 mod host;
 mod init;
 mod lab;
+mod machine;
 mod mounts;
+mod part;
+mod pidfd;
 mod rootfs;
 mod snapshot;
 mod switch;
 
-pub use host::{Host, Output};
-pub use lab::{Lab, can_run};
+pub use host::{Host, Kind, Output};
+pub use lab::{Lab, can_run, can_run_machines};
+pub use part::Part;
 pub use rootfs::rootfs;
 pub use snapshot::Snapshot;
