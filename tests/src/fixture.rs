@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::time::Duration;
 
-use lab::{Host, Lab, Output, Snapshot};
+use lab::{Host, Kind, Lab, Output, Snapshot};
 use serde_json::{Value, json};
 
-use crate::{Job, Load, Migration, artifacts, eventually, load, pause};
+use crate::{Job, Load, Migration, artifacts, eventually, kind, load, pause};
 
 /// For commands that answer at once.
 const SHORT: Duration = Duration::from_secs(60);
@@ -60,6 +60,17 @@ pub struct Setup<'a> {
     pub images: &'a [(&'a str, &'a [&'a str])],
 }
 
+impl Setup<'_> {
+    fn kind(&self, host: &str) -> Kind {
+        let runs_containers = self.images.iter().any(|(name, _)| *name == host);
+        if runs_containers || self.servers.contains(&host) {
+            kind()
+        } else {
+            Kind::Namespaces
+        }
+    }
+}
+
 /// A lab with both agents on every host. When a test fails, it prints what the servers said.
 #[derive(Debug)]
 pub struct Fixture {
@@ -88,7 +99,12 @@ impl Fixture {
     /// If it cannot be made.
     pub fn with(lab: &str, setup: Setup<'_>) -> Self {
         let turn = turn(lab).expect("a lock can be had");
-        let lab = Lab::fresh(lab, setup.hosts).expect("the lab comes up");
+        let kinds: Vec<_> = setup
+            .hosts
+            .iter()
+            .map(|host| (*host, setup.kind(host)))
+            .collect();
+        let lab = Lab::fresh_as(lab, &kinds).expect("the lab comes up");
         let mut fixture = Self {
             lab,
             servers: BTreeMap::new(),
@@ -96,6 +112,9 @@ impl Fixture {
         };
         for name in setup.hosts {
             let host = fixture.host(name);
+            if host.kind() == Kind::Machine {
+                host.sh("modprobe nf_conntrack").expect("it can track");
+            }
             host.sh(CONNTRACK).expect("the timeouts can be set");
             for program in artifacts::agents() {
                 host.put(program, "/usr/local/bin/").expect("agents fit");

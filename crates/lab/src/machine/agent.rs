@@ -246,7 +246,10 @@ fn feed(mut input: Option<File>, inputs: &mpsc::Receiver<Vec<u8>>, to_keeper: &M
         if bytes.is_empty() {
             return;
         }
-        if input.as_mut().is_some_and(|to| to.write_all(&bytes).is_err()) {
+        if input
+            .as_mut()
+            .is_some_and(|to| to.write_all(&bytes).is_err())
+        {
             input = None;
         }
         let length = (bytes.len() as u32).to_be_bytes();

@@ -36,7 +36,10 @@ const INIT: &str = "/sys/fs/cgroup/init";
 
 /// Makes a host of the virtual machine and becomes its init. Only its first process may call this.
 pub(crate) fn run() -> Result<()> {
-    ensure!(std::process::id() == 1, "only for virtual machines of a lab");
+    ensure!(
+        std::process::id() == 1,
+        "only for virtual machines of a lab"
+    );
     file_systems()?;
     let seed = |name| {
         let path = Path::new(SEED).join(name);
