@@ -16,6 +16,15 @@ fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
+/// Builds whatever goes into hosts with these images.
+pub(crate) fn build<'a>(images: impl Iterator<Item = &'a &'a str>) {
+    agents();
+    workloads();
+    images.for_each(|name| {
+        image(name);
+    });
+}
+
 /// The programs `agent-client` and `agent-server`. Cargo is asked once in each run, because a test
 /// package cannot depend on programs of another one: who built them, and when, would be left open.
 pub(crate) fn agents() -> &'static [PathBuf] {

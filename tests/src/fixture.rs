@@ -99,6 +99,8 @@ impl Fixture {
     /// If it cannot be made.
     pub fn with(lab: &str, setup: Setup<'_>) -> Self {
         let turn = turn(lab).expect("a lock can be had");
+        // Before there are hosts, which would only be slowed down by it.
+        artifacts::build(setup.images.iter().flat_map(|(_, images)| *images));
         let kinds: Vec<_> = setup
             .hosts
             .iter()
