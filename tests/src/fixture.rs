@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::thread;
 use std::time::Duration;
 
 use lab::{Host, Kind, Lab, Output, Snapshot};
@@ -112,26 +113,11 @@ impl Fixture {
             servers: BTreeMap::new(),
             _turn: turn,
         };
-        for name in setup.hosts {
-            let host = fixture.host(name);
-            if host.kind() == Kind::Machine {
-                host.sh("modprobe nf_conntrack").expect("it can track");
+        thread::scope(|scope| {
+            for name in setup.hosts {
+                scope.spawn(|| fixture.furnish(name, setup));
             }
-            host.sh(CONNTRACK).expect("the timeouts can be set");
-            for program in artifacts::agents() {
-                host.put(program, "/usr/local/bin/").expect("agents fit");
-            }
-            host.put(artifacts::workloads().join("load"), "/usr/local/bin/")
-                .expect("load fits");
-        }
-        for (name, images) in setup.images {
-            for image in *images {
-                fixture.add_image(name, image);
-            }
-        }
-        for (name, _) in setup.images {
-            fixture.break_in(name);
-        }
+        });
         for name in setup.servers {
             fixture.serve(name);
         }
@@ -139,6 +125,26 @@ impl Fixture {
             fixture.pair(source, destination);
         }
         fixture
+    }
+
+    /// Puts into a host what it is to have.
+    fn furnish(&self, name: &str, setup: Setup<'_>) {
+        let host = self.host(name);
+        if host.kind() == Kind::Machine {
+            host.sh("modprobe nf_conntrack").expect("it can track");
+        }
+        host.sh(CONNTRACK).expect("the timeouts can be set");
+        for program in artifacts::agents() {
+            host.put(program, "/usr/local/bin/").expect("agents fit");
+        }
+        host.put(artifacts::workloads().join("load"), "/usr/local/bin/")
+            .expect("load fits");
+        for (_, images) in setup.images.iter().filter(|(host, _)| *host == name) {
+            for image in *images {
+                self.add_image(name, image);
+            }
+            self.break_in(name);
+        }
     }
 
     /// Podman leaves a few things of its own on first use, forwarding for one. Those are not what a

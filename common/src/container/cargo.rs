@@ -6,9 +6,9 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
-use tar::{Archive, Builder, EntryType};
+use tar::{Archive, Builder, EntryType, Header};
 
-use super::tree::{self, Source, Unpacker};
+use super::tree::{self, Exactly, Source, Unpacker};
 
 /// Where the pieces are on one host. The same four kinds on both.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,13 @@ pub fn pack<W: Write>(places: &Places, upper: &Path, sink: W) -> io::Result<W> {
         tree::pack(&mut builder, &prefix, Source::Plain(directory))?;
     }
     if places.log.exists() {
-        builder.append_path_with_name(&places.log, LOG)?;
+        // Only what is there now: conmon is not frozen, and may still have something to write.
+        let file = fs::File::open(&places.log)?;
+        let metadata = file.metadata()?;
+        let left = metadata.len();
+        let mut header = Header::new_gnu();
+        header.set_metadata(&metadata);
+        builder.append_data(&mut header, LOG, Exactly { file, left })?;
     }
     builder.into_inner()
 }

@@ -7,10 +7,18 @@
 //! that answers `checkpoint` by writing an empty inventory instead of calling CRIU, and passes
 //! every other verb on. The container does not notice; the archive holds `config.dump`,
 //! `spec.dump` and `network.status` and restores to whatever images are put in its place.
+//!
+//! Podman adds the container's log as well. If the container writes to it meanwhile, Podman's archive
+//! ends there and Podman calls that a success. The log travels later, whole, so the archive is
+//! written once more without it.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+
+use tar::{Archive, Builder, EntryType, Header};
 
 use super::command::{self, CommandError};
 
@@ -47,6 +55,7 @@ pub async fn write(
     )
     .map_err(io)?;
 
+    let whole = scratch.join("skeleton-of-podman.tar");
     command::stdout(
         super::podman::podman()
             .args([
@@ -59,21 +68,73 @@ pub async fn write(
                 "--compress",
                 "none",
             ])
-            .arg(format!("--export={}", archive.display()))
+            .arg(format!("--export={}", whole.display()))
             .arg(id)
             .env("CONTAINERS_CONF_OVERRIDE", &overrides)
             .env(REAL_RUNTIME, real_runtime),
     )
-    .await
-    .map(drop)
+    .await?;
+    tighten(&whole, archive)
+        .and_then(|()| std::fs::remove_file(&whole))
+        .map_err(|error| CommandError::Output {
+            program: "podman container checkpoint".into(),
+            message: error.to_string(),
+        })
 }
+
+/// What Podman's restore needs. They come before the log.
+const NEEDED: [&str; 3] = ["config.dump", "spec.dump", "network.status"];
+
+/// Copies of Podman's archive `whole`, which may break off in the log, what is small and to the point.
+fn tighten(whole: &Path, archive: &Path) -> io::Result<()> {
+    let mut builder = Builder::new(File::create(archive)?);
+    let mut missing = NEEDED.to_vec();
+    let mut from = Archive::new(File::open(whole)?);
+    for entry in from.entries_with_seek()? {
+        let Ok(entry) = entry else { break };
+        let path = entry.path()?.into_owned();
+        let is = |name: &&str| path == Path::new(*name);
+        if !entry.header().entry_type().is_file() || path.starts_with(CHECKPOINT) {
+            continue;
+        }
+        let needed = missing.iter().position(|name| is(&name));
+        if let Some(position) = needed {
+            missing.swap_remove(position);
+        } else if !is(&SHM) {
+            continue;
+        }
+        let mut header = entry.header().clone();
+        builder.append_data(&mut header, path, entry)?;
+    }
+    if !missing.is_empty() {
+        let missing = missing.join(", ");
+        return Err(io::Error::other(format!("an archive without {missing}")));
+    }
+    let mut header = Header::new_gnu();
+    header.set_mode(0o700);
+    header.set_entry_type(EntryType::Directory);
+    header.set_size(0);
+    builder.append_data(&mut header, CHECKPOINT, io::empty())?;
+    header.set_mode(0o600);
+    header.set_entry_type(EntryType::Regular);
+    let inventory = Path::new(CHECKPOINT).join(INVENTORY);
+    builder.append_data(&mut header, inventory, io::empty())?;
+    builder.into_inner()?.sync_all()
+}
+
+const CHECKPOINT: &str = "checkpoint";
+
+/// CRIU's, which names an image format version; Podman only looks whether it exists.
+const INVENTORY: &str = "inventory.img";
+
+/// What is in `/dev/shm`, for Podman to unpack. There is none with another container's.
+const SHM: &str = "devshm-checkpoint.tar";
 
 /// Acts as the OCI runtime. Returns the exit status, or does not return.
 pub fn runtime(arguments: &[OsString]) -> i32 {
     if let Some(images) = checkpoint_directory(arguments) {
-        // CRIU's inventory names an image format version; Podman only looks whether it exists.
         return match std::fs::create_dir_all(&images)
-            .and_then(|()| std::fs::write(images.join("inventory.img"), b""))
+            .and_then(|()| std::fs::write(images.join(INVENTORY), b""))
         {
             Ok(()) => 0,
             Err(error) => {
@@ -107,6 +168,55 @@ mod tests {
 
     fn args(text: &str) -> Vec<OsString> {
         text.split(' ').map(OsString::from).collect()
+    }
+
+    /// An archive as Podman writes it: of these files, each with its own name as contents.
+    fn archive(names: &[&str]) -> Vec<u8> {
+        let mut builder = Builder::new(Vec::new());
+        for name in names {
+            let mut header = Header::new_gnu();
+            header.set_size(name.len() as u64);
+            header.set_mode(0o600);
+            let contents = name.as_bytes();
+            builder.append_data(&mut header, name, contents).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn an_archive_that_breaks_off_in_the_log_is_completed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (whole, tight) = (dir.path().join("whole"), dir.path().join("tight"));
+        let [config, spec, network] = NEEDED;
+        let names = [SHM, config, spec, network, "ctr.log"];
+        // Whole, and without the end of the log and what should follow.
+        let bytes = archive(&names);
+        for length in [bytes.len(), 4 * 1024 + 512 + 3] {
+            std::fs::write(&whole, &bytes[..length]).unwrap();
+            tighten(&whole, &tight).unwrap();
+            let mut from = Archive::new(File::open(&tight).unwrap());
+            let found: Vec<(PathBuf, String)> = from
+                .entries()
+                .unwrap()
+                .map(|entry| {
+                    let mut entry = entry.unwrap();
+                    let mut text = String::new();
+                    io::Read::read_to_string(&mut entry, &mut text).unwrap();
+                    (entry.path().unwrap().into_owned(), text)
+                })
+                .collect();
+            let mut expected: Vec<(PathBuf, String)> = names[..4]
+                .iter()
+                .map(|name| (name.into(), (*name).to_owned()))
+                .collect();
+            expected.push((CHECKPOINT.into(), String::new()));
+            expected.push((Path::new(CHECKPOINT).join(INVENTORY), String::new()));
+            assert_eq!(found, expected);
+        }
+
+        std::fs::write(&whole, archive(&[config, network])).unwrap();
+        let error = tighten(&whole, &tight).unwrap_err().to_string();
+        assert!(error.contains(spec), "{error}");
     }
 
     #[test]

@@ -186,9 +186,9 @@ fn header(metadata: &Metadata, entry_type: EntryType) -> Header {
 
 /// Reads exactly as many bytes as the header promised, or fails: a file that changes its size
 /// while it is packed must not shift everything behind it.
-struct Exactly {
-    file: File,
-    left: u64,
+pub(super) struct Exactly {
+    pub(super) file: File,
+    pub(super) left: u64,
 }
 
 impl Read for Exactly {
