@@ -7,10 +7,22 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 
 use anyhow::{Context, Result, ensure};
+use lab::Kind;
 use serde_json::Value;
+
+use crate::kind;
 
 fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// Builds whatever goes into hosts with these images.
+pub(crate) fn build<'a>(images: impl Iterator<Item = &'a &'a str>) {
+    agents();
+    workloads();
+    images.for_each(|name| {
+        image(name);
+    });
 }
 
 /// The programs `agent-client` and `agent-server`. Cargo is asked once in each run, because a test
@@ -61,7 +73,30 @@ fn build_agents(options: &[&str]) -> Result<Vec<PathBuf>> {
         .filter_map(|message| Some(message["executable"].as_str()?.into()))
         .collect();
     ensure!(programs.len() == 2, "not two programs: {programs:?}");
-    Ok(programs)
+    match kind() {
+        Kind::Namespaces => Ok(programs),
+        Kind::Machine => programs.iter().map(|program| stripped(program)).collect(),
+    }
+}
+
+/// A program without what only a debugger reads: it would take longest of all to copy into a virtual
+/// machine. In a directory beside the original, and as new.
+fn stripped(program: &Path) -> Result<PathBuf> {
+    let (directory, name) = program
+        .parent()
+        .zip(program.file_name())
+        .context("a program has a place and a name")?;
+    let stripped = directory.join("stripped").join(name);
+    fs::create_dir_all(directory.join("stripped"))?;
+    let new = stripped.with_extension(std::process::id().to_string());
+    let status = Command::new("strip")
+        .arg("-o")
+        .args([new.as_path(), program])
+        .status()
+        .context("cannot start strip")?;
+    ensure!(status.success(), "strip: {status}");
+    fs::rename(new, &stripped)?;
+    Ok(stripped)
 }
 
 /// The directory that holds the static workloads and `load`.

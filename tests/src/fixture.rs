@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
-use lab::{Host, Lab, Output, Snapshot};
+use lab::{Host, Kind, Lab, Output, Snapshot};
 use serde_json::{Value, json};
 
-use crate::{Job, Load, Migration, artifacts, eventually, load, pause};
+use crate::{Job, Load, Migration, artifacts, eventually, kind, load, pause};
 
 /// For commands that answer at once.
 const SHORT: Duration = Duration::from_secs(60);
@@ -61,6 +62,17 @@ pub struct Setup<'a> {
     pub images: &'a [(&'a str, &'a [&'a str])],
 }
 
+impl Setup<'_> {
+    fn kind(&self, host: &str) -> Kind {
+        let runs_containers = self.images.iter().any(|(name, _)| *name == host);
+        if runs_containers || self.servers.contains(&host) {
+            kind()
+        } else {
+            Kind::Namespaces
+        }
+    }
+}
+
 /// A lab with both agents on every host. When a test fails, it prints what the servers said.
 #[derive(Debug)]
 pub struct Fixture {
@@ -101,29 +113,24 @@ impl Fixture {
 
     fn make(lab: &str, setup: Setup<'_>, agents: &[PathBuf]) -> Self {
         let turn = turn(lab).expect("a lock can be had");
-        let lab = Lab::fresh(lab, setup.hosts).expect("the lab comes up");
+        // Before there are hosts, which would only be slowed down by it.
+        artifacts::build(setup.images.iter().flat_map(|(_, images)| *images));
+        let kinds: Vec<_> = setup
+            .hosts
+            .iter()
+            .map(|host| (*host, setup.kind(host)))
+            .collect();
+        let lab = Lab::fresh_as(lab, &kinds).expect("the lab comes up");
         let mut fixture = Self {
             lab,
             servers: BTreeMap::new(),
             _turn: turn,
         };
-        for name in setup.hosts {
-            let host = fixture.host(name);
-            host.sh(CONNTRACK).expect("the timeouts can be set");
-            for program in agents {
-                host.put(program, "/usr/local/bin/").expect("agents fit");
+        thread::scope(|scope| {
+            for name in setup.hosts {
+                scope.spawn(|| fixture.furnish(name, setup, agents));
             }
-            host.put(artifacts::workloads().join("load"), "/usr/local/bin/")
-                .expect("load fits");
-        }
-        for (name, images) in setup.images {
-            for image in *images {
-                fixture.add_image(name, image);
-            }
-        }
-        for (name, _) in setup.images {
-            fixture.break_in(name);
-        }
+        });
         for name in setup.servers {
             fixture.serve(name);
         }
@@ -131,6 +138,26 @@ impl Fixture {
             fixture.pair(source, destination);
         }
         fixture
+    }
+
+    /// Puts into a host what it is to have.
+    fn furnish(&self, name: &str, setup: Setup<'_>, agents: &[PathBuf]) {
+        let host = self.host(name);
+        if host.kind() == Kind::Machine {
+            host.sh("modprobe nf_conntrack").expect("it can track");
+        }
+        host.sh(CONNTRACK).expect("the timeouts can be set");
+        for program in agents {
+            host.put(program, "/usr/local/bin/").expect("agents fit");
+        }
+        host.put(artifacts::workloads().join("load"), "/usr/local/bin/")
+            .expect("load fits");
+        for (_, images) in setup.images.iter().filter(|(host, _)| *host == name) {
+            for image in *images {
+                self.add_image(name, image);
+            }
+            self.break_in(name);
+        }
     }
 
     /// Podman leaves a few things of its own on first use, forwarding for one. Those are not what a

@@ -11,6 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::NamedTempFile;
 
+use crate::kind::patience;
+
 /// A command that runs in a host, killed if it is dropped.
 ///
 /// What it prints goes to files: a pipe that nobody reads would stop it, and one that a daemon
@@ -107,9 +109,10 @@ impl Job {
     /// Waits for its end.
     ///
     /// # Panics
-    /// If that takes longer than the limit.
+    /// If that takes longer than the limit, or than that takes in virtual machines.
     #[track_caller]
     pub fn wait(mut self, limit: Duration) -> Output {
+        let limit = patience(limit);
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.ended() {

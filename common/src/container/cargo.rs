@@ -7,9 +7,9 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
-use tar::{Archive, Builder, EntryType};
+use tar::{Archive, Builder, EntryType, Header};
 
-use super::tree::{self, Index, Pass, Source, Unpacker};
+use super::tree::{self, Exactly, Index, Pass, Source, Unpacker};
 
 /// Where the pieces are on one host. The same four kinds on both.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +71,21 @@ pub fn pack<W: Write>(
     }
     files(&mut builder, places, upper, Pass::Frozen, sent)?;
     if places.log.exists() {
-        builder.append_path_with_name(&places.log, LOG)?;
+        // Only what is there now: conmon is not frozen, and may still have something to write.
+        let file = fs::File::open(&places.log)?;
+        let metadata = file.metadata()?;
+        let left = metadata.len();
+        let mut header = Header::new_gnu();
+        header.set_metadata(&metadata);
+        builder.append_data(
+            &mut header,
+            LOG,
+            Exactly {
+                file,
+                left,
+                pass: Pass::Frozen,
+            },
+        )?;
     }
     builder.into_inner()
 }

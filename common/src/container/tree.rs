@@ -342,10 +342,10 @@ fn has_moved(error: &io::Error) -> bool {
 
 /// Reads exactly as many bytes as the header promised: a file that changes its size while it is
 /// packed must not shift everything behind it.
-struct Exactly {
-    file: File,
-    left: u64,
-    pass: Pass,
+pub(super) struct Exactly {
+    pub(super) file: File,
+    pub(super) left: u64,
+    pub(super) pass: Pass,
 }
 
 impl Read for Exactly {

@@ -19,6 +19,11 @@ impl Cgroup {
         Ok(Self(hierarchy()?.join("live-migration-lab").join(lab)))
     }
 
+    /// The cgroup of this directory.
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
     pub(crate) fn child(&self, name: &str) -> Self {
         Self(self.0.join(name))
     }

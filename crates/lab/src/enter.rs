@@ -7,12 +7,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
 use crate::cgroup::Cgroup;
+use crate::pidfd;
 
 /// Of clone3(2): create the child in the cgroup given by a descriptor.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -38,23 +39,10 @@ impl Door {
     /// Opens the host whose init is the only process of `init`; commands will run in `cgroup`.
     /// Fails with ESRCH if the host is not running.
     pub(crate) fn open(init: &Cgroup, cgroup: &Cgroup) -> io::Result<Self> {
-        let gone = || io::Error::from_raw_os_error(libc::ESRCH);
-        let pid = *init.processes().first().ok_or_else(gone)?;
-        // SAFETY: pidfd_open takes a number and flags, and touches no memory of ours.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was just opened and nothing else knows of it.
-        let init_process = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-        let door = Self {
-            init: init_process,
+        Ok(Self {
+            init: pidfd::of_only(init)?,
             cgroup: File::open(cgroup.path())?,
-        };
-        // Still there after it was opened: so it was not another process that got its number.
-        (init.processes().first() == Some(&pid))
-            .then_some(door)
-            .ok_or_else(gone)
+        })
     }
 
     /// Makes the caller, a child before exec, the keeper of a new process in the host; returns in

@@ -9,26 +9,43 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::cgroup::Cgroup;
 use crate::enter::Door;
-use crate::{init, mounts};
+use crate::{init, machine, mounts};
+
+/// What a host is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Namespaces of the machine: there in a moment, on the machine's own kernel.
+    Namespaces,
+    /// A virtual machine: there in some ten seconds, on Debian's kernel, slower at everything.
+    Machine,
+}
 
 /// One host of a lab.
 #[derive(Debug, Clone)]
 pub struct Host {
     name: String,
+    kind: Kind,
     number: u8,
     disk: PathBuf,
     cgroup: Cgroup,
 }
 
 impl Host {
-    pub(crate) fn new(name: &str, number: u8, lab_dir: &Path, lab_cgroup: &Cgroup) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        kind: Kind,
+        number: u8,
+        lab_dir: &Path,
+        lab_cgroup: &Cgroup,
+    ) -> Self {
         Self {
             name: name.to_owned(),
+            kind,
             number,
             disk: lab_dir.join(name),
             cgroup: lab_cgroup.child(name),
@@ -38,6 +55,11 @@ impl Host {
     /// Its name, which the other hosts resolve to its addresses.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it is made of.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Its place on the switch: the last part of its addresses.
@@ -58,15 +80,21 @@ impl Host {
         Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, last)
     }
 
-    /// The machine's id of the process that is the host's init, if the host is up.
+    /// The machine's id of the process that the host lives as long as, if it is up: its init, or the
+    /// emulator.
     pub fn init(&self) -> Option<i32> {
         self.init_cgroup().processes().first().copied()
     }
 
     /// A path on the machine that shows the host's files. An absolute symbolic link on the way leads
     /// out of the host and into the machine: read with it what has no such links, write with
-    /// [`Host::put`] and [`Host::write`].
+    /// [`Host::put`] and [`Host::write`]. A virtual machine has none.
     pub fn root_path(&self) -> Result<PathBuf> {
+        ensure!(
+            self.kind == Kind::Namespaces,
+            "the files of {} are on a disk of its own",
+            self.name
+        );
         let pid = self.init().ok_or_else(|| self.is_down())?;
         Ok(format!("/proc/{pid}/root").into())
     }
@@ -84,8 +112,18 @@ impl Host {
     /// The child's id is that of a process outside, which passes on HUP, INT, QUIT, TERM, USR1 and
     /// USR2, takes the command with it when it is killed, and exits with the command's status, or
     /// with 128 + N if signal N ended it. Spawning fails with "No such process" if the host is down.
+    ///
+    /// In a virtual machine two things differ. A program that cannot be started shows as exit status
+    /// 125 to 127, as in a shell. And output ends with the command, whatever it has started still
+    /// writes. If stdin and stdout are a terminal, the command has one in the virtual machine.
+    ///
+    /// # Panics
+    /// If the host is a virtual machine and the program `lab`, which it needs, does not build.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new(program);
+        let mut command = match self.kind {
+            Kind::Namespaces => Command::new(program),
+            Kind::Machine => machine::command(&self.init_cgroup(), program.as_ref()),
+        };
         let terminal = std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned());
         command.env_clear().envs([
             ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"),
@@ -94,6 +132,9 @@ impl Host {
             ("LANG", "C.UTF-8"),
             ("TERM", &terminal),
         ]);
+        if self.kind == Kind::Machine {
+            return command;
+        }
         let door = Door::open(&self.init_cgroup(), &self.cgroup.child(COMMANDS));
         let enter = move || match &door {
             Ok(door) => door.enter(),
@@ -191,7 +232,7 @@ impl Host {
         })
     }
 
-    /// Starts the host over `rootfs`, from the disk it had if it ran before. `network` is called in
+    /// Starts the namespace host over `rootfs`, from the disk it had if it ran before. `network` is called in
     /// its network namespace, with the machine's files still in view. Whatever is left of an earlier
     /// run is killed first. Undone by [`Host::power_off`].
     pub(crate) fn boot(
@@ -236,7 +277,18 @@ impl Host {
         self.cgroup.destroy()
     }
 
-    fn init_cgroup(&self) -> Cgroup {
+    /// Where its files are on the machine.
+    pub(crate) fn disk(&self) -> &Path {
+        &self.disk
+    }
+
+    /// The cgroup of all its processes on the machine.
+    pub(crate) fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// The cgroup that has a process in it exactly when the host is up.
+    pub(crate) fn init_cgroup(&self) -> Cgroup {
         self.cgroup.child("init")
     }
 

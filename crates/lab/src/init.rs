@@ -13,7 +13,7 @@ use nix::unistd::{ForkResult, fork, setsid};
 use crate::enter::close_on_exec;
 
 /// A process that does nothing but reap its children, found in the host's own root.
-const PROGRAM: [&str; 2] = ["/usr/bin/catatonit", "-P"];
+pub(crate) const PROGRAM: [&str; 2] = ["/usr/bin/catatonit", "-P"];
 
 /// Starts the host's init from a thread that is already in all of the host's namespaces but the pid
 /// and cgroup ones. `host` and `leaf` are the entrances of the host's cgroup and of the one for its

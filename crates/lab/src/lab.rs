@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cgroup::Cgroup;
-use crate::host::Host;
-use crate::{rootfs, switch};
+use crate::host::{Host, Kind};
+use crate::{machine, rootfs, switch};
 
 /// Where the labs' disks are: on a real file system, which Podman's storage needs.
 const LABS: &str = "/var/lib/live-migration-lab";
@@ -29,8 +29,14 @@ impl Lab {
     ///
     /// If the switch was killed, the whole lab lost power with it.
     pub fn up(name: &str, hosts: &[&str]) -> Result<Self> {
+        Self::up_as(name, &of_namespaces(hosts))
+    }
+
+    /// [`Lab::up`] with hosts of any kind. Virtual machines boot at the same time. A host that exists
+    /// stays of its kind: asking for another is an error.
+    pub fn up_as(name: &str, hosts: &[(&str, Kind)]) -> Result<Self> {
         check_name(name)?;
-        for host in hosts {
+        for (host, _) in hosts {
             check_name(host)?;
             ensure!(
                 *host != switch::NAME,
@@ -38,27 +44,38 @@ impl Lab {
             );
         }
         let rootfs = rootfs::rootfs()?;
+        let machines = hosts.iter().any(|(_, kind)| *kind == Kind::Machine);
+        let parts = machines.then(machine::Parts::get).transpose()?;
         let dir = dir(name);
         let _lock = lock(&dir)?;
         let mut order = order(&dir)?;
-        for host in hosts {
-            if !order.iter().any(|known| known == host) {
-                order.push((*host).to_owned());
+        for (host, kind) in hosts {
+            match order.iter().find(|(known, _)| known == host) {
+                Some((_, known)) => {
+                    ensure!(known == kind, "the host {host} exists, of another kind");
+                }
+                None => order.push(((*host).to_owned(), *kind)),
             }
         }
         ensure!(order.len() < usize::from(switch::NUMBER), "too many hosts");
         save_order(&dir, &order)?;
 
         let mut lab = Self::assemble(name, &order)?;
-        lab.start(hosts, &rootfs)?;
+        let wanted: Vec<&str> = hosts.iter().map(|(host, _)| *host).collect();
+        lab.start(&wanted, &rootfs, parts.as_ref())?;
         lab.owned = true;
         Ok(lab)
     }
 
     /// [`Lab::up`] on empty disks: a lab of this name that is left from before is taken down first.
     pub fn fresh(name: &str, hosts: &[&str]) -> Result<Self> {
+        Self::fresh_as(name, &of_namespaces(hosts))
+    }
+
+    /// [`Lab::fresh`] with hosts of any kind.
+    pub fn fresh_as(name: &str, hosts: &[(&str, Kind)]) -> Result<Self> {
         Self::destroy(name)?;
-        Self::up(name, hosts).inspect_err(|_| {
+        Self::up_as(name, hosts).inspect_err(|_| {
             // The first error says more than one of cleaning up would.
             let _ = Self::destroy(name);
         })
@@ -142,20 +159,26 @@ impl Lab {
         delete(&dir)
     }
 
-    fn assemble(name: &str, order: &[String]) -> Result<Self> {
+    fn assemble(name: &str, order: &[(String, Kind)]) -> Result<Self> {
         let (dir, cgroup) = (dir(name), Cgroup::of_lab(name)?);
         Ok(Self {
             name: name.to_owned(),
             hosts: (1..)
                 .zip(order)
-                .map(|(number, host)| Host::new(host, number, &dir, &cgroup))
+                .map(|(number, (host, kind))| Host::new(host, *kind, number, &dir, &cgroup))
                 .collect(),
-            switch: Host::new(switch::NAME, switch::NUMBER, &dir, &cgroup),
+            switch: Host::new(
+                switch::NAME,
+                Kind::Namespaces,
+                switch::NUMBER,
+                &dir,
+                &cgroup,
+            ),
             owned: false,
         })
     }
 
-    fn start(&self, wanted: &[&str], rootfs: &Path) -> Result<()> {
+    fn start(&self, wanted: &[&str], rootfs: &Path, parts: Option<&machine::Parts>) -> Result<()> {
         let names = self.names();
         let files = |host: &Host| {
             [
@@ -169,15 +192,21 @@ impl Lab {
             let network = || switch::bridge(&self.switch);
             self.switch.boot(rootfs, &files(&self.switch), network)?;
         }
+        let mut boots = Vec::new();
         for host in &self.hosts {
             if host.init().is_some() {
                 host.write("/etc/hosts", &names)?;
             } else if wanted.contains(&host.name()) {
-                let network = || switch::plug_in(host, &self.switch);
-                host.boot(rootfs, &files(host), network)?;
+                if let (Kind::Machine, Some(parts)) = (host.kind(), parts) {
+                    let boot = machine::Boot::begin(host, &self.switch, parts, &names)?;
+                    boots.push(boot);
+                } else {
+                    let network = || switch::plug_in(host, &self.switch);
+                    host.boot(rootfs, &files(host), network)?;
+                }
             }
         }
-        Ok(())
+        boots.into_iter().try_for_each(machine::Boot::finish)
     }
 
     /// What every host's `/etc/hosts` says.
@@ -212,11 +241,30 @@ pub fn can_run() -> bool {
     } else {
         return true;
     };
+    say_skipped(&why);
+    false
+}
+
+/// [`can_run`], for a lab with virtual machines.
+pub fn can_run_machines() -> bool {
+    match machine::missing() {
+        None => can_run(),
+        Some(why) => {
+            say_skipped(&why);
+            false
+        }
+    }
+}
+
+fn say_skipped(why: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("unnamed");
     // Whoever cannot be told cannot be helped.
     let _ = writeln!(std::io::stderr(), "skipped: {test}: {why}");
-    false
+}
+
+fn of_namespaces<'a>(hosts: &[&'a str]) -> Vec<(&'a str, Kind)> {
+    hosts.iter().map(|host| (*host, Kind::Namespaces)).collect()
 }
 
 fn dir(lab: &str) -> PathBuf {
@@ -249,20 +297,31 @@ fn lock(dir: &Path) -> Result<File> {
     }
 }
 
-/// The names of a lab's hosts in the order of their numbers. They keep them for the lab's life.
-fn order(dir: &Path) -> Result<Vec<String>> {
+/// A lab's hosts in the order of their numbers. They keep them for the lab's life.
+fn order(dir: &Path) -> Result<Vec<(String, Kind)>> {
+    let host = |line: &str| match line.strip_suffix(MACHINE) {
+        Some(name) => (name.to_owned(), Kind::Machine),
+        None => (line.to_owned(), Kind::Namespaces),
+    };
     match fs::read_to_string(dir.join(ORDER)) {
-        Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
+        Ok(text) => Ok(text.lines().map(host).collect()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(e).with_context(|| format!("cannot read {ORDER} in {}", dir.display())),
     }
 }
 
-fn save_order(dir: &Path, order: &[String]) -> Result<()> {
+fn save_order(dir: &Path, order: &[(String, Kind)]) -> Result<()> {
     let new = dir.join(format!("{ORDER}.new"));
-    fs::write(&new, order.join("\n"))?;
+    let line = |(name, kind): &(String, Kind)| match kind {
+        Kind::Machine => format!("{name}{MACHINE}\n"),
+        Kind::Namespaces => format!("{name}\n"),
+    };
+    fs::write(&new, order.iter().map(line).collect::<String>())?;
     Ok(fs::rename(new, dir.join(ORDER))?)
 }
+
+/// What follows the names of virtual machines in that file.
+const MACHINE: &str = " machine";
 
 /// No host is called so: it has a dot.
 const ORDER: &str = "hosts.txt";

@@ -1,8 +1,8 @@
-//! Test hosts made of Linux namespaces.
+//! Test hosts made of Linux namespaces, or virtual machines.
 //!
-//! A lab is a set of hosts on one switch. A host is Debian with Podman, CRIU and runc in namespaces
-//! of its own (net, mount, uts, ipc, pid, cgroup), with its own root, `/dev`, `/run`, `/tmp` and
-//! Podman store. The switch is one more such host, which holds the bridge and answers as everyone's
+//! A lab is a set of hosts on one switch. A host of namespaces is Debian with Podman, CRIU and runc in
+//! namespaces of its own (net, mount, uts, ipc, pid, cgroup), with its own root, `/dev`, `/run`, `/tmp`
+//! and Podman store. The switch is one more such host, which holds the bridge and answers as everyone's
 //! default gateway but forwards nothing: no packet of a lab reaches the machine.
 //!
 //! ```no_run
@@ -13,11 +13,15 @@
 //! # }
 //! ```
 //!
+//! A host can be a virtual machine instead ([`Kind::Machine`]), with a kernel of its own and the same
+//! commands, addresses and switch: for what hosts that share a kernel cannot show.
+//!
 //! # What exists where
 //!
 //! | what | where | gone after |
 //! |---|---|---|
 //! | root file system, shared by all labs | `/var/cache/live-migration-lab/rootfs-HASH` | never (it is a cache) |
+//! | emulator, kernel and disk of virtual machines | `emulator-HASH` and `machine-HASH` there | never |
 //! | a host's disk | `/var/lib/live-migration-lab/LAB/HOST` | [`Lab::down`] |
 //! | a host's processes | cgroup `live-migration-lab/LAB/HOST` of the cgroup2 hierarchy | its end |
 //! | a host's mounts and network | namespaces held only by its processes | its end |
@@ -28,20 +32,28 @@
 //! step of being started. So whatever is killed at whatever moment, the next [`Lab::up`] or
 //! [`Lab::down`] sees what is true.
 //!
+//! A virtual machine's processes on the machine are the emulator, in the place of the init, and one for
+//! each command, which ends when either does.
+//!
 //! Killing a host's init is a power cut: the host is gone at once, and [`Lab::up`] boots it again
 //! from the same disk.
 
+mod cache;
 mod cgroup;
 mod enter;
 mod host;
 mod init;
 mod lab;
+mod machine;
 mod mounts;
+mod part;
+mod pidfd;
 mod rootfs;
 mod snapshot;
 mod switch;
 
-pub use host::{Host, Output};
-pub use lab::{Lab, can_run};
+pub use host::{Host, Kind, Output};
+pub use lab::{Lab, can_run, can_run_machines};
+pub use part::Part;
 pub use rootfs::rootfs;
 pub use snapshot::Snapshot;

@@ -7,15 +7,19 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use lab::Lab;
+use lab::{Kind, Lab, Part};
 
-/// Test hosts made of Linux namespaces, with Podman, CRIU and runc, on a switch of their own.
+/// Test hosts made of Linux namespaces, or virtual machines, with Podman, CRIU and runc, on a switch
+/// of their own.
 #[derive(Parser)]
 #[command(name = "lab", after_help = EXAMPLE)]
 struct Cli {
     /// Which lab: several exist side by side.
     #[arg(long, global = true, env = "LAB_NAME", default_value = "lab")]
     name: String,
+    /// Hosts that `up` adds are virtual machines.
+    #[arg(long, global = true)]
+    vm: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -60,6 +64,9 @@ enum Command {
     Status,
     /// Print the path of the hosts' root file system, building it if there is none.
     Rootfs,
+    /// A part of a virtual machine, which the other commands start.
+    #[command(subcommand, hide = true)]
+    Machine(Part),
 }
 
 fn main() -> ExitCode {
@@ -76,14 +83,19 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let name = &cli.name;
     match cli.command {
         Command::Up { hosts } => {
-            let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
-            Lab::up(name, &hosts)?.keep();
+            let kind = match cli.vm {
+                true => Kind::Machine,
+                false => Kind::Namespaces,
+            };
+            let hosts: Vec<_> = hosts.iter().map(|host| (host.as_str(), kind)).collect();
+            Lab::up_as(name, &hosts)?.keep();
         }
         Command::Exec { host, command } => return exec(&Lab::open(name)?, &host, &command),
         Command::Put { host, src, dst } => Lab::open(name)?.find(&host)?.put(src, &dst)?,
         Command::Down => Lab::destroy(name)?,
         Command::Status => status(&Lab::open(name)?)?,
         Command::Rootfs => println!("{}", lab::rootfs()?.display()),
+        Command::Machine(part) => return Ok(ExitCode::from(part.run()?)),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -106,6 +118,7 @@ fn status(lab: &Lab) -> Result<()> {
     for host in lab.hosts().iter().chain([lab.switch()]) {
         let (name, ipv4, ipv6) = (host.name(), host.ipv4(), host.ipv6());
         let state = match host.init() {
+            Some(pid) if host.kind() == Kind::Machine => format!("up (emulator {pid})"),
             Some(pid) => format!("up (init {pid})"),
             None => "down".to_owned(),
         };

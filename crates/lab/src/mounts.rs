@@ -113,7 +113,13 @@ fn misc_number(misc: &str, name: &str) -> Option<u64> {
 }
 
 /// mount(2) with an error that names the place.
-fn attach(source: &str, at: &str, kind: &str, flags: MsFlags, options: &str) -> Result<()> {
+pub(crate) fn attach(
+    source: &str,
+    at: &str,
+    kind: &str,
+    flags: MsFlags,
+    options: &str,
+) -> Result<()> {
     mount(Some(source), at, Some(kind), flags, Some(options))
         .with_context(|| format!("cannot mount {source} on {at}"))
 }

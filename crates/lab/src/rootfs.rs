@@ -1,20 +1,12 @@
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, bail};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use anyhow::{Context, Result};
 
-const CACHE: &str = "/var/cache/live-migration-lab";
+use crate::cache::{cached, debian};
 
-/// The oldest suite whose CRIU works on current kernels; its Release file is past its date.
-const SUITE: &str = "forky";
-
-const MIRROR: &str = "http://deb.debian.org/debian";
-
-const PACKAGES: &[&str] = &[
+/// What every host has.
+pub(crate) const PACKAGES: &[&str] = &[
     "aardvark-dns",
     "ca-certificates",
     "catatonit",
@@ -68,66 +60,28 @@ const FILES: &[(&str, &str)] = &[
     ("etc/resolv.conf", "# There is no name server in a lab.\n"),
 ];
 
-/// The directory that is every host's root file system below its own disk: built from Debian's
-/// packages if there is none for this recipe yet. It is complete, shared and never written to; it
-/// serves as well to make container images from. Nothing removes it.
+/// The directory that is every namespace host's root file system below its own disk: built from
+/// Debian's packages if there is none for this recipe yet. It is complete, shared and never written
+/// to; it serves as well to make container images from. Nothing removes it.
 pub fn rootfs() -> Result<PathBuf> {
-    let recipe = format!("{SUITE} {MIRROR} {PACKAGES:?} {OPTIONS:?} {FILES:?}");
-    let hash = blake3::hash(recipe.as_bytes()).to_hex();
-    let done = Path::new(CACHE).join(format!("rootfs-{}", &hash[..16]));
-    if done.exists() {
-        return Ok(done);
-    }
-    fs::create_dir_all(CACHE).with_context(|| format!("cannot create {CACHE}"))?;
-    let lock = File::create(Path::new(CACHE).join("lock"))?;
-    lock.lock()?;
-    // Somebody may have built it while this process waited.
-    if !done.exists() {
-        let building = done.with_extension("building");
-        if building.exists() {
-            fs::remove_dir_all(&building)
-                .context("cannot remove an unfinished root file system")?;
-        }
-        build(&building, &lock)?;
-        fs::rename(&building, &done)?;
-    }
-    Ok(done)
+    cached("rootfs", &recipe(), |dir, lock| {
+        let log = dir.with_extension("log");
+        eprintln!(
+            "building the hosts' root file system, once (log: {})",
+            log.display()
+        );
+        build(dir, lock, PACKAGES, &log)
+    })
 }
 
-/// Builds into `dir`. The lock goes to the builder as its stdin, so that it is held until the
-/// builder ends even if this process is killed before.
-fn build(dir: &Path, lock: &File) -> Result<()> {
-    let log = dir.with_extension("log");
-    eprintln!(
-        "building the hosts' root file system, once (log: {})",
-        log.display()
-    );
-    let output = File::create(&log)?;
-    let mut mmdebstrap = Command::new("mmdebstrap");
-    mmdebstrap
-        .args(OPTIONS)
-        .arg(format!("--include={}", PACKAGES.join(",")))
-        .arg(SUITE)
-        .arg(dir)
-        .arg(MIRROR)
-        .stdin(lock.try_clone()?)
-        .stdout(output.try_clone()?)
-        .stderr(output);
-    // In a mount namespace of its own: what it mounts goes with it, even if it is killed.
-    let private = || {
-        unshare(CloneFlags::CLONE_NEWNS)?;
-        let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)?;
-        Ok(())
-    };
-    // SAFETY: it makes only system calls and allocates nothing.
-    unsafe { mmdebstrap.pre_exec(private) };
-    let status = mmdebstrap
-        .status()
-        .context("cannot start mmdebstrap; scripts/lab installs it")?;
-    if !status.success() {
-        bail!("mmdebstrap failed ({status}); see {}", log.display());
-    }
+/// What is in every root file system, to name one that is built from it.
+pub(crate) fn recipe() -> String {
+    format!("{PACKAGES:?} {OPTIONS:?} {FILES:?}")
+}
+
+/// Builds a root file system of these packages into `dir`.
+pub(crate) fn build(dir: &Path, lock: &File, packages: &[&str], log: &Path) -> Result<()> {
+    debian(dir, lock, OPTIONS, packages, log)?;
     for (path, contents) in FILES {
         fs::write(dir.join(path), contents).with_context(|| (*path).to_owned())?;
     }

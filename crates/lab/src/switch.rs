@@ -1,4 +1,5 @@
-//! The network between the hosts: a bridge in a host of its own, and a veth pair to each other host.
+//! The network between the hosts: a bridge in a host of its own, and a
+//! veth pair to each other host, or a TAP interface if that is a virtual machine.
 
 use std::fs;
 use std::io::Write;
@@ -33,27 +34,43 @@ pub(crate) fn plug_in(host: &Host, switch: &Host) -> Result<()> {
     // What a host of this name had until it was killed may not be gone yet.
     switch.run(&["ip", "link", "delete", "dev", host.name()])?;
 
-    let (mac, ipv4, ipv6, port) = (mac(host), host.ipv4(), host.ipv6(), host.name());
+    let (mac, port) = (mac(host), host.name());
     let switch_network = switch.network_path()?;
     fresh_sysctls()?;
     ip(&format!(
-        "link set dev lo up
-         link add name eth0 address {mac} type veth peer name {port} netns {switch_network}"
+        "link add name eth0 address {mac} type veth peer name {port} netns {switch_network}"
     ))?;
+    attach_port(switch, port)?;
+    accept_addresses()?;
+    ip(&network_of(host, switch))
+}
+
+/// Connects an interface in the switch's network namespace with the bridge.
+pub(crate) fn attach_port(switch: &Host, port: &str) -> Result<()> {
     switch.sh(&format!(
         "ip link set dev {port} master {NAME} addrgenmode none up"
     ))?;
-    // Addresses are unique by construction; a tentative one would only delay the first test.
-    sysctl("ipv6/conf/eth0/accept_dad", "0")?;
-    ip(&format!(
-        "link set dev eth0 up
+    Ok(())
+}
+
+/// Addresses are unique by construction; a tentative one would only delay the first test.
+pub(crate) fn accept_addresses() -> Result<()> {
+    sysctl("ipv6/conf/eth0/accept_dad", "0")
+}
+
+/// The iproute2 commands that give a host's `eth0` its addresses and the host its routes.
+pub(crate) fn network_of(host: &Host, switch: &Host) -> String {
+    let (ipv4, ipv6) = (host.ipv4(), host.ipv6());
+    format!(
+        "link set dev lo up
+         link set dev eth0 up
          addr add {ipv4}/24 dev eth0
          addr add {ipv6}/64 dev eth0 nodad
          route add default via {}
          route add default via {}",
         switch.ipv4(),
         switch.ipv6()
-    ))
+    )
 }
 
 /// Lets nothing pass between the host and the others, silently: its own link stays up, as when a
@@ -74,13 +91,13 @@ fn set_port_state(switch: &Host, host: &Host, state: &str) -> Result<()> {
 }
 
 /// A locally administered address that shows the IPv4 one.
-fn mac(host: &Host) -> String {
+pub(crate) fn mac(host: &Host) -> String {
     let [a, b, c, d] = host.ipv4().octets();
     format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
 /// Sets what a new namespace copies from the machine to what a freshly booted Debian has.
-fn fresh_sysctls() -> Result<()> {
+pub(crate) fn fresh_sysctls() -> Result<()> {
     sysctl("ipv4/ip_forward", "0")?;
     sysctl("ipv4/conf/all/rp_filter", "0")?;
     sysctl("ipv4/conf/default/rp_filter", "2")
@@ -93,7 +110,7 @@ fn sysctl(name: &str, value: &str) -> Result<()> {
 }
 
 /// Runs iproute2 commands, one a line, in the calling thread's network namespace.
-fn ip(commands: &str) -> Result<()> {
+pub(crate) fn ip(commands: &str) -> Result<()> {
     let mut child = Command::new("ip")
         .args(["-batch", "-"])
         .stdin(Stdio::piped())

@@ -1,0 +1,84 @@
+//! What is built once on a machine and shared by all labs.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+const CACHE: &str = "/var/cache/live-migration-lab";
+
+/// The oldest suite whose CRIU works on current kernels; its Release file is past its date.
+const SUITE: &str = "forky";
+
+const MIRROR: &str = "http://deb.debian.org/debian";
+
+/// A directory that is built by `build` if there is none for this recipe yet. `build` gets the path
+/// to make, and a file that it must pass on to what it starts: the lock is held as long as that runs,
+/// even if this process is killed before.
+pub(crate) fn cached(
+    name: &str,
+    recipe: &str,
+    build: impl FnOnce(&Path, &File) -> Result<()>,
+) -> Result<PathBuf> {
+    let recipe = format!("{SUITE} {MIRROR} {recipe}");
+    let hash = blake3::hash(recipe.as_bytes()).to_hex();
+    let done = Path::new(CACHE).join(format!("{name}-{}", &hash[..16]));
+    if done.exists() {
+        return Ok(done);
+    }
+    fs::create_dir_all(CACHE).with_context(|| format!("cannot create {CACHE}"))?;
+    let lock = File::create(Path::new(CACHE).join("lock"))?;
+    lock.lock()?;
+    // Somebody may have built it while this process waited.
+    if !done.exists() {
+        let building = done.with_extension("building");
+        if building.exists() {
+            fs::remove_dir_all(&building)
+                .with_context(|| format!("cannot remove {}", building.display()))?;
+        }
+        build(&building, &lock)?;
+        fs::rename(&building, &done)?;
+    }
+    Ok(done)
+}
+
+/// Makes a directory of Debian packages with mmdebstrap, and `log` beside it.
+pub(crate) fn debian(
+    dir: &Path,
+    lock: &File,
+    options: &[&str],
+    packages: &[&str],
+    log: &Path,
+) -> Result<()> {
+    let output = File::create(log)?;
+    let mut mmdebstrap = Command::new("mmdebstrap");
+    mmdebstrap
+        .args(options)
+        .arg(format!("--include={}", packages.join(",")))
+        .arg(SUITE)
+        .arg(dir)
+        .arg(MIRROR)
+        .stdin(lock.try_clone()?)
+        .stdout(output.try_clone()?)
+        .stderr(output);
+    // In a mount namespace of its own: what it mounts goes with it, even if it is killed.
+    let private = || {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)?;
+        Ok(())
+    };
+    // SAFETY: it makes only system calls and allocates nothing.
+    unsafe { mmdebstrap.pre_exec(private) };
+    let status = mmdebstrap
+        .status()
+        .context("cannot start mmdebstrap; scripts/lab installs it")?;
+    if !status.success() {
+        bail!("mmdebstrap failed ({status}); see {}", log.display());
+    }
+    Ok(())
+}

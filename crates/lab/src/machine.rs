@@ -1,0 +1,245 @@
+//! Hosts that are virtual machines: QEMU with a kernel of their own, without the machine's KVM.
+//!
+//! The emulator's process is to the host what its init is to a namespace host: the only process in
+//! the cgroup `init` of the host, and in it only when the host is complete.
+
+pub(crate) mod agent;
+mod emulator;
+mod image;
+pub(crate) mod keeper;
+mod link;
+mod program;
+pub(crate) mod setup;
+mod wire;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::cgroup::Cgroup;
+use crate::{Host, pidfd, switch};
+use emulator::{Emulator, finish};
+use image::Image;
+
+/// How long a boot may take. On a machine with nothing else to do it takes some ten seconds.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Of each host.
+const MEMORY: &str = "1G";
+
+/// All that can be emulated, but what only protects the kernel and costs a tenth of the time.
+const CPU: &str = "max,la57=off,smap=off,smep=off,umip=off,pku=off";
+
+/// What the kernel is told besides where its disk is. Its clock is the processor's counter, which
+/// the emulator takes from the machine; with any other, reading the time would be a system call.
+const KERNEL: &str = "root=/dev/nvme0n1 rootfstype=ext4 rw init=/usr/sbin/lab-init \
+    console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable";
+
+/// What all virtual machines of a lab start from.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    emulator: Emulator,
+    image: Image,
+}
+
+impl Parts {
+    /// Builds what there is none of.
+    pub(crate) fn get() -> Result<Self> {
+        let emulator = Emulator::get()?;
+        let image = Image::get(&emulator)?;
+        Ok(Self { emulator, image })
+    }
+}
+
+/// A command that will run in the virtual machine; see [`Host::command`].
+pub(crate) fn command(emulator: &Cgroup, program: &OsStr) -> Command {
+    let mut command = Command::new(program::lab());
+    command.args(["machine", "run", "--emulator"]);
+    command.arg(emulator.path()).arg("--").arg(program);
+    let down = emulator.processes().is_empty();
+    let check = move || match down {
+        true => Err(std::io::Error::from_raw_os_error(libc::ESRCH)),
+        false => Ok(()),
+    };
+    // SAFETY: it makes no system call and allocates nothing.
+    unsafe { command.pre_exec(check) };
+    command
+}
+
+/// A virtual machine that is to be, or is being, started.
+#[derive(Debug)]
+pub(crate) struct Boot<'a> {
+    host: &'a Host,
+    /// Where the emulator is until the host is complete.
+    starting: Cgroup,
+}
+
+impl<'a> Boot<'a> {
+    /// Starts the emulator, with the disk that the host had if it ran before. Whatever is left of an
+    /// earlier run is killed first.
+    pub(crate) fn begin(host: &'a Host, switch: &Host, parts: &Parts, names: &str) -> Result<Self> {
+        host.power_off()?;
+        let boot = Self {
+            host,
+            starting: host.cgroup().child("starting"),
+        };
+        boot.starting.create()?;
+        host.init_cgroup().create()?;
+        fs::create_dir_all(host.disk())?;
+        let disk = boot.make_disk(parts)?;
+        let seed = boot.make_seed(switch, names)?;
+        let launch = || boot.launch(switch, parts, &disk, &seed);
+        thread::scope(|scope| scope.spawn(launch).join())
+            .map_err(|_| anyhow!("the thread that starts it panicked"))
+            .and_then(|launched| launched)
+            .with_context(|| format!("cannot start the host {}", host.name()))?;
+        Ok(boot)
+    }
+
+    /// Waits until the host is complete.
+    pub(crate) fn finish(self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let emulator = pidfd::of_only(&self.starting).map_err(|_| self.failed("it ended"))?;
+        while link::connect(&emulator).is_err() {
+            if self.starting.processes().is_empty() {
+                return Err(self.failed("it ended"));
+            }
+            if Instant::now() > deadline {
+                return Err(self.failed("it takes too long"));
+            }
+            sleep(Duration::from_millis(100));
+        }
+        let pids = self.starting.processes();
+        let pid = pids.first().ok_or_else(|| self.failed("it ended"))?;
+        let entrance = self.host.init_cgroup().path().join("cgroup.procs");
+        fs::write(entrance, pid.to_string()).context("cannot move the emulator")
+    }
+
+    fn failed(&self, why: &str) -> anyhow::Error {
+        let console = fs::read(self.console()).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console);
+        let lines: Vec<&str> = console.lines().collect();
+        let last = lines[lines.len().saturating_sub(30)..].join("\n");
+        anyhow!(
+            "the host {} does not boot, {why}:\n{last}",
+            self.host.name()
+        )
+    }
+
+    fn console(&self) -> PathBuf {
+        self.host.disk().join("console")
+    }
+
+    /// What the host writes goes to a file of its own above the disk that all start from.
+    fn make_disk(&self, parts: &Parts) -> Result<PathBuf> {
+        let disk = self.host.disk().join("disk.qcow2");
+        if !disk.exists() {
+            let new = disk.with_extension("new");
+            let mut create = parts.emulator.program("usr/bin/qemu-img");
+            create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]);
+            finish(create.arg(parts.image.disk()).arg(&new))?;
+            fs::rename(new, &disk)?;
+        }
+        Ok(disk)
+    }
+
+    /// The second disk, an archive: this program, and what the host is to be called and to reach.
+    fn make_seed(&self, switch: &Host, names: &str) -> Result<PathBuf> {
+        let host = self.host;
+        let seed = host.disk().join("seed");
+        fs::create_dir_all(&seed)?;
+        fs::write(seed.join(setup::NAME), host.name())?;
+        fs::write(seed.join(setup::NAMES), names)?;
+        fs::write(seed.join(setup::NETWORK), switch::network_of(host, switch))?;
+        fs::copy(program::lab(), seed.join("lab")).context("cannot copy the program")?;
+        let archive = seed.with_extension("tar");
+        let mut tar = Command::new("tar");
+        finish(tar.arg("-C").arg(&seed).arg("-cf").arg(&archive).arg("."))?;
+        Ok(archive)
+    }
+
+    /// Starts the emulator in a network namespace of its own, which the calling thread then is in.
+    fn launch(&self, switch: &Host, parts: &Parts, disk: &Path, seed: &Path) -> Result<()> {
+        let device = switch.root_path()?.join("dev/net/tun");
+        setns(
+            fs::File::open(switch.network_path()?)?,
+            CloneFlags::CLONE_NEWNET,
+        )?;
+        // What a host of this name had until it was killed may not be gone yet.
+        let port = self.host.name();
+        switch.run(&["ip", "link", "delete", "dev", port])?;
+        let lan = link::tap(&device, port)?;
+        switch::attach_port(switch, port)?;
+
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        let agent = link::tap(&device, "agent")?;
+        switch::ip(&format!(
+            "link set dev agent up
+             addr add {}/30 dev agent",
+            link::NEAR
+        ))?;
+
+        let at = |path: &Path| path.display().to_string().replace(',', ",,");
+        let drive = |name: &str, path: &Path, more: &str| {
+            format!("file={},if=none,id={name},{more}", at(path))
+        };
+        let mut qemu = parts.emulator.program("usr/bin/qemu-system-x86_64");
+        qemu.args(["-nodefaults", "-no-user-config", "-no-reboot"])
+            .args(["-display", "none", "-daemonize"])
+            .arg("-L")
+            .arg(parts.emulator.path("usr/share/qemu"))
+            .arg("-L")
+            .arg(parts.emulator.path("usr/share/seabios"))
+            .args(["-accel", "tcg", "-cpu", CPU, "-m", MEMORY])
+            .args(["-name", port])
+            .arg("-kernel")
+            .arg(parts.image.kernel())
+            .args(["-append", KERNEL])
+            .args(["-serial", &format!("file:{}", at(&self.console()))])
+            // A killed emulator has given the machine all that the host has flushed.
+            .args(["-drive", &drive("root", disk, "cache=unsafe")])
+            .args(["-drive", &drive("seed", seed, "format=raw,readonly=on")])
+            // The kernel has a driver for the one, and needs a module for the other. Two of a kind
+            // would get their names in any order.
+            .args(["-device", "nvme,drive=root,serial=root"])
+            .args(["-device", "virtio-blk-pci,drive=seed"]);
+        for (name, tap, mac) in [
+            ("eth0", &lan, switch::mac(self.host)),
+            ("eth1", &agent, "02:00:00:00:00:01".to_owned()),
+        ] {
+            let fd = tap.as_raw_fd();
+            let netdev = format!("tap,id={name},fd={fd}");
+            let device = format!("virtio-net-pci,netdev={name},mac={mac},romfile=");
+            qemu.args(["-netdev", &netdev, "-device", &device]);
+        }
+        let entrance = self.starting.entrance()?;
+        let taps = [lan.as_raw_fd(), agent.as_raw_fd()];
+        let enter = move || {
+            nix::unistd::write(&entrance, b"0")?;
+            nix::unistd::setsid()?;
+            for tap in taps {
+                // SAFETY: this changes a flag of a descriptor and touches no memory.
+                if unsafe { libc::fcntl(tap, libc::F_SETFD, 0) } != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        };
+        // SAFETY: it makes only system calls and allocates nothing.
+        unsafe { qemu.pre_exec(enter) };
+        finish(&mut qemu)
+    }
+}
+
+/// Why this machine cannot have virtual machines, if it cannot.
+pub(crate) fn missing() -> Option<String> {
+    (!cfg!(target_arch = "x86_64")).then(|| "virtual machines are of x86-64 only".to_owned())
+}
