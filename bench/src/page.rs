@@ -69,8 +69,8 @@ const METHODS: &str = "\
 ## What is measured
 
 - **gap**: the longest time that a client had frames on their way and no answer. It sends one every
-  millisecond; with 100 connections, each sends one every 50 ms. It is more than the freeze, since
-  what a client sends meanwhile is lost, and sent again when its own timer says so.
+  millisecond; with 100 connections, each sends one every 50 ms. It is more than the freeze
+  where what a client sends meanwhile is lost, and sent again when its own timer says so.
 - **frozen**: how long the processes stood still: the report's `freeze_ms`; by hand from the start of
   the checkpoint to the end of the restore; for the floor the sum of both commands.
 - **total**: from the first command to the last, the old container's removal included. **moved**: bytes
