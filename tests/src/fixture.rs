@@ -39,6 +39,15 @@ for which in all default; do
 done
 ";
 
+/// In an emulated processor a container is frozen for so long that flows would end meanwhile.
+const SLOW_CONNTRACK: &str = "
+cd /proc/sys/net/netfilter
+echo 120 >nf_conntrack_tcp_timeout_max_retrans
+echo 120 >nf_conntrack_tcp_timeout_unacknowledged
+echo 60 >nf_conntrack_udp_timeout
+echo 60 >nf_conntrack_udp_timeout_stream
+";
+
 /// States that soon become others.
 const PASSING: [&str; 6] = [
     " TIME_WAIT ",
@@ -147,6 +156,9 @@ impl Fixture {
             host.sh("modprobe nf_conntrack").expect("it can track");
         }
         host.sh(CONNTRACK).expect("the timeouts can be set");
+        if host.kind() == Kind::Machine {
+            host.sh(SLOW_CONNTRACK).expect("the timeouts can be set");
+        }
         for program in agents {
             host.put(program, "/usr/local/bin/").expect("agents fit");
         }
@@ -322,11 +334,19 @@ impl Fixture {
         Migration::of(self.begin(source, container, to, &[]))
     }
 
-    /// Starts a client on `c` and waits until all of its connections are open.
+    /// Starts a client on `c` and waits until all of its connections are open. It asks less often of
+    /// an emulated processor, which has to get on with something else too.
     #[track_caller]
     pub fn client(&self, command: &str, target: &str, options: &[&str]) -> Load {
         let mut arguments = vec![command, target];
         arguments.extend(options);
+        if kind() == Kind::Machine {
+            let own = arguments.iter().position(|word| *word == "--interval-ms");
+            if let Some(at) = own {
+                arguments.drain(at..at + 2);
+            }
+            arguments.extend(["--interval-ms", "200"]);
+        }
         let connections = options
             .windows(2)
             .find(|pair| pair[0] == "--connections")
