@@ -105,7 +105,7 @@ fn a_disk_that_is_full() {
     let before = f.look(&["a", "b"]);
 
     for host in ["a", "b"] {
-        f.sh(host, &format!("mount -t tmpfs -o size=64k tmpfs {work}"));
+        f.sh(host, &format!("mount -t tmpfs -o size=16k tmpfs {work}"));
         let migration = f.migrate("a", "counter", "b");
         assert!(
             matches!(migration.code(), FAILED | 4),
