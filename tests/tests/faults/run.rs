@@ -40,8 +40,8 @@ while [ $i -lt 3000 ]; do
         case $known in *" $comm "*) continue ;; esac
         pid=${comm#/proc/}
         [ "$2" = 0 ] || sleep $2
-        kill -9 ${pid%/comm}
-        exit
+        # A runtime first starts one that only tells its version, and is gone by now.
+        kill -9 ${pid%/comm} && exit
     done 2>/dev/null
 done
 exit 1

@@ -27,6 +27,10 @@ cp -a /tmp/state/. /var/lib/live-migration/
 mkdir -p /var/lib/live-migration/work
 ";
 
+/// A client tries again at least every other second however long it was not answered: else it would
+/// after an outage wait as long again.
+const PERSISTENT: &str = "echo 2000 >/proc/sys/net/ipv4/tcp_rto_max_ms";
+
 /// What the agents could leave, beyond what a snapshot shows.
 const TRACES: &str = r#"
 ls -A /var/lib/live-migration/work | sed 's/^/scratch space /'
@@ -70,6 +74,7 @@ impl World {
                 images: &[("a", images), ("b", images)],
             },
         );
+        f.sh("c", PERSISTENT);
         for host in HOSTS {
             f.stop_serving(host);
             f.sh(host, SMALL_DISK);
