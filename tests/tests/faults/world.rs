@@ -28,8 +28,11 @@ mkdir -p /var/lib/live-migration/work
 ";
 
 /// A client tries again at least every other second however long it was not answered: else it would
-/// after an outage wait as long again.
-const PERSISTENT: &str = "echo 2000 >/proc/sys/net/ipv4/tcp_rto_max_ms";
+/// after an outage wait as long again. It gives up as late as by default: that counts the tries.
+const PERSISTENT: &str = "
+echo 2000 >/proc/sys/net/ipv4/tcp_rto_max_ms
+echo 200 >/proc/sys/net/ipv4/tcp_retries2
+";
 
 /// What the agents could leave, beyond what a snapshot shows.
 const TRACES: &str = r#"
