@@ -25,8 +25,11 @@ use crate::container::drain;
 
 use super::nfnetlink::{Message, Nfnetlink};
 
-/// Number of the queue, in the container's namespace.
-pub(super) const QUEUE: u16 = 0xC114;
+/// Numbers of the queues, in the container's namespace: for packets that come, and for those that
+/// the container sends. Apart, because an application that has sent much reads on only when that
+/// has left.
+pub(super) const ARRIVING: u16 = 0xC114;
+pub(super) const LEAVING: u16 = 0xC115;
 
 /// Most packets that wait; what comes then is dropped.
 const MOST_PACKETS: u32 = 1 << 18;
@@ -102,7 +105,9 @@ pub struct Hold {
 impl Hold {
     /// Takes the queue of the namespace at `netns`.
     pub(super) fn begin(netns: &Path) -> Result<Self, HoldError> {
-        let queue = netns::in_netns(netns, bind)??;
+        let queues = netns::in_netns(netns, || {
+            Ok::<_, io::Error>([Queue::bind(ARRIVING)?, Queue::bind(LEAVING)?])
+        })??;
         let shared = Arc::new(Shared {
             mode: Mutex::new(Mode::Hold),
             changed: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
@@ -113,7 +118,7 @@ impl Hold {
         let thread = std::thread::Builder::new()
             .name("packet-queue".into())
             .spawn(move || {
-                if let Err(error) = netns::in_netns(&netns, || keep(&queue, &theirs)) {
+                if let Err(error) = netns::in_netns(&netns, || keep(queues, &theirs)) {
                     tracing::error!("{error}");
                 }
             })?;
@@ -157,56 +162,96 @@ impl Drop for Hold {
     }
 }
 
-fn bind() -> io::Result<Nfnetlink> {
-    let queue = Nfnetlink::open()?;
-    setsockopt(&queue, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
-    let config = || Message::new(NFQNL_MSG_CONFIG, 0, QUEUE);
-
-    let mut command = config();
-    command.attribute(NFQA_CFG_CMD, &[NFQNL_CFG_CMD_BIND, 0, 0, 0]);
-    queue.request(command)?;
-    let mut parameters = config();
-    parameters.attribute(NFQA_CFG_PARAMS, &[0, 0, 0, 0, NFQNL_COPY_META]);
-    parameters.attribute(NFQA_CFG_QUEUE_MAXLEN, &MOST_PACKETS.to_be_bytes());
-    // Large segments wait whole: cut up, they would take many times the room.
-    parameters.attribute(NFQA_CFG_FLAGS, &NFQA_CFG_F_GSO.to_be_bytes());
-    parameters.attribute(NFQA_CFG_MASK, &NFQA_CFG_F_GSO.to_be_bytes());
-    queue.request(parameters)?;
-    Ok(queue)
+/// One of the queues, and how far it has come.
+struct Queue {
+    netlink: Nfnetlink,
+    number: u16,
+    /// The packet that came last.
+    newest: u32,
+    /// The packet that went last.
+    gone: u32,
 }
 
-/// Follows the packets that come, and lets them go when that is wanted. Reads what the kernel says
-/// of each, so that there is always room for the next one's word; `ENOBUFS` and the like only mean
-/// that some words were lost.
-fn keep(queue: &Nfnetlink, shared: &Shared) {
-    let mut buffer = Vec::with_capacity(DATAGRAM_BYTES);
-    let (mut newest, mut gone) = (0_u32, 0_u32);
-    loop {
-        while queue.receive_waiting(&mut buffer).is_ok() {
-            newest = packet(&buffer).unwrap_or(newest);
+impl Queue {
+    fn bind(number: u16) -> io::Result<Self> {
+        let netlink = Nfnetlink::open()?;
+        setsockopt(&netlink, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
+        let config = || Message::new(NFQNL_MSG_CONFIG, 0, number);
+
+        let mut command = config();
+        command.attribute(NFQA_CFG_CMD, &[NFQNL_CFG_CMD_BIND, 0, 0, 0]);
+        netlink.request(command)?;
+        let mut parameters = config();
+        parameters.attribute(NFQA_CFG_PARAMS, &[0, 0, 0, 0, NFQNL_COPY_META]);
+        parameters.attribute(NFQA_CFG_QUEUE_MAXLEN, &MOST_PACKETS.to_be_bytes());
+        // Large segments wait whole: cut up, they would take many times the room.
+        parameters.attribute(NFQA_CFG_FLAGS, &NFQA_CFG_F_GSO.to_be_bytes());
+        parameters.attribute(NFQA_CFG_MASK, &NFQA_CFG_F_GSO.to_be_bytes());
+        netlink.request(parameters)?;
+        Ok(Queue {
+            netlink,
+            number,
+            newest: 0,
+            gone: 0,
+        })
+    }
+
+    /// Reads what the kernel says of each packet, so that there is always room for the next one's
+    /// word; `ENOBUFS` and the like only mean that some words were lost.
+    fn follow(&mut self, buffer: &mut Vec<u8>) {
+        while self.netlink.receive_waiting(buffer).is_ok() {
+            self.newest = packet(buffer).unwrap_or(self.newest);
         }
-        let waiting = newest.wrapping_sub(gone);
+    }
+
+    fn waiting(&self) -> u32 {
+        self.newest.wrapping_sub(self.gone)
+    }
+
+    /// Lets the packets go that came first, `most` of them.
+    fn let_go(&mut self, most: u32) {
+        self.gone = self.gone.wrapping_add(self.waiting().min(most));
+        let mut verdict = Message::new(NFQNL_MSG_VERDICT_BATCH, 0, self.number);
+        let header = [NF_ACCEPT.to_be_bytes(), self.gone.to_be_bytes()].concat();
+        verdict.attribute(NFQA_VERDICT_HDR, &header);
+        let _ = self.netlink.tell(verdict);
+    }
+}
+
+/// Follows the packets that come, and lets them go when that is wanted.
+fn keep(queues: [Queue; 2], shared: &Shared) {
+    let [mut arriving, mut leaving] = queues;
+    let mut buffer = Vec::with_capacity(DATAGRAM_BYTES);
+    loop {
+        arriving.follow(&mut buffer);
+        leaving.follow(&mut buffer);
+        let empty = arriving.waiting() == 0 && leaving.waiting() == 0;
         let mode = *shared.mode.lock().expect("not poisoned");
         match mode {
             Mode::End => return,
-            Mode::Pass if waiting > 0 => {
+            Mode::Pass if !empty => {
                 shared.empty.store(false, Ordering::SeqCst);
-                wait_for_readers();
-                gone = gone.wrapping_add(waiting.min(STEP_PACKETS));
-                let _ = accept_until(queue, gone);
+                if leaving.waiting() > 0 {
+                    leaving.let_go(u32::MAX);
+                }
+                if arriving.waiting() > 0 {
+                    wait_for_readers(&mut leaving, &mut buffer);
+                    arriving.let_go(STEP_PACKETS);
+                }
             }
             Mode::Pass | Mode::Hold => {
                 shared.empty.store(mode == Mode::Pass, Ordering::SeqCst);
-                wait_for_news(queue, &shared.changed);
+                wait_for_news([&arriving, &leaving], &shared.changed);
             }
         }
     }
 }
 
 /// Waits for a packet or for another mode.
-fn wait_for_news(queue: &Nfnetlink, changed: &EventFd) {
-    let mut either = [queue.as_fd(), changed.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    let _ = poll(&mut either, PollTimeout::NONE);
+fn wait_for_news(queues: [&Queue; 2], changed: &EventFd) {
+    let [one, other] = queues.map(|queue| queue.netlink.as_fd());
+    let mut any = [one, other, changed.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    let _ = poll(&mut any, PollTimeout::NONE);
     let _ = changed.read();
 }
 
@@ -220,8 +265,9 @@ fn packet(message: &[u8]) -> Option<u32> {
 }
 
 /// Waits until no UDP socket of this thread's network namespace has much to read; TCP does not lose
-/// what it has no room for. Gives up on those that do not read.
-fn wait_for_readers() {
+/// what it has no room for. What they send leaves meanwhile, or they might not read on. Gives up on
+/// those that do not read.
+fn wait_for_readers(leaving: &mut Queue, buffer: &mut Vec<u8>) {
     let (mut last, mut since) = (u64::MAX, Instant::now());
     loop {
         let unread = drain::most_unread_datagram_bytes();
@@ -231,14 +277,10 @@ fn wait_for_readers() {
         if unread <= UNREAD_BYTES || since.elapsed() > READER_LIMIT {
             return;
         }
+        leaving.follow(buffer);
+        if leaving.waiting() > 0 {
+            leaving.let_go(u32::MAX);
+        }
         std::thread::sleep(Duration::from_micros(200));
     }
-}
-
-/// Lets all packets go up to this one.
-fn accept_until(queue: &Nfnetlink, packet: u32) -> io::Result<()> {
-    let mut verdict = Message::new(NFQNL_MSG_VERDICT_BATCH, 0, QUEUE);
-    let header = [NF_ACCEPT.to_be_bytes(), packet.to_be_bytes()].concat();
-    verdict.attribute(NFQA_VERDICT_HDR, &header);
-    queue.tell(verdict)
 }

@@ -19,7 +19,7 @@ use nftables::stmt::{Accept, Match, Operator, Queue, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::firewall::{self, FirewallError};
-use super::hold::{Hold, HoldError, QUEUE};
+use super::hold::{ARRIVING, Hold, HoldError, LEAVING};
 use super::netns::{self, EnterError};
 use super::nfnetlink::{Nfnetlink, TableState};
 
@@ -89,18 +89,19 @@ pub fn hold(netns: &Path) -> Result<Hold, QuarantineError> {
     apply(netns)?;
     // Bound before any packet is handed to it: without a reader they would be dropped.
     let hold = Hold::begin(netns)?;
+    let queues = [(CHAINS[0].0, ARRIVING), (CHAINS[1].0, LEAVING)];
     // Every kernel with netfilter queues has the target; nft's own statement is newer.
     let by_target = netns::in_netns(netns, || {
         let netlink = Nfnetlink::open()?;
-        CHAINS
+        queues
             .into_iter()
-            .try_for_each(|(chain, _)| netlink.append_nfqueue_target(TABLE, chain, QUEUE))
+            .try_for_each(|(chain, queue)| netlink.append_nfqueue_target(TABLE, chain, queue))
     })?;
     if by_target.is_err() {
         let mut batch = Batch::new();
-        for (chain, _) in CHAINS {
+        for (chain, queue) in queues {
             let queue = Statement::Queue(Queue {
-                num: Expression::Number(QUEUE.into()),
+                num: Expression::Number(queue.into()),
                 flags: None,
             });
             batch.add(rule(chain, vec![queue]));
