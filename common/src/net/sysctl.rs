@@ -1,6 +1,6 @@
 //! Settings of our own interfaces under `/proc/sys/net`.
 //!
-//! No other setting is ever changed. Forwarding in particular is left to netavark, which turns
+//! No other setting is ever left changed. Forwarding in particular is left to netavark, which turns
 //! `net.ipv4.ip_forward` (and, for networks with IPv6, `net.ipv6.conf.all.forwarding`) on when it
 //! sets up a bridge network and never off again: whichever host has or had the container forwards
 //! already. Turning it off later would cut the containers that started meanwhile, turning the IPv6
@@ -38,6 +38,21 @@ pub fn prepare_interface(interface: &str, ipv6: bool) -> Result<(), SysctlError>
     }
     Ok(())
 }
+
+/// Does what brings an interface up. The kernel's WireGuard turns `send_redirects` of `all` off when
+/// one of its interfaces comes up, and never on again; afterwards it is as it was.
+pub fn keeping_redirects<T>(bring_up: impl FnOnce() -> T) -> Result<T, SysctlError> {
+    let path = PathBuf::from("/proc/sys/net").join(REDIRECTS);
+    let on = || fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1");
+    let before = on();
+    let done = bring_up();
+    if before && !on() {
+        set(REDIRECTS.to_owned(), "1")?;
+    }
+    Ok(done)
+}
+
+const REDIRECTS: &str = "ipv4/conf/all/send_redirects";
 
 /// Whether new interfaces may have IPv6 addresses: false if the kernel has no IPv6 or an
 /// administrator has disabled it (`net.ipv6.conf.default.disable_ipv6`, which a write to `all`

@@ -479,7 +479,7 @@ fn make_recorded(
     keeper::spawn(dirs, record, keeper)?;
     sysctl::prepare_interface(&interface, view.addresses.len() > 1)?;
     wireguard::configure(&interface, record.backend, key, view, record.endpoint)?;
-    routes.configure(&interface, wireguard::MTU, &view.addresses)?;
+    sysctl::keeping_redirects(|| routes.configure(&interface, wireguard::MTU, &view.addresses))??;
     // Marks last, when whatever they divert has a way to go.
     routes.route(record.index, view.addresses.len() > 1)?;
     firewall::add_tunnel(record.index)?;
