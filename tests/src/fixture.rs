@@ -104,6 +104,19 @@ impl Fixture {
         )
     }
 
+    /// The same, where `b` can send to `a` as well.
+    pub fn both_ways(lab: &str, images: &[&str]) -> Self {
+        Self::with(
+            lab,
+            Setup {
+                hosts: &["a", "b", "c"],
+                servers: &["a", "b"],
+                pairs: &[("a", "b"), ("b", "a")],
+                images: &[("a", images), ("b", images)],
+            },
+        )
+    }
+
     /// A lab made to measure.
     ///
     /// # Panics

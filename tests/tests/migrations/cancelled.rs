@@ -2,23 +2,14 @@
 
 use std::time::Instant;
 
-use tests::{Fixture, Migration, Setup, pause};
+use tests::{Fixture, Migration, pause};
 
 #[test]
 fn at_any_moment_it_runs_on_one_host() {
     if !lab::can_run() {
         return;
     }
-    let images: &[&str] = &["counter"];
-    let f = Fixture::with(
-        "m-cancel",
-        Setup {
-            hosts: &["a", "b", "c"],
-            servers: &["a", "b"],
-            pairs: &[("a", "b"), ("b", "a")],
-            images: &[("a", images), ("b", images)],
-        },
-    );
+    let f = Fixture::both_ways("m-cancel", &["counter"]);
     let start = f.look(&["a", "b"]);
     f.start(
         "a",

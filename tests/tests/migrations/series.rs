@@ -1,6 +1,6 @@
 //! More than one migration between the same hosts.
 
-use tests::{Fixture, Setup, pause};
+use tests::{Fixture, pause};
 
 #[test]
 fn a_second_one_on_the_same_tunnel() {
@@ -40,16 +40,7 @@ fn there_and_back() {
     if !lab::can_run() {
         return;
     }
-    let images: &[&str] = &["echo"];
-    let f = Fixture::with(
-        "m-back",
-        Setup {
-            hosts: &["a", "b", "c"],
-            servers: &["a", "b"],
-            pairs: &[("a", "b"), ("b", "a")],
-            images: &[("a", images), ("b", images)],
-        },
-    );
+    let f = Fixture::both_ways("m-back", &["echo"]);
     let before = f.look(&["a", "b"]);
     f.start("a", "echo", "-p 7000:7000 -p 7000:7000/udp localhost/echo");
     let defined = f.definition("a", "echo");
@@ -82,16 +73,7 @@ fn three_times_to_and_fro_with_one_client() {
     if !lab::can_run() {
         return;
     }
-    let images: &[&str] = &["counter"];
-    let f = Fixture::with(
-        "m-fro",
-        Setup {
-            hosts: &["a", "b", "c"],
-            servers: &["a", "b"],
-            pairs: &[("a", "b"), ("b", "a")],
-            images: &[("a", images), ("b", images)],
-        },
-    );
+    let f = Fixture::both_ways("m-fro", &["counter"]);
     let before = f.look(&["a", "b"]);
     f.start("a", "counter", "-p 9000:9000 localhost/counter");
     let client = f.client("count", &f.at("a", 9000), &[]);
