@@ -17,11 +17,17 @@ use crate::net::wireguard::MTU;
 /// The largest IP packet, hence the largest joined one.
 const JOINED: usize = u16::MAX as usize;
 
+/// How many packets, joined ones counting once, wait for this process. It may have to wait for the
+/// processor for as long as a container that has just been released answers what it was asked
+/// during the outage: with the kernel's usual 500 some of the answers are lost.
+const QUEUE_PACKETS: u32 = 4096;
+
 /// Creates the device. It goes when both halves do, or when somebody deletes it.
 pub(super) fn create(interface: &str) -> io::Result<(ToKernel, FromKernel)> {
     let device = DeviceBuilder::new()
         .name(interface)
         .mtu(MTU as u16)
+        .tx_queue_len(QUEUE_PACKETS)
         .offload(true)
         .build_async()?;
     let device = Arc::new(device);
