@@ -25,6 +25,9 @@ use tokio_util::sync::CancellationToken;
 /// How long a CRIU that nobody waits for may hold on to the container before it is thawed.
 const TRACED_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
 
+/// How often the container is given time to read what came in while it was being frozen.
+const MOST_DRAINS: usize = 3;
+
 /// File in the scratch space that lists the volumes that go with the container.
 const VOLUMES: &str = "volumes.json";
 
@@ -130,12 +133,23 @@ impl Source {
     pub(crate) async fn freeze(&self) -> anyhow::Result<()> {
         let source = self.clone();
         spawn_blocking(move || {
-            if drain::drain(source.placement.pid) {
-                tracing::warn!(
-                    "the container did not read all that was waiting for it; datagrams may be lost"
-                );
+            let pid = source.placement.pid;
+            for left in (0..MOST_DRAINS).rev() {
+                let drained = drain::drain(pid);
+                source.freezer.freeze()?;
+                if drain::waiting(pid) == 0 {
+                    break;
+                }
+                if !drained || left == 0 {
+                    tracing::warn!(
+                        "the container did not read all that was waiting for it; datagrams may be \
+                         lost"
+                    );
+                    break;
+                }
+                // Some came between the look and the freeze: they were on their way already.
+                source.freezer.thaw()?;
             }
-            source.freezer.freeze()?;
             // After the freeze, so that what the container sent until then has left, and before
             // the dump, so that its sockets stay as they are dumped.
             if let Some(netns) = &source.layout.netns {

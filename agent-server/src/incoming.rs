@@ -85,11 +85,11 @@ pub fn installed(work: &Path) -> Vec<Installed> {
 /// Removes a quarantine whose packets pass already, without losing one of them.
 fn remove_quarantine(netns: &Path, hold: &Hold) -> anyhow::Result<()> {
     // Those that wait first, or later ones would overtake them.
-    if !hold.wait_until_empty(RELEASE_LIMIT) {
+    if !hold.wait_until_empty(RELEASE_LIMIT)? {
         tracing::warn!("the container does not read its packets as fast as they come");
     }
     quarantine::open(netns)?;
-    hold.wait_until_empty(RELEASE_LIMIT);
+    hold.wait_until_empty(RELEASE_LIMIT)?;
     Ok(quarantine::lift(netns)?)
 }
 

@@ -18,12 +18,15 @@ const SHORT: Duration = Duration::from_secs(60);
 const TIDY: Duration = Duration::from_secs(60);
 
 /// How long connections that ended are remembered: as short as the kernel allows, so that a host is
-/// as before soon after. Nothing is shortened below what a live connection needs: while data is
-/// unacknowledged, that is longer than any stall. New addresses are not tentative for a while either.
+/// as before soon after. Nothing is shortened below what a live connection needs, also one that is
+/// just being closed: that is longer than any stall. New addresses are not tentative for a while either.
 const CONNTRACK: &str = "
 cd /proc/sys/net/netfilter
-for state in time_wait close close_wait fin_wait last_ack; do
+for state in time_wait close; do
     echo 1 >nf_conntrack_tcp_timeout_$state
+done
+for state in close_wait fin_wait last_ack; do
+    echo 20 >nf_conntrack_tcp_timeout_$state
 done
 echo 3 >nf_conntrack_tcp_timeout_syn_sent
 echo 40 >nf_conntrack_tcp_timeout_max_retrans

@@ -6,23 +6,42 @@
 
 use std::time::{Duration, Instant};
 
-/// Longest that the application gets; one that does not read is not going to.
-const LIMIT: Duration = Duration::from_millis(50);
+/// How long the application may go without reading: one that does not by then is not going to.
+const IDLE_LIMIT: Duration = Duration::from_millis(50);
+
+/// Longest that it gets however much it reads.
+const LIMIT: Duration = Duration::from_millis(500);
 
 /// Waits until the sockets in the network namespace of `pid` hold nothing of that kind, or the
-/// time is over. Returns whether something was left. Blocks the calling thread.
+/// application does not read it. Returns whether nothing was left. Blocks the calling thread.
 pub fn drain(pid: i32) -> bool {
-    let deadline = Instant::now() + LIMIT;
+    let begun = Instant::now();
+    let (mut least, mut since) = (u64::MAX, begun);
     loop {
-        let waiting = ["udp", "udp6", "tcp", "tcp6"].iter().any(|protocol| {
-            std::fs::read_to_string(format!("/proc/{pid}/net/{protocol}"))
-                .is_ok_and(|table| holds_input(&table, protocol.starts_with("tcp")))
-        });
-        if !waiting || Instant::now() > deadline {
-            return waiting;
+        let left = waiting(pid);
+        if left == 0 {
+            return true;
+        }
+        if left < least {
+            (least, since) = (left, Instant::now());
+        }
+        if since.elapsed() > IDLE_LIMIT || begun.elapsed() > LIMIT {
+            return false;
         }
         std::thread::sleep(Duration::from_micros(500));
     }
+}
+
+/// How much the sockets in the network namespace of `pid` hold that a checkpoint loses: bytes of
+/// datagrams, and connections to be accepted.
+pub fn waiting(pid: i32) -> u64 {
+    ["udp", "udp6", "tcp", "tcp6"]
+        .iter()
+        .filter_map(|protocol| {
+            let table = std::fs::read_to_string(format!("/proc/{pid}/net/{protocol}")).ok()?;
+            Some(lost_input(&table, protocol.starts_with("tcp")))
+        })
+        .sum()
 }
 
 /// The most that a UDP socket in the calling thread's network namespace has unread, in bytes.
@@ -38,10 +57,13 @@ pub fn most_unread_datagram_bytes() -> u64 {
         .unwrap_or(0)
 }
 
-/// Whether a socket holds something that a checkpoint loses. For a TCP socket that listens
-/// (state 0A), what waits is connections to be accepted; bytes of an established one are dumped.
-fn holds_input(table: &str, tcp: bool) -> bool {
-    inputs(table).any(|(state, waiting)| waiting > 0 && (!tcp || state == "0A"))
+/// What the sockets hold that a checkpoint loses. For a TCP socket that listens (state 0A), what
+/// waits is connections to be accepted; bytes of an established one are dumped.
+fn lost_input(table: &str, tcp: bool) -> u64 {
+    inputs(table)
+        .filter(|(state, _)| !tcp || *state == "0A")
+        .map(|(_, waiting)| waiting)
+        .sum()
 }
 
 /// State and waiting input of each socket in a table of proc_pid_net(5): column 3, and the second
@@ -67,11 +89,11 @@ mod tests {
 
     #[test]
     fn unread_datagrams_and_unaccepted_connections_count() {
-        assert!(holds_input(&table("07", "00000000:00000300"), false));
-        assert!(!holds_input(&table("07", "00000300:00000000"), false));
-        assert!(holds_input(&table("0A", "00000000:00000001"), true));
+        assert_eq!(lost_input(&table("07", "00000000:00000300"), false), 0x300);
+        assert_eq!(lost_input(&table("07", "00000300:00000000"), false), 0);
+        assert_eq!(lost_input(&table("0A", "00000000:00000001"), true), 1);
         // Unread bytes of an established connection are in the images.
-        assert!(!holds_input(&table("01", "00000000:00000100"), true));
-        assert!(!holds_input(HEAD, false));
+        assert_eq!(lost_input(&table("01", "00000000:00000100"), true), 0);
+        assert_eq!(lost_input(HEAD, false), 0);
     }
 }

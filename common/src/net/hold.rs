@@ -10,7 +10,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -90,14 +90,15 @@ struct Shared {
     mode: Mutex<Mode>,
     /// Signalled when the mode changes.
     changed: EventFd,
-    /// Whether all packets have gone that were queued.
-    empty: AtomicBool,
+    /// Whether all packets have gone whose coming the thread has noticed.
+    idle: AtomicBool,
 }
 
 /// The packets of one network namespace that its quarantine has handed over.
 ///
 /// Dropping it drops the packets that still wait, and those that the quarantine hands over later.
 pub struct Hold {
+    netns: PathBuf,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -112,17 +113,18 @@ impl Hold {
             mode: Mutex::new(Mode::Hold),
             changed: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
                 .map_err(io::Error::from)?,
-            empty: AtomicBool::new(false),
+            idle: AtomicBool::new(false),
         });
-        let (netns, theirs) = (netns.to_owned(), shared.clone());
+        let (entered, theirs) = (netns.to_owned(), shared.clone());
         let thread = std::thread::Builder::new()
             .name("packet-queue".into())
             .spawn(move || {
-                if let Err(error) = netns::in_netns(&netns, || keep(queues, &theirs)) {
+                if let Err(error) = netns::in_netns(&entered, || keep(queues, &theirs)) {
                     tracing::error!("{error}");
                 }
             })?;
         Ok(Hold {
+            netns: netns.to_owned(),
             shared,
             thread: Some(thread),
         })
@@ -135,15 +137,22 @@ impl Hold {
     }
 
     /// Waits until all have gone that wait, at most for `limit`; says whether they have.
-    pub fn wait_until_empty(&self, limit: Duration) -> bool {
+    ///
+    /// # Errors
+    /// If the namespace is gone.
+    pub fn wait_until_empty(&self, limit: Duration) -> Result<bool, HoldError> {
         let deadline = Instant::now() + limit;
-        while !self.shared.empty.load(Ordering::SeqCst) {
-            if Instant::now() > deadline {
-                return false;
+        Ok(netns::in_netns(&self.netns, || {
+            // The kernel's count first: a packet that it counts no more is still on its way until
+            // the thread is idle again.
+            while packets_waiting() > 0 || !self.shared.idle.load(Ordering::SeqCst) {
+                if Instant::now() > deadline {
+                    return false;
+                }
+                std::thread::sleep(Duration::from_millis(1));
             }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        true
+            true
+        })?)
     }
 
     fn set(&self, mode: Mode) {
@@ -230,7 +239,7 @@ fn keep(queues: [Queue; 2], shared: &Shared) {
         match mode {
             Mode::End => return,
             Mode::Pass if !empty => {
-                shared.empty.store(false, Ordering::SeqCst);
+                shared.idle.store(false, Ordering::SeqCst);
                 if leaving.waiting() > 0 {
                     leaving.let_go(u32::MAX);
                 }
@@ -240,11 +249,22 @@ fn keep(queues: [Queue; 2], shared: &Shared) {
                 }
             }
             Mode::Pass | Mode::Hold => {
-                shared.empty.store(mode == Mode::Pass, Ordering::SeqCst);
+                shared.idle.store(mode == Mode::Pass, Ordering::SeqCst);
                 wait_for_news([&arriving, &leaving], &shared.changed);
             }
         }
     }
+}
+
+/// How many packets the kernel has in the queues of this thread's network namespace: column 3 of
+/// each line (seq_show in the kernel's net/netfilter/nfnetlink_queue.c).
+fn packets_waiting() -> u64 {
+    let table = std::fs::read_to_string("/proc/thread-self/net/netfilter/nfnetlink_queue");
+    let table = table.unwrap_or_default();
+    table
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok())
+        .sum()
 }
 
 /// Waits for a packet or for another mode.

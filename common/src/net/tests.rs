@@ -685,7 +685,7 @@ fn held_packets_wait_and_go_in_order() {
     assert_eq!((receive(&here), receive(&there)), (None, None));
     let start = Instant::now();
     hold.release();
-    assert!(hold.wait_until_empty(TIMEOUT));
+    assert!(hold.wait_until_empty(TIMEOUT).unwrap());
     println!("release: {:?}", start.elapsed());
     for number in 0..200 {
         assert_eq!(receive(&here), Some(number));
@@ -695,7 +695,7 @@ fn held_packets_wait_and_go_in_order() {
     send(&there, 200..250);
     quarantine::open(&inside.netns).unwrap();
     send(&there, 250..300);
-    assert!(hold.wait_until_empty(TIMEOUT));
+    assert!(hold.wait_until_empty(TIMEOUT).unwrap());
     quarantine::lift(&inside.netns).unwrap();
     drop(hold);
     send(&there, 300..350);
