@@ -17,10 +17,10 @@ use crate::net::wireguard::MTU;
 /// The largest IP packet, hence the largest joined one.
 const JOINED: usize = u16::MAX as usize;
 
-/// How many packets, joined ones counting once, wait for this process. It may have to wait for the
-/// processor for as long as a container that has just been released answers what it was asked
-/// during the outage: with the kernel's usual 500 some of the answers are lost.
-const QUEUE_PACKETS: u32 = 4096;
+/// How many packets, joined ones counting once, wait for this process. A container that has just
+/// been released answers at once what it was asked during the outage, while this process may have
+/// to wait for the processor: with the kernel's usual 500 some of the answers are lost.
+const QUEUE_PACKETS: u32 = 16_384;
 
 /// Creates the device. It goes when both halves do, or when somebody deletes it.
 pub(super) fn create(interface: &str) -> io::Result<(ToKernel, FromKernel)> {
