@@ -137,6 +137,11 @@ impl Fixture {
     }
 
     fn make(lab: &str, setup: Setup<'_>, agents: &[PathBuf]) -> Self {
+        // Labs of both kinds can be side by side.
+        let lab = &match kind() {
+            Kind::Namespaces => lab.to_owned(),
+            Kind::Machine => lab.replacen("m-", "v-", 1),
+        };
         let turn = turn(lab).expect("a lock can be had");
         // Before there are hosts, which would only be slowed down by it.
         artifacts::build(setup.images.iter().flat_map(|(_, images)| *images));
