@@ -1,19 +1,22 @@
 //! The echo server: TCP and UDP on the same port number.
 //!
 //! Over TCP it keeps state: how many frames each connection has carried. A frame whose number is
-//! not the next one is a fault, and ends the connection.
+//! not the next one is a fault, and ends the connection. One thread serves all connections, as
+//! servers with many do.
 
-use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::frame::{Frame, Frames, SIZE};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+
+use crate::frame::{Frame, SIZE};
 use crate::process;
 
-/// An echo server with its threads. It logs to stderr.
+/// An echo server with its thread. It logs to stderr.
 pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
@@ -43,7 +46,7 @@ impl Server {
     /// Listens on `address` and echoes until the process ends.
     ///
     /// # Errors
-    /// Those of binding the TCP and the UDP socket.
+    /// Those of binding the TCP and the UDP socket, and of the thread's event loop.
     pub fn start(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
@@ -55,10 +58,26 @@ impl Server {
             datagrams: Arc::default(),
         };
 
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()?;
+        let entered = runtime.enter();
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        socket.set_nonblocking(true)?;
+        let socket = tokio::net::UdpSocket::from_std(socket)?;
+        drop(entered);
         let (id, connections) = (server.id, server.connections.clone());
-        thread::spawn(move || accept(&listener, id, &connections));
         let datagrams = server.datagrams.clone();
-        thread::spawn(move || echo_datagrams(&socket, id, &datagrams));
+        thread::spawn(move || {
+            runtime.block_on(async {
+                tokio::join!(
+                    accept(&listener, id, &connections),
+                    echo_datagrams(&socket, id, &datagrams)
+                )
+            })
+        });
         Ok(server)
     }
 
@@ -77,11 +96,11 @@ impl Server {
     }
 }
 
-fn accept(listener: &TcpListener, id: u64, connections: &Connections) {
+async fn accept(listener: &tokio::net::TcpListener, id: u64, connections: &Connections) {
     loop {
         // A client may be gone before it is accepted; that is no reason to stop.
-        let Ok((stream, peer)) = listener.accept() else {
-            thread::sleep(process::TICK);
+        let Ok((stream, peer)) = listener.accept().await else {
+            tokio::time::sleep(process::TICK).await;
             continue;
         };
         eprintln!("connection from {peer}");
@@ -96,8 +115,8 @@ fn accept(listener: &TcpListener, id: u64, connections: &Connections) {
             .lock()
             .expect("no thread panics")
             .push(connection.clone());
-        thread::spawn(move || {
-            let result = echo_frames(&stream, id, &connection);
+        tokio::spawn(async move {
+            let result = echo_frames(stream, id, &connection).await;
             let mut connection = connection.lock().expect("no thread panics");
             match result {
                 Ok(()) => eprintln!("{peer} closed after {} frames", connection.frames),
@@ -110,10 +129,19 @@ fn accept(listener: &TcpListener, id: u64, connections: &Connections) {
     }
 }
 
-fn echo_frames(mut stream: &TcpStream, id: u64, connection: &Mutex<Connection>) -> io::Result<()> {
+async fn echo_frames(
+    mut stream: tokio::net::TcpStream,
+    id: u64,
+    connection: &Mutex<Connection>,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut frames = Frames::new(stream);
-    while let Some(frame) = frames.read()? {
+    let (source, mut sink) = stream.split();
+    let mut source = BufReader::new(source);
+    let mut buffer = [0; SIZE];
+    // Between two frames a connection may end, within one it may not.
+    while source.read(&mut buffer[..1]).await? > 0 {
+        source.read_exact(&mut buffer[1..]).await?;
+        let frame = Frame::decode(&buffer).ok_or_else(|| broken("bytes that are no frame"))?;
         let counted = {
             let mut connection = connection.lock().expect("no thread panics");
             if connection.frames > 0 {
@@ -124,25 +152,29 @@ fn echo_frames(mut stream: &TcpStream, id: u64, connection: &Mutex<Connection>) 
             connection.frames
         };
         if frame.sequence != counted {
-            let why = format!("frame {} came where {counted} was due", frame.sequence);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            let came = frame.sequence;
+            return Err(broken(&format!("frame {came} came where {counted} was due")));
         }
         let echo = Frame {
             server: id,
             counted,
             ..frame
         };
-        stream.write_all(&echo.encode())?;
+        sink.write_all(&echo.encode()).await?;
     }
     Ok(())
 }
 
-fn echo_datagrams(socket: &UdpSocket, id: u64, datagrams: &AtomicU64) {
+fn broken(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+async fn echo_datagrams(socket: &tokio::net::UdpSocket, id: u64, datagrams: &AtomicU64) {
     // One byte more than a frame, so that a longer datagram is not taken for one.
     let mut buffer = [0; SIZE + 1];
     loop {
         // Errors here are those of earlier echoes whose receiver is gone.
-        let Ok((length, peer)) = socket.recv_from(&mut buffer) else {
+        let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
             continue;
         };
         let Some(frame) = Frame::decode(&buffer[..length]) else {
@@ -154,6 +186,6 @@ fn echo_datagrams(socket: &UdpSocket, id: u64, datagrams: &AtomicU64) {
             ..frame
         };
         // A datagram that cannot be sent is a lost one, and the client counts those.
-        let _ = socket.send_to(&echo.encode(), peer);
+        let _ = socket.send_to(&echo.encode(), peer).await;
     }
 }
