@@ -1,6 +1,7 @@
 //! The phases of a migration, in order, and the one place that undoes them.
 
 use std::io::ErrorKind;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -322,13 +323,26 @@ impl<'a> Migration<'a> {
             .context("cannot freeze the container")?;
 
         self.begin(PhaseName::Dump);
-        let (dumped, late) = tokio::join!(source.dump(), self.follow(source, &flows[0], &tunnel));
+        let (dumping, ended) = mpsc::channel();
+        let dump = async {
+            let dumped = source.dump().await;
+            drop(dumping);
+            dumped
+        };
+        let (dumped, memory, late) = tokio::join!(
+            dump,
+            source.ship_memory(sender, ended),
+            self.follow(source, &flows[0], &tunnel)
+        );
         dumped.map_err(|error| self.keep_log(error))?;
         flows.push(late?);
         self.stop_if_cancelled()?;
 
         self.begin(PhaseName::Ship);
-        let shipped = source.ship(sender, sent).await;
+        let shipped = match memory {
+            Ok(cargo) => source.ship(cargo, sent).await,
+            Err(error) => Err(error),
+        };
         self.end_stream(shipped.context("cannot send the checkpoint"))
             .await?;
 

@@ -1,13 +1,15 @@
 //! What a migration does to the container and the network of this host.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::convert::Infallible;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 
 use anyhow::Context;
 use common::bulk::{self, Sender, Ticket};
-use common::container::cargo::{self, Places, Sent};
+use common::container::cargo::{self, Frozen, Places, Sent};
 use common::container::command;
 use common::container::freezer::Freezer;
 use common::container::podman::{self, Placement};
@@ -24,6 +26,12 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a CRIU that nobody waits for may hold on to the container before it is thawed.
 const TRACED_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// How often it is looked whether CRIU has written more.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(2);
+
+/// What is sent of the frozen container.
+pub(crate) type Cargo = Frozen<BufWriter<Sender>>;
 
 /// How often the container is given time to read what came in while it was being frozen.
 const MOST_DRAINS: usize = 3;
@@ -206,14 +214,28 @@ impl Source {
         .await?
     }
 
-    /// Sends the images, and what has changed of the files since `sent`, over an open stream.
-    pub(crate) async fn ship(&self, sender: Sender, sent: Sent) -> anyhow::Result<StreamDigest> {
-        let (places, upper) = (self.places()?, self.upper());
+    /// Sends memory over an open stream as CRIU writes it, until `dumping` ends.
+    pub(crate) async fn ship_memory(
+        &self,
+        sender: Sender,
+        dumping: mpsc::Receiver<Infallible>,
+    ) -> anyhow::Result<Cargo> {
+        let images = self.images();
         spawn_blocking(move || {
-            let sender = buffered(sender);
-            finished(cargo::pack(&places, &upper, Some(&sent), sender)?)
+            std::fs::create_dir_all(&images)?;
+            let mut cargo = Frozen::new(buffered(sender));
+            while dumping.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                cargo.follow_memory(&images)?;
+            }
+            Ok(cargo)
         })
         .await?
+    }
+
+    /// Sends the rest of the images after the dump, and what has changed of the files since `sent`.
+    pub(crate) async fn ship(&self, cargo: Cargo, sent: Sent) -> anyhow::Result<StreamDigest> {
+        let (places, upper) = (self.places()?, self.upper());
+        spawn_blocking(move || finished(cargo.finish(&places, &upper, Some(&sent))?)).await?
     }
 
     fn places(&self) -> anyhow::Result<Places> {

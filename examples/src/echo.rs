@@ -153,7 +153,9 @@ async fn echo_frames(
         };
         if frame.sequence != counted {
             let came = frame.sequence;
-            return Err(broken(&format!("frame {came} came where {counted} was due")));
+            return Err(broken(&format!(
+                "frame {came} came where {counted} was due"
+            )));
         }
         let echo = Frame {
             server: id,

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use tar::{Archive, Builder, EntryType, Header};
 
+use super::images::{self, Images};
 use super::tree::{self, Exactly, Index, Pass, Source, Unpacker};
 
 /// Where the pieces are on one host. The same four kinds on both.
@@ -38,7 +39,7 @@ pub struct Sent(BTreeMap<PathBuf, Index>);
 
 /// Writes the files of a running container from `places` to `sink`: volumes, and of the root file
 /// system the changes in `upper`; only what has changed since `sent`, if that is given. What
-/// changes meanwhile is for a later pass, or for [`pack`]. Also returns what was sent so far.
+/// changes meanwhile is for a later pass, or for [`Frozen`]. Also returns what was sent so far.
 ///
 /// Not /dev/shm: memory that is mapped there can change without a trace.
 pub fn pack_files<W: Write>(
@@ -52,42 +53,62 @@ pub fn pack_files<W: Write>(
     Ok((builder.into_inner()?, sent))
 }
 
-/// Writes everything of a frozen container from `places` to `sink`; of its files only what has
-/// changed since `sent`, if that is given.
-pub fn pack<W: Write>(
-    places: &Places,
-    upper: &Path,
-    sent: Option<&Sent>,
-    sink: W,
-) -> io::Result<W> {
-    let mut builder = Builder::new(sink);
-    let mut whole = |prefix: &str, root: &Path| {
-        let (prefix, source) = (Path::new(prefix), Source::Plain(root));
-        tree::pack(&mut builder, prefix, source, Pass::Frozen, None).map(drop)
-    };
-    whole(CHECKPOINT, &places.checkpoint)?;
-    if let Some(shm) = &places.shm {
-        whole(SHM, shm)?;
+/// What is written of a frozen container.
+pub struct Frozen<W: Write> {
+    builder: Builder<W>,
+    images: images::Outgoing,
+}
+
+impl<W: Write> Frozen<W> {
+    /// To be written to `sink`.
+    pub fn new(sink: W) -> Self {
+        Frozen {
+            builder: Builder::new(sink),
+            images: images::Outgoing::default(),
+        }
     }
-    files(&mut builder, places, upper, Pass::Frozen, sent)?;
-    if places.log.exists() {
-        // Only what is there now: conmon is not frozen, and may still have something to write.
-        let file = fs::File::open(&places.log)?;
-        let metadata = file.metadata()?;
-        let left = metadata.len();
-        let mut header = Header::new_gnu();
-        header.set_metadata(&metadata);
-        builder.append_data(
-            &mut header,
-            LOG,
-            Exactly {
-                file,
-                left,
-                pass: Pass::Frozen,
-            },
+
+    /// Writes what CRIU, which is still dumping into `checkpoint`, has added to the memory there
+    /// since the last call. Returns its bytes.
+    pub fn follow_memory(&mut self, checkpoint: &Path) -> io::Result<u64> {
+        let (images, prefix) = (&mut self.images, Path::new(CHECKPOINT));
+        images.write(Images::Memory, checkpoint, prefix, &mut self.builder)
+    }
+
+    /// Writes everything else from `places` when the dump is over; of the files only what has
+    /// changed since `sent`, if that is given.
+    pub fn finish(mut self, places: &Places, upper: &Path, sent: Option<&Sent>) -> io::Result<W> {
+        let builder = &mut self.builder;
+        self.images.write(
+            Images::All,
+            &places.checkpoint,
+            Path::new(CHECKPOINT),
+            builder,
         )?;
+        if let Some(shm) = &places.shm {
+            let (prefix, source) = (Path::new(SHM), Source::Plain(shm));
+            tree::pack(builder, prefix, source, Pass::Frozen, None)?;
+        }
+        files(builder, places, upper, Pass::Frozen, sent)?;
+        if places.log.exists() {
+            // Only what is there now: conmon is not frozen, and may still have something to write.
+            let file = fs::File::open(&places.log)?;
+            let metadata = file.metadata()?;
+            let left = metadata.len();
+            let mut header = Header::new_gnu();
+            header.set_metadata(&metadata);
+            builder.append_data(
+                &mut header,
+                LOG,
+                Exactly {
+                    file,
+                    left,
+                    pass: Pass::Frozen,
+                },
+            )?;
+        }
+        self.builder.into_inner()
     }
-    builder.into_inner()
 }
 
 fn files<W: Write>(
@@ -117,10 +138,9 @@ fn files<W: Write>(
     Ok(now)
 }
 
-/// Reads what [`pack`] or [`pack_files`] wrote and puts everything in place below `places`.
+/// Reads what [`Frozen`] or [`pack_files`] wrote and puts everything in place below `places`.
 pub fn unpack<R: Read>(places: &Places, source: R) -> io::Result<()> {
     let mut roots: BTreeMap<PathBuf, &Path> = BTreeMap::new();
-    roots.insert(CHECKPOINT.into(), &places.checkpoint);
     roots.insert(ROOTFS.into(), &places.rootfs);
     if let Some(shm) = &places.shm {
         roots.insert(SHM.into(), shm);
@@ -129,6 +149,7 @@ pub fn unpack<R: Read>(places: &Places, source: R) -> io::Result<()> {
         roots.insert(Path::new(VOLUMES).join(number.to_string()), directory);
     }
     fs::create_dir_all(&places.checkpoint)?;
+    let mut images = images::Incoming::new(&places.checkpoint);
     let mut unpackers: BTreeMap<PathBuf, Unpacker> = BTreeMap::new();
     for (prefix, root) in roots {
         unpackers.insert(prefix, Unpacker::new(root)?);
@@ -142,6 +163,10 @@ pub fn unpack<R: Read>(places: &Places, source: R) -> io::Result<()> {
             continue;
         }
         let (prefix, relative) = split(&path)?;
+        if prefix == Path::new(CHECKPOINT) {
+            images.entry(&relative, &mut entry)?;
+            continue;
+        }
         let link = match entry.header().entry_type() {
             EntryType::Link => {
                 let target = entry
@@ -213,9 +238,14 @@ mod tests {
         Host { dir, places }
     }
 
+    fn pack(places: &Places, upper: &Path, sent: Option<&Sent>) -> Vec<u8> {
+        let frozen = Frozen::new(Vec::new());
+        frozen.finish(places, upper, sent).unwrap()
+    }
+
     fn carry(from: &Host, to: &Host) -> io::Result<()> {
         let upper = from.dir.path().join("upper");
-        let bytes = pack(&from.places, &upper, None, Vec::new())?;
+        let bytes = pack(&from.places, &upper, None);
         unpack(&to.places, bytes.as_slice())
     }
 
@@ -324,7 +354,7 @@ mod tests {
         let (bytes, sent) = pack_files(&from.places, &upper, None, Vec::new()).unwrap();
         unpack(&to.places, bytes.as_slice()).unwrap();
         change();
-        let rest = pack(&from.places, &upper, Some(&sent), Vec::new()).unwrap();
+        let rest = pack(&from.places, &upper, Some(&sent));
         unpack(&to.places, rest.as_slice()).unwrap();
         rest.len()
     }
@@ -457,7 +487,7 @@ mod tests {
         let (a, b) = (host(), host());
         fs::write(a.places.checkpoint.join("pages-1.img"), vec![7; 100_000]).unwrap();
         let upper = a.dir.path().join("upper");
-        let bytes = pack(&a.places, &upper, None, Vec::new()).unwrap();
+        let bytes = pack(&a.places, &upper, None);
         assert!(unpack(&b.places, &bytes[..50_000]).is_err());
     }
 }

@@ -9,6 +9,7 @@ pub mod facts;
 pub mod freezer;
 pub mod gate;
 pub mod image;
+mod images;
 pub mod podman;
 pub mod skeleton;
 pub mod spec;
