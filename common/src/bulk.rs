@@ -185,7 +185,6 @@ impl Receiving {
                             socket,
                             hasher: blake3::Hasher::new(),
                             bytes: 0,
-                            last_byte: Instant::now(),
                             cancel: cancel.clone(),
                         });
                     }
@@ -232,7 +231,6 @@ pub struct Receiver {
     socket: TcpStream,
     hasher: blake3::Hasher,
     bytes: u64,
-    last_byte: Instant,
     cancel: CancellationToken,
 }
 
@@ -257,7 +255,6 @@ impl Read for Receiver {
                 Ok(n) => {
                     self.hasher.update(&buf[..n]);
                     self.bytes += n as u64;
-                    self.last_byte = Instant::now();
                     return Ok(n);
                 }
                 Err(error)
@@ -266,11 +263,8 @@ impl Read for Receiver {
                         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
                     ) =>
                 {
-                    // The source may be quiet for long while a checkpoint stream is open and the
-                    // container not yet frozen; the control connection notices a dead peer first.
-                    if self.bytes > 0 && self.last_byte.elapsed() > STALL_LIMIT {
-                        return Err(io::ErrorKind::TimedOut.into());
-                    }
+                    // The source may be quiet for as long as CRIU dumps something else than memory.
+                    // Whether it is dead, the control connection knows.
                 }
                 Err(error) => return Err(error),
             }

@@ -257,13 +257,13 @@ fn phases(cases: &mut Vec<Case>) {
 fn requests(cases: &mut Vec<Case>) {
     for request in RequestName::VARIANTS.iter().copied() {
         let name: &str = request.into();
-        // The skeleton, then the checkpoint.
+        // The skeleton, the files, then the checkpoint.
         let times = match request {
-            RequestName::Receive | RequestName::StreamEnd => 2,
+            RequestName::Receive | RequestName::StreamEnd => 3,
             _ => 1,
         };
         for time in 1..=times {
-            let nth = if time > 1 { " (2nd)" } else { "" };
+            let nth = ["", " (2nd)", " (3rd)"][time as usize - 1];
             let kill = at_time(time, "return(kill)");
             for when in ["before", "after"] {
                 let what = match when {
@@ -394,6 +394,7 @@ fn data(cases: &mut Vec<Case>) {
         (1, "the image", Setting::ImageMissing),
         (2, "the skeleton", Setting::Usual),
         (3, "the checkpoint", Setting::Usual),
+        (4, "the files", Setting::Usual),
     ] {
         let what = format!("a corrupted byte in the stream of {carries}");
         cases.push(
