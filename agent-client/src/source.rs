@@ -14,7 +14,7 @@ use common::container::command;
 use common::container::freezer::Freezer;
 use common::container::podman::{self, Placement};
 use common::container::spec::{self, Layout};
-use common::container::{ContainerFacts, drain, dump, image, skeleton};
+use common::container::{ContainerFacts, drain, dump, image, repair, skeleton};
 use common::net::carry::{self, Departing};
 use common::net::flows::MovedFlow;
 use common::net::mark::Index;
@@ -175,6 +175,12 @@ impl Source {
             // A CRIU whose runtime was killed may still be at work: let it leave in order.
             if !source.freezer.wait_untraced(TRACED_LIMIT) {
                 tracing::warn!("a process still traces the container: it is thawed all the same");
+            }
+            // While nothing can use them.
+            match repair::end(&source.freezer.processes()) {
+                Ok(0) => {}
+                Ok(count) => tracing::info!("{count} connections were left in repair mode by CRIU"),
+                Err(error) => tracing::warn!("connections may be in repair mode still: {error}"),
             }
             // Thawed first: packets that came in between would find nobody to read them.
             source.freezer.thaw()?;

@@ -329,10 +329,15 @@ impl PodmanIncoming {
             .staged
             .take()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "nothing is staged"))?;
-        let restored = staged.open().await;
+        let (runtime, id) = (self.container.runtime.clone(), self.container.id.clone());
+        let restored = staged.open(&runtime, &id).await;
         let Err(error) = restored else {
             return Ok(());
         };
+        let ended = spawn_blocking(move || gate::end_processes(&runtime, &id)).await;
+        if let Err(error) = ended.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
+            tracing::warn!("{} may have left processes: {error}", self.container.name);
+        }
         let log = self.bundle.join("restore.log");
         let mut refused = match dump::criu_error(&log) {
             Some(line) => Refused::new(

@@ -257,18 +257,28 @@ impl Fixture {
     /// which is killed; waits until it listens.
     pub fn serve_with(&mut self, host: &str, environment: &[(&str, &str)]) {
         self.servers.remove(host);
+        // One that was killed takes a moment to go.
+        let limit = Duration::from_secs(10);
+        eventually(limit, || match self.listens(host) {
+            false => Ok(()),
+            true => Err("somebody listens already".to_owned()),
+        });
         let command = ["agent-server", "serve"];
         let server = Job::start_with(self.host(host), &command, environment);
         self.servers.insert(host.to_owned(), server);
-        eventually(Duration::from_secs(10), || {
+        eventually(limit, || {
             let server = self.servers.get_mut(host).expect("it was just put there");
             if let Some(status) = server.ended() {
                 panic!("agent-server on {host}: {status}\n{}", server.stderr());
             }
-            let listens = self.lab.host(host).sh("ss -Hltn sport = :50051");
-            let listens = listens.is_ok_and(|sockets| !sockets.is_empty());
+            let listens = self.listens(host);
             listens.then_some(()).ok_or("no listener".to_owned())
         });
+    }
+
+    fn listens(&self, host: &str) -> bool {
+        let sockets = self.lab.host(host).sh("ss -Hltn sport = :50051");
+        sockets.is_ok_and(|sockets| !sockets.is_empty())
     }
 
     /// Stops the `agent-server` of a host.

@@ -1,4 +1,4 @@
-//! The container's cgroup: freeze, thaw, memory in use. cgroup v2 only.
+//! The container's cgroup: freeze, thaw, kill, memory in use. cgroup v2 only.
 //!
 //! The freeze is held by the kernel, not by a process: the death of the agent thaws nothing and
 //! kills nothing (Documentation/admin-guide/cgroup-v2.rst, `cgroup.freeze`).
@@ -57,11 +57,32 @@ impl Freezer {
         Ok(Freezer { directory })
     }
 
+    /// That of the container with this id, if there is one: Podman and its runtimes name the cgroup
+    /// after it, in whatever slice.
+    pub fn of_container(id: &str) -> Option<Self> {
+        let mut directories = vec![PathBuf::from(CGROUP_MOUNT)];
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    continue;
+                }
+                let name = entry.file_name().to_string_lossy().into_owned();
+                // conmon has one of its own.
+                if name.contains(id) && !name.contains("conmon") {
+                    let directory = entry.path();
+                    return Some(Freezer { directory });
+                }
+                directories.push(entry.path());
+            }
+        }
+        None
+    }
+
     /// Stops every task of the cgroup and its descendants and waits until they stand.
     ///
     /// Undone by [`Freezer::thaw`]. Blocks the calling thread, usually for well under 1 ms.
     pub fn freeze(&self) -> Result<(), FreezeError> {
-        self.write("1")?;
+        self.write("cgroup.freeze", "1")?;
         let events = self.directory.join("cgroup.events");
         let deadline = Instant::now() + FREEZE_LIMIT;
         loop {
@@ -73,7 +94,7 @@ impl Freezer {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                self.write("0")?;
+                self.write("cgroup.freeze", "0")?;
                 return Err(FreezeError::Slow);
             }
             std::thread::sleep(Duration::from_micros(200));
@@ -84,7 +105,7 @@ impl Freezer {
     /// runtime was killed is still at it. Whether there is none any more before `limit`.
     pub fn wait_untraced(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        while processes(&self.directory).into_iter().any(is_traced) {
+        while self.processes().into_iter().any(is_traced) {
             if Instant::now() > deadline {
                 return false;
             }
@@ -93,12 +114,22 @@ impl Freezer {
         true
     }
 
+    /// The processes in it and below.
+    pub fn processes(&self) -> Vec<i32> {
+        processes(&self.directory)
+    }
+
+    /// Kills every process in it and below, frozen or not. Not undone.
+    pub fn kill(&self) -> Result<(), FreezeError> {
+        self.write("cgroup.kill", "1")
+    }
+
     /// Lets the tasks run on. A cgroup that is gone or runs already is fine.
     pub fn thaw(&self) -> Result<(), FreezeError> {
         if !self.directory.exists() {
             return Ok(());
         }
-        self.write("0")
+        self.write("cgroup.freeze", "0")
     }
 
     /// Whether it was told to freeze and not to thaw since.
@@ -110,8 +141,8 @@ impl Freezer {
         }
     }
 
-    fn write(&self, value: &str) -> Result<(), FreezeError> {
-        let path = self.directory.join("cgroup.freeze");
+    fn write(&self, file: &str, value: &str) -> Result<(), FreezeError> {
+        let path = self.directory.join(file);
         std::fs::write(&path, value).map_err(|source| FreezeError::Io { path, source })
     }
 }

@@ -18,13 +18,17 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Child;
 
 use super::command::CommandError;
+use super::freezer::Freezer;
 use super::spec::Layout;
+use super::stragglers;
 
 /// Name the agent's executable is linked to, to act as conmon.
 pub const CONMON_NAME: &str = "gate-conmon";
@@ -34,6 +38,16 @@ const REAL_CONMON: &str = "LIVE_MIGRATION_CONMON";
 
 /// How long Podman may take to clean up after a closed gate.
 const CANCEL_LIMIT: Duration = Duration::from_secs(15);
+
+/// How long a runtime may go on with a restore that nobody waits for.
+const RUNTIME_LIMIT: Duration = Duration::from_secs(20);
+
+/// How often it is looked whether a runtime still has its CRIU, and how often in a row it may not.
+const LOOK: Duration = Duration::from_secs(2);
+const MOST_LOOKS: u32 = 2;
+
+/// How long conmon may take after its container has ended: it runs Podman's clean-up.
+const CONMON_LIMIT: Duration = Duration::from_secs(3);
 
 /// The container cannot be brought to the gate or through it.
 #[derive(Debug, thiserror::Error)]
@@ -161,14 +175,57 @@ impl Staged {
     ///
     /// From here on Podman owns the container; undone by
     /// [`super::podman::remove_container`].
-    pub async fn open(mut self) -> Result<(), GateError> {
+    ///
+    /// A runtime does not always notice that CRIU was killed, when processes that are restored by
+    /// half keep its socket open: one that has had no CRIU for a while is ended.
+    pub async fn open(mut self, runtime: &str, id: &str) -> Result<(), GateError> {
         self.gate.write_all(b"\n").await?;
-        let status = self.podman.wait().await?;
+        let mut alone = 0;
+        let status = loop {
+            match tokio::time::timeout(LOOK, self.podman.wait()).await {
+                Ok(status) => break status?,
+                Err(_) => match stragglers::without_child(runtime, id, "criu") {
+                    Some(runtime) if alone == MOST_LOOKS => {
+                        tracing::warn!("CRIU is gone, and the runtime still waits: ending it");
+                        end_restore(runtime, id)?;
+                        alone = 0;
+                    }
+                    Some(_) => alone += 1,
+                    None => alone = 0,
+                },
+            }
+        };
         if status.success() {
             return Ok(());
         }
         Err(failed(status, &self.log).into())
     }
+}
+
+/// Ends what a restore that failed may have left. When Podman, conmon or CRIU is killed meanwhile, the
+/// others go on or wait for ever, and then there are processes that Podman knows nothing of.
+///
+/// Harmless where nothing is left. Not undone. Blocks.
+///
+/// # Errors
+/// If something does not end.
+pub fn end_processes(runtime: &str, id: &str) -> Result<(), GateError> {
+    // The runtime first: it would go on in a cgroup that is empty by then.
+    stragglers::wait_for_program(runtime, id, RUNTIME_LIMIT).map_err(io::Error::other)?;
+    if let Some(cgroup) = Freezer::of_container(id) {
+        cgroup.kill().map_err(io::Error::other)?;
+    }
+    // conmon ends when its container does, if it has heard of it.
+    if let Err(conmon) = stragglers::wait_for_program("conmon", id, CONMON_LIMIT) {
+        kill(Pid::from_raw(conmon.pid), Signal::SIGKILL).map_err(io::Error::from)?;
+    }
+    Ok(())
+}
+
+fn end_restore(runtime: i32, id: &str) -> io::Result<()> {
+    // It may just have ended by itself.
+    let _ = kill(Pid::from_raw(runtime), Signal::SIGKILL);
+    Freezer::of_container(id).map_or(Ok(()), |cgroup| cgroup.kill().map_err(io::Error::other))
 }
 
 /// Acts as conmon: waits at the gate, then becomes the real one. Returns only on failure.

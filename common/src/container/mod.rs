@@ -11,6 +11,7 @@ pub mod gate;
 pub mod image;
 mod images;
 pub mod podman;
+pub mod repair;
 pub mod skeleton;
 pub mod spec;
 pub mod stragglers;

@@ -3,6 +3,7 @@
 //! The programs that an agent has started do not die with it: a Podman or an OCI runtime goes on to
 //! its end. What they work on must not be put back under their hands.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -24,15 +25,39 @@ pub struct StillAtWork {
     pub command: String,
 }
 
+impl StillAtWork {
+    fn new(pid: i32, arguments: &[u8]) -> Self {
+        StillAtWork {
+            pid,
+            command: String::from_utf8_lossy(arguments).replace('\0', " "),
+        }
+    }
+}
+
 /// Waits until no process names the scratch space `work` in its arguments any more, and none has it
 /// in its environment as [`WORK`]. Blocks.
 ///
 /// # Errors
 /// If there still is one after `limit`.
 pub fn wait(work: &Path, limit: Duration) -> Result<(), StillAtWork> {
+    wait_until_none(|| find(work), limit)
+}
+
+/// Waits until no process called `program` names `word` in its arguments any more. Blocks.
+///
+/// # Errors
+/// If there still is one after `limit`.
+pub fn wait_for_program(program: &str, word: &str, limit: Duration) -> Result<(), StillAtWork> {
+    wait_until_none(|| find_program(program, word), limit)
+}
+
+fn wait_until_none(
+    find: impl Fn() -> Option<StillAtWork>,
+    limit: Duration,
+) -> Result<(), StillAtWork> {
     let deadline = Instant::now() + limit;
     loop {
-        match find(work) {
+        match find() {
             None => return Ok(()),
             Some(still) if Instant::now() > deadline => return Err(still),
             Some(_) => std::thread::sleep(POLL),
@@ -49,11 +74,41 @@ fn find(work: &Path) -> Option<StillAtWork> {
         let arguments = read("cmdline");
         let found =
             mentions(&arguments, work) || read("environ").split(|b| *b == 0).any(|v| v == marked);
-        (found && pid != std::process::id() as i32).then(|| StillAtWork {
-            pid,
-            command: String::from_utf8_lossy(&arguments).replace('\0', " "),
-        })
+        (found && pid != std::process::id() as i32).then(|| StillAtWork::new(pid, &arguments))
     })
+}
+
+fn find_program(program: &str, word: &str) -> Option<StillAtWork> {
+    processes().find_map(|pid| {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = arguments.split(|byte| *byte == 0);
+        let name = Path::new(OsStr::from_bytes(words.next()?)).file_name()?;
+        (name == program && words.any(|each| each == word.as_bytes()))
+            .then(|| StillAtWork::new(pid, &arguments))
+    })
+}
+
+/// The process called `program` with `word` in its arguments, if it is there and has no living child
+/// called `child`.
+pub fn without_child(program: &str, word: &str, child: &str) -> Option<i32> {
+    let parent = find_program(program, word)?.pid;
+    let has_child = processes().any(|pid| {
+        // proc_pid_stat(5): number, name in parentheses, state, number of the parent.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let Some((name, rest)) = stat
+            .split_once('(')
+            .and_then(|(_, rest)| rest.rsplit_once(") "))
+        else {
+            return false;
+        };
+        let mut fields = rest.split(' ');
+        let lives = fields
+            .next()
+            .is_some_and(|state| !matches!(state, "Z" | "X"));
+        let of_parent = fields.next() == Some(&parent.to_string());
+        name == child && lives && of_parent
+    });
+    (!has_child).then_some(parent)
 }
 
 fn processes() -> impl Iterator<Item = i32> {
@@ -99,5 +154,24 @@ mod tests {
         marked.kill().unwrap();
         marked.wait().unwrap();
         assert!(wait(&work, moment).is_ok());
+    }
+
+    #[test]
+    fn a_program_is_waited_for() {
+        let (moment, word) = (Duration::from_millis(60), "straggler-7f3a");
+        let mut other = start(Command::new("sh").args(["-c", "sleep 9; :", word]));
+        assert!(wait_for_program("sleep", word, moment).is_ok());
+        let mut tries = 0..100;
+        let still = tries.find_map(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            wait_for_program("sh", word, moment).err()
+        });
+        let pid = other.id() as i32;
+        assert_eq!(still.expect("it is found").pid, pid);
+        assert_eq!(without_child("sh", word, "sleep"), None);
+        assert_eq!(without_child("sh", word, "criu"), Some(pid));
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(wait_for_program("sh", word, moment).is_ok());
     }
 }

@@ -1,0 +1,77 @@
+//! Connections that a killed CRIU has left in repair mode.
+//!
+//! While CRIU dumps a connection its socket is in repair mode (`tcp_repair_on` in CRIU's
+//! soccr/soccr.c): nothing is sent, and a write fails with EINVAL (`tcp_sendmsg_locked` in the kernel's
+//! net/ipv4/tcp.c). If CRIU is killed then, nobody ends that, and the application would give the
+//! connection up.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+/// Ends repair mode of every socket of these processes that is in it, and says of how many. They
+/// should be frozen. A process that is gone has none.
+///
+/// # Errors
+/// If a socket cannot be reached or changed: without `CAP_NET_ADMIN` or `CAP_SYS_PTRACE`.
+pub fn end(processes: &[i32]) -> io::Result<usize> {
+    let mut seen: HashSet<PathBuf> = HashSet::new();
+    let mut ended = 0;
+    for pid in processes {
+        let Some(process) = Pid::from_raw(*pid) else {
+            continue;
+        };
+        let process = match pidfd_open(process, PidfdFlags::empty()) {
+            Ok(process) => process,
+            Err(rustix::io::Errno::SRCH) => continue,
+            Err(errno) => return Err(errno.into()),
+        };
+        for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
+            let is_new_socket = fs::read_link(entry.path()).is_ok_and(|target| {
+                target.to_string_lossy().starts_with("socket:") && seen.insert(target)
+            });
+            let number = entry.file_name().to_string_lossy().parse();
+            let (true, Ok(number)) = (is_new_socket, number) else {
+                continue;
+            };
+            let socket = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?;
+            // Sockets of other kinds do not know the option.
+            if getsockopt(&socket, sockopt::TcpRepair).is_ok_and(|mode| mode != 0) {
+                setsockopt(&socket, sockopt::TcpRepair, &0)?;
+                ended += 1;
+            }
+        }
+    }
+    Ok(ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    #[test]
+    fn a_connection_goes_on() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut here = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut there, _) = listener.accept().unwrap();
+        if setsockopt(&here, sockopt::TcpRepair, &1).is_err() {
+            println!("skipped: repair mode needs root");
+            return;
+        }
+        here.write_all(b"x").unwrap_err();
+
+        let own = [std::process::id() as i32];
+        assert_eq!(end(&own).unwrap(), 1);
+        assert_eq!(end(&own).unwrap(), 0);
+        here.write_all(b"x").unwrap();
+        let mut byte = [0];
+        there.read_exact(&mut byte).unwrap();
+        assert_eq!(byte, *b"x");
+    }
+}
