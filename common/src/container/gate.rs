@@ -42,9 +42,10 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(15);
 /// How long a runtime may go on with a restore that nobody waits for.
 const RUNTIME_LIMIT: Duration = Duration::from_secs(20);
 
-/// How often it is looked whether a runtime still has its CRIU, and how often in a row it may not.
+/// How often it is looked whether a restore still has its CRIU, and how often in a row it may not:
+/// before CRIU begins, and after it, things take milliseconds.
 const LOOK: Duration = Duration::from_secs(2);
-const MOST_LOOKS: u32 = 2;
+const MOST_LOOKS: u32 = 5;
 
 /// How long conmon may take after its container has ended: it runs Podman's clean-up.
 const CONMON_LIMIT: Duration = Duration::from_secs(3);
@@ -176,23 +177,23 @@ impl Staged {
     /// From here on Podman owns the container; undone by
     /// [`super::podman::remove_container`].
     ///
-    /// A runtime does not always notice that CRIU was killed, when processes that are restored by
-    /// half keep its socket open: one that has had no CRIU for a while is ended.
+    /// When CRIU is killed, processes that are restored by half may keep the others' pipes open, and
+    /// then runtime, conmon or Podman wait for ever: without CRIU they get a while to end.
     pub async fn open(mut self, runtime: &str, id: &str) -> Result<(), GateError> {
         self.gate.write_all(b"\n").await?;
-        let mut alone = 0;
+        let mut looks = 0;
         let status = loop {
             match tokio::time::timeout(LOOK, self.podman.wait()).await {
                 Ok(status) => break status?,
-                Err(_) => match stragglers::without_child(runtime, id, "criu") {
-                    Some(runtime) if alone == MOST_LOOKS => {
-                        tracing::warn!("CRIU is gone, and the runtime still waits: ending it");
-                        end_restore(runtime, id)?;
-                        alone = 0;
-                    }
-                    Some(_) => alone += 1,
-                    None => alone = 0,
-                },
+                Err(_) => looks += 1,
+            }
+            let found = stragglers::program(runtime, id);
+            if found.is_some_and(|runtime| stragglers::has_child(runtime, "criu")) {
+                looks = 0;
+            } else if looks == MOST_LOOKS {
+                tracing::warn!("the restore goes on without CRIU: ending it");
+                end_restore(found, id)?;
+                looks = 0;
             }
         };
         if status.success() {
@@ -222,9 +223,11 @@ pub fn end_processes(runtime: &str, id: &str) -> Result<(), GateError> {
     Ok(())
 }
 
-fn end_restore(runtime: i32, id: &str) -> io::Result<()> {
-    // It may just have ended by itself.
-    let _ = kill(Pid::from_raw(runtime), Signal::SIGKILL);
+fn end_restore(runtime: Option<i32>, id: &str) -> io::Result<()> {
+    if let Some(runtime) = runtime {
+        // It may just have ended by itself.
+        let _ = kill(Pid::from_raw(runtime), Signal::SIGKILL);
+    }
     Freezer::of_container(id).map_or(Ok(()), |cgroup| cgroup.kill().map_err(io::Error::other))
 }
 

@@ -88,11 +88,14 @@ fn find_program(program: &str, word: &str) -> Option<StillAtWork> {
     })
 }
 
-/// The process called `program` with `word` in its arguments, if it is there and has no living child
-/// called `child`.
-pub fn without_child(program: &str, word: &str, child: &str) -> Option<i32> {
-    let parent = find_program(program, word)?.pid;
-    let has_child = processes().any(|pid| {
+/// The process called `program` that has `word` among its arguments, if there is one.
+pub fn program(program: &str, word: &str) -> Option<i32> {
+    find_program(program, word).map(|found| found.pid)
+}
+
+/// Whether a process has a living child called `child`.
+pub fn has_child(parent: i32, child: &str) -> bool {
+    processes().any(|pid| {
         // proc_pid_stat(5): number, name in parentheses, state, number of the parent.
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let Some((name, rest)) = stat
@@ -107,8 +110,7 @@ pub fn without_child(program: &str, word: &str, child: &str) -> Option<i32> {
             .is_some_and(|state| !matches!(state, "Z" | "X"));
         let of_parent = fields.next() == Some(&parent.to_string());
         name == child && lives && of_parent
-    });
-    (!has_child).then_some(parent)
+    })
 }
 
 fn processes() -> impl Iterator<Item = i32> {
@@ -168,8 +170,9 @@ mod tests {
         });
         let pid = other.id() as i32;
         assert_eq!(still.expect("it is found").pid, pid);
-        assert_eq!(without_child("sh", word, "sleep"), None);
-        assert_eq!(without_child("sh", word, "criu"), Some(pid));
+        assert_eq!(program("sh", word), Some(pid));
+        assert!(has_child(pid, "sleep"));
+        assert!(!has_child(pid, "criu"));
         other.kill().unwrap();
         other.wait().unwrap();
         assert!(wait_for_program("sh", word, moment).is_ok());

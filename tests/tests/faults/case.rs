@@ -330,7 +330,7 @@ fn programs(cases: &mut Vec<Case>) {
             Side::Source,
             "client.phase.dump",
             "dump",
-            &[("runc", &[0, 30][..]), ("criu", &[0, 20, 50])][..],
+            &[("runc", &[0, 30][..]), ("criu", &[0, 20])][..],
         ),
         (
             Side::Destination,
@@ -340,7 +340,7 @@ fn programs(cases: &mut Vec<Case>) {
                 ("podman", &[0, 150, 220][..]),
                 ("conmon", &[0, 40]),
                 ("runc", &[0, 30]),
-                ("criu", &[0, 20, 50]),
+                ("criu", &[0, 20]),
             ],
         ),
     ] {

@@ -13,9 +13,9 @@ use crate::world::{HOSTS, NAME, PORT, World};
 /// No command takes this long, whatever is broken.
 const LIMIT: Duration = Duration::from_secs(150);
 
-/// How long connections are remembered whose packets are not answered, in seconds: by default, which
-/// is longer than the network is ever cut here, and in tests, so that hosts are as before soon after.
-const REMEMBERED_S: u32 = 300;
+/// How long connections are remembered whose packets are not answered, in seconds: longer than the
+/// network is ever cut here, and otherwise, so that hosts are as before soon after.
+const REMEMBERED_S: u32 = 120;
 const FORGOTTEN_S: u32 = 40;
 
 /// The status of a command that a signal killed.

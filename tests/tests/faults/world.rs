@@ -17,7 +17,7 @@ pub(crate) const NAME: &str = "counter";
 pub(crate) const PORT: u16 = 9000;
 
 /// A server's clean-up, a tunnel's timers, forgotten connections.
-const TIDY: Duration = Duration::from_secs(60);
+const TIDY: Duration = Duration::from_secs(150);
 
 /// A disk of their own for the agents, small enough to be filled.
 const SMALL_DISK: &str = "
