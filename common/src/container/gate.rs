@@ -187,12 +187,12 @@ impl Staged {
                 Ok(status) => break status?,
                 Err(_) => looks += 1,
             }
-            let found = stragglers::program(runtime, id);
-            if found.is_some_and(|runtime| stragglers::has_child(runtime, "criu")) {
+            // Anybody's: not every runtime's is its child.
+            if stragglers::lives("criu") {
                 looks = 0;
             } else if looks == MOST_LOOKS {
                 tracing::warn!("the restore goes on without CRIU: ending it");
-                end_restore(found, id)?;
+                end_restore(runtime, id)?;
                 looks = 0;
             }
         };
@@ -223,8 +223,8 @@ pub fn end_processes(runtime: &str, id: &str) -> Result<(), GateError> {
     Ok(())
 }
 
-fn end_restore(runtime: Option<i32>, id: &str) -> io::Result<()> {
-    if let Some(runtime) = runtime {
+fn end_restore(runtime: &str, id: &str) -> io::Result<()> {
+    if let Some(runtime) = stragglers::program(runtime, id) {
         // It may just have ended by itself.
         let _ = kill(Pid::from_raw(runtime), Signal::SIGKILL);
     }

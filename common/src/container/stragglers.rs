@@ -93,23 +93,15 @@ pub fn program(program: &str, word: &str) -> Option<i32> {
     find_program(program, word).map(|found| found.pid)
 }
 
-/// Whether a process has a living child called `child`.
-pub fn has_child(parent: i32, child: &str) -> bool {
+/// Whether any process called `name` lives.
+pub fn lives(name: &str) -> bool {
     processes().any(|pid| {
-        // proc_pid_stat(5): number, name in parentheses, state, number of the parent.
+        // proc_pid_stat(5): number, name in parentheses, state.
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let Some((name, rest)) = stat
-            .split_once('(')
-            .and_then(|(_, rest)| rest.rsplit_once(") "))
-        else {
-            return false;
-        };
-        let mut fields = rest.split(' ');
-        let lives = fields
-            .next()
-            .is_some_and(|state| !matches!(state, "Z" | "X"));
-        let of_parent = fields.next() == Some(&parent.to_string());
-        name == child && lives && of_parent
+        let after = stat.split_once('(').map_or("", |(_, after)| after);
+        after.rsplit_once(") ").is_some_and(|(found, rest)| {
+            found == name && !rest.starts_with('Z') && !rest.starts_with('X')
+        })
     })
 }
 
@@ -171,8 +163,8 @@ mod tests {
         let pid = other.id() as i32;
         assert_eq!(still.expect("it is found").pid, pid);
         assert_eq!(program("sh", word), Some(pid));
-        assert!(has_child(pid, "sleep"));
-        assert!(!has_child(pid, "criu"));
+        assert!(lives("sleep"));
+        assert!(!lives("no such name"));
         other.kill().unwrap();
         other.wait().unwrap();
         assert!(wait_for_program("sh", word, moment).is_ok());
