@@ -8,12 +8,21 @@
 //!             meta mark set meta mark & 0xffc0ffff | 0x00010000
 //!         ct direction reply ct mark & 0x0fc00000 == 0x00400000
 //!             meta mark set meta mark & 0xffc0ffff | 0x00010000
+//!         meta mark & 0x003f0000 == 0x00010000 meta l4proto tcp ip frag-off 0x4000
+//!             meta length >= 1421 limit rate over 4/minute burst 2 packets ip frag-off set 0
 //!     }
 //!     chain output_1 { type route hook output priority mangle; … the same two rules … }
 //!     chain nat_prerouting { type nat hook prerouting priority dstnat; }
 //!     chain nat_postrouting { type nat hook postrouting priority srcnat; }
 //! }
 //! ```
+//!
+//! The third rule is for connections that are older than the tunnel and have agreed on segments that it
+//! has no room for. A sender whose packets may not be fragmented is told so by ICMP, and sends smaller
+//! ones. Behind a filter that drops ICMP it would send the same segment for ever (RFC 2923, section
+//! 2.1): so only a few packets get that answer, and the rest is fragmented (IPv4 only: no router
+//! fragments IPv6). TCP only, because what else may not be fragmented need not have an identification of
+//! its own (RFC 6864), and fragments of two such packets cannot be told apart.
 //!
 //! Priority `mangle` comes after conntrack has found the flow and before the routing decision. A
 //! packet that came through a tunnel needs no exception: in its direction the mark says "ordinary".
@@ -27,13 +36,16 @@
 //! Every change is one transaction of `nft`. Concurrent callers must hold the tunnels' lock.
 
 use nftables::batch::Batch;
-use nftables::expr::{BinaryOperation, CT, Expression, Meta, MetaKey, NamedExpression};
+use nftables::expr::{
+    BinaryOperation, CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField,
+};
 use nftables::helper::{self, NftablesError};
 use nftables::schema::{Chain, FlushObject, NfCmd, NfListObject, Rule, Table};
-use nftables::stmt::{Mangle, Match, Operator, Statement};
+use nftables::stmt::{Limit, Mangle, Match, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::mark::{Direction, FWMARK_MASK, Index, Mark};
+use super::wireguard::MTU;
 
 /// Our table, in the family `inet`.
 pub const TABLE: &str = "live_migration";
@@ -43,6 +55,9 @@ const PRIORITY_MANGLE: i32 = -150;
 const PRIORITY_DSTNAT: i32 = -100;
 /// Priority `srcnat` (nft(8)).
 const PRIORITY_SRCNAT: i32 = 100;
+
+/// The flag DF, alone in the 16 bits of flags and fragment offset (RFC 791, section 3.1).
+const DONT_FRAGMENT: u32 = 0x4000;
 
 /// `nft` failed.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +106,14 @@ pub fn add_tunnel(index: Index) -> Result<(), FirewallError> {
             }));
         }
     }
+    let [arriving, _] = chains(index);
+    batch.add(NfListObject::Rule(Rule {
+        family: arriving.family,
+        table: arriving.table,
+        chain: arriving.name,
+        expr: allow_fragments(index).into(),
+        ..Rule::default()
+    }));
     apply("add the tunnel's firewall rules", batch)
 }
 
@@ -207,6 +230,44 @@ fn divert(direction: Direction, index: Index) -> Vec<Statement<'static>> {
                 and(mark(), !FWMARK_MASK),
                 Expression::Number(index.fwmark()),
             ]))),
+        }),
+    ]
+}
+
+fn allow_fragments(index: Index) -> Vec<Statement<'static>> {
+    let meta = |key| Expression::Named(NamedExpression::Meta(Meta { key }));
+    let fragments = || {
+        Expression::Named(NamedExpression::Payload(Payload::PayloadField(
+            PayloadField {
+                protocol: "ip".into(),
+                field: "frag-off".into(),
+            },
+        )))
+    };
+    vec![
+        equal(
+            and(meta(MetaKey::Mark), FWMARK_MASK),
+            Expression::Number(index.fwmark()),
+        ),
+        equal(meta(MetaKey::L4proto), Expression::String("tcp".into())),
+        equal(fragments(), Expression::Number(DONT_FRAGMENT)),
+        Statement::Match(Match {
+            left: meta(MetaKey::Length),
+            right: Expression::Number(MTU + 1),
+            op: Operator::GEQ,
+        }),
+        Statement::Limit(Limit {
+            // Each of those that are not let pass costs a deaf sender a retransmission time-out.
+            rate: 4,
+            rate_unit: None,
+            per: Some("minute".into()),
+            burst: Some(2),
+            burst_unit: None,
+            inv: Some(true),
+        }),
+        Statement::Mangle(Mangle {
+            key: fragments(),
+            value: Expression::Number(0),
         }),
     ]
 }
