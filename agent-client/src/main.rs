@@ -14,6 +14,7 @@ mod operator;
 mod pair;
 mod progress;
 mod recovery;
+mod shorten;
 mod source;
 mod timeline;
 

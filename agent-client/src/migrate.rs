@@ -33,6 +33,7 @@ use crate::control::{Control, RequestError, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
 use crate::recovery;
+use crate::shorten::shorten;
 use crate::source::{Data, Flows, Source};
 use crate::timeline::Timeline;
 
@@ -114,6 +115,7 @@ impl<'a> Migration<'a> {
                 freeze_ms: 0,
                 sent_bytes: 0,
                 flows: FlowCount::default(),
+                shortened: 0,
                 tunnel: None,
                 packets: None,
                 warnings: Vec::new(),
@@ -495,13 +497,13 @@ impl<'a> Migration<'a> {
 
     async fn open_tunnel(&mut self) -> Result<(std::sync::Arc<Tunnel>, Data), Failure> {
         let offer = spawn_blocking(|| Tunnel::offer(&Dirs::default(), &keeper_command)).await??;
-        let agreement = match self.ask(Request::OpenTunnel { offer }).await? {
-            Reply::TunnelOpened { agreement } => agreement,
+        let terms = match self.ask(Request::OpenTunnel { offer }).await? {
+            Reply::TunnelOpened { terms } => terms,
             other => return Err(unexpected(&other).into()),
         };
         let peer = self.control()?.peer;
         let tunnel = spawn_blocking(move || {
-            Tunnel::establish(&Dirs::default(), &agreement, peer, &keeper_command)
+            Tunnel::establish(&Dirs::default(), &terms, peer, &keeper_command)
         })
         .await??;
         self.report.tunnel = Some(report::Tunnel {
@@ -655,6 +657,11 @@ impl<'a> Migration<'a> {
                 let warning = format!("some flows may not have moved: {error:#}");
                 self.report.warnings.push(warning);
             }
+        }
+        if let Some(control) = &mut self.control {
+            let shortened = shorten(control, flows, tunnel.index()).await;
+            self.report.shortened = shortened.flows;
+            self.report.warnings.extend(shortened.warnings);
         }
         match source.left_behind(tunnel.index()).await {
             Ok(0) => {}

@@ -1,6 +1,6 @@
 //! What a migration does to the container and the network of this host.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 
 use anyhow::Context;
-use common::bulk::{self, Sender, Ticket};
+use common::bulk::{self, Sender};
 use common::container::cargo::{self, Frozen, Places, Sent};
 use common::container::command;
 use common::container::freezer::Freezer;
@@ -20,7 +20,7 @@ use common::net::flows::MovedFlow;
 use common::net::mark::Index;
 use common::net::quarantine;
 use common::protocol::{StreamDigest, StreamKind};
-use conntrack::{Flow, Tuple};
+use common::ticket::Ticket;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
@@ -274,11 +274,7 @@ impl Source {
         let addresses: HashSet<_> = self.facts.addresses().into_iter().collect();
         spawn_blocking(move || {
             let departing = carry::departing(&addresses)?;
-            let entries = carry::entries(&departing)?;
-            Ok(Flows {
-                departing: Arc::new(departing),
-                entries: Arc::new(entries),
-            })
+            Ok(Flows(Arc::new(departing)))
         })
         .await?
     }
@@ -331,51 +327,55 @@ impl Data {
 
 /// Flows of the container in this host's conntrack table.
 #[derive(Clone)]
-pub(crate) struct Flows {
-    departing: Arc<Departing>,
-    entries: Arc<HashMap<Tuple, Flow>>,
-}
+pub(crate) struct Flows(Arc<Departing>);
 
 impl Flows {
     /// Those of them that are not in `earlier`.
     pub(crate) fn since(self, earlier: &Flows) -> Flows {
-        let departing = Arc::unwrap_or_clone(self.departing).since(&earlier.departing);
-        Flows {
-            departing: Arc::new(departing),
-            ..self
-        }
+        Flows(Arc::new(Arc::unwrap_or_clone(self.0).since(&earlier.0)))
     }
 
     /// What the destination is told.
     pub(crate) fn moved(&self) -> Vec<MovedFlow> {
-        self.departing.flows().cloned().collect()
+        self.0.flows().cloned().collect()
     }
 
     /// Turns them into the tunnel. Undone by [`Flows::restore`].
     pub(crate) async fn turn(&self, tunnel: Index) -> anyhow::Result<()> {
-        let departing = self.departing.clone();
+        let departing = self.0.clone();
         Ok(spawn_blocking(move || departing.turn(tunnel)).await??)
     }
 
     /// Gives them back the marks they had.
     pub(crate) async fn restore(&self) -> anyhow::Result<()> {
-        let departing = self.departing.clone();
+        let departing = self.0.clone();
         Ok(spawn_blocking(move || departing.restore()).await??)
     }
 
     /// After the old container's removal: puts back what went with it, deletes what is not needed.
     pub(crate) async fn settle(&self, tunnel: Index) -> anyhow::Result<()> {
-        let flows = self.clone();
+        let departing = self.0.clone();
         spawn_blocking(move || {
-            let again = flows.departing.reinsert_vanished(&flows.entries, tunnel)?;
+            let again = departing.reinsert_vanished(tunnel)?;
             if again > 0 {
                 tracing::info!(
                     again,
                     "flows that went with the old container were put back"
                 );
             }
-            Ok(flows.departing.forget(tunnel)?)
+            Ok(departing.forget(tunnel)?)
         })
         .await?
+    }
+
+    /// See [`Departing::passing`].
+    pub(crate) fn passing(&self, tunnel: Index) -> BTreeMap<Index, Vec<MovedFlow>> {
+        self.0.passing(tunnel)
+    }
+
+    /// See [`Departing::fade`].
+    pub(crate) async fn fade(&self, through: Index) -> anyhow::Result<()> {
+        let departing = self.0.clone();
+        Ok(spawn_blocking(move || departing.fade(through)).await??)
     }
 }

@@ -4,17 +4,17 @@
 //! so that the protocol can be tested from end to end over an in-memory pipe.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use common::bulk::Ticket;
 use common::container::ContainerFacts;
 use common::host::HostFacts;
 use common::journal::MigrationRecord;
 use common::net::flows::MovedFlow;
-use common::net::plan::{Agreement, Offer};
+use common::net::plan::{Offer, Terms};
 use common::net::tunnel;
 use common::preflight::Check;
 use common::protocol::{MigrationId, Outcome, Packets, Refused, StreamDigest, StreamKind};
+use common::ticket::Ticket;
 use tokio_util::sync::CancellationToken;
 
 /// Result of a step; the refusal is what the source gets to read.
@@ -51,13 +51,17 @@ pub trait Destination: Send + Sync {
 
     /// What became of a migration.
     fn outcome(&self, migration: &MigrationId) -> impl Future<Output = Step<Outcome>> + Send;
+
+    /// Brings up this end of a tunnel to the host at `address`, which flows of a container that came
+    /// here enter through. It goes again by itself if the other end does not make use of it.
+    fn introduce(&self, offer: Offer, address: IpAddr) -> impl Future<Output = Step<Terms>> + Send;
 }
 
 /// One migration at the destination. Called in the order that
 /// [`common::protocol::State`] allows; after an error, only [`Incoming::roll_back`] is called.
 pub trait Incoming: Send {
     /// Chooses a tunnel and brings up this end of it.
-    fn open_tunnel(&mut self, offer: Offer) -> impl Future<Output = Step<Agreement>> + Send;
+    fn open_tunnel(&mut self, offer: Offer) -> impl Future<Output = Step<Terms>> + Send;
 
     /// Proves that the tunnel works and opens it for bulk streams.
     fn prove_tunnel(&mut self) -> impl Future<Output = Step<(SocketAddr, Ticket)>> + Send;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use common::bulk::{Receiving, Ticket};
+use common::bulk::Receiving;
 use common::container::cargo::{self, Places};
 use common::container::gate::{self, Staged};
 use common::container::{ContainerFacts, dump, image, podman, spec};
@@ -17,11 +17,12 @@ use common::multicall::keeper_command;
 use common::net::carry::{self, Arriving, Installed};
 use common::net::flows::MovedFlow;
 use common::net::hold::Hold;
-use common::net::plan::{Agreement, Offer};
+use common::net::plan::{Offer, Terms};
 use common::net::quarantine;
 use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
 use common::paths;
 use common::protocol::{Packets, RefusalCode, Refused, StreamDigest, StreamKind};
+use common::ticket::Ticket;
 use common::undo::Undo;
 use serde::{Deserialize, Serialize};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -354,19 +355,19 @@ impl PodmanIncoming {
 }
 
 impl Incoming for PodmanIncoming {
-    async fn open_tunnel(&mut self, offer: Offer) -> Step<Agreement> {
+    async fn open_tunnel(&mut self, offer: Offer) -> Step<Terms> {
         let source = self.source;
-        let (tunnel, agreement) = spawn_blocking(move || {
+        let (tunnel, terms) = spawn_blocking(move || {
             let dirs = Dirs::default();
-            let agreement = Tunnel::answer(&dirs, &offer, &keeper_command)?;
-            let tunnel = Tunnel::establish(&dirs, &agreement, source, &keeper_command)?;
-            anyhow::Ok((tunnel, agreement))
+            let terms = Tunnel::answer(&dirs, &offer, &keeper_command)?;
+            let tunnel = Tunnel::establish(&dirs, &terms, source, &keeper_command)?;
+            anyhow::Ok((tunnel, terms))
         })
         .await
         .map_err(failed)?
         .map_err(failed)?;
         self.tunnel = Some(Arc::new(tunnel));
-        Ok(agreement)
+        Ok(terms)
     }
 
     async fn prove_tunnel(&mut self) -> Step<(SocketAddr, Ticket)> {

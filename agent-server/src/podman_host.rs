@@ -1,17 +1,20 @@
 //! This host, with its Podman, as a destination.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use common::container::{ContainerFacts, podman};
 use common::host::HostFacts;
 use common::journal::{Direction, Journal, MigrationRecord, Progress};
-use common::net::tunnel;
+use common::multicall::keeper_command;
+use common::net::plan::{Offer, Terms};
+use common::net::tunnel::{self, Dirs, Tunnel};
 use common::preflight::{self, Check, Verdict};
 use common::protocol::{MigrationId, Outcome, RefusalCode, Refused};
 use common::transaction;
 use time::OffsetDateTime;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::destination::{Destination, Step};
@@ -174,7 +177,7 @@ impl Destination for PodmanHost {
     }
 
     async fn status(&self) -> Step<(Vec<tunnel::Status>, Vec<MigrationRecord>)> {
-        let tunnels = tokio::task::spawn_blocking(|| tunnel::list(&tunnel::Dirs::default()))
+        let tunnels = spawn_blocking(|| tunnel::list(&Dirs::default()))
             .await
             .map_err(failed)?
             .map_err(failed)?;
@@ -192,6 +195,16 @@ impl Destination for PodmanHost {
             record.map(|r| r.progress),
             at_work || fails,
         ))
+    }
+
+    async fn introduce(&self, offer: Offer, address: IpAddr) -> Step<Terms> {
+        let made = spawn_blocking(move || {
+            let dirs = Dirs::default();
+            let terms = Tunnel::answer(&dirs, &offer, &keeper_command)?;
+            // Without a lease its keeper still leaves it time to be used.
+            Tunnel::establish(&dirs, &terms, address, &keeper_command).map(|_| terms)
+        });
+        made.await.map_err(failed)?.map_err(failed)
     }
 }
 

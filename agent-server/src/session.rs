@@ -235,6 +235,9 @@ where
                 Request::Outcome { migration } => Ok(Reply::Outcome {
                     outcome: host.outcome(&migration).await?,
                 }),
+                Request::Introduce { offer, address } => Ok(Reply::Introduced {
+                    terms: host.introduce(offer, address).await?,
+                }),
                 Request::Begin {
                     migration,
                     container,
@@ -258,7 +261,7 @@ where
                     Ok(Reply::Begun { image_missing })
                 }
                 Request::OpenTunnel { offer } => Ok(Reply::TunnelOpened {
-                    agreement: open(incoming)?.open_tunnel(offer).await?,
+                    terms: open(incoming)?.open_tunnel(offer).await?,
                 }),
                 Request::ProveTunnel => {
                     let (data, ticket) = open(incoming)?.prove_tunnel().await?;

@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 use common::net::carry;
 use common::net::flows::MovedFlow;
 use common::net::mark::Index;
-use common::net::plan::{Agreement, Offer};
+use common::net::plan::{Offer, Terms};
 use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -96,14 +96,14 @@ fn main() -> Result<()> {
         Step::Offer(keeper) => say(&Tunnel::offer(&dirs, &keeper.command())?),
         Step::Accept { keeper, peer } => {
             let offer: Offer = hear()?;
-            let agreement = Tunnel::answer(&dirs, &offer, &keeper.command())?;
-            let tunnel = Tunnel::establish(&dirs, &agreement, peer, &keeper.command())?;
-            say(&agreement)?;
+            let terms = Tunnel::answer(&dirs, &offer, &keeper.command())?;
+            let tunnel = Tunnel::establish(&dirs, &terms, peer, &keeper.command())?;
+            say(&terms)?;
             hold(&tunnel)
         }
         Step::Connect { keeper, peer } => {
-            let agreement: Agreement = hear()?;
-            let tunnel = Tunnel::establish(&dirs, &agreement, peer, &keeper.command())?;
+            let terms: Terms = hear()?;
+            let tunnel = Tunnel::establish(&dirs, &terms, peer, &keeper.command())?;
             tunnel.prove(PROOF_LIMIT)?;
             hold(&tunnel)
         }

@@ -5,69 +5,33 @@
 //! buffered beyond one chunk and the sockets' own buffers, so TCP is the back pressure and
 //! memory is constant whatever the stream's size.
 //!
-//! WireGuard encrypts and authenticates the path; the ticket keeps out whatever else on the two
-//! hosts (a container, a local user) can reach the tunnel's addresses.
+//! WireGuard encrypts and authenticates the path, and the ticket is of this one migration.
 //!
 //! Blocking I/O: these run on threads of their own, feeding `tar` and `podman`.
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
-use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::faults;
 use crate::protocol::StreamDigest;
+use crate::ticket::{self, Ticket};
 
 /// Unit of reading and writing, in bytes.
 const CHUNK_BYTES: usize = 256 << 10;
+
+/// Bytes that a connection opens with.
+const PREAMBLE: usize = ticket::BYTES + 4;
 
 /// How long a bulk connection may make no progress before it counts as dead.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often a blocked receiver looks at its cancellation token.
 const POLL: Duration = Duration::from_millis(100);
-
-/// 256 random bits that open the bulk streams of one migration.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Ticket([u8; 32]);
-
-impl Ticket {
-    /// A new random ticket.
-    pub fn random() -> Self {
-        Ticket(rand::random())
-    }
-}
-
-impl fmt::Debug for Ticket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Ticket(…)")
-    }
-}
-
-impl Serialize for Ticket {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD_NO_PAD.encode(self.0))
-    }
-}
-
-impl<'de> Deserialize<'de> for Ticket {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error;
-        let bytes = STANDARD_NO_PAD
-            .decode(String::deserialize(deserializer)?)
-            .map_err(D::Error::custom)?;
-        bytes
-            .try_into()
-            .map(Ticket)
-            .map_err(|_| D::Error::custom("a ticket has 32 bytes"))
-    }
-}
 
 /// Counts bytes for whoever shows progress.
 pub type Progress = Arc<AtomicU64>;
@@ -96,9 +60,9 @@ impl Sender {
         let mut socket = TcpStream::connect_timeout(&data, Duration::from_secs(10))?;
         socket.set_nodelay(true)?;
         socket.set_write_timeout(Some(STALL_LIMIT))?;
-        let mut preamble = [0; 36];
-        preamble[..32].copy_from_slice(&ticket.0);
-        preamble[32..].copy_from_slice(&stream.to_be_bytes());
+        let mut preamble = [0; PREAMBLE];
+        preamble[..ticket::BYTES].copy_from_slice(ticket.bytes());
+        preamble[ticket::BYTES..].copy_from_slice(&stream.to_be_bytes());
         socket.write_all(&preamble)?;
         Ok(Sender {
             socket,
@@ -204,17 +168,16 @@ impl Receiving {
     fn admit(&self, mut socket: TcpStream, stream: u32) -> io::Result<TcpStream> {
         socket.set_nonblocking(false)?;
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let mut preamble = [0; 36];
+        let mut preamble = [0; PREAMBLE];
         socket.read_exact(&mut preamble)?;
-        // blake3::Hash compares in constant time.
-        let presented: [u8; 32] = preamble[..32].try_into().expect("32 bytes");
-        if blake3::Hash::from_bytes(presented) != blake3::Hash::from_bytes(self.ticket.0) {
+        let presented = *preamble.first_chunk().expect("a preamble is longer");
+        if !self.ticket.is(presented) {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 "wrong ticket",
             ));
         }
-        if preamble[32..] != stream.to_be_bytes() {
+        if preamble[ticket::BYTES..] != stream.to_be_bytes() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "unexpected stream number",

@@ -17,6 +17,7 @@ pub mod preflight;
 pub mod protocol;
 pub mod report;
 pub mod status;
+pub mod ticket;
 pub mod transaction;
 pub mod undo;
 pub mod units;

@@ -63,7 +63,7 @@ fn keep_tunnel(arguments: &[OsString]) -> i32 {
         eprintln!("{KEEPER_NAME}: the number of a tunnel is expected");
         return 2;
     };
-    match keeper::run(&Dirs::default(), index) {
+    match keeper::run(&Dirs::default(), index, keeper_command) {
         Ok(()) => 0,
         Err(error) => {
             tracing::error!("{error}");

@@ -34,6 +34,9 @@ pub struct Report {
     pub sent_bytes: u64,
     /// Flows that moved with the container.
     pub flows: FlowCount,
+    /// How many of them had come through another host, which knows the destination now, and do not
+    /// pass this one any more.
+    pub shortened: usize,
     /// The tunnel used, if it came to that.
     pub tunnel: Option<Tunnel>,
     /// What became of packets for the container meanwhile, if it came to that.

@@ -1,22 +1,22 @@
 //! A destination that records what is asked of it, and does what it is told to.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent_server::destination::{Destination, Incoming, Step};
-use common::bulk::Ticket;
 use common::container::ContainerFacts;
 use common::host::HostFacts;
 use common::journal::MigrationRecord;
 use common::net::flows::MovedFlow;
-use common::net::plan::{Agreement, End, Offer, PublicKey};
+use common::net::plan::{Agreement, End, Offer, PublicKey, Terms};
 use common::net::tunnel;
 use common::preflight::Check;
 use common::protocol::{
     MigrationId, Outcome, Packets, RefusalCode, Refused, StreamDigest, StreamKind,
 };
+use common::ticket::Ticket;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -165,6 +165,27 @@ impl Destination for Host {
             .await?;
         Ok(Outcome::Committed)
     }
+
+    async fn introduce(&self, offer: Offer, address: IpAddr) -> Step<Terms> {
+        self.step("introduce", address, &CancellationToken::new())
+            .await?;
+        Ok(terms(&offer))
+    }
+}
+
+fn terms(offer: &Offer) -> Terms {
+    let end = |key: &str| End {
+        public_key: PublicKey(key.into()),
+        port: offer.port,
+    };
+    Terms {
+        agreement: Agreement {
+            ends: [end("a"), end("b")],
+            ipv4: "10.0.0.0/30".parse().unwrap(),
+            ipv6: None,
+        },
+        ticket: Ticket::random(),
+    }
 }
 
 impl Migration {
@@ -174,17 +195,9 @@ impl Migration {
 }
 
 impl Incoming for Migration {
-    async fn open_tunnel(&mut self, offer: Offer) -> Step<Agreement> {
+    async fn open_tunnel(&mut self, offer: Offer) -> Step<Terms> {
         self.step("open_tunnel", offer.port).await?;
-        let end = |key: &str| End {
-            public_key: PublicKey(key.into()),
-            port: offer.port,
-        };
-        Ok(Agreement {
-            ends: [end("a"), end("b")],
-            ipv4: "10.0.0.0/30".parse().unwrap(),
-            ipv6: None,
-        })
+        Ok(terms(&offer))
     }
 
     async fn prove_tunnel(&mut self) -> Step<(SocketAddr, Ticket)> {

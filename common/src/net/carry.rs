@@ -3,8 +3,9 @@
 //!
 //! Every call opens its own netlink socket in the calling thread's network namespace.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use conntrack::{Conntrack, Error, Filter, Flow, Key, Tuple};
 use serde::{Deserialize, Serialize};
@@ -12,10 +13,14 @@ use serde::{Deserialize, Serialize};
 use super::flows::{self, Arrival, Departure, MovedFlow};
 use super::mark::{CONNMARK_MASK, Index, Mark};
 
-/// Flows of a container with their entries' marks, as they were when listed.
+/// How long the entry of a flow stays that takes a shorter path: packets that are on the long one still
+/// need it, and make it stay.
+const FADE: Duration = Duration::from_secs(10);
+
+/// Flows of a container with their entries, as they were when listed.
 #[derive(Debug, Clone, Default)]
 pub struct Departing {
-    flows: Vec<(MovedFlow, Key, Mark)>,
+    flows: Vec<(MovedFlow, Flow)>,
 }
 
 /// Lists the flows of the container with these addresses.
@@ -26,11 +31,8 @@ pub fn departing(addresses: &HashSet<IpAddr>) -> Result<Departing, Error> {
     let table = Conntrack::open()?.list(Filter::default())?;
     Ok(Departing {
         flows: table
-            .iter()
-            .filter_map(|flow| {
-                let moved = flows::seen_by_container(flow, addresses)?;
-                Some((moved, Key::from(flow), Mark(flow.mark)))
-            })
+            .into_iter()
+            .filter_map(|flow| Some((flows::seen_by_container(&flow, addresses)?, flow)))
             .collect(),
     })
 }
@@ -38,14 +40,15 @@ pub fn departing(addresses: &HashSet<IpAddr>) -> Result<Departing, Error> {
 impl Departing {
     /// Those that were not there when `earlier` was listed.
     pub fn since(mut self, earlier: &Departing) -> Departing {
-        let known: HashSet<Tuple> = earlier.flows.iter().map(|(_, key, _)| key.tuple).collect();
-        self.flows.retain(|(_, key, _)| !known.contains(&key.tuple));
+        let known: HashSet<Tuple> = earlier.flows.iter().map(|(_, f)| f.original).collect();
+        self.flows
+            .retain(|(_, flow)| !known.contains(&flow.original));
         self
     }
 
     /// What to tell the destination.
     pub fn flows(&self) -> impl Iterator<Item = &MovedFlow> {
-        self.flows.iter().map(|(moved, ..)| moved)
+        self.flows.iter().map(|(moved, _)| moved)
     }
 
     /// Turns the flows into `tunnel`: packets for the container leave through it from the moment
@@ -55,9 +58,9 @@ impl Departing {
     /// # Errors
     /// Those of the netlink socket.
     pub fn turn(&self, tunnel: Index) -> Result<(), Error> {
-        let marks = self.flows.iter().filter_map(|(moved, key, mark)| {
-            match flows::depart(moved, *mark, tunnel) {
-                Departure::Mark(mark) => Some((*key, ours(mark))),
+        let marks = self.flows.iter().filter_map(|(moved, flow)| {
+            match flows::depart(moved, Mark(flow.mark), tunnel) {
+                Departure::Mark(mark) => Some((Key::from(flow), ours(mark))),
                 Departure::Forget => None,
             }
         });
@@ -69,7 +72,10 @@ impl Departing {
     /// # Errors
     /// Those of the netlink socket.
     pub fn restore(&self) -> Result<(), Error> {
-        let marks = self.flows.iter().map(|(_, key, mark)| (*key, ours(*mark)));
+        let marks = self
+            .flows
+            .iter()
+            .map(|(_, flow)| (Key::from(flow), ours(Mark(flow.mark))));
         accept_missing(Conntrack::open()?.set_marks(marks)?)
     }
 
@@ -80,12 +86,40 @@ impl Departing {
     /// Those of the netlink socket.
     pub fn forget(&self, tunnel: Index) -> Result<(), Error> {
         let mut table = Conntrack::open()?;
-        for (moved, key, mark) in &self.flows {
-            if flows::depart(moved, *mark, tunnel) == Departure::Forget {
-                accept_missing([table.delete(*key)])?;
+        for (moved, flow) in &self.flows {
+            if flows::depart(moved, Mark(flow.mark), tunnel) == Departure::Forget {
+                accept_missing([table.delete(flow)])?;
             }
         }
         Ok(())
+    }
+
+    /// What moved through `tunnel` without entering here, by the tunnel it comes through.
+    pub fn passing(&self, tunnel: Index) -> BTreeMap<Index, Vec<MovedFlow>> {
+        let mut passing: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (moved, flow) in &self.flows {
+            match Mark(flow.mark).get(moved.to_peer()) {
+                Some(through) if through != tunnel => {
+                    passing.entry(through).or_default().push(moved.clone());
+                }
+                _ => {}
+            }
+        }
+        passing
+    }
+
+    /// Has the entries of flows end soon that came through tunnel `through` and do not any more. One
+    /// whose packets come all the same lives on.
+    ///
+    /// # Errors
+    /// Those of the netlink socket.
+    pub fn fade(&self, through: Index) -> Result<(), Error> {
+        let mut table = Conntrack::open()?;
+        let fading = self
+            .flows
+            .iter()
+            .filter(|(moved, flow)| Mark(flow.mark).get(moved.to_peer()) == Some(through));
+        accept_missing(fading.map(|(_, flow)| table.set_timeout(flow, FADE)))
     }
 
     /// Inserts the entries of flows that have vanished since [`Departing::turn`], with their
@@ -94,11 +128,7 @@ impl Departing {
     ///
     /// # Errors
     /// Those of the netlink socket.
-    pub fn reinsert_vanished(
-        &self,
-        before: &HashMap<Tuple, Flow>,
-        tunnel: Index,
-    ) -> Result<usize, Error> {
+    pub fn reinsert_vanished(&self, tunnel: Index) -> Result<usize, Error> {
         let mut table = Conntrack::open()?;
         let present: HashSet<Tuple> = table
             .list(Filter::default())?
@@ -106,15 +136,13 @@ impl Departing {
             .map(|f| f.original)
             .collect();
         let mut inserted = 0;
-        for (moved, key, mark) in &self.flows {
-            let (Departure::Mark(mark), Some(flow)) = (
-                flows::depart(moved, *mark, tunnel),
-                before
-                    .get(&key.tuple)
-                    .filter(|_| !present.contains(&key.tuple)),
-            ) else {
+        for (moved, flow) in &self.flows {
+            let Departure::Mark(mark) = flows::depart(moved, Mark(flow.mark), tunnel) else {
                 continue;
             };
+            if present.contains(&flow.original) {
+                continue;
+            }
             match table.insert(&Flow {
                 mark: mark.0,
                 ..flow.clone()
@@ -179,31 +207,14 @@ pub struct Installed {
 /// # Errors
 /// Those of the netlink socket.
 pub fn arriving(moved: &[MovedFlow], tunnel: Index) -> Result<Arriving, Error> {
-    let containers: HashSet<IpAddr> = moved
-        .iter()
-        .map(|m| {
-            if m.outgoing {
-                m.original.source.ip()
-            } else {
-                m.original.destination.ip()
-            }
-        })
-        .collect();
-    let present = Conntrack::open()?.list(Filter::default())?;
-    let present: HashMap<Tuple, &Flow> = present
-        .iter()
-        .filter_map(|flow| {
-            let seen = flows::seen_by_container(flow, &containers)?;
-            Some((seen.original, flow))
-        })
-        .collect();
+    let present = present(&mut Conntrack::open()?, moved)?;
     let mut arriving = Arriving {
         insert: Vec::new(),
         mark: Vec::new(),
         installed: Installed::default(),
     };
     for flow in moved {
-        let entry = present.get(&flow.original).copied();
+        let entry = present.get(&flow.original);
         match flows::arrive(flow, entry, tunnel) {
             Arrival::Insert(flow) => {
                 arriving.installed.inserted.push(flow.original);
@@ -271,21 +282,63 @@ impl Installed {
     }
 }
 
-/// The entries behind `departing`, whole.
+/// The tracked connections that take a tunnel in either direction.
 ///
 /// # Errors
 /// Those of the netlink socket.
-pub fn entries(departing: &Departing) -> Result<HashMap<Tuple, Flow>, Error> {
-    let wanted: HashSet<Tuple> = departing
-        .flows
+pub fn through_tunnels() -> Result<Vec<Flow>, Error> {
+    let mut flows = Conntrack::open()?.list(Filter::default())?;
+    flows.retain(|flow| flow.mark & CONNMARK_MASK != 0);
+    Ok(flows)
+}
+
+/// Sends flows, whose packets for the container leave through tunnel `through`, through `instead`.
+/// Returns how many there were. Not undone.
+///
+/// # Errors
+/// Those of the netlink socket.
+pub fn turn_aside(moved: &[MovedFlow], through: Index, instead: Index) -> Result<usize, Error> {
+    remark(moved, |flow, mark| {
+        flows::turned_aside(flow, mark, through, instead)
+    })
+}
+
+/// Sends flows, whose packets for the peer leave through another tunnel, through `tunnel`. Returns how
+/// many there were. Not undone.
+///
+/// # Errors
+/// Those of the netlink socket.
+pub fn return_through(moved: &[MovedFlow], tunnel: Index) -> Result<usize, Error> {
+    remark(moved, |flow, mark| {
+        flows::returned_through(flow, mark, tunnel)
+    })
+}
+
+fn remark(
+    moved: &[MovedFlow],
+    decide: impl Fn(&MovedFlow, Mark) -> Option<Mark>,
+) -> Result<usize, Error> {
+    let mut table = Conntrack::open()?;
+    let present = present(&mut table, moved)?;
+    let marks: Vec<_> = moved
         .iter()
-        .map(|(_, key, _)| key.tuple)
+        .filter_map(|flow| {
+            let entry = present.get(&flow.original)?;
+            Some((entry.original, ours(decide(flow, Mark(entry.mark))?)))
+        })
         .collect();
-    Ok(Conntrack::open()?
+    let count = marks.len();
+    accept_missing(table.set_marks(marks)?)?;
+    Ok(count)
+}
+
+/// This host's entries for flows, by what the container sees of them.
+fn present(table: &mut Conntrack, moved: &[MovedFlow]) -> Result<HashMap<Tuple, Flow>, Error> {
+    let containers: HashSet<IpAddr> = moved.iter().map(MovedFlow::container).collect();
+    Ok(table
         .list(Filter::default())?
         .into_iter()
-        .filter(|f| wanted.contains(&f.original))
-        .map(|f| (f.original, f))
+        .filter_map(|flow| Some((flows::seen_by_container(&flow, &containers)?.original, flow)))
         .collect())
 }
 

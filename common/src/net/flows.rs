@@ -44,6 +44,15 @@ pub struct MovedFlow {
 }
 
 impl MovedFlow {
+    /// The container's address.
+    pub fn container(&self) -> IpAddr {
+        if self.outgoing {
+            self.original.source.ip()
+        } else {
+            self.original.destination.ip()
+        }
+    }
+
     /// The direction whose packets go to the container.
     pub fn to_container(&self) -> Direction {
         if self.outgoing {
@@ -171,6 +180,21 @@ pub fn arrive(moved: &MovedFlow, present: Option<&Flow>, tunnel: Index) -> Arriv
     flow.tcp = moved.tcp.filter(|tcp| !opening(tcp)).or(flow.tcp);
     flow.mark = Mark(0).with(moved.to_peer(), Some(tunnel)).0;
     Arrival::Insert(Box::new(flow))
+}
+
+/// The mark of a flow's entry at the host where it enters, when its packets for the container take
+/// tunnel `instead` of `through`; `None` if they do not take `through`.
+pub fn turned_aside(moved: &MovedFlow, mark: Mark, through: Index, instead: Index) -> Option<Mark> {
+    let direction = moved.to_container();
+    (mark.get(direction) == Some(through)).then(|| mark.with(direction, Some(instead)))
+}
+
+/// The mark of a flow's entry at the container's host, when its packets for the peer take `tunnel`
+/// instead of another one; `None` if they take none.
+pub fn returned_through(moved: &MovedFlow, mark: Mark, tunnel: Index) -> Option<Mark> {
+    let direction = moved.to_peer();
+    mark.get(direction)
+        .map(|_| mark.with(direction, Some(tunnel)))
 }
 
 #[cfg(test)]
@@ -316,6 +340,40 @@ mod tests {
             let entries = journey(flow.clone(), &[1, 2, 3, 2, 1]);
             assert_eq!(entries, [(1, flow)]);
         }
+    }
+
+    #[test]
+    fn a_shorter_path_leaves_the_middle_out() {
+        for flow in [inbound(), outbound()] {
+            let mut entries = journey(flow.clone(), &[1, 2, 3]);
+            let moved = seen_by_container(&entries[1].1, &addresses()).unwrap();
+            let (through, instead) = (index(1 + 8 * 2), index(1 + 8 * 3));
+            let entry = Mark(entries[0].1.mark);
+            let turned = turned_aside(&moved, entry, through, instead).unwrap();
+            assert_eq!(turned.get(moved.to_container()), Some(instead));
+            assert_eq!(turned.get(moved.to_peer()), None);
+            assert_eq!(turned_aside(&moved, turned, through, instead), None);
+            let there = Mark(entries[2].1.mark);
+            let returned = returned_through(&moved, there, index(3 + 8)).unwrap();
+            assert_eq!(returned.get(moved.to_peer()), Some(index(3 + 8)));
+            assert_eq!(returned.get(moved.to_container()), None);
+
+            // Home again, from where it is now.
+            entries[0].1.mark = turned.0;
+            entries[2].1.mark = returned.0;
+            let home = arrive(&moved, Some(&entries[0].1), instead);
+            let Arrival::Mark { mark, .. } = home else {
+                panic!("it enters here");
+            };
+            assert_eq!(mark, Mark(0));
+            assert_eq!(depart(&moved, returned, index(3 + 8)), Departure::Forget);
+        }
+    }
+
+    #[test]
+    fn a_flow_that_enters_at_the_containers_host_stays_as_it_is() {
+        let moved = seen_by_container(&inbound(), &addresses()).unwrap();
+        assert_eq!(returned_through(&moved, Mark(0), index(1)), None);
     }
 
     #[test]

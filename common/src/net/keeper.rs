@@ -8,12 +8,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use conntrack::{Conntrack, Filter};
 
+use super::introduction;
 use super::lock::Lock;
 use super::mark::{Direction, Index, Mark};
 use super::tunnel::{self, Dirs, KeeperCommand, Record, TunnelError};
@@ -124,7 +125,9 @@ fn last_words(log: &Path) -> String {
 ///
 /// For a process of its own: it leaves its session, so that neither Ctrl-C nor the end of a login
 /// reaches it, and its working directory.
-pub fn run(dirs: &Dirs, index: Index) -> Result<(), KeeperError> {
+///
+/// `keeper` starts others of its kind, for the tunnels that it is introduced to.
+pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<(), KeeperError> {
     // Fails if this process leads a group already, and then has nothing to leave.
     let _ = nix::unistd::setsid();
     std::env::set_current_dir("/")?;
@@ -142,6 +145,7 @@ pub fn run(dirs: &Dirs, index: Index) -> Result<(), KeeperError> {
             Some(runtime.spawn(async move { userspace::run(&interface).await }))
         }
     };
+    runtime.spawn(introduction::serve(dirs.clone(), record.clone(), keeper));
     let mut idle_since = None;
     while Record::exists(dirs, index) {
         if device.as_ref().is_some_and(|device| device.is_finished()) {

@@ -16,6 +16,7 @@ pub mod features;
 pub mod firewall;
 pub mod flows;
 pub mod hold;
+pub mod introduction;
 pub mod keeper;
 pub mod lock;
 pub mod mark;

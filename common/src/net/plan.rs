@@ -11,6 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::mark::Index;
+use crate::ticket::Ticket;
 
 /// A WireGuard public key, in base64 as `wg` prints it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -95,6 +96,15 @@ pub struct Agreement {
     pub ipv4: Ipv4Net,
     /// A /126 likewise, if both hosts have IPv6.
     pub ipv6: Option<Ipv6Net>,
+}
+
+/// What the destination answers to an [`Offer`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// What both ends hold to.
+    pub agreement: Agreement,
+    /// What each end's keeper asks of the other before it listens to it. Told to nobody else.
+    pub ticket: Ticket,
 }
 
 /// An [`Agreement`] as seen from one of its ends.

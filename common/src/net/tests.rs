@@ -220,7 +220,7 @@ fn keeper_process() {
         run: run.into(),
     };
     let index: u8 = index.parse().unwrap();
-    if let Err(error) = keeper::run(&dirs, index.try_into().unwrap()) {
+    if let Err(error) = keeper::run(&dirs, index.try_into().unwrap(), |_| Command::new("false")) {
         eprintln!("keeper: {error}");
         std::process::exit(1);
     }
@@ -232,13 +232,13 @@ fn establish_and_die() {
     let Ok(text) = std::env::var("LM_TEST_ESTABLISH") else {
         return;
     };
-    let agreement = serde_json::from_str(&text).unwrap();
+    let terms = serde_json::from_str(&text).unwrap();
     let dirs = Dirs {
         state: "/run/state".into(),
         run: "/run/live-migration".into(),
     };
     let peer = "198.18.1.2".parse().unwrap();
-    let _tunnel = Tunnel::establish(&dirs, &agreement, peer, &keeper_command(&dirs)).unwrap();
+    let _tunnel = Tunnel::establish(&dirs, &terms, peer, &keeper_command(&dirs)).unwrap();
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).unwrap();
 }
 
@@ -260,22 +260,22 @@ fn hosts() -> (Host, Host) {
     (source, destination)
 }
 
-fn negotiate(source: &Host, destination: &Host) -> super::plan::Agreement {
+fn negotiate(source: &Host, destination: &Host) -> super::plan::Terms {
     let offer = source.with_dirs(|dirs| Tunnel::offer(dirs, &keeper_command(dirs)).unwrap());
     destination.with_dirs(move |dirs| Tunnel::answer(dirs, &offer, &keeper_command(dirs)).unwrap())
 }
 
-fn establish(host: &Host, agreement: &super::plan::Agreement, peer: &str) -> Tunnel {
-    let (agreement, peer): (_, IpAddr) = (agreement.clone(), peer.parse().unwrap());
+fn establish(host: &Host, terms: &super::plan::Terms, peer: &str) -> Tunnel {
+    let (terms, peer): (_, IpAddr) = (terms.clone(), peer.parse().unwrap());
     host.with_dirs(move |dirs| {
-        Tunnel::establish(dirs, &agreement, peer, &keeper_command(dirs)).unwrap()
+        Tunnel::establish(dirs, &terms, peer, &keeper_command(dirs)).unwrap()
     })
 }
 
 fn tunnel(source: &Host, destination: &Host) -> (Tunnel, Tunnel) {
-    let agreement = negotiate(source, destination);
-    let there = establish(destination, &agreement, "198.18.1.1");
-    let here = establish(source, &agreement, "198.18.1.2");
+    let terms = negotiate(source, destination);
+    let there = establish(destination, &terms, "198.18.1.1");
+    let here = establish(source, &terms, "198.18.1.2");
     (here, there)
 }
 
@@ -415,8 +415,8 @@ fn an_idle_tunnel_ends_by_itself_after_its_maker_was_killed() {
     }
     let (source, destination) = hosts();
     let before = source.snapshot();
-    let agreement = negotiate(&source, &destination);
-    let text = serde_json::to_string(&agreement).unwrap();
+    let terms = negotiate(&source, &destination);
+    let text = serde_json::to_string(&terms).unwrap();
     source.run(move || {
         let status = again("establish_and_die")
             .env("LM_TEST_ESTABLISH", text)
@@ -426,7 +426,7 @@ fn an_idle_tunnel_ends_by_itself_after_its_maker_was_killed() {
     });
     assert!(source.sh("ip link show lmwg1").contains("UP"));
     // The tunnel of the killed process is whole.
-    let there = establish(&destination, &agreement, "198.18.1.1");
+    let there = establish(&destination, &terms, "198.18.1.1");
     let there = prove(&destination, there);
     eventually("the tunnel ends", Duration::from_secs(20), || {
         source.with_dirs(|dirs| tunnel::list(dirs).unwrap().is_empty())
@@ -485,11 +485,11 @@ fn failure_to_start_leaves_nothing() {
     }
     let (source, destination) = hosts();
     let before = source.snapshot();
-    let agreement = negotiate(&source, &destination);
-    let elsewhere = agreement.clone();
+    let terms = negotiate(&source, &destination);
+    let elsewhere = terms.clone();
     let error = source.with_dirs(move |dirs| {
         let peer = "198.18.1.2".parse().unwrap();
-        Tunnel::establish(dirs, &agreement, peer, &|_| Command::new("false")).unwrap_err()
+        Tunnel::establish(dirs, &terms, peer, &|_| Command::new("false")).unwrap_err()
     });
     assert!(matches!(error, TunnelError::Keeper(_)), "{error}");
     assert_same(&before, &source.snapshot());

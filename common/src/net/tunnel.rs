@@ -4,7 +4,7 @@
 //!      source                                   destination
 //!      Tunnel::offer      ──── Offer ────▶      Tunnel::answer
 //!                                               Tunnel::establish
-//!      Tunnel::establish  ◀── Agreement ──
+//!      Tunnel::establish  ◀──── Terms ────
 //!      Tunnel::prove                            Tunnel::prove
 //! ```
 //!
@@ -17,6 +17,7 @@
 //! | file | what |
 //! |---|---|
 //! | `tunnels/lmwgN.json` | the record: written before anything is made, removed after everything is gone |
+//! | `tunnels/lmwgN.ticket` | what is asked of those who want to talk to the keeper |
 //! | `tunnels/lmwgN.lock` | locked (flock), shared by leases, exclusively by who takes the tunnel down |
 //! | `tunnels/lmwgN.keeper` | locked by the keeper while it lives |
 //! | `tunnels/lmwgN.log` | what the keeper says |
@@ -31,6 +32,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::echo;
@@ -39,12 +41,13 @@ use super::keeper;
 use super::lock::{Lock, LockError};
 use super::mark::Index;
 use super::occupied::{self, OccupiedError};
-use super::plan::{self, Agreement, Offer, PlanError, PublicKey, View};
+use super::plan::{self, Agreement, Offer, PlanError, PublicKey, Terms, View};
 use super::routes::{RouteError, Routes};
 use super::sysctl::{self, SysctlError};
 use super::userspace;
 use super::wireguard::{self, Backend, PrivateKey, WireguardError};
 use crate::paths;
+use crate::ticket::Ticket;
 
 /// Pause before a tunnel that is just being taken down is looked at again.
 const RETRY: Duration = Duration::from_millis(50);
@@ -192,15 +195,7 @@ pub struct Record {
 
 impl Record {
     pub(super) fn read(dirs: &Dirs, index: Index) -> Result<Option<Self>, TunnelError> {
-        let path = dirs.file(index, "json");
-        let failed = |source| file_error(path.clone(), source);
-        match fs::read(&path) {
-            Ok(text) => Ok(Some(
-                serde_json::from_slice(&text).map_err(|error| failed(error.into()))?,
-            )),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed(error)),
-        }
+        read(&dirs.file(index, "json"))
     }
 
     fn read_all(dirs: &Dirs) -> Result<Vec<Self>, TunnelError> {
@@ -209,20 +204,19 @@ impl Record {
             .collect()
     }
 
-    /// Replaces the file in one step: a reader, or a crash, finds the old or the new one whole.
     fn write(&self, dirs: &Dirs) -> Result<(), TunnelError> {
-        let path = dirs.file(self.index, "json");
-        let write = || {
-            let draft = tempfile::NamedTempFile::new_in(dirs.tunnels())?;
-            serde_json::to_writer(&draft, self)?;
-            draft.persist(&path)?;
-            Ok(())
-        };
-        write().map_err(|source| file_error(path.clone(), source))
+        write(dirs, &dirs.file(self.index, "json"), self)
     }
 
     fn remove(&self, dirs: &Dirs) -> Result<(), TunnelError> {
+        remove_file(&dirs.file(self.index, "ticket"))?;
         remove_file(&dirs.file(self.index, "json"))
+    }
+
+    /// This end, as both hold to it.
+    pub(super) fn view(&self) -> Result<View, TunnelError> {
+        let view = self.agreement.view(&self.public_key);
+        view.ok_or(TunnelError::NotOurs)
     }
 
     pub(super) fn exists(dirs: &Dirs, index: Index) -> bool {
@@ -236,6 +230,32 @@ impl Record {
                 .interface(&self.index.interface())?
                 .is_some())
     }
+}
+
+/// What the keepers of a tunnel ask of each other, if it is there.
+pub(super) fn ticket(dirs: &Dirs, index: Index) -> Result<Option<Ticket>, TunnelError> {
+    read(&dirs.file(index, "ticket"))
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TunnelError> {
+    let failed = |source| file_error(path.into(), source);
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|error| failed(error.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Replaces a file, which only root can read, in one step: a reader, or a crash, finds the old or the
+/// new one whole.
+fn write(dirs: &Dirs, path: &Path, content: &impl Serialize) -> Result<(), TunnelError> {
+    let write = || {
+        let draft = tempfile::NamedTempFile::new_in(dirs.tunnels())?;
+        serde_json::to_writer(&draft, content)?;
+        draft.persist(path)?;
+        Ok(())
+    };
+    write().map_err(|source| file_error(path.into(), source))
 }
 
 fn remove_file(path: &Path) -> Result<(), TunnelError> {
@@ -284,17 +304,24 @@ impl Tunnel {
     }
 
     /// Destination, first step: the tunnel to use, an existing one if possible.
-    pub fn answer(
-        dirs: &Dirs,
-        offer: &Offer,
-        keeper: KeeperCommand,
-    ) -> Result<Agreement, TunnelError> {
+    pub fn answer(dirs: &Dirs, offer: &Offer, keeper: KeeperCommand) -> Result<Terms, TunnelError> {
         sweep(dirs, keeper)?;
         let key = PrivateKey::load_or_create(&dirs.state)?;
         let records = Record::read_all(dirs)?;
         let occupied = occupied::gather(&indexes(&records))?;
         let tunnels: Vec<_> = records.into_iter().map(|record| record.agreement).collect();
-        Ok(plan::answer(offer, &key.public(), &tunnels, &occupied)?)
+        let agreement = plan::answer(offer, &key.public(), &tunnels, &occupied)?;
+        let index = agreement
+            .view(&key.public())
+            .and_then(|view| Index::from_port(view.local.port));
+        let known = match index {
+            Some(index) if tunnels.contains(&agreement) => ticket(dirs, index)?,
+            _ => None,
+        };
+        Ok(Terms {
+            ticket: known.unwrap_or_else(Ticket::random),
+            agreement,
+        })
     }
 
     /// Both ends: makes this host's half of the agreed tunnel, or takes a lease on the one that
@@ -304,10 +331,11 @@ impl Tunnel {
     /// taken down again; if this process dies, its keeper or the next [`sweep`] does that.
     pub fn establish(
         dirs: &Dirs,
-        agreement: &Agreement,
+        terms: &Terms,
         peer: IpAddr,
         keeper: KeeperCommand,
     ) -> Result<Self, TunnelError> {
+        let agreement = &terms.agreement;
         let key = PrivateKey::load_or_create(&dirs.state)?;
         let view = agreement.view(&key.public()).ok_or(TunnelError::NotOurs)?;
         let index = Index::from_port(view.local.port).ok_or(TunnelError::NotOurs)?;
@@ -324,7 +352,7 @@ impl Tunnel {
             let found = Record::read(dirs, index)?;
             let reused = found.is_some();
             let record = match found {
-                None => make(dirs, index, agreement, &key, &view, endpoint, keeper)?,
+                None => make(dirs, index, terms, &key, &view, endpoint, keeper)?,
                 Some(record) if record.agreement == *agreement && record.is_alive(dirs)? => {
                     reuse(dirs, record, &key, &view, endpoint)?
                 }
@@ -435,7 +463,7 @@ fn reuse(
 fn make(
     dirs: &Dirs,
     index: Index,
-    agreement: &Agreement,
+    terms: &Terms,
     key: &PrivateKey,
     view: &View,
     endpoint: SocketAddr,
@@ -447,13 +475,14 @@ fn make(
     }
     let mut record = Record {
         index,
-        agreement: agreement.clone(),
+        agreement: terms.agreement.clone(),
         public_key: key.public(),
         endpoint,
         backend: Backend::Userspace,
     };
     record.write(dirs)?;
-    let made = make_recorded(dirs, &mut record, key, view, keeper);
+    let made = write(dirs, &dirs.file(index, "ticket"), &terms.ticket)
+        .and_then(|()| make_recorded(dirs, &mut record, key, view, keeper));
     if made.is_err()
         && let Err(error) = demolish(dirs, &record)
     {

@@ -1,7 +1,7 @@
 //! Requests and replies.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -12,9 +12,10 @@ use crate::container::ContainerFacts;
 use crate::host::HostFacts;
 use crate::journal::MigrationRecord;
 use crate::net::flows::MovedFlow;
-use crate::net::plan::{Agreement, Offer};
+use crate::net::plan::{Offer, Terms};
 use crate::net::tunnel;
 use crate::preflight::Check;
+use crate::ticket::Ticket;
 
 /// Names one migration on both hosts: 64 random bits, written as 16 hex digits.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -214,6 +215,14 @@ pub enum Request {
         /// Which.
         migration: MigrationId,
     },
+    /// After a migration: asks for a tunnel to the host through which flows of the container enter,
+    /// so that they need not pass the source (see [`crate::net::introduction`]).
+    Introduce {
+        /// That host's offer.
+        offer: Offer,
+        /// Its address.
+        address: IpAddr,
+    },
 }
 
 /// Most flows in one [`Request::Flows`]; keeps the frame below its limit.
@@ -249,14 +258,14 @@ pub enum Reply {
     /// To `OpenTunnel`.
     TunnelOpened {
         /// What the destination chose.
-        agreement: Agreement,
+        terms: Terms,
     },
     /// To `ProveTunnel`.
     TunnelProven {
         /// Where bulk streams go, inside the tunnel.
         data: SocketAddr,
         /// Opens bulk streams of this migration.
-        ticket: crate::bulk::Ticket,
+        ticket: Ticket,
     },
     /// To `Receive`.
     Receiving,
@@ -294,6 +303,11 @@ pub enum Reply {
     Outcome {
         /// What became of it.
         outcome: Outcome,
+    },
+    /// To `Introduce`: this end of the tunnel is up.
+    Introduced {
+        /// What the destination chose.
+        terms: Terms,
     },
     /// The request cannot be met. A migration under way has been undone here.
     Refused(Refused),

@@ -28,8 +28,8 @@
 //!                                             └────────────────────────────────┘
 //! ```
 //!
-//! `Check`, `Status` and `Outcome` are legal in `Idle` only: a connection that migrates does
-//! nothing else.
+//! `Check`, `Status`, `Outcome` and `Introduce` are legal in `Idle` only: a connection that migrates
+//! does nothing else.
 
 use super::message::{Request, RequestName, StreamKind};
 
@@ -83,7 +83,13 @@ impl State {
             (Greeting, Request::Hello { .. }) => Idle,
             // A paired peer may have forgotten it and ask again.
             (Unpaired | Idle, Request::Pair { .. }) => Idle,
-            (Idle, Request::Check { .. } | Request::Status | Request::Outcome { .. }) => Idle,
+            (
+                Idle,
+                Request::Check { .. }
+                | Request::Status
+                | Request::Outcome { .. }
+                | Request::Introduce { .. },
+            ) => Idle,
             (Idle, Request::Begin { .. }) => Begun,
             (Begun, Request::OpenTunnel { .. }) => TunnelOpen,
             (TunnelOpen, Request::ProveTunnel) => Connected,

@@ -3,10 +3,12 @@
 //! One program, so that tests of all kinds fill the processors together.
 
 mod cancelled;
+mod chains;
 mod failures;
 mod images;
 mod outages;
 mod refusals;
+mod segments;
 mod series;
 mod strangers;
 mod trust;
