@@ -6,10 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
-use common::journal::Journal;
-use common::net::tunnel::{self, Dirs};
 use common::preflight;
 use common::report::{Outcome, Report};
+use common::status::Status;
 use common::{paths, units};
 use tokio_util::sync::CancellationToken;
 use trust::{Peers, Token};
@@ -395,14 +394,10 @@ fn peers(command: PeersCommand) -> anyhow::Result<u8> {
 }
 
 fn status(format: Format) -> anyhow::Result<u8> {
-    let tunnels = tunnel::list(&Dirs::default())?;
-    let migrations = Journal::of("client").list()?;
+    let status = Status::gather("client")?;
     match format {
-        Format::Json => println!(
-            "{}",
-            serde_json::json!({ "tunnels": tunnels, "migrations": migrations })
-        ),
-        Format::Text => print!("{}", common::status::text(&tunnels, &migrations)),
+        Format::Json => println!("{}", serde_json::to_string(&status)?),
+        Format::Text => print!("{status}"),
     }
     Ok(0)
 }

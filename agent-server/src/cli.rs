@@ -5,9 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
-use common::journal::Journal;
-use common::net::tunnel::{self, Dirs};
 use common::paths;
+use common::status::Status;
 use trust::{Identity, Invites, Peers};
 
 use crate::listener;
@@ -151,14 +150,10 @@ fn peers(command: PeersCommand) -> anyhow::Result<()> {
 }
 
 fn status(format: Format) -> anyhow::Result<()> {
-    let tunnels = tunnel::list(&Dirs::default())?;
-    let migrations = Journal::of("server").list()?;
+    let status = Status::gather("server")?;
     match format {
-        Format::Json => println!(
-            "{}",
-            serde_json::json!({ "tunnels": tunnels, "migrations": migrations })
-        ),
-        Format::Text => print!("{}", common::status::text(&tunnels, &migrations)),
+        Format::Json => println!("{}", serde_json::to_string(&status)?),
+        Format::Text => print!("{status}"),
     }
     Ok(())
 }

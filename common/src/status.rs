@@ -1,14 +1,112 @@
-//! `status` for people.
+//! What `status` shows of a host.
 
-use std::fmt::Write;
+use std::fmt::{self, Display, Write};
 
+use conntrack::{DirectionCounters, Flow, Protocol};
+use serde::Serialize;
 use time::macros::format_description;
 
-use crate::journal::{Direction, MigrationRecord, Progress};
-use crate::net::tunnel;
+use crate::journal::{Direction, Journal, MigrationRecord, Progress};
+use crate::net::carry;
+use crate::net::mark::{self, Index, Mark};
+use crate::net::tunnel::{self, Dirs};
+use crate::units;
 
-/// Most migrations shown; the journal has all.
-const SHOWN: usize = 20;
+/// Most migrations shown to people; the journal has all.
+const MOST_MIGRATIONS: usize = 20;
+/// Most connections shown to people; the JSON has all.
+const MOST_FLOWS: usize = 50;
+
+/// Tunnels, what goes through them, and migrations.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// This host's tunnels.
+    pub tunnels: Vec<tunnel::Status>,
+    /// The tracked connections that take them.
+    pub flows: Vec<Path>,
+    /// Migrations, newest first.
+    pub migrations: Vec<MigrationRecord>,
+}
+
+/// A tracked connection and the ways of its packets on this host.
+#[derive(Debug, Serialize)]
+pub struct Path {
+    /// The connection's protocol.
+    pub protocol: &'static str,
+    /// Who opened it.
+    pub from: String,
+    /// Whom it was opened to, before any translation.
+    pub to: String,
+    /// Interface of the tunnel that packets of that direction take; absent: ordinary routing.
+    pub there: Option<String>,
+    /// The same for the other direction.
+    pub back: Option<String>,
+    /// Packets of both directions; absent where the kernel does not count
+    /// (`net.netfilter.nf_conntrack_acct`).
+    pub packets: Option<u64>,
+    /// Bytes of both directions.
+    pub bytes: Option<u64>,
+}
+
+impl Status {
+    /// This host's, with the migrations of its `client` or `server`. Changes nothing.
+    ///
+    /// # Errors
+    /// A record that cannot be read, or the connection tracking table.
+    pub fn gather(agent: &str) -> anyhow::Result<Self> {
+        Ok(Status {
+            tunnels: tunnel::list(&Dirs::default())?,
+            flows: carry::through_tunnels()?.iter().map(Path::of).collect(),
+            migrations: Journal::of(agent).list()?,
+        })
+    }
+}
+
+impl Path {
+    fn of(flow: &Flow) -> Self {
+        let interface = |direction| Mark(flow.mark).get(direction).map(Index::interface);
+        let both = |count: fn(&DirectionCounters) -> u64| {
+            let counters = flow.counters.as_ref()?;
+            Some(count(&counters.original) + count(&counters.reply))
+        };
+        Path {
+            protocol: match flow.original.protocol {
+                Protocol::Tcp => "tcp",
+                Protocol::Udp => "udp",
+                Protocol::Icmp { .. } => "icmp",
+                Protocol::Icmpv6 { .. } => "icmpv6",
+                Protocol::Other(_) => "other",
+            },
+            from: flow.original.source.to_string(),
+            to: flow.original.destination.to_string(),
+            there: interface(mark::Direction::Original),
+            back: interface(mark::Direction::Reply),
+            packets: both(|direction| direction.packets),
+            bytes: both(|direction| direction.bytes),
+        }
+    }
+}
+
+impl Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = |interface: &Option<String>| interface.clone().unwrap_or("directly".into());
+        write!(
+            f,
+            "{}  {} to {}  there {}, back {}",
+            self.protocol,
+            self.from,
+            self.to,
+            way(&self.there),
+            way(&self.back)
+        )?;
+        match (self.packets, self.bytes) {
+            (Some(packets), Some(bytes)) => {
+                write!(f, "  {packets} packets, {}", units::bytes(bytes))
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 /// How far a migration has come, in words.
 pub fn progress(record: &MigrationRecord) -> &'static str {
@@ -20,49 +118,57 @@ pub fn progress(record: &MigrationRecord) -> &'static str {
     }
 }
 
-/// Tunnels and migrations as text.
-pub fn text(tunnels: &[tunnel::Status], migrations: &[MigrationRecord]) -> String {
-    let mut out = String::new();
-    out.push_str("tunnels:\n");
-    for tunnel in tunnels {
-        let _ = writeln!(
-            out,
-            "  {}  to {}  {} WireGuard  {}  {} flows",
-            tunnel.record.index.interface(),
-            tunnel.record.endpoint,
-            tunnel.record.backend,
-            if tunnel.alive { "up" } else { "dead" },
-            tunnel.flows
-        );
-    }
-    if tunnels.is_empty() {
-        out.push_str("  none\n");
-    }
-    out.push_str("migrations:\n");
-    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-    for record in migrations.iter().take(SHOWN) {
-        let arrow = match record.direction {
-            Direction::Outgoing => "to",
-            Direction::Incoming => "from",
-        };
-        let progress = progress(record);
-        let _ = write!(
-            out,
-            "  {}  {}  {} {arrow} {}  {progress}",
-            record.started.format(&format).unwrap_or_default(),
-            record.migration,
-            record.container.name,
-            record.peer
-        );
-        match &record.error {
-            Some(error) => {
-                let _ = writeln!(out, ": {error}");
-            }
-            None => out.push('\n'),
+impl Display for Status {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "tunnels:")?;
+        for tunnel in &self.tunnels {
+            writeln!(
+                out,
+                "  {}  to {}  {} WireGuard  {}  {} flows",
+                tunnel.record.index.interface(),
+                tunnel.record.endpoint,
+                tunnel.record.backend,
+                if tunnel.alive { "up" } else { "dead" },
+                tunnel.flows
+            )?;
         }
+        none(out, self.tunnels.is_empty())?;
+        writeln!(out, "connections:")?;
+        for path in self.flows.iter().take(MOST_FLOWS) {
+            writeln!(out, "  {path}")?;
+        }
+        if let Some(more) = self.flows.len().checked_sub(MOST_FLOWS + 1) {
+            writeln!(out, "  and {} more (--format json has all)", more + 1)?;
+        }
+        none(out, self.flows.is_empty())?;
+        writeln!(out, "migrations:")?;
+        let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
+        for record in self.migrations.iter().take(MOST_MIGRATIONS) {
+            let arrow = match record.direction {
+                Direction::Outgoing => "to",
+                Direction::Incoming => "from",
+            };
+            write!(
+                out,
+                "  {}  {}  {} {arrow} {}  {}",
+                record.started.format(&format).unwrap_or_default(),
+                record.migration,
+                record.container.name,
+                record.peer,
+                progress(record)
+            )?;
+            match &record.error {
+                Some(error) => writeln!(out, ": {error}")?,
+                None => out.write_char('\n')?,
+            }
+        }
+        none(out, self.migrations.is_empty())
     }
-    if migrations.is_empty() {
-        out.push_str("  none\n");
+}
+
+fn none(out: &mut fmt::Formatter<'_>, empty: bool) -> fmt::Result {
+    match empty {
+        true => writeln!(out, "  none"),
+        false => Ok(()),
     }
-    out
 }
