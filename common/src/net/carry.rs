@@ -335,11 +335,20 @@ fn remark(
 /// This host's entries for flows, by what the container sees of them.
 fn present(table: &mut Conntrack, moved: &[MovedFlow]) -> Result<HashMap<Tuple, Flow>, Error> {
     let containers: HashSet<IpAddr> = moved.iter().map(MovedFlow::container).collect();
-    Ok(table
-        .list(Filter::default())?
-        .into_iter()
-        .filter_map(|flow| Some((flows::seen_by_container(&flow, &containers)?.original, flow)))
-        .collect())
+    let mut present = HashMap::new();
+    // One by one: the table may have many times as many entries.
+    for flow in moved {
+        let found = match table.get(flow.at_container()) {
+            Ok(found) => found,
+            Err(Error::NotFound(_)) => continue,
+            Err(error) => return Err(error),
+        };
+        let seen = flows::seen_by_container(&found, &containers);
+        if seen.is_some_and(|seen| seen.original == flow.original) {
+            present.insert(flow.original, found);
+        }
+    }
+    Ok(present)
 }
 
 /// Our bits of a mark, as a change that leaves the others alone.

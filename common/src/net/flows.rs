@@ -53,6 +53,16 @@ impl MovedFlow {
         }
     }
 
+    /// The tuple of the packets that the container sends, which no host translates: whatever else an
+    /// entry of this flow says, it has this one.
+    pub fn at_container(&self) -> Tuple {
+        if self.outgoing {
+            self.original
+        } else {
+            self.original.inverse()
+        }
+    }
+
     /// The direction whose packets go to the container.
     pub fn to_container(&self) -> Direction {
         if self.outgoing {
