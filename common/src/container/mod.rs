@@ -13,6 +13,7 @@ mod images;
 pub mod podman;
 pub mod repair;
 pub mod skeleton;
+pub mod sockets;
 pub mod spec;
 pub mod stragglers;
 pub mod tree;
