@@ -4,6 +4,9 @@
 //! packets with the mark that CRIU gives its own (`SOCCR_MARK` in its soccr/soccr.h). CRIU then
 //! need not lock the network itself, which would cost it several processes during the outage.
 //!
+//! IPv6's neighbour discovery passes, as ARP does, which no rule here sees: the host could not hand
+//! over packets that are to wait, and would tell their senders that the container is unreachable.
+//!
 //! At the source packets are dropped: by then they take the way to the destination anyway. The
 //! table is prepared asleep ([`prepare`]) and woken by one netlink message ([`wake`]), because
 //! waking is on the outage's critical path. At the destination packets wait ([`hold`]) until the
@@ -13,7 +16,7 @@ use std::io;
 use std::path::Path;
 
 use nftables::batch::Batch;
-use nftables::expr::{Expression, Meta, MetaKey, NamedExpression};
+use nftables::expr::{Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, SetItem};
 use nftables::schema::{Chain, FlushObject, NfCmd, NfListObject, Rule, Table};
 use nftables::stmt::{Accept, Match, Operator, Queue, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
@@ -138,18 +141,38 @@ fn removal() -> Batch<'static> {
     batch
 }
 
-/// Chains that drop everything but CRIU's packets.
+/// Chains that drop everything but CRIU's packets and neighbour discovery.
 fn add_rules(batch: &mut Batch<'static>) {
     for (name, hook) in CHAINS {
         batch.add(NfListObject::Chain(chain(name, hook)));
-        let of_criu = Statement::Match(Match {
-            left: Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Mark })),
-            right: Expression::Number(CRIU_MARK),
-            op: Operator::EQ,
-        });
-        let accept = Statement::Accept(Some(Accept {}));
-        batch.add(rule(name, vec![of_criu, accept]));
+        for passing in [of_criu(), neighbour_discovery()] {
+            let accept = Statement::Accept(Some(Accept {}));
+            batch.add(rule(name, vec![passing, accept]));
+        }
     }
+}
+
+fn of_criu() -> Statement<'static> {
+    Statement::Match(Match {
+        left: Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Mark })),
+        right: Expression::Number(CRIU_MARK),
+        op: Operator::EQ,
+    })
+}
+
+fn neighbour_discovery() -> Statement<'static> {
+    let kinds = ["nd-neighbor-solicit", "nd-neighbor-advert"];
+    let kinds = kinds.map(|kind| SetItem::Element(Expression::String(kind.into())));
+    Statement::Match(Match {
+        left: Expression::Named(NamedExpression::Payload(Payload::PayloadField(
+            PayloadField {
+                protocol: "icmpv6".into(),
+                field: "type".into(),
+            },
+        ))),
+        right: Expression::Named(NamedExpression::Set(kinds.into())),
+        op: Operator::EQ,
+    })
 }
 
 fn chain(name: &'static str, hook: NfHook) -> Chain<'static> {
