@@ -313,6 +313,7 @@ impl<'a> Migration<'a> {
         let (path, cancel) = (data.clone(), self.cancel.clone());
         let sender = spawn_blocking(move || path.open(CHECKPOINT_STREAM, cancel)).await??;
         self.stop_if_cancelled()?;
+        source.wait_accepted().await?;
 
         // From here on packets for the container go to the destination and wait there.
         self.begin(PhaseName::Freeze);

@@ -136,6 +136,15 @@ impl Source {
         Ok(spawn_blocking(move || quarantine::prepare(&netns)).await??)
     }
 
+    /// Waits while the container runs on until no connection waits to be accepted: those cannot
+    /// move.
+    pub(crate) async fn wait_accepted(&self) -> anyhow::Result<()> {
+        let pid = self.placement.pid;
+        let left = spawn_blocking(move || drain::wait_accepted(pid)).await?;
+        anyhow::ensure!(left == 0, unaccepted(left));
+        Ok(())
+    }
+
     /// Gives the container a moment to read what it has, stops it, and keeps all packets from it.
     /// Its flows lead to the destination by now. Undone by [`Source::thaw`].
     pub(crate) async fn freeze(&self) -> anyhow::Result<()> {
@@ -149,6 +158,8 @@ impl Source {
                     break;
                 }
                 if !drained || left == 0 {
+                    let unaccepted_left = drain::unaccepted(pid);
+                    anyhow::ensure!(unaccepted_left == 0, unaccepted(unaccepted_left));
                     tracing::warn!(
                         "the container did not read all that was waiting for it; datagrams may be \
                          lost"
@@ -302,6 +313,13 @@ impl Source {
     fn images(&self) -> PathBuf {
         self.work.join("images")
     }
+}
+
+fn unaccepted(count: u64) -> String {
+    format!(
+        "{count} connections wait for the container to accept them, and would be reset by a move: \
+         try again when it accepts faster"
+    )
 }
 
 fn buffered(sender: Sender) -> BufWriter<Sender> {

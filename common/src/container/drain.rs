@@ -3,6 +3,9 @@
 //! Datagrams in a UDP socket's receive queue are not in CRIU's images, and connections that wait
 //! to be accepted make its dump fail. With the network namespace quarantined nothing new arrives,
 //! so both only shrink while the application still runs.
+//!
+//! CRIU could leave out connections that wait, but then they would be reset: so the application is
+//! waited for before the outage begins, and the migration does not happen if it does not accept.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +14,27 @@ const IDLE_LIMIT: Duration = Duration::from_millis(50);
 
 /// Longest that it gets however much it reads.
 const LIMIT: Duration = Duration::from_millis(500);
+
+/// Longest that connections may wait to be accepted before the outage begins.
+const ACCEPT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Waits until the application has accepted all connections that wait for it, while it runs on as
+/// ever. Returns how many it has not accepted. Blocks the calling thread.
+pub fn wait_accepted(pid: i32) -> u64 {
+    let begun = Instant::now();
+    loop {
+        let left = unaccepted(pid);
+        if left == 0 || begun.elapsed() > ACCEPT_LIMIT {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// How many connections wait to be accepted in the network namespace of `pid`.
+pub fn unaccepted(pid: i32) -> u64 {
+    held(pid, &["tcp", "tcp6"])
+}
 
 /// Waits until the sockets in the network namespace of `pid` hold nothing of that kind, or the
 /// application does not read it. Returns whether nothing was left. Blocks the calling thread.
@@ -35,7 +59,11 @@ pub fn drain(pid: i32) -> bool {
 /// How much the sockets in the network namespace of `pid` hold that a checkpoint loses: bytes of
 /// datagrams, and connections to be accepted.
 pub fn waiting(pid: i32) -> u64 {
-    ["udp", "udp6", "tcp", "tcp6"]
+    held(pid, &["udp", "udp6", "tcp", "tcp6"])
+}
+
+fn held(pid: i32, protocols: &[&str]) -> u64 {
+    protocols
         .iter()
         .filter_map(|protocol| {
             let table = std::fs::read_to_string(format!("/proc/{pid}/net/{protocol}")).ok()?;
