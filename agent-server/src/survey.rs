@@ -1,6 +1,7 @@
 //! What this host finds out about itself for preflight. Changes nothing.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
@@ -64,5 +65,16 @@ fn why_busy(port: &PublishedPort) -> Option<String> {
         "udp" => UdpSocket::bind(address).map(drop),
         _ => return None,
     };
-    bound.err().map(|error| error.to_string())
+    bound.err().map(|error| match error.kind() {
+        ErrorKind::AddrInUse => "something else uses it; stop that".to_owned(),
+        // Podman binds it as well.
+        ErrorKind::AddrNotAvailable => format!(
+            "this host does not have the address {0}; publish the port at all addresses, give this \
+             host the address, or allow it to use one that it has yet to get: `sysctl -w \
+             net.{1}.ip_nonlocal_bind=1`",
+            address.ip(),
+            if address.is_ipv4() { "ipv4" } else { "ipv6" }
+        ),
+        _ => error.to_string(),
+    })
 }

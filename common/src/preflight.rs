@@ -352,7 +352,7 @@ pub fn destination(
         checks.add(
             "port",
             Verdict::Failed,
-            format!("{port} cannot be published here: {reason}; stop what uses it"),
+            format!("{port} cannot be published here: {reason}"),
         );
     }
     if facts.busy_ports.is_empty() && !container.ports.is_empty() {
