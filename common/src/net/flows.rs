@@ -106,10 +106,22 @@ impl FlowCount {
     }
 }
 
+/// Whether flows of this protocol move: TCP, UDP, and echo requests with their replies. Errors of ICMP
+/// have no entries of their own.
+fn moves(protocol: Protocol) -> bool {
+    matches!(
+        protocol,
+        Protocol::Tcp
+            | Protocol::Udp
+            | Protocol::Icmp { kind: 8, .. }
+            | Protocol::Icmpv6 { kind: 128, .. }
+    )
+}
+
 /// The flow as the container with one of `addresses` sees it, if it is one of its flows and worth
 /// moving.
 pub fn seen_by_container(flow: &Flow, addresses: &HashSet<IpAddr>) -> Option<MovedFlow> {
-    if !matches!(flow.original.protocol, Protocol::Tcp | Protocol::Udp) {
+    if !moves(flow.original.protocol) {
         return None;
     }
     // A connection that is over on both sides needs no container any more.
@@ -270,6 +282,31 @@ mod tests {
             ..Tcp::established()
         });
         assert_eq!(seen_by_container(&over, &addresses()), None);
+    }
+
+    #[test]
+    fn echoes_move_and_other_queries_stay() {
+        let ping = |kind, source: &str, destination: &str, id| Tuple {
+            protocol: Protocol::Icmp { kind, code: 0, id },
+            ..tuple(&format!("{source}:0"), &format!("{destination}:0"))
+        };
+        // Outgoing, where the source's masquerade has chosen another id.
+        let mut flow = entry(
+            ping(8, CONTAINER, "192.0.2.9", 7),
+            ping(0, "192.0.2.9", "192.0.2.1", 8),
+        );
+        let seen = seen_by_container(&flow, &addresses()).unwrap();
+        assert!(seen.outgoing && seen.original == flow.original);
+        assert_eq!(journey(flow.clone(), &[1, 2, 1]), [(1, flow.clone())]);
+
+        let echo = ping(8, "192.0.2.9", CONTAINER, 7);
+        flow = entry(echo, echo.inverse());
+        let seen = seen_by_container(&flow, &addresses()).unwrap();
+        assert!(!seen.outgoing && seen.original == echo);
+
+        let timestamp = ping(13, CONTAINER, "192.0.2.9", 7);
+        flow = entry(timestamp, timestamp.inverse());
+        assert_eq!(seen_by_container(&flow, &addresses()), None);
     }
 
     /// The flows' entries on every host, as the container moves along `path`; the peer reaches
