@@ -115,8 +115,9 @@ fn open(options: &Options) -> Result<Probe> {
         let socket = UdpSocket::bind(any_like(target))?;
         socket.connect(target)?;
         return Ok(Box::new(move |stop| {
-            let (seen, disorder) =
-                probe_datagrams(&socket, interval, stop, |trip| round_trips.push(trip))?;
+            let (seen, disorder) = probe_datagrams(&socket, target, interval, stop, |trip| {
+                round_trips.push(trip)
+            })?;
             Ok(Flow {
                 seen,
                 ending: Ending::Datagrams(disorder),

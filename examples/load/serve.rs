@@ -1,5 +1,7 @@
 //! `load serve`: the outside end of a container's outgoing connections.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -29,6 +31,8 @@ struct Report {
     connections: Vec<Connection>,
     /// Datagrams echoed, of any peer.
     datagrams: u64,
+    /// Where datagrams came from.
+    senders: BTreeSet<SocketAddr>,
 }
 
 #[derive(Serialize)]
@@ -66,6 +70,7 @@ pub(crate) fn run(options: &Options, stop: &Stop) -> Result<bool> {
         seconds: start.elapsed().as_secs_f64().round(),
         connections,
         datagrams: server.datagrams(),
+        senders: server.senders(),
     };
     options.common.report(&report, print)?;
     Ok(report.ok)

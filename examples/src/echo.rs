@@ -4,6 +4,7 @@
 //! not the next one is a fault, and ends the connection. One thread serves all connections, as
 //! servers with many do.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +25,11 @@ pub struct Server {
     pub id: u64,
     connections: Connections,
     datagrams: Arc<AtomicU64>,
+    senders: Senders,
 }
+
+/// Who has sent datagrams.
+type Senders = Arc<Mutex<BTreeSet<SocketAddr>>>;
 
 type Connections = Arc<Mutex<Vec<Arc<Mutex<Connection>>>>>;
 
@@ -56,6 +61,7 @@ impl Server {
             id: process::identity(),
             connections: Connections::default(),
             datagrams: Arc::default(),
+            senders: Senders::default(),
         };
 
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -69,12 +75,12 @@ impl Server {
         let socket = tokio::net::UdpSocket::from_std(socket)?;
         drop(entered);
         let (id, connections) = (server.id, server.connections.clone());
-        let datagrams = server.datagrams.clone();
+        let (datagrams, senders) = (server.datagrams.clone(), server.senders.clone());
         thread::spawn(move || {
             runtime.block_on(async {
                 tokio::join!(
                     accept(&listener, id, &connections),
-                    echo_datagrams(&socket, id, &datagrams)
+                    echo_datagrams(&socket, id, &datagrams, &senders)
                 )
             })
         });
@@ -93,6 +99,11 @@ impl Server {
     /// Datagrams echoed so far.
     pub fn datagrams(&self) -> u64 {
         self.datagrams.load(Ordering::Relaxed)
+    }
+
+    /// Where datagrams came from so far.
+    pub fn senders(&self) -> BTreeSet<SocketAddr> {
+        self.senders.lock().expect("no thread panics").clone()
     }
 }
 
@@ -171,7 +182,12 @@ fn broken(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-async fn echo_datagrams(socket: &tokio::net::UdpSocket, id: u64, datagrams: &AtomicU64) {
+async fn echo_datagrams(
+    socket: &tokio::net::UdpSocket,
+    id: u64,
+    datagrams: &AtomicU64,
+    senders: &Mutex<BTreeSet<SocketAddr>>,
+) {
     // One byte more than a frame, so that a longer datagram is not taken for one.
     let mut buffer = [0; SIZE + 1];
     loop {
@@ -187,6 +203,7 @@ async fn echo_datagrams(socket: &tokio::net::UdpSocket, id: u64, datagrams: &Ato
             counted: datagrams.fetch_add(1, Ordering::Relaxed) + 1,
             ..frame
         };
+        senders.lock().expect("no thread panics").insert(peer);
         // A datagram that cannot be sent is a lost one, and the client counts those.
         let _ = socket.send_to(&echo.encode(), peer).await;
     }

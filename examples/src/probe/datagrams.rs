@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,14 +29,15 @@ pub struct Disorder {
     pub alive: bool,
 }
 
-/// Sends a datagram every `interval` over the connected `socket` until `stop`, then waits for the
-/// echoes still due. `on_echo` gets the round trip of each echo.
+/// Sends `server` a datagram every `interval` over `socket`, connected or not, until `stop`, then
+/// waits for the echoes still due. `on_echo` gets the round trip of each echo.
 ///
 /// # Errors
 /// Those of setting the socket up. A datagram that cannot be sent, or is refused by the other
 /// side, is a lost one.
 pub fn probe_datagrams(
     socket: &UdpSocket,
+    server: SocketAddr,
     interval: Duration,
     stop: &Stop,
     on_echo: impl FnMut(Duration),
@@ -54,7 +55,7 @@ pub fn probe_datagrams(
                     sent_ns: clock.now_ns(),
                     ..Frame::default()
                 };
-                let _ = socket.send(&frame.encode());
+                let _ = socket.send_to(&frame.encode(), server);
                 sent.store(frame.sequence, Ordering::Relaxed);
                 thread::sleep(interval);
             }
