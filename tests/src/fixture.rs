@@ -9,7 +9,7 @@ use std::time::Duration;
 use lab::{Host, Kind, Lab, Output, Snapshot};
 use serde_json::{Value, json};
 
-use crate::{Job, Load, Migration, artifacts, eventually, kind, load, pause};
+use crate::{Errors, Job, Load, Migration, artifacts, eventually, kind, load, pause};
 
 /// For commands that answer at once.
 const SHORT: Duration = Duration::from_secs(60);
@@ -219,6 +219,11 @@ impl Fixture {
         format!("{}:{port}", self.host(host).ipv4())
     }
 
+    /// A port at a host's IPv6 address.
+    pub fn at_ipv6(&self, host: &str, port: u16) -> String {
+        format!("[{}]:{port}", self.host(host).ipv6())
+    }
+
     /// Runs a script in a host, to its end and without error.
     ///
     /// # Panics
@@ -390,15 +395,47 @@ impl Fixture {
         load
     }
 
-    /// Starts `load serve` on `c`.
+    /// Starts `load serve` on `c`, for IPv4 and IPv6.
     #[track_caller]
     pub fn outside_server(&self, port: u16) -> Load {
-        let load = Load::start(self.host("c"), &["serve", &format!("0.0.0.0:{port}")]);
+        self.outside_server_of(port, 1)
+    }
+
+    /// The same for so many TCP connections.
+    #[track_caller]
+    pub fn outside_server_of(&self, port: u16, connections: usize) -> Load {
+        let (address, count) = (format!("[::]:{port}"), connections.to_string());
+        let load = Load::start(
+            self.host("c"),
+            &["serve", &address, "--connections", &count],
+        );
         eventually(Duration::from_secs(10), || {
             let listens = self.sh("c", &format!("ss -Hltn sport = :{port}"));
             (!listens.is_empty()).then_some(()).ok_or(listens)
         });
         load
+    }
+
+    /// Creates a Podman network on these hosts. What comes with the first container of a network,
+    /// such as forwarding of IPv6, comes now, so that a later look finds it there.
+    pub fn add_network(&self, hosts: &[&str], name: &str, options: &str) {
+        for host in hosts {
+            self.sh(host, &format!("podman network create {options} {name}"));
+            self.sh(
+                host,
+                &format!(
+                    "image=$(podman images -n --format '{{{{.Repository}}}}' | head -n1)
+                     podman run -qd --name first --network {name} $image
+                     podman rm -ft0 first"
+                ),
+            );
+        }
+    }
+
+    /// Listens on `c` for words that a connection is broken.
+    #[track_caller]
+    pub fn listen_for_errors(&self) -> Errors {
+        Errors::listen(self.host("c"))
     }
 
     /// What a user defined of a container and expects to find after a move.
@@ -407,7 +444,16 @@ impl Fixture {
         let text = self.sh(host, &format!("podman inspect {container}"));
         let all: Value = serde_json::from_str(&text).expect("podman prints JSON");
         let all = &all[0];
-        let network = &all["NetworkSettings"]["Networks"]["podman"];
+        let networks = all["NetworkSettings"]["Networks"].as_object();
+        let addresses = networks.into_iter().flatten().map(|(name, network)| {
+            let of = |field: &str| &network[field];
+            json!([
+                name,
+                of("IPAddress"),
+                of("GlobalIPv6Address"),
+                of("MacAddress")
+            ])
+        });
         let mounts = all["Mounts"].as_array().expect("a list of mounts");
         json!({
             "id": all["Id"],
@@ -420,7 +466,7 @@ impl Fixture {
             "hostname": all["Config"]["Hostname"],
             "ports": all["HostConfig"]["PortBindings"],
             "restart policy": all["HostConfig"]["RestartPolicy"],
-            "address": [network["IPAddress"], network["MacAddress"]],
+            "addresses": addresses.collect::<Vec<_>>(),
             "volumes": mounts
                 .iter()
                 .map(|mount| json!([mount["Name"], mount["Destination"], mount["RW"]]))

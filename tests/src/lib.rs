@@ -12,6 +12,7 @@
 //! waiting goes through [`eventually`].
 
 mod artifacts;
+mod errors;
 mod fixture;
 mod job;
 mod kind;
@@ -21,6 +22,7 @@ mod migration;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+pub use errors::Errors;
 pub use fixture::{Fixture, Setup};
 pub use job::Job;
 pub use kind::kind;

@@ -97,7 +97,7 @@ fn what_is_wrong_at_the_destination() {
         "-p 9000:9000 -v notes:/notes localhost/counter",
     );
     let defined = f.definition("a", "counter");
-    let address = defined["address"][0].as_str().expect("an address");
+    let address = defined["addresses"][0][1].as_str().expect("an address");
     let mut client = f.client("count", &f.at("a", 9000), &[]);
     let before = f.look(&["a", "b"]);
 
