@@ -2,8 +2,13 @@
 //!
 //! ```text
 //! table inet live_migration {
+//!     chain arriving_1 {
+//!         type filter hook prerouting priority -310; policy accept;
+//!         iifname lmwg1 meta mark set meta mark & 0xffc0ffff | 0x00010000
+//!     }
 //!     chain prerouting_1 {
-//!         type filter hook prerouting priority mangle; policy accept;
+//!         type filter hook prerouting priority 200; policy accept;
+//!         iifname lmwg1 meta mark & 0x003f0000 == 0x00010000 meta mark set meta mark & 0xffc0ffff
 //!         ct direction original ct mark & 0x003f0000 == 0x00010000
 //!             meta mark set meta mark & 0xffc0ffff | 0x00010000
 //!         ct direction reply ct mark & 0x0fc00000 == 0x00400000
@@ -11,21 +16,25 @@
 //!         meta mark & 0x003f0000 == 0x00010000 meta l4proto tcp ip frag-off 0x4000
 //!             meta length >= 1421 limit rate over 4/minute burst 2 packets ip frag-off set 0
 //!     }
-//!     chain output_1 { type route hook output priority mangle; … the same two rules … }
+//!     chain output_1 { type route hook output priority mangle; … the two rules of directions … }
 //!     chain nat_prerouting { type nat hook prerouting priority dstnat; }
 //!     chain nat_postrouting { type nat hook postrouting priority srcnat; }
 //! }
 //! ```
 //!
-//! The third rule is for connections that are older than the tunnel and have agreed on segments that it
-//! has no room for. A sender whose packets may not be fragmented is told so by ICMP, and sends smaller
-//! ones. Behind a filter that drops ICMP it would send the same segment for ever (RFC 2923, section
-//! 2.1): so only a few packets get that answer, and the rest is fragmented (IPv4 only: no router
+//! The rule about fragments is for connections that are older than the tunnel and have agreed on segments
+//! that it has no room for. A sender whose packets may not be fragmented is told so by ICMP, and sends
+//! smaller ones. Behind a filter that drops ICMP it would send the same segment for ever (RFC 2923,
+//! section 2.1): so only a few packets get that answer, and the rest is fragmented (IPv4 only: no router
 //! fragments IPv6). TCP only, because what else may not be fragmented need not have an identification of
 //! its own (RFC 6864), and fragments of two such packets cannot be told apart.
 //!
-//! Priority `mangle` comes after conntrack has found the flow and before the routing decision. A
-//! packet that came through a tunnel needs no exception: in its direction the mark says "ordinary".
+//! `prerouting` comes after conntrack has found the flow, last before the routing decision. A packet
+//! that came through a tunnel needs no exception: in its direction the mark says "ordinary".
+//!
+//! Until then such a packet has the mark of its tunnel. Firewalls that check where packets come from
+//! (firewalld does for IPv6: `fib saddr . mark . iif`) find the way back through that tunnel.
+//!
 //! Each tunnel has base chains of its own because chains, unlike rules, are removed by name: there
 //! are no rule handles to remember, and tunnels do not touch each other's.
 //!
@@ -49,7 +58,11 @@ use super::wireguard::MTU;
 
 /// Our table, in the family `inet`.
 pub const TABLE: &str = "live_migration";
-/// Priority `mangle` of the hooks prerouting and output (nft(8)).
+/// Before the priority `raw` (nft(8)), where the first checks are.
+const PRIORITY_FIRST: i32 = -310;
+/// After the priority `security` (nft(8)), where the last checks are.
+const PRIORITY_LAST: i32 = 200;
+/// Priority `mangle` of the hook output (nft(8)).
 const PRIORITY_MANGLE: i32 = -150;
 /// Priority `dstnat` (nft(8)).
 const PRIORITY_DSTNAT: i32 = -100;
@@ -95,25 +108,28 @@ impl FirewallError {
 /// Diverts the flows whose connmark names this tunnel. Undone by [`remove_tunnel`].
 pub fn add_tunnel(index: Index) -> Result<(), FirewallError> {
     let mut batch = emptied(index);
-    for chain in chains(index) {
-        for direction in Direction::BOTH {
+    let diverts = || Direction::BOTH.map(|direction| divert(direction, index));
+    let rules = [
+        vec![arrive(index)],
+        [
+            vec![arrived(index)],
+            diverts().into(),
+            vec![allow_fragments(index)],
+        ]
+        .concat(),
+        diverts().into(),
+    ];
+    for (chain, rules) in chains(index).into_iter().zip(rules) {
+        for rule in rules {
             batch.add(NfListObject::Rule(Rule {
                 family: chain.family,
                 table: chain.table.clone(),
                 chain: chain.name.clone(),
-                expr: divert(direction, index).into(),
+                expr: rule.into(),
                 ..Rule::default()
             }));
         }
     }
-    let [arriving, _] = chains(index);
-    batch.add(NfListObject::Rule(Rule {
-        family: arriving.family,
-        table: arriving.table,
-        chain: arriving.name,
-        expr: allow_fragments(index).into(),
-        ..Rule::default()
-    }));
     apply("add the tunnel's firewall rules", batch)
 }
 
@@ -178,19 +194,18 @@ fn table() -> Table<'static> {
     }
 }
 
-/// For what arrives, and for what this host sends itself (`route`: the new mark is looked up again).
-fn chains(index: Index) -> [Chain<'static>; 2] {
+/// For what arrives, first and last, and for what this host sends itself (`route`: the new mark is
+/// looked up again).
+fn chains(index: Index) -> [Chain<'static>; 3] {
+    use NfChainType::{Filter, Route};
+    use NfHook::{Output, Prerouting};
     [
-        ("prerouting", NfHook::Prerouting, NfChainType::Filter),
-        ("output", NfHook::Output, NfChainType::Route),
+        ("arriving", Prerouting, Filter, PRIORITY_FIRST),
+        ("prerouting", Prerouting, Filter, PRIORITY_LAST),
+        ("output", Output, Route, PRIORITY_MANGLE),
     ]
-    .map(|(name, hook, kind)| {
-        base_chain(
-            format!("{name}_{index}").into(),
-            hook,
-            kind,
-            PRIORITY_MANGLE,
-        )
+    .map(|(name, hook, kind, priority)| {
+        base_chain(format!("{name}_{index}").into(), hook, kind, priority)
     })
 }
 
@@ -212,25 +227,52 @@ fn base_chain(
     }
 }
 
+/// Gives what comes through the tunnel its mark.
+fn arrive(index: Index) -> Vec<Statement<'static>> {
+    vec![came_through(index), set_mark(index.fwmark())]
+}
+
+/// Takes the mark away again, unless it is another tunnel's by now.
+fn arrived(index: Index) -> Vec<Statement<'static>> {
+    let marked = equal(and(mark(), FWMARK_MASK), Expression::Number(index.fwmark()));
+    vec![came_through(index), marked, set_mark(0)]
+}
+
+fn came_through(index: Index) -> Statement<'static> {
+    let key = MetaKey::Iifname;
+    equal(
+        Expression::Named(NamedExpression::Meta(Meta { key })),
+        Expression::String(index.interface().into()),
+    )
+}
+
+fn mark() -> Expression<'static> {
+    Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Mark }))
+}
+
+/// Replaces our bits of the mark.
+fn set_mark(bits: u32) -> Statement<'static> {
+    Statement::Mangle(Mangle {
+        key: mark(),
+        value: Expression::BinaryOperation(Box::new(BinaryOperation::OR(vec![
+            and(mark(), !FWMARK_MASK),
+            Expression::Number(bits),
+        ]))),
+    })
+}
+
 fn divert(direction: Direction, index: Index) -> Vec<Statement<'static>> {
     let name = match direction {
         Direction::Original => "original",
         Direction::Reply => "reply",
     };
-    let mark = || Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Mark }));
     vec![
         equal(ct("direction"), Expression::String(name.into())),
         equal(
             and(ct("mark"), direction.mask()),
             Expression::Number(Mark(0).with(direction, Some(index)).0),
         ),
-        Statement::Mangle(Mangle {
-            key: mark(),
-            value: Expression::BinaryOperation(Box::new(BinaryOperation::OR(vec![
-                and(mark(), !FWMARK_MASK),
-                Expression::Number(index.fwmark()),
-            ]))),
-        }),
+        set_mark(index.fwmark()),
     ]
 }
 
