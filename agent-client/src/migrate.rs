@@ -14,6 +14,7 @@ use common::host::HostFacts;
 use common::journal::{Direction, Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::flows::FlowCount;
+use common::net::forward::{self, Part};
 use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
 use common::paths;
 use common::preflight::{self, Check, Side, Verdict};
@@ -191,7 +192,7 @@ impl<'a> Migration<'a> {
     /// Looks at both hosts; returns what holds and what does not.
     pub(crate) async fn check(&mut self, container: &str) -> anyhow::Result<Vec<Check>> {
         let (facts, _, host) = self.look(container).await?;
-        let mut checks = preflight::source(&facts, &host);
+        let mut checks = check_here(&facts, &host).await;
         let mut control = Control::connect(&self.destination).await?;
         checks.extend(self.check_there(&facts, &host, &mut control).await?);
         Ok(checks)
@@ -221,7 +222,7 @@ impl<'a> Migration<'a> {
             )));
         }
         // A container that is not running at all has nothing to ask the destination about.
-        let mut checks = preflight::source(&facts, &host);
+        let mut checks = check_here(&facts, &host).await;
         if let Some(why) = refusal(&checks) {
             return Err(Failure::Refused(why));
         }
@@ -819,6 +820,17 @@ pub(crate) async fn ask_outcome(
         Reply::Outcome { outcome } => Ok(outcome),
         other => Err(unexpected(&other).into()),
     }
+}
+
+async fn check_here(facts: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
+    let addresses = facts.addresses();
+    let obstacles = spawn_blocking(move || forward::obstacles(Part::Source, &addresses)).await;
+    let mut checks = preflight::source(facts, host);
+    checks.extend(preflight::firewalls(
+        Side::Source,
+        &obstacles.unwrap_or_default(),
+    ));
+    checks
 }
 
 /// What stands in the way, in a sentence; nothing if nothing does.

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use common::bulk::Receiving;
+use common::bulk::{self, Receiving};
 use common::container::cargo::{self, Places};
 use common::container::gate::{self, Staged};
 use common::container::{ContainerFacts, dump, image, podman, spec};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
+use common::net::admit;
 use common::net::carry::{self, Arriving, Installed};
 use common::net::flows::MovedFlow;
 use common::net::hold::Hold;
@@ -397,6 +398,17 @@ impl Incoming for PodmanIncoming {
             Some(staged) => Some(self.places(staged).map_err(failed)?),
             None => None,
         };
+        let from = SocketAddr::new(
+            self.tunnel().map_err(failed)?.peer_address(),
+            bulk::source_port(stream),
+        );
+        let here = receiving.address().map_err(failed)?;
+        if let Err(error) = spawn_blocking(move || admit::tcp(from, here))
+            .await
+            .map_err(failed)?
+        {
+            tracing::debug!("{error}");
+        }
         self.stream = Some(spawn_blocking(move || {
             let mut receiver = receiving.accept(stream, &cancel)?;
             match kind {

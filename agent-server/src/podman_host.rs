@@ -10,7 +10,7 @@ use common::journal::{Direction, Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::plan::{Offer, Terms};
 use common::net::tunnel::{self, Dirs, Tunnel};
-use common::preflight::{self, Check, Verdict};
+use common::preflight::{self, Check, Side, Verdict};
 use common::protocol::{MigrationId, Outcome, RefusalCode, Refused};
 use common::transaction;
 use time::OffsetDateTime;
@@ -119,8 +119,14 @@ impl Destination for PodmanHost {
     type Incoming = PodmanIncoming;
 
     async fn check(&self, container: &ContainerFacts, source: &HostFacts) -> Step<Vec<Check>> {
-        let (host, facts) = tokio::join!(HostFacts::gather(), survey::destination_facts(container));
-        Ok(preflight::destination(container, source, &host, &facts))
+        let (host, facts, obstacles) = tokio::join!(
+            HostFacts::gather(),
+            survey::destination_facts(container),
+            survey::obstacles(container)
+        );
+        let mut checks = preflight::destination(container, source, &host, &facts);
+        checks.extend(preflight::firewalls(Side::Destination, &obstacles));
+        Ok(checks)
     }
 
     async fn begin(

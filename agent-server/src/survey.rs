@@ -7,7 +7,9 @@ use std::path::Path;
 
 use common::container::facts::PublishedPort;
 use common::container::{ContainerFacts, podman};
+use common::net::forward::{self, Obstacle, Part};
 use common::preflight::DestinationFacts;
+use tokio::task::spawn_blocking;
 
 /// Gathers what [`common::preflight::destination`] judges. What cannot be found out counts as
 /// absent, and so fails the check it belongs to.
@@ -45,6 +47,18 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
         volumes,
         free_bytes: root.map(|r| free_bytes(Path::new(&r))).unwrap_or(0),
     }
+}
+
+/// What stands in the way of the container's connections on this host.
+pub async fn obstacles(container: &ContainerFacts) -> Vec<Obstacle> {
+    let mut bridges = Vec::new();
+    for network in &container.networks {
+        bridges.extend(podman::network_bridge(&network.name).await.ok().flatten());
+    }
+    let addresses = container.addresses();
+    spawn_blocking(move || forward::obstacles(Part::Destination(&bridges), &addresses))
+        .await
+        .unwrap_or_default()
 }
 
 fn free_bytes(path: &Path) -> u64 {

@@ -10,11 +10,17 @@
 //! Blocking I/O: these run on threads of their own, feeding `tar` and `podman`.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 use tokio_util::sync::CancellationToken;
 
 use crate::faults;
@@ -27,6 +33,15 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Bytes that a connection opens with.
 const PREAMBLE: usize = ticket::BYTES + 4;
 
+/// How long it may take to connect.
+const CONNECT_LIMIT: i64 = 10;
+
+/// The ports that streams come from, each from its own, begin here: after the tunnels'.
+const FIRST_PORT: u16 = 51_900;
+
+/// How many there are.
+const PORTS: u16 = 100;
+
 /// How long a bulk connection may make no progress before it counts as dead.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
 
@@ -35,6 +50,42 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Counts bytes for whoever shows progress.
 pub type Progress = Arc<AtomicU64>;
+
+/// The port that a stream's connection comes from, by which its destination can expect it.
+pub fn source_port(stream: u32) -> u16 {
+    FIRST_PORT + (stream % u32::from(PORTS)) as u16
+}
+
+/// Connects from this port, or from any if it is taken: that will do where no firewall cares.
+fn connect(to: SocketAddr, port: u16) -> io::Result<TcpStream> {
+    match connect_from(port, to) {
+        Err(Errno::EADDRINUSE | Errno::EADDRNOTAVAIL) => connect_from(0, to),
+        other => other,
+    }
+    .map_err(|error| match error {
+        Errno::EINPROGRESS => io::ErrorKind::TimedOut.into(),
+        error => error.into(),
+    })
+}
+
+fn connect_from(port: u16, to: SocketAddr) -> nix::Result<TcpStream> {
+    let (family, any): (_, IpAddr) = match to {
+        SocketAddr::V4(_) => (AddressFamily::Inet, Ipv4Addr::UNSPECIFIED.into()),
+        SocketAddr::V6(_) => (AddressFamily::Inet6, Ipv6Addr::UNSPECIFIED.into()),
+    };
+    let from = SockaddrStorage::from(SocketAddr::new(any, port));
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // Also from a port whose last connection is remembered still.
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    setsockopt(
+        &socket,
+        sockopt::SendTimeout,
+        &TimeVal::seconds(CONNECT_LIMIT),
+    )?;
+    bind(socket.as_raw_fd(), &from)?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
+    Ok(socket.into())
+}
 
 /// Writing end of a stream.
 pub struct Sender {
@@ -49,7 +100,8 @@ pub struct Sender {
 impl Sender {
     /// Connects to `data` inside the tunnel and presents the ticket.
     ///
-    /// Fails with the socket's error, or `TimedOut` after 10 s.
+    /// Fails with the socket's error, or `TimedOut` after 10 s. Comes from [`source_port`] if that is
+    /// free.
     pub fn connect(
         data: SocketAddr,
         ticket: &Ticket,
@@ -57,7 +109,7 @@ impl Sender {
         progress: Progress,
         cancel: CancellationToken,
     ) -> io::Result<Self> {
-        let mut socket = TcpStream::connect_timeout(&data, Duration::from_secs(10))?;
+        let mut socket = connect(data, source_port(stream))?;
         socket.set_nodelay(true)?;
         socket.set_write_timeout(Some(STALL_LIMIT))?;
         let mut preamble = [0; PREAMBLE];

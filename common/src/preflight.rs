@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::container::ContainerFacts;
 use crate::container::facts::PublishedPort;
 use crate::host::{HostFacts, version_numbers};
+use crate::net::forward::Obstacle;
 
 /// Oldest CRIU known to work: earlier ones fail on kernels since 6.15 (vDSO layout).
 const OLDEST_CRIU: (u32, u32, u32) = (4, 0, 0);
@@ -407,6 +408,27 @@ pub fn destination(
     checks.found
 }
 
+/// Whether other programs' firewalls on one of the hosts let moved connections pass, given what was
+/// found in the way.
+pub fn firewalls(host: Side, obstacles: &[Obstacle]) -> Vec<Check> {
+    let mut checks = Checks {
+        host,
+        found: Vec::new(),
+    };
+    for obstacle in obstacles {
+        let verdict = match obstacle.certain {
+            true => Verdict::Failed,
+            false => Verdict::Warning,
+        };
+        let detail = format!("{}: {}", obstacle.found, obstacle.advice);
+        checks.add("firewalls", verdict, detail);
+    }
+    if obstacles.is_empty() {
+        checks.add("firewalls", Verdict::Ok, "moved connections pass");
+    }
+    checks.found
+}
+
 fn programs(checks: &mut Checks, host: &HostFacts, runtime: &str) {
     let mut program = |name: &str, found: Option<&String>, oldest: Option<(u32, u32, u32)>| {
         let recent = |v: &String| oldest.is_none_or(|o| version_numbers(v) >= o);
@@ -574,6 +596,23 @@ mod tests {
             shared_with: vec!["other".into()],
         }];
         assert_eq!(failures(&source(&shared, &host())), ["volume"]);
+    }
+
+    #[test]
+    fn firewalls_in_the_way_are_named() {
+        let mut obstacle = Obstacle {
+            found: "a table drops packets".into(),
+            advice: "`nft insert rule`".into(),
+            certain: true,
+        };
+        assert!(passed(&firewalls(Side::Source, &[])));
+        let checks = firewalls(Side::Destination, std::slice::from_ref(&obstacle));
+        assert_eq!(failures(&checks), ["firewalls"]);
+        assert_eq!(checks[0].host, Side::Destination);
+        assert_eq!(checks[0].detail, "a table drops packets: `nft insert rule`");
+        obstacle.certain = false;
+        let checks = firewalls(Side::Source, &[obstacle]);
+        assert_eq!(checks[0].verdict, Verdict::Warning);
     }
 
     #[test]

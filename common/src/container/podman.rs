@@ -250,6 +250,8 @@ struct InspectHostConfig {
 struct NetworkInspect {
     driver: String,
     #[serde(default)]
+    network_interface: String,
+    #[serde(default)]
     subnets: Option<Vec<NetworkSubnet>>,
 }
 
@@ -431,6 +433,15 @@ pub async fn network_subnets(
             .map(|s| s.subnet)
             .collect(),
     )))
+}
+
+/// The bridge of a network, if there is such a network.
+pub async fn network_bridge(name: &str) -> Result<Option<String>, CommandError> {
+    if !exists("network", name).await? {
+        return Ok(None);
+    }
+    let found: NetworkInspect = first(json(&["network", "inspect", name]).await?, "network")?;
+    Ok(Some(found.network_interface).filter(|name| !name.is_empty()))
 }
 
 /// Names and addresses of every container on this host that has an address now.

@@ -15,6 +15,9 @@ use nix::sys::time::{TimeVal, TimeValLike};
 /// Pause before an unanswered request is repeated.
 const INTERVAL: Duration = Duration::from_millis(200);
 
+/// The identifier in echo requests, by which a tunnel's other end can expect them.
+pub(super) const IDENTIFIER: u16 = 0x6c6d;
+
 /// Sends echo requests from `local` to `peer` until one is answered: `Ok(false)` if none is within
 /// `timeout`.
 ///
@@ -33,7 +36,9 @@ pub(super) fn round_trip(local: Ipv4Addr, peer: Ipv4Addr, timeout: Duration) -> 
     let wait = TimeVal::milliseconds(INTERVAL.as_millis() as i64);
     setsockopt(&raw, sockopt::ReceiveTimeout, &wait)?;
 
-    let identifier = rand::random::<[u8; 4]>();
+    let [a, b] = IDENTIFIER.to_be_bytes();
+    let [c, d] = rand::random();
+    let identifier = [a, b, c, d];
     let request = packet(8, identifier);
     let reply = packet(0, identifier);
     let deadline = Instant::now() + timeout;

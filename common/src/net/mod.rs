@@ -10,11 +10,13 @@
 //! threads that may (`tokio::task::spawn_blocking`). It works on the network namespace of the
 //! calling thread.
 
+pub mod admit;
 pub mod carry;
 mod echo;
 pub mod features;
 pub mod firewall;
 pub mod flows;
+pub mod forward;
 pub mod hold;
 pub mod introduction;
 pub mod keeper;

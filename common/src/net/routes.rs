@@ -14,7 +14,9 @@ use rtnetlink::packet_core::ErrorMessage;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::LinkAttribute;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
+};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, LinkUnspec, LinkWireguard, RouteMessageBuilder};
 use tokio::runtime::Runtime;
@@ -212,6 +214,38 @@ impl Routes {
         };
         let delete = self.handle.link().del(number).execute();
         gone(self.request(format!("delete {interface}"), delete))
+    }
+
+    /// The names of the interfaces that default routes of one family lead to.
+    pub fn uplinks(&self, ipv6: bool) -> Result<Vec<String>> {
+        let links = self.handle.link().get().execute();
+        let links = self.request("list interfaces", links.try_collect::<Vec<_>>())?;
+        let family = match ipv6 {
+            true => AddressFamily::Inet6,
+            false => AddressFamily::Inet,
+        };
+        let mut names = Vec::new();
+        for route in self.routes(family)? {
+            let is_default = route.header.destination_prefix_length == 0
+                && route.header.kind == RouteType::Unicast
+                && table(&route) == u32::from(RouteHeader::RT_TABLE_MAIN);
+            let number = route
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    RouteAttribute::Oif(number) if is_default => Some(*number),
+                    _ => None,
+                });
+            let link = links.iter().find(|link| Some(link.header.index) == number);
+            let attributes = link.into_iter().flat_map(|link| &link.attributes);
+            names.extend(attributes.filter_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name.clone()),
+                _ => None,
+            }));
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
     }
 
     /// What is in use.

@@ -23,14 +23,15 @@ pub struct SysctlError {
 /// Prepares a tunnel's interface. Call before the interface is up. The settings go with the
 /// interface.
 ///
-/// - `rp_filter=2` (loose, RFC 3704): what arrives through the tunnel has the addresses of clients
-///   whose ordinary route is another interface. The effective value is the greater of this one and
-///   that of `all`, so it holds on hosts with strict filtering too; the source address must still
-///   be routable somehow.
+/// - `rp_filter=0`, or 2 (loose, RFC 3704) if `all` asks for a filter: what arrives through the tunnel
+///   has the addresses of clients whose ordinary route is another interface, and of a container
+///   whose bridge is gone. The effective value is the greater of this one and that of `all`, so it
+///   holds on hosts with strict filtering too; the source address must then be routable somehow.
 /// - `forwarding=1`: the interface's own share of what netavark turns on globally.
 /// - `addr_gen_mode=1`: no link-local IPv6 address, hence no multicast chatter through the tunnel.
 pub fn prepare_interface(interface: &str, ipv6: bool) -> Result<(), SysctlError> {
-    set(format!("ipv4/conf/{interface}/rp_filter"), "2")?;
+    let rp_filter = if filters_reverse_path() { "2" } else { "0" };
+    set(format!("ipv4/conf/{interface}/rp_filter"), rp_filter)?;
     set(format!("ipv4/conf/{interface}/forwarding"), "1")?;
     if ipv6 {
         set(format!("ipv6/conf/{interface}/addr_gen_mode"), "1")?;
@@ -53,6 +54,12 @@ pub fn keeping_redirects<T>(bring_up: impl FnOnce() -> T) -> Result<T, SysctlErr
 }
 
 const REDIRECTS: &str = "ipv4/conf/all/send_redirects";
+
+/// Whether packets are dropped on all interfaces whose source has no route.
+pub fn filters_reverse_path() -> bool {
+    fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter")
+        .is_ok_and(|value| value.trim() != "0")
+}
 
 /// Whether new interfaces may have IPv6 addresses: false if the kernel has no IPv6 or an
 /// administrator has disabled it (`net.ipv6.conf.default.disable_ipv6`, which a write to `all`

@@ -35,6 +35,7 @@ use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::admit;
 use super::echo;
 use super::firewall::{self, FirewallError};
 use super::keeper;
@@ -380,6 +381,10 @@ impl Tunnel {
         ) else {
             return Err(TunnelError::NotOurs);
         };
+        // The other end asks as well.
+        if let Err(error) = admit::echo(peer.into(), local.addr().into(), echo::IDENTIFIER) {
+            tracing::debug!("{error}");
+        }
         let answered = echo::round_trip(local.addr(), peer, timeout).map_err(TunnelError::Echo)?;
         if answered {
             return Ok(());

@@ -1,0 +1,283 @@
+//! Rules of a firewall, as far as they matter here, and what they do to a packet. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// A jump within a jump can go no deeper (NFT_JUMP_STACK_SIZE in the kernel's nf_tables.h).
+const DEEPEST: usize = 16;
+
+/// A packet of an established TCP connection of the container, about to be forwarded.
+#[derive(Debug, Clone)]
+pub(super) struct Packet {
+    /// Interface it came by, if known.
+    pub(super) incoming: Option<String>,
+    /// Interface it leaves by, if known.
+    pub(super) outgoing: Option<String>,
+    /// The container's address.
+    pub(super) container: IpAddr,
+    /// Whether that is the destination.
+    pub(super) to_container: bool,
+}
+
+/// What a rule asks of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Question {
+    /// Came by an interface of one of these names; `*` at the end stands for anything.
+    Incoming(Vec<String>),
+    /// Leaves by one of these.
+    Outgoing(Vec<String>),
+    /// Comes from one of these networks.
+    Source(Vec<IpNet>),
+    /// Goes to one of these.
+    Destination(Vec<IpNet>),
+    /// Is IPv6, or IPv4.
+    Family { ipv6: bool },
+    /// Something that holds for all such packets, or for none.
+    Fixed(bool),
+    /// Something else.
+    Unknown,
+}
+
+/// A question, and whether the rule wants it answered with no.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Test {
+    pub(super) question: Question,
+    pub(super) negated: bool,
+}
+
+impl Test {
+    pub(super) fn unknown() -> Self {
+        Test {
+            question: Question::Unknown,
+            negated: false,
+        }
+    }
+}
+
+/// What a rule does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Accept,
+    Drop,
+    Return,
+    Jump(String),
+    Goto(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rule {
+    pub(super) tests: Vec<Test>,
+    pub(super) verdict: Verdict,
+}
+
+/// A table with chains at the forward hook.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Table {
+    /// As its program calls it.
+    pub(super) name: String,
+    /// The program is iptables.
+    pub(super) iptables: bool,
+    pub(super) ipv4: bool,
+    pub(super) ipv6: bool,
+    pub(super) chains: BTreeMap<String, Vec<Rule>>,
+    /// Chains at the hook, and whether what reaches their end is dropped.
+    pub(super) hooks: Vec<(String, bool)>,
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fate {
+    Passes,
+    /// It is dropped unless something holds that is not known here.
+    Unclear,
+    Dropped,
+}
+
+/// How a chain can end.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ends {
+    accept: bool,
+    drop: bool,
+    through: bool,
+}
+
+impl Ends {
+    fn or(self, other: Ends) -> Ends {
+        Ends {
+            accept: self.accept || other.accept,
+            drop: self.drop || other.drop,
+            through: self.through || other.through,
+        }
+    }
+}
+
+impl Table {
+    /// Whether packets with this address come by.
+    pub(super) fn sees(&self, address: IpAddr) -> bool {
+        if address.is_ipv4() {
+            self.ipv4
+        } else {
+            self.ipv6
+        }
+    }
+
+    /// What each chain at the hook does to the packet. `netavark`: whether netavark has its rules
+    /// for the container's networks, if it uses this table.
+    pub(super) fn fates(&self, packet: &Packet, netavark: bool) -> Vec<(String, Fate)> {
+        let fate = |(chain, drops): &(String, bool)| {
+            let ends = |guess| {
+                let ends = Walk {
+                    table: self,
+                    packet,
+                    guess,
+                    netavark,
+                }
+                .chain(chain, 0);
+                // What comes to the end is up to the policy.
+                Ends {
+                    accept: ends.accept || ends.through && !drops,
+                    drop: ends.drop || ends.through && *drops,
+                    through: false,
+                }
+            };
+            let fate = match (ends(false).drop, ends(true).accept) {
+                (false, _) => Fate::Passes,
+                (true, true) => Fate::Unclear,
+                (true, false) => Fate::Dropped,
+            };
+            (chain.clone(), fate)
+        };
+        self.hooks.iter().map(fate).collect()
+    }
+
+    /// Commands that let moved connections pass that chain.
+    pub(super) fn remedy(&self, chain: &str) -> [String; 2] {
+        if self.iptables {
+            // Docker leaves this one to the administrator, and goes through it first.
+            let users = "DOCKER-USER";
+            let chain = match self.chains.contains_key(users) {
+                true => users,
+                false => chain,
+            };
+            let program = if self.ipv4 { "iptables" } else { "ip6tables" };
+            ["-i", "-o"].map(|way| format!("{program} -I {chain} {way} lmwg+ -j ACCEPT"))
+        } else {
+            let name = &self.name;
+            ["iifname", "oifname"]
+                .map(|way| format!("nft insert rule {name} {chain} {way} 'lmwg*' accept"))
+        }
+    }
+}
+
+/// One way through a table's rules.
+struct Walk<'a> {
+    table: &'a Table,
+    packet: &'a Packet,
+    /// Whether what is not known may hold as well.
+    guess: bool,
+    netavark: bool,
+}
+
+impl Walk<'_> {
+    fn chain(&self, name: &str, depth: usize) -> Ends {
+        let mut ends = Ends::default();
+        let rules = self.table.chains.get(name).map_or(&[][..], Vec::as_slice);
+        for rule in rules {
+            let Some(holds) = self.holds(rule) else {
+                continue;
+            };
+            let mut after = self.verdict(&rule.verdict, depth);
+            let goes_on = std::mem::take(&mut after.through);
+            ends = ends.or(after);
+            match rule.verdict {
+                Verdict::Return | Verdict::Goto(_) if goes_on => {
+                    ends.through = true;
+                    if holds {
+                        return ends;
+                    }
+                }
+                _ if holds && !goes_on => return ends,
+                _ => {}
+            }
+        }
+        ends.through = true;
+        ends
+    }
+
+    fn verdict(&self, verdict: &Verdict, depth: usize) -> Ends {
+        let through = Ends {
+            through: true,
+            ..Ends::default()
+        };
+        match verdict {
+            Verdict::Accept => Ends {
+                accept: true,
+                ..Ends::default()
+            },
+            Verdict::Drop => Ends {
+                drop: true,
+                ..Ends::default()
+            },
+            Verdict::Return => through,
+            Verdict::Jump(chain) | Verdict::Goto(chain) if is_netavark(chain) => {
+                match self.netavark && chain.ends_with("FORWARD") {
+                    true => self.verdict(&Verdict::Accept, depth),
+                    false => through,
+                }
+            }
+            Verdict::Jump(_) | Verdict::Goto(_) if depth == DEEPEST => through,
+            Verdict::Jump(chain) | Verdict::Goto(chain) => self.chain(chain, depth + 1),
+        }
+    }
+
+    /// Whether the rule applies: for sure, maybe (`Some(false)`), or not.
+    fn holds(&self, rule: &Rule) -> Option<bool> {
+        let mut sure = true;
+        for test in &rule.tests {
+            match self.answer(&test.question) {
+                Some(answer) if answer == test.negated => return None,
+                Some(_) => {}
+                None if self.guess => sure = false,
+                None => return None,
+            }
+        }
+        Some(sure)
+    }
+
+    fn answer(&self, question: &Question) -> Option<bool> {
+        let packet = self.packet;
+        match question {
+            Question::Incoming(names) => named(names, packet.incoming.as_deref()),
+            Question::Outgoing(names) => named(names, packet.outgoing.as_deref()),
+            Question::Source(nets) => within(nets, packet.container, !packet.to_container),
+            Question::Destination(nets) => within(nets, packet.container, packet.to_container),
+            Question::Family { ipv6 } => Some(packet.container.is_ipv6() == *ipv6),
+            Question::Fixed(answer) => Some(*answer),
+            Question::Unknown => None,
+        }
+    }
+}
+
+fn is_netavark(chain: &str) -> bool {
+    chain.starts_with("NETAVARK")
+}
+
+fn named(names: &[String], name: Option<&str>) -> Option<bool> {
+    let fits = |pattern: &String, name: &str| match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => pattern == name,
+    };
+    name.map(|name| names.iter().any(|pattern| fits(pattern, name)))
+}
+
+/// The peer's address may be any of the family.
+fn within(nets: &[IpNet], container: IpAddr, is_container: bool) -> Option<bool> {
+    let same_family = |net: &IpNet| net.addr().is_ipv4() == container.is_ipv4();
+    let mut nets = nets.iter().filter(|net| same_family(net)).peekable();
+    if is_container || nets.peek().is_none() {
+        return Some(nets.any(|net| net.contains(&container)));
+    }
+    nets.any(|net| net.prefix_len() == 0).then_some(true)
+}
