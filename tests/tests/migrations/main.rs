@@ -5,6 +5,7 @@
 mod cancelled;
 mod chains;
 mod failures;
+mod firewalls;
 mod flows;
 mod images;
 mod outages;
