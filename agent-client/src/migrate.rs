@@ -15,7 +15,7 @@ use common::journal::{Direction, Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::flows::FlowCount;
 use common::net::forward::{self, Part};
-use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
+use common::net::tunnel::{Dirs, MOST_TRIES, PROOF_LIMIT, Tunnel, TunnelError};
 use common::paths;
 use common::preflight::{self, Check, Side, Verdict};
 use common::protocol::message::FLOWS_PER_BATCH;
@@ -498,16 +498,23 @@ impl<'a> Migration<'a> {
     }
 
     async fn open_tunnel(&mut self) -> Result<(std::sync::Arc<Tunnel>, Data), Failure> {
-        let offer = spawn_blocking(|| Tunnel::offer(&Dirs::default(), &keeper_command)).await??;
-        let terms = match self.ask(Request::OpenTunnel { offer }).await? {
-            Reply::TunnelOpened { terms } => terms,
-            other => return Err(unexpected(&other).into()),
-        };
         let peer = self.control()?.peer;
-        let tunnel = spawn_blocking(move || {
-            Tunnel::establish(&Dirs::default(), &terms, peer, &keeper_command)
-        })
-        .await??;
+        let mut tries = 1..=MOST_TRIES;
+        let tunnel = loop {
+            let offer = spawn_blocking(|| Tunnel::offer(&Dirs::default(), &keeper_command));
+            let offer = offer.await??;
+            let terms = match self.ask(Request::OpenTunnel { offer }).await? {
+                Reply::TunnelOpened { terms } => terms,
+                other => return Err(unexpected(&other).into()),
+            };
+            let established = spawn_blocking(move || {
+                Tunnel::establish(&Dirs::default(), &terms, peer, &keeper_command)
+            });
+            match established.await? {
+                Err(TunnelError::Taken(..)) if tries.next().is_some() => {}
+                established => break established?,
+            }
+        };
         self.report.tunnel = Some(report::Tunnel {
             backend: tunnel.backend().to_string(),
             interface: tunnel.interface(),

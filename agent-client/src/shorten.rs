@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use common::net::flows::MovedFlow;
 use common::net::introduction::{Introduction, IntroductionError};
 use common::net::mark::Index;
-use common::net::tunnel::Dirs;
+use common::net::tunnel::{Dirs, MOST_TRIES};
 use common::protocol::message::FLOWS_PER_BATCH;
 use common::protocol::{Reply, Request};
 use tokio_util::sync::CancellationToken;
@@ -85,13 +85,19 @@ async fn introduce(
     moved: &[MovedFlow],
     flows: &[Flows],
 ) -> Result<usize, Obstacle> {
-    let offer = entry.offer().await?;
-    let request = Request::Introduce { offer, address };
-    let terms = match control.request(request, &CancellationToken::new()).await? {
-        Reply::Introduced { terms } => terms,
-        other => return Err(unexpected(&other).into()),
-    };
-    entry.meet(terms, control.peer).await?;
+    let mut tries = 1..=MOST_TRIES;
+    loop {
+        let offer = entry.offer().await?;
+        let request = Request::Introduce { offer, address };
+        let terms = match control.request(request, &CancellationToken::new()).await? {
+            Reply::Introduced { terms } => terms,
+            other => return Err(unexpected(&other).into()),
+        };
+        match entry.meet(terms, control.peer).await {
+            Err(IntroductionError::Taken) if tries.next().is_some() => {}
+            met => break met?,
+        }
+    }
     let mut count = 0;
     for batch in moved.chunks(FLOWS_PER_BATCH) {
         count += entry.turn(batch.to_vec()).await?;

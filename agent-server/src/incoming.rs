@@ -358,11 +358,12 @@ impl PodmanIncoming {
 impl Incoming for PodmanIncoming {
     async fn open_tunnel(&mut self, offer: Offer) -> Step<Terms> {
         let source = self.source;
+        let unusable = self.tunnel.take().and_then(Arc::into_inner);
         let (tunnel, terms) = spawn_blocking(move || {
-            let dirs = Dirs::default();
-            let terms = Tunnel::answer(&dirs, &offer, &keeper_command)?;
-            let tunnel = Tunnel::establish(&dirs, &terms, source, &keeper_command)?;
-            anyhow::Ok((tunnel, terms))
+            if let Some(tunnel) = unusable {
+                tunnel.teardown()?;
+            }
+            Tunnel::accept(&Dirs::default(), &offer, source, &keeper_command)
         })
         .await
         .map_err(failed)?

@@ -206,9 +206,8 @@ impl Destination for PodmanHost {
     async fn introduce(&self, offer: Offer, address: IpAddr) -> Step<Terms> {
         let made = spawn_blocking(move || {
             let dirs = Dirs::default();
-            let terms = Tunnel::answer(&dirs, &offer, &keeper_command)?;
             // Without a lease its keeper still leaves it time to be used.
-            Tunnel::establish(&dirs, &terms, address, &keeper_command).map(|_| terms)
+            Tunnel::accept(&dirs, &offer, address, &keeper_command).map(|(_, terms)| terms)
         });
         made.await.map_err(failed)?.map_err(failed)
     }

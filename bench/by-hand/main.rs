@@ -96,8 +96,7 @@ fn main() -> Result<()> {
         Step::Offer(keeper) => say(&Tunnel::offer(&dirs, &keeper.command())?),
         Step::Accept { keeper, peer } => {
             let offer: Offer = hear()?;
-            let terms = Tunnel::answer(&dirs, &offer, &keeper.command())?;
-            let tunnel = Tunnel::establish(&dirs, &terms, peer, &keeper.command())?;
+            let (tunnel, terms) = Tunnel::accept(&dirs, &offer, peer, &keeper.command())?;
             say(&terms)?;
             hold(&tunnel)
         }

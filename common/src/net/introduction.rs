@@ -71,6 +71,9 @@ pub enum IntroductionError {
     /// The other end could not do it.
     #[error("the host at the tunnel's other end says: {0}")]
     Refused(String),
+    /// Another tunnel has taken the place of the one agreed on.
+    #[error("too many tunnels are being made at once")]
+    Taken,
     /// This host's tunnel.
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
@@ -95,10 +98,18 @@ enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 enum Reply {
-    Offered { offer: Offer },
+    Offered {
+        offer: Offer,
+    },
     Met,
-    Turned { flows: usize },
-    Refused { why: String },
+    /// To `Meet`: another tunnel has taken its place. Begin again, with `Offer`.
+    Taken,
+    Turned {
+        flows: usize,
+    },
+    Refused {
+        why: String,
+    },
 }
 
 /// A conversation with the keeper at the other end of a tunnel. Ends when dropped.
@@ -142,9 +153,13 @@ impl Introduction {
 
     /// Has the other end bring up its end of a tunnel to the host at `address`. Undone there by
     /// itself, if the tunnel is not used.
+    ///
+    /// # Errors
+    /// [`IntroductionError::Taken`]: ask for an offer again.
     pub async fn meet(&mut self, terms: Terms, address: IpAddr) -> Result<(), IntroductionError> {
         match self.ask(Request::Meet { terms, address }).await? {
             Reply::Met => Ok(()),
+            Reply::Taken => Err(IntroductionError::Taken),
             other => Err(unexpected(&other)),
         }
     }
@@ -291,11 +306,14 @@ impl Host {
                 offer: spawn_blocking(move || Tunnel::offer(&dirs, &keeper)).await??,
             },
             Request::Meet { terms, address } => {
-                let tunnel = spawn_blocking(move || {
+                let met = spawn_blocking(move || {
                     let tunnel = Tunnel::establish(&dirs, &terms, address, &keeper)?;
                     tunnel.prove(PROOF).map(|()| tunnel)
-                })
-                .await??;
+                });
+                let tunnel = match met.await? {
+                    Err(TunnelError::Taken(..)) => return Ok(Reply::Taken),
+                    met => met?,
+                };
                 let (there, _) = Introduction::open(&self.dirs, tunnel.index()).await?;
                 tracing::info!(interface = tunnel.interface(), "met the host at {address}");
                 self.met = Some((Arc::new(tunnel), there));

@@ -2,8 +2,7 @@
 //!
 //! ```text
 //!      source                                   destination
-//!      Tunnel::offer      ──── Offer ────▶      Tunnel::answer
-//!                                               Tunnel::establish
+//!      Tunnel::offer      ──── Offer ────▶      Tunnel::accept: answer, establish
 //!      Tunnel::establish  ◀──── Terms ────
 //!      Tunnel::prove                            Tunnel::prove
 //! ```
@@ -52,6 +51,8 @@ use crate::ticket::Ticket;
 
 /// Pause before a tunnel that is just being taken down is looked at again.
 const RETRY: Duration = Duration::from_millis(50);
+/// How often hosts agree on a tunnel anew because another one has taken its place.
+pub const MOST_TRIES: u32 = 8;
 /// How long [`Tunnel::prove`] may take in a migration.
 pub const PROOF_LIMIT: Duration = Duration::from_secs(10);
 /// A handshake older than this proves nothing: WireGuard has discarded its keys (REJECT_AFTER_TIME
@@ -323,6 +324,27 @@ impl Tunnel {
             ticket: known.unwrap_or_else(Ticket::random),
             agreement,
         })
+    }
+
+    /// Destination: answers, and makes this host's half at once. Another tunnel may be made in
+    /// between and take what was answered: then it answers anew.
+    ///
+    /// # Errors
+    /// As [`Tunnel::answer`] and [`Tunnel::establish`].
+    pub fn accept(
+        dirs: &Dirs,
+        offer: &Offer,
+        peer: IpAddr,
+        keeper: KeeperCommand,
+    ) -> Result<(Self, Terms), TunnelError> {
+        let mut tries = 1..=MOST_TRIES;
+        loop {
+            let terms = Tunnel::answer(dirs, offer, keeper)?;
+            match Tunnel::establish(dirs, &terms, peer, keeper) {
+                Err(TunnelError::Taken(..)) if tries.next().is_some() => {}
+                established => return established.map(|tunnel| (tunnel, terms)),
+            }
+        }
     }
 
     /// Both ends: makes this host's half of the agreed tunnel, or takes a lease on the one that

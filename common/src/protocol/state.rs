@@ -8,7 +8,7 @@
 //!        Hello (paired)                      Begun                             │
 //!                                             │ OpenTunnel                     │
 //!                                             ▼                                │ Abort, from
-//!                                            TunnelOpen                        │ any of these
+//!                               OpenTunnel ⟲ TunnelOpen                        │ any of these
 //!                                             │ ProveTunnel                    │
 //!                                             ▼                                │
 //!      Receive{image|skeleton}, StreamEnd ⟲  Connected ⇄ Receiving             │
@@ -91,7 +91,8 @@ impl State {
                 | Request::Introduce { .. },
             ) => Idle,
             (Idle, Request::Begin { .. }) => Begun,
-            (Begun, Request::OpenTunnel { .. }) => TunnelOpen,
+            // Again, if something at the source has taken the place of the tunnel agreed on.
+            (Begun | TunnelOpen, Request::OpenTunnel { .. }) => TunnelOpen,
             (TunnelOpen, Request::ProveTunnel) => Connected,
             (
                 Connected,

@@ -8,6 +8,7 @@ mod failures;
 mod firewalls;
 mod flows;
 mod images;
+mod journeys;
 mod outages;
 mod refusals;
 mod segments;
