@@ -17,6 +17,7 @@ use common::multicall::keeper_command;
 use common::net::admit;
 use common::net::carry::{self, Arriving, Installed};
 use common::net::flows::MovedFlow;
+use common::net::forward::{self, Part};
 use common::net::hold::Hold;
 use common::net::plan::{Offer, Terms};
 use common::net::quarantine;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::destination::{Incoming, Step};
 use crate::podman_host::{Reservation, failed};
+use crate::survey;
 
 /// How long packets that waited may take to go.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
@@ -241,7 +243,22 @@ impl PodmanIncoming {
         self.undo.register("container", move || async move {
             Ok(podman::remove_container(&id).await?)
         });
+        let (bridges, addresses) = (
+            survey::bridges(&self.container).await,
+            self.container.addresses(),
+        );
         let staged = self.bring_to_gate().await?;
+        // Netavark's rules are there only now.
+        let look = move || forward::obstacles(Part::Staged(&bridges), &addresses);
+        let obstacles = spawn_blocking(look).await.unwrap_or_default();
+        let certain = obstacles.iter().filter(|obstacle| obstacle.certain);
+        let why: Vec<_> = certain
+            .map(|o| format!("{}: {}", o.found, o.advice))
+            .collect();
+        if !why.is_empty() {
+            staged.cancel().await;
+            anyhow::bail!(why.join("\n"));
+        }
         self.bundle = staged.bundle.clone();
         self.netns = staged.layout.netns.clone();
         self.staged = Some(staged);

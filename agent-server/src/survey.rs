@@ -51,14 +51,20 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
 
 /// What stands in the way of the container's connections on this host.
 pub async fn obstacles(container: &ContainerFacts) -> Vec<Obstacle> {
+    let (bridges, addresses) = (bridges(container).await, container.addresses());
+    spawn_blocking(move || forward::obstacles(Part::Destination(&bridges), &addresses))
+        .await
+        .unwrap_or_default()
+}
+
+/// The bridges of the container's networks, as far as they have any. Podman waits with the answer while
+/// it creates a container in one of them.
+pub async fn bridges(container: &ContainerFacts) -> Vec<String> {
     let mut bridges = Vec::new();
     for network in &container.networks {
         bridges.extend(podman::network_bridge(&network.name).await.ok().flatten());
     }
-    let addresses = container.addresses();
-    spawn_blocking(move || forward::obstacles(Part::Destination(&bridges), &addresses))
-        .await
-        .unwrap_or_default()
+    bridges
 }
 
 fn free_bytes(path: &Path) -> u64 {

@@ -435,11 +435,8 @@ pub async fn network_subnets(
     )))
 }
 
-/// The bridge of a network, if there is such a network.
+/// The bridge of a network; `None` if it has none.
 pub async fn network_bridge(name: &str) -> Result<Option<String>, CommandError> {
-    if !exists("network", name).await? {
-        return Ok(None);
-    }
     let found: NetworkInspect = first(json(&["network", "inspect", name]).await?, "network")?;
     Ok(Some(found.network_interface).filter(|name| !name.is_empty()))
 }

@@ -22,7 +22,7 @@ use super::firewall;
 use super::mark::Index;
 use super::routes::{RouteError, Routes};
 use super::sysctl;
-use rules::{Fate, Packet, Table};
+use rules::{Fate, Netavark, Packet, Table};
 
 /// What stands in the way of moved connections, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +40,10 @@ pub struct Obstacle {
 pub enum Part<'a> {
     /// Moved connections go between the network and the tunnel.
     Source,
-    /// They go between the tunnel and the container, on these bridges.
+    /// They will go between the tunnel and the container, on these bridges.
     Destination(&'a [String]),
+    /// The same, and the container's networks are there already.
+    Staged(&'a [String]),
 }
 
 /// Looks for what stands in the way of the connections of a container with these addresses. Changes
@@ -72,7 +74,7 @@ pub fn obstacles(part: Part<'_>, addresses: &[IpAddr]) -> Vec<Obstacle> {
 fn near(part: Part<'_>, ipv6: bool) -> Vec<Option<String>> {
     let names = match part {
         Part::Source => uplinks(ipv6).unwrap_or_default(),
-        Part::Destination(bridges) => bridges.to_vec(),
+        Part::Destination(bridges) | Part::Staged(bridges) => bridges.to_vec(),
     };
     if names.is_empty() {
         return vec![None];
@@ -85,7 +87,7 @@ fn packets(part: Part<'_>, container: IpAddr, near: Option<String>) -> [Packet; 
     let tunnel = Index::all().next().map(Index::interface);
     let (to, from) = match part {
         Part::Source => ((near.clone(), tunnel.clone()), (tunnel, near)),
-        Part::Destination(_) => ((tunnel.clone(), near.clone()), (near, tunnel)),
+        Part::Destination(_) | Part::Staged(_) => ((tunnel.clone(), near.clone()), (near, tunnel)),
     };
     [
         Packet {
@@ -105,15 +107,18 @@ fn packets(part: Part<'_>, container: IpAddr, near: Option<String>) -> [Packet; 
 
 /// What a table does to such packets, if that is an obstacle.
 fn judge(table: &Table, part: Part<'_>, packets: &[Packet]) -> Option<Obstacle> {
-    // Netavark's own rules for a network come with its first container and go with its last: at the
-    // source they are not there any more, at the destination they will be.
-    let netavark = matches!(part, Part::Destination(_));
+    let netavark = match part {
+        Part::Source => Netavark::Gone,
+        Part::Destination(_) => Netavark::Coming,
+        Part::Staged(_) => Netavark::There,
+    };
     let (chain, fate) = packets
         .iter()
         .flat_map(|packet| table.fates(packet, netavark))
         .filter(|(_, fate)| *fate != Fate::Passes)
         .max_by_key(|(_, fate)| *fate)?;
-    let certain = fate == Fate::Dropped && !(netavark && table.iptables);
+    let coming = netavark == Netavark::Coming && table.iptables;
+    let certain = fate == Fate::Dropped && !coming;
     Some(Obstacle {
         found: format!(
             "{} {} {} packets between the tunnel and other interfaces",

@@ -282,12 +282,13 @@ fn docker_beside_netavark_with_iptables() {
         return;
     }
     let f = fixture("m-docker");
+    let driver = |host: &str, name: &str| {
+        let script = "sed -i 's/firewall_driver = .*/firewall_driver = \"NAME\"/' \
+             /etc/containers/containers.conf";
+        f.sh(host, &script.replace("NAME", name));
+    };
+    driver("a", "iptables");
     for host in ["a", "b"] {
-        f.sh(
-            host,
-            "sed -i 's/firewall_driver = .*/firewall_driver = \"iptables\"/' \
-             /etc/containers/containers.conf",
-        );
         f.sh(host, &restore(DOCKER));
     }
     let busy = Busy::start(&f, "web");
@@ -302,6 +303,9 @@ fn docker_beside_netavark_with_iptables() {
     f.sh("a", &commands.join("\n"));
     let before = ["a", "b"].map(|host| rules(&f, host));
     // At the destination it depends on netavark, whose rules come with the container.
+    busy.migrate()
+        .assert_failed(1, &["iptables FORWARD drops packets", &commands[0]]);
+    driver("b", "iptables");
     let moved = busy.migrate();
     moved.assert_moved();
     moved.assert_says(&["iptables FORWARD may drop packets"]);

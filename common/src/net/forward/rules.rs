@@ -95,6 +95,17 @@ pub(super) enum Fate {
     Dropped,
 }
 
+/// Netavark's own rules for a network, which come with its first container and go with its last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Netavark {
+    /// They will be gone.
+    Gone,
+    /// They will be there, if it uses the table at all.
+    Coming,
+    /// They are as they are.
+    There,
+}
+
 /// How a chain can end.
 #[derive(Debug, Clone, Copy, Default)]
 struct Ends {
@@ -123,9 +134,8 @@ impl Table {
         }
     }
 
-    /// What each chain at the hook does to the packet. `netavark`: whether netavark has its rules
-    /// for the container's networks, if it uses this table.
-    pub(super) fn fates(&self, packet: &Packet, netavark: bool) -> Vec<(String, Fate)> {
+    /// What each chain at the hook does to the packet.
+    pub(super) fn fates(&self, packet: &Packet, netavark: Netavark) -> Vec<(String, Fate)> {
         let fate = |(chain, drops): &(String, bool)| {
             let ends = |guess| {
                 let ends = Walk {
@@ -177,7 +187,7 @@ struct Walk<'a> {
     packet: &'a Packet,
     /// Whether what is not known may hold as well.
     guess: bool,
-    netavark: bool,
+    netavark: Netavark,
 }
 
 impl Walk<'_> {
@@ -221,8 +231,8 @@ impl Walk<'_> {
                 ..Ends::default()
             },
             Verdict::Return => through,
-            Verdict::Jump(chain) | Verdict::Goto(chain) if is_netavark(chain) => {
-                match self.netavark && chain.ends_with("FORWARD") {
+            Verdict::Jump(chain) | Verdict::Goto(chain) if self.is_not_yet(chain) => {
+                match self.netavark == Netavark::Coming && chain.ends_with("FORWARD") {
                     true => self.verdict(&Verdict::Accept, depth),
                     false => through,
                 }
@@ -230,6 +240,11 @@ impl Walk<'_> {
             Verdict::Jump(_) | Verdict::Goto(_) if depth == DEEPEST => through,
             Verdict::Jump(chain) | Verdict::Goto(chain) => self.chain(chain, depth + 1),
         }
+    }
+
+    /// Whether a chain is one of netavark's that will not be what it is now.
+    fn is_not_yet(&self, chain: &str) -> bool {
+        self.netavark != Netavark::There && chain.starts_with("NETAVARK")
     }
 
     /// Whether the rule applies: for sure, maybe (`Some(false)`), or not.
@@ -258,10 +273,6 @@ impl Walk<'_> {
             Question::Unknown => None,
         }
     }
-}
-
-fn is_netavark(chain: &str) -> bool {
-    chain.starts_with("NETAVARK")
 }
 
 fn named(names: &[String], name: Option<&str>) -> Option<bool> {

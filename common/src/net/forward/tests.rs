@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::rules::{Fate, Packet, Table};
+use super::rules::{Fate, Netavark, Packet, Table};
 use super::{iptables, nft};
 
 fn packet(incoming: &str, outgoing: &str) -> Packet {
@@ -15,7 +15,7 @@ fn packet(incoming: &str, outgoing: &str) -> Packet {
     }
 }
 
-fn fate(table: &Table, incoming: &str, outgoing: &str, netavark: bool) -> Fate {
+fn fate(table: &Table, incoming: &str, outgoing: &str, netavark: Netavark) -> Fate {
     table.fates(&packet(incoming, outgoing), netavark)[0].1
 }
 
@@ -23,8 +23,8 @@ fn fate(table: &Table, incoming: &str, outgoing: &str, netavark: bool) -> Fate {
 fn saved(lines: &str) -> [Fate; 2] {
     let table = iptables::table("iptables", lines).unwrap();
     [
-        fate(&table, "eth0", "lmwg1", false),
-        fate(&table, "lmwg1", "eth0", false),
+        fate(&table, "eth0", "lmwg1", Netavark::Gone),
+        fate(&table, "lmwg1", "eth0", Netavark::Gone),
     ]
 }
 
@@ -71,7 +71,15 @@ fn rules_of_netavark_are_not_there_for_ever() {
 -A NETAVARK_FORWARD -s 10.88.0.0/16 -j ACCEPT";
     assert_eq!(saved(lines), [Fate::Dropped; 2]);
     let table = iptables::table("iptables", lines).unwrap();
-    assert_eq!(fate(&table, "lmwg1", "podman0", true), Fate::Passes);
+    for netavark in [Netavark::Coming, Netavark::There] {
+        assert_eq!(fate(&table, "lmwg1", "podman0", netavark), Fate::Passes);
+    }
+    let other = lines.replace("10.88", "10.99");
+    let table = iptables::table("iptables", &other).unwrap();
+    assert_eq!(
+        fate(&table, "lmwg1", "podman0", Netavark::There),
+        Fate::Dropped
+    );
 }
 
 #[test]
@@ -105,7 +113,7 @@ fn ruled(rules: &[Value]) -> Fate {
     ]);
     objects.push(rule("other", &established));
     let (tables, _) = nft::tables(&json!({"nftables": objects}));
-    fate(&tables[0], "lmwg1", "eth0", false)
+    fate(&tables[0], "lmwg1", "eth0", Netavark::Gone)
 }
 
 #[test]
