@@ -21,6 +21,7 @@ use common::net::forward::{self, Part};
 use common::net::hold::Hold;
 use common::net::plan::{Offer, Terms};
 use common::net::quarantine;
+use common::net::segments::{self, Mtus};
 use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
 use common::paths;
 use common::protocol::{Packets, RefusalCode, Refused, StreamDigest, StreamKind};
@@ -114,6 +115,8 @@ pub struct PodmanIncoming {
     bundle: PathBuf,
     netns: Option<PathBuf>,
     hold: Option<Hold>,
+    /// Those of the container's interfaces, as long as they have others.
+    mtus: Option<Mtus>,
     /// Flows that pass this host already and wait to be turned.
     arriving: Vec<Arriving>,
     /// Batches of flows so far.
@@ -150,6 +153,7 @@ impl PodmanIncoming {
             bundle: PathBuf::new(),
             netns: None,
             hold: None,
+            mtus: None,
             arriving: Vec::new(),
             batches: 0,
             record,
@@ -274,6 +278,8 @@ impl PodmanIncoming {
             }
         })
         .await??;
+        let netns = self.netns.clone().context("the container has a network")?;
+        self.mtus = Some(spawn_blocking(move || segments::set_apart(&netns)).await??);
         Ok(match self.hold {
             Some(_) => Packets::Held,
             None => Packets::Dropped,
@@ -343,6 +349,14 @@ impl PodmanIncoming {
         Ok(())
     }
 
+    /// Lets the restored connections find out how much they may send at a time.
+    async fn put_mtus_back(&mut self) -> anyhow::Result<()> {
+        let (Some(netns), Some(mtus)) = (self.netns.clone(), self.mtus.take()) else {
+            return Ok(());
+        };
+        Ok(spawn_blocking(move || segments::put_back(&netns, &mtus)).await??)
+    }
+
     async fn try_restore(&mut self) -> Step<()> {
         let staged = self
             .staged
@@ -351,7 +365,7 @@ impl PodmanIncoming {
         let (runtime, id) = (self.container.runtime.clone(), self.container.id.clone());
         let restored = staged.open(&runtime, &id).await;
         let Err(error) = restored else {
-            return Ok(());
+            return self.put_mtus_back().await.map_err(failed);
         };
         let ended = spawn_blocking(move || gate::end_processes(&runtime, &id)).await;
         if let Err(error) = ended.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {

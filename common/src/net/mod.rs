@@ -28,6 +28,7 @@ pub mod occupied;
 pub mod plan;
 pub mod quarantine;
 pub mod routes;
+pub mod segments;
 pub mod sysctl;
 pub mod tunnel;
 pub mod userspace;

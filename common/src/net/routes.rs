@@ -164,6 +164,29 @@ impl Routes {
         )
     }
 
+    /// Each interface's number and MTU.
+    pub fn mtus(&self) -> Result<Vec<(u32, u32)>> {
+        let links = self.handle.link().get().execute();
+        let links = self.request("list interfaces", links.try_collect::<Vec<_>>())?;
+        let mtu = |attribute: &LinkAttribute| match attribute {
+            LinkAttribute::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        };
+        Ok(links
+            .iter()
+            .filter_map(|link| Some((link.header.index, link.attributes.iter().find_map(mtu)?)))
+            .collect())
+    }
+
+    /// Changes the MTU of the interface with this number.
+    pub fn set_mtu(&self, interface: u32, mtu: u32) -> Result<()> {
+        let link = LinkUnspec::new_with_index(interface).mtu(mtu).build();
+        self.request(
+            format!("set the MTU of interface {interface} to {mtu}"),
+            self.handle.link().set(link).execute(),
+        )
+    }
+
     /// Leads packets marked for the tunnel through its interface: a rule per family, and a table
     /// with a default route through the interface.
     ///

@@ -19,7 +19,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::mark::{Direction, Index, Mark};
 use super::tunnel::{self, Dirs, Tunnel, TunnelError};
 use super::wireguard::Backend;
-use super::{keeper, netns, occupied, quarantine};
+use super::{keeper, netns, occupied, quarantine, segments};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -642,6 +642,26 @@ fn a_prepared_quarantine_lets_all_pass_until_it_wakes() {
     assert!(!answers());
     quarantine::lift(&inside.netns).unwrap();
     assert!(answers());
+    assert_same(&before, &inside.snapshot());
+}
+
+#[test]
+fn connections_that_are_restored_find_another_mtu() {
+    if unable() {
+        return;
+    }
+    let (inside, outside) = (Host::new(), Host::new());
+    inside.connect("eth0", &outside, "eth0", 1);
+    inside.sh("ip link set eth0 mtu 1280");
+    let before = inside.snapshot();
+    let mtus =
+        || inside.sh("ip -o link | sed 's/.*: \\(lo\\|eth0\\)[@:].* mtu \\([0-9]*\\) .*/\\1 \\2/'");
+    assert_eq!(mtus(), "lo 65536\neth0 1280\n");
+    let own = segments::set_apart(&inside.netns).unwrap();
+    assert_eq!(mtus(), "lo 65535\neth0 1281\n");
+    let start = Instant::now();
+    segments::put_back(&inside.netns, &own).unwrap();
+    println!("put back: {:?}", start.elapsed());
     assert_same(&before, &inside.snapshot());
 }
 
