@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lab::Host;
 use serde::Deserialize;
 
 use crate::job::Job;
@@ -33,22 +34,20 @@ struct End {
 
 impl Tunnel {
     /// Makes it.
-    pub(crate) fn open(stage: &Stage) -> Result<Self> {
-        let (source, destination) = (stage.source(), stage.destination());
-        let to = |host: &lab::Host| host.ipv4().to_string();
+    pub(crate) fn open(from: &Host, to: &Host) -> Result<Self> {
         let client = ["--keeper", "/usr/local/bin/agent-client"];
         let server = ["--keeper", "/usr/local/bin/agent-server"];
 
-        let offer = source.sh(&format!("by-hand offer {}", client.join(" ")))?;
-        let peer = to(source);
+        let offer = from.sh(&format!("by-hand offer {}", client.join(" ")))?;
+        let peer = from.ipv4().to_string();
         let argv = ["by-hand", "accept", server[0], server[1], &peer];
-        let mut accepting = Job::start(destination, &argv)?;
+        let mut accepting = Job::start(to, &argv)?;
         accepting.tell(&offer)?;
         let accepted = accepting.lines(2, SOON)?;
 
-        let peer = to(destination);
+        let peer = to.ipv4().to_string();
         let argv = ["by-hand", "connect", client[0], client[1], &peer];
-        let mut connecting = Job::start(source, &argv)?;
+        let mut connecting = Job::start(from, &argv)?;
         connecting.tell(&accepted[0])?;
         let connected = connecting.lines(1, SOON)?;
         Ok(Self {
@@ -56,6 +55,16 @@ impl Tunnel {
             there: serde_json::from_str(&accepted[1])?,
             _ends: [accepting, connecting],
         })
+    }
+
+    /// Its interface at the end that offered it.
+    pub(crate) fn interface(&self) -> String {
+        format!("lmwg{}", self.here.tunnel)
+    }
+
+    /// The address that the other end has in it.
+    pub(crate) fn far_address(&self) -> IpAddr {
+        self.here.peer
     }
 }
 

@@ -42,7 +42,7 @@ impl std::fmt::Display for Machine {
         let memory = memory_mib.div_ceil(1024);
         write!(
             f,
-            "{cores} {architecture} cores and {memory} GiB shared by all three hosts, Linux {kernel}"
+            "{cores} {architecture} cores and {memory} GiB shared by all hosts, Linux {kernel}"
         )
     }
 }

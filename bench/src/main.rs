@@ -4,18 +4,25 @@ mod agents;
 mod artifacts;
 mod bars;
 mod by_hand;
+mod chart;
 mod client;
 mod floor;
+mod iperf;
 mod job;
 mod machine;
 mod outage;
 mod page;
+mod publish;
 mod record;
 mod sample;
 mod stage;
 mod statistics;
+mod study;
+mod svg;
 mod table;
+mod throughput;
 mod timeline;
+mod ways;
 mod workload;
 
 use std::process::ExitCode;
@@ -27,11 +34,19 @@ use clap::Parser;
 enum Bench {
     /// How long clients go without an answer: agents, Podman by hand, and the floor under both.
     Outage(outage::Options),
+    /// What a flow gets after one migration and two, next to plain iperf3 over the same way.
+    Throughput(throughput::Options),
+    /// One long flow of each kind through two migrations, seen every tenth of a second.
+    Study(study::Options),
 }
 
 fn main() -> ExitCode {
-    let Bench::Outage(options) = Bench::parse();
-    match outage::run(&options) {
+    let result = match Bench::parse() {
+        Bench::Outage(options) => outage::run(&options),
+        Bench::Throughput(options) => throughput::run(&options),
+        Bench::Study(options) => study::run(&options),
+    };
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -1,12 +1,9 @@
 //! `bench outage`: rounds in which everything that is compared takes its turn.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::artifacts::Artifacts;
 use crate::by_hand::{self, Tunnel};
@@ -15,7 +12,7 @@ use crate::record::Record;
 use crate::sample::{Failure, Method, Sample, Span};
 use crate::stage::Stage;
 use crate::workload::Workload;
-use crate::{agents, floor, page, table, timeline};
+use crate::{agents, floor, page, publish, table, timeline};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -49,8 +46,11 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let workloads = chosen(&options.workload);
     let methods = chosen(&options.method);
     eprintln!("making three hosts and the images");
-    let stage = Stage::set(&options.lab, &Artifacts::gather()?, workloads)?;
-    let tunnel = Tunnel::open(&stage).context("cannot make a tunnel")?;
+    let images = workloads.iter().map(|workload| workload.image());
+    let chain = ["source", "destination"];
+    let stage = Stage::set(&options.lab, &Artifacts::gather()?, &chain, images)?;
+    let tunnel =
+        Tunnel::open(stage.source(), stage.destination()).context("cannot make a tunnel")?;
 
     // Whatever is slow the first time only would be so for those that come first.
     eprintln!("once without counting");
@@ -165,12 +165,9 @@ fn record(
     if let Some(output) = &options.output {
         command += &format!(" --output {}", output.display());
     }
-    let date = OffsetDateTime::now_utc()
-        .replace_nanosecond(0)?
-        .format(&Rfc3339)?;
     Ok(Record::of(
         command,
-        date,
+        publish::date()?,
         rounds,
         samples.to_vec(),
         failures.to_vec(),
@@ -178,18 +175,8 @@ fn record(
 }
 
 fn write(output: &Path, record: &Record) -> Result<()> {
-    let name = output
-        .file_name()
-        .context("--output names no file")?
-        .to_string_lossy();
-    let json = serde_json::to_string_pretty(record)? + "\n";
-    for (extension, text) in [
-        ("md", page::page(record, &name)),
-        ("json", json),
-        ("svg", timeline::draw(record)),
-    ] {
-        let path = output.with_extension(extension);
-        fs::write(&path, text).with_context(|| path.display().to_string())?;
-    }
-    Ok(())
+    let name = publish::name(output)?;
+    publish::write(output, "md", &page::page(record, &name))?;
+    publish::json(output, record)?;
+    publish::write(output, "svg", &timeline::draw(record))
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Lab};
+use serde::Deserialize;
 
 use crate::artifacts::Artifacts;
 use crate::job::Job;
@@ -31,47 +32,71 @@ podman volume prune --force
 rm -rf /root/bench
 mkdir /root/bench";
 
-/// Three hosts; two of them paired, the agents' server running.
+/// Hosts along which a container can move, each paired with the next, and a client's.
 pub(crate) struct Stage {
     lab: Lab,
-    _server: Job,
+    /// Those that containers move along; the lab has the client's after them.
+    chain: usize,
+    _servers: Vec<Job>,
+}
+
+/// What is read of `agent-client status`.
+#[derive(Deserialize)]
+struct Status {
+    tunnels: Vec<StatusTunnel>,
+}
+
+#[derive(Deserialize)]
+struct StatusTunnel {
+    backend: String,
 }
 
 impl Stage {
-    /// Makes it, with what these workloads need. Gone when dropped.
-    pub(crate) fn set(lab: &str, artifacts: &Artifacts, workloads: &[Workload]) -> Result<Self> {
-        let lab = Lab::fresh(lab, &["source", "destination", "client"])?;
-        for (host, program) in [
-            ("source", artifacts.program("agent-client")?),
-            ("source", artifacts.program("by-hand")?),
-            ("destination", artifacts.program("agent-server")?),
-            ("destination", artifacts.program("by-hand")?),
-            ("client", artifacts.load.clone()),
-        ] {
-            lab.host(host).put(program, "/usr/local/bin/")?;
+    /// Makes it, with images of these examples. Gone when dropped.
+    pub(crate) fn set(
+        lab: &str,
+        artifacts: &Artifacts,
+        chain: &[&str],
+        images: impl IntoIterator<Item = &'static str>,
+    ) -> Result<Self> {
+        let hosts = [chain, &["client"]].concat();
+        let lab = Lab::fresh(lab, &hosts)?;
+        for host in chain {
+            for program in ["agent-client", "agent-server", "by-hand"] {
+                let program = artifacts.program(program)?;
+                lab.host(host).put(program, "/usr/local/bin/")?;
+            }
         }
-        let images: BTreeSet<_> = workloads.iter().map(|workload| workload.image()).collect();
-        for name in images {
+        lab.host("client").put(&artifacts.load, "/usr/local/bin/")?;
+        for name in BTreeSet::from_iter(images) {
             let archive = artifacts.image(name)?;
-            for host in ["source", "destination"] {
+            for host in chain {
                 lab.host(host).put(&archive, "/tmp/image.tar")?;
                 lab.host(host)
                     .sh("podman load --quiet --input /tmp/image.tar; rm /tmp/image.tar")?;
             }
         }
 
-        let destination = lab.host("destination");
-        let server = Job::start(destination, &["agent-server", "serve"])?;
-        until(Duration::from_secs(20), "agent-server listens", || {
-            Ok(!destination.sh("ss -Hltn sport = :50051")?.is_empty())
-        })?;
-        let token = destination.sh("agent-server invite 2>/dev/null")?;
-        let pair = format!("agent-client pair destination --token {token}");
-        lab.host("source").sh(&pair)?;
+        let mut servers = Vec::new();
+        for pair in chain.windows(2) {
+            let (from, to) = (lab.host(pair[0]), lab.host(pair[1]));
+            servers.push(Job::start(to, &["agent-server", "serve"])?);
+            until(Duration::from_secs(20), "agent-server listens", || {
+                Ok(!to.sh("ss -Hltn sport = :50051")?.is_empty())
+            })?;
+            let token = to.sh("agent-server invite 2>/dev/null")?;
+            from.sh(&format!("agent-client pair {} --token {token}", to.name()))?;
+        }
         Ok(Self {
             lab,
-            _server: server,
+            chain: chain.len(),
+            _servers: servers,
         })
+    }
+
+    /// The hosts that containers move along.
+    pub(crate) fn chain(&self) -> &[Host] {
+        &self.lab.hosts()[..self.chain]
     }
 
     pub(crate) fn source(&self) -> &Host {
@@ -89,25 +114,38 @@ impl Stage {
     /// Starts the container of a workload at the source, with nothing left of the one before.
     pub(crate) fn start(&self, workload: Workload) -> Result<()> {
         self.clean()?;
-        let arguments = workload.run_arguments();
-        self.source()
-            .sh(&format!("podman run -qd --name {CONTAINER} {arguments}"))?;
-        let answers = format!("nc -z -w 1 source {}", workload.port());
-        until(LIMIT, "the container answers", || {
-            let tried = self.client().run(&["sh", "-c", &answers])?;
-            Ok(tried.status.success())
-        })?;
+        self.run(workload.run_arguments(), workload.port())?;
         self.client().sh(workload.prepare())?;
         // Dirty pages on their way to the disk would be in the way of what is measured.
         bash(self.source(), "sync").map(drop)
     }
 
-    /// Removes containers, volumes and files at both ends.
+    /// Starts the container at the source, with these arguments of `podman run`, and waits until a
+    /// client can connect to its port.
+    pub(crate) fn run(&self, arguments: &str, port: u16) -> Result<()> {
+        self.source()
+            .sh(&format!("podman run -qd --name {CONTAINER} {arguments}"))?;
+        let answers = format!("nc -z -w 1 source {port}");
+        until(LIMIT, "the container answers", || {
+            let tried = self.client().run(&["sh", "-c", &answers])?;
+            Ok(tried.status.success())
+        })
+    }
+
+    /// Removes containers, volumes and files wherever they are.
     pub(crate) fn clean(&self) -> Result<()> {
-        for host in [self.source(), self.destination()] {
+        for host in self.chain() {
             bash(host, CLEAN)?;
         }
         Ok(())
+    }
+
+    /// Whose WireGuard the source's tunnels are: the kernel's, or the agents' own.
+    pub(crate) fn wireguard(&self) -> Result<String> {
+        let said = self.source().sh("agent-client status --format json")?;
+        let status: Status = serde_json::from_str(&said).with_context(|| said.clone())?;
+        let tunnel = status.tunnels.into_iter().next();
+        Ok(tunnel.context("there is no tunnel")?.backend)
     }
 
     /// The container's address, the same at both ends.

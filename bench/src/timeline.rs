@@ -1,11 +1,10 @@
 //! The plot: for each workload, what happens during the outage, method by method, on one scale.
 
-use std::fmt::Write;
-
 use clap::ValueEnum;
 
 use crate::record::Record;
 use crate::sample::{Method, Sample, Span};
+use crate::svg::{LETTER, add, document, escape, step};
 use crate::workload::Workload;
 
 const WIDTH: f64 = 1000.0;
@@ -20,9 +19,6 @@ const GAP: f64 = 10.0;
 const TITLE: f64 = 34.0;
 const SCALE: f64 = 34.0;
 const LEGEND: f64 = 50.0;
-
-/// What a character of a label takes.
-const LETTER: f64 = 6.2;
 
 /// Kinds of phases, each with its colour and the names it goes by.
 const KINDS: [(&str, &str, &[&str]); 7] = [
@@ -56,11 +52,7 @@ pub(crate) fn draw(record: &Record) -> String {
         .collect();
     let each = TITLE + ROW * Method::value_variants().len() as f64 + SCALE;
     let height = each * panels.len() as f64 + LEGEND;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
-         font-family=\"sans-serif\" font-size=\"11\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
-    );
+    let mut svg = String::new();
     for (number, panel) in panels.iter().enumerate() {
         let y = each * number as f64;
         add(
@@ -71,12 +63,9 @@ pub(crate) fn draw(record: &Record) -> String {
     let y = height - LEGEND / 2.0;
     add(
         &mut svg,
-        format_args!(
-            "<g transform=\"translate(0 {y})\">\n{}</g>\n</svg>",
-            legend()
-        ),
+        format_args!("<g transform=\"translate(0 {y})\">\n{}</g>", legend()),
     );
-    svg
+    document(WIDTH, height, &svg)
 }
 
 /// One workload. Time 0 is when the client's gap begins.
@@ -211,16 +200,6 @@ impl Scale {
     }
 }
 
-/// A round distance that divides `whole` into four to ten parts.
-fn step(whole: f64) -> f64 {
-    let power = 10_f64.powf((whole / 4.0).log10().floor());
-    let steps = [5.0, 2.0, 1.0].map(|part| part * power);
-    steps
-        .into_iter()
-        .find(|step| whole / step >= 4.0)
-        .unwrap_or(power)
-}
-
 fn kind(phase: &str) -> (&'static str, &'static str) {
     let found = KINDS.iter().find(|(_, _, names)| names.contains(&phase));
     found.map_or(OTHER, |(kind, colour, _)| (*kind, *colour))
@@ -242,14 +221,6 @@ fn legend() -> String {
         x = after + name.len() as f64 * LETTER + 18.0;
     }
     out
-}
-
-fn add(out: &mut String, line: std::fmt::Arguments<'_>) {
-    writeln!(out, "{line}").expect("a string takes everything");
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
 #[cfg(test)]
@@ -289,22 +260,5 @@ mod tests {
             let (x, width) = (attribute(bar, "x"), attribute(bar, "width"));
             assert!(x >= LEFT && x + width <= RIGHT + 0.1, "{bar}");
         }
-    }
-
-    #[test]
-    fn a_scale_has_a_few_round_steps() {
-        for (whole, expected) in [
-            (100.0, 20.0),
-            (399.0, 50.0),
-            (1500.0, 200.0),
-            (41_000.0, 10_000.0),
-        ] {
-            assert_eq!(step(whole), expected, "{whole}");
-        }
-    }
-
-    #[test]
-    fn text_is_escaped() {
-        assert_eq!(escape("a < b & c"), "a &lt; b &amp; c");
     }
 }
