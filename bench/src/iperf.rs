@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::Host;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::job::Job;
 use crate::sample::Run;
@@ -48,7 +48,7 @@ pub(crate) struct Interval {
     #[serde(default)]
     pub(crate) packets: u64,
     /// Of datagrams that should have come: less than nothing if some came after all.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "signed")]
     pub(crate) lost_packets: i64,
     #[serde(default)]
     pub(crate) jitter_ms: Option<f64>,
@@ -238,6 +238,14 @@ struct Stream {
     rtt: Option<f64>,
 }
 
+/// A number that may be less than nothing: older versions then print it as if it had no sign.
+fn signed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    let number = serde_json::Number::deserialize(deserializer)?;
+    let wrapped = || number.as_u64().map(u64::cast_signed);
+    let read = number.as_i64().or_else(wrapped);
+    read.ok_or_else(|| serde::de::Error::custom("not a whole number"))
+}
+
 /// Reads what iperf3 printed. An interrupt is as good an end as any.
 fn course(text: &str, nominal: f64) -> Result<Course> {
     let output: Output = serde_json::from_str(text)
@@ -347,12 +355,17 @@ mod tests {
                 "streams": [{}],
                 "sum": {"start": 0, "end": 1, "bytes": 160, "jitter_ms": 0.5,
                         "lost_packets": -2, "packets": 10, "sender": false}
+            }, {
+                "streams": [{}],
+                "sum": {"start": 1, "end": 2, "bytes": 160, "jitter_ms": 0.5,
+                        "lost_packets": 18446744073709551614, "packets": 10, "sender": false}
             }],
             "end": {"streams": [{"udp": {"out_of_order": 2}}]}
         }"#;
         let course = course(text, 1.0).unwrap();
         assert_eq!(course.start_unix_ms, 5000.0);
         assert_eq!(course.received[0].arrived(), 12);
+        assert_eq!(course.received[1].arrived(), 12);
         assert_eq!(course.reordered, 2);
         assert_eq!(course.received[0].jitter_ms, Some(0.5));
     }

@@ -6,17 +6,18 @@ mod page;
 mod plot;
 mod record;
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use lab::Host;
 
 use crate::artifacts::Artifacts;
-use crate::iperf::{self, Interval, Iperf, Moved, rate};
-use crate::sample::unix_ms;
+use crate::iperf::{self, Course, Iperf, Moved, rate};
+use crate::sample::{Run, unix_ms};
 use crate::stage::Stage;
 use crate::ways::{self, Ways};
 use crate::{agents, publish};
@@ -120,106 +121,174 @@ fn measure(stage: &Stage, ways: &Ways, round: usize, case: Case) -> Result<Sampl
     let port = iperf::PORT;
     stage.run(&format!("-p {port}:{port} localhost/iperf3 {server}"), port)?;
 
-    let mut arguments = case.arguments();
-    // Longer than all of it: it is ended when it has been seen enough of.
-    arguments.extend(["--time", "3600"]);
-    let mut iperf = Iperf::start(stage.client(), "source", port, INTERVAL, &arguments)?;
-    let (mut turns, mut runs) = (Vec::new(), Vec::new());
+    let mut flow = Contestant::start(stage.client(), "source", port, case)?;
+    let mut stretches = Vec::new();
     for migrations in 0..stage.chain().len() {
-        if let Some(last) = migrations.checked_sub(1) {
-            runs.push(agents::migrate(
-                &stage.chain()[last],
-                &stage.chain()[migrations],
-            )?);
-        }
+        let run = match migrations.checked_sub(1) {
+            Some(last) => {
+                // It is to find the flow as busy as can be.
+                sleep(Duration::from_secs_f64(SETTLE));
+                let (from, to) = (&stage.chain()[last], &stage.chain()[migrations]);
+                Some(agents::migrate(from, to)?)
+            }
+            None => None,
+        };
+        let begun = flow.windows.len();
+        let mut plain = None;
+        let mut alone = None;
         for _ in 0..TURNS {
-            turns.push(turn(stage, ways, case, migrations, &mut iperf)?);
+            flow.take_turn()?;
+            let way = ways::port(migrations);
+            turn_of(&mut plain, || {
+                Contestant::start(stage.client(), "source", way, case)
+            })?;
+            if migrations == 1 {
+                let (host, to) = (stage.source(), ways.far_end());
+                turn_of(&mut alone, || {
+                    Contestant::start(host, &to, ways::ALONE, case)
+                })?;
+            }
+            flow.go_on()?;
         }
-        // The migration is to find it as busy as can be.
-        sleep(Duration::from_secs_f64(SETTLE));
+        stretches.push(Stretch {
+            run,
+            turns: begun..flow.windows.len(),
+            plain: plain.context("nobody had a turn")?.finish(case)?.1,
+            alone: alone
+                .map(|alone| Ok::<_, anyhow::Error>(alone.finish(case)?.1))
+                .transpose()?,
+        });
     }
-    let course = iperf.stop().context("the flow that moves")?;
-    let seen = case.seen(&course);
+    let paused = flow.paused.clone();
+    let (course, rates) = flow.finish(case).context("the flow that moves")?;
+    let start = course.start_unix_ms;
+    let since = |ms: f64| (ms - start) / 1e3;
+
+    let (mut turns, mut moved) = (Vec::new(), Vec::new());
+    for (migrations, stretch) in stretches.into_iter().enumerate() {
+        if let Some(run) = &stretch.run {
+            moved.push(Moved::of(run, start)?);
+        }
+        for (number, turn) in stretch.turns.enumerate() {
+            turns.push(Turn {
+                migrations,
+                flow: rates[turn],
+                plain: stretch.plain[number],
+                alone: stretch.alone.as_ref().map(|rates| rates[number]),
+                paused: (since(paused[turn].0), since(paused[turn].1)),
+            });
+        }
+    }
     Ok(Sample {
         round,
         case,
-        turns: turns
-            .into_iter()
-            .map(|turn| turn.seen(seen, course.start_unix_ms))
-            .collect::<Result<_>>()?,
-        moved: runs
-            .iter()
-            .map(|run| Moved::of(run, course.start_unix_ms))
-            .collect::<Result<_>>()?,
-        course: seen
+        turns,
+        moved,
+        course: case
+            .seen(&course)
             .iter()
             .map(|i| (i.end, i.bytes as f64 * 8.0 / i.seconds()))
             .collect(),
     })
 }
 
-/// A turn as long as it is not known what passed of the flow. Times are the machine's.
-struct Taken {
-    migrations: usize,
-    flow_ms: (f64, f64),
-    paused_ms: (f64, f64),
-    plain: f64,
-    alone: Option<f64>,
+/// What is known of the time from one migration to the next before the flow has ended.
+struct Stretch {
+    /// The migration before it.
+    run: Option<Run>,
+    /// Which of the flow's.
+    turns: Range<usize>,
+    plain: Vec<f64>,
+    alone: Option<Vec<f64>>,
 }
 
-/// Lets the flow be for a while, then stops it and lets others pass.
-fn turn(
-    stage: &Stage,
-    ways: &Ways,
-    case: Case,
-    migrations: usize,
-    iperf: &mut Iperf,
-) -> Result<Taken> {
-    let now = || unix_ms(SystemTime::now());
-    sleep(Duration::from_secs_f64(SETTLE));
-    let from = now();
-    sleep(Duration::from_secs_f64(WINDOW));
-    let to = now();
-    iperf.goes_on()?;
-    let client = stage.client();
-    client.sh("pkill -STOP -x iperf3")?;
-    let plain = plain(client, "source", ways::port(migrations), case)?;
-    let alone = (migrations == 1)
-        .then(|| self::plain(stage.source(), &ways.far_end(), ways::ALONE, case))
-        .transpose()?;
-    client.sh("pkill -CONT -x iperf3")?;
-    Ok(Taken {
-        migrations,
-        flow_ms: (from, to),
-        paused_ms: (to, now()),
-        plain,
-        alone,
-    })
+/// A flow that takes turns with others. Its client stands still (SIGSTOP) when it is not its turn, so
+/// all of them are equally old, and none has to begin anew.
+struct Contestant<'a> {
+    iperf: Iperf,
+    host: &'a Host,
+    port: u16,
+    /// When it was measured, by the machine's clock.
+    windows: Vec<(f64, f64)>,
+    /// When it stood still.
+    paused: Vec<(f64, f64)>,
 }
 
-impl Taken {
-    fn seen(self, flow: &[Interval], start_unix_ms: f64) -> Result<Turn> {
-        let since = |ms: f64| (ms - start_unix_ms) / 1e3;
-        let (from, to) = (since(self.flow_ms.0), since(self.flow_ms.1));
-        Ok(Turn {
-            migrations: self.migrations,
-            flow: rate(flow, from, to).context("nothing of the flow was measured")?,
-            plain: self.plain,
-            alone: self.alone,
-            paused: (since(self.paused_ms.0), since(self.paused_ms.1)),
-        })
+/// Gives it a turn, the first or another.
+fn turn_of<'a>(
+    contestant: &mut Option<Contestant<'a>>,
+    start: impl FnOnce() -> Result<Contestant<'a>>,
+) -> Result<()> {
+    match contestant {
+        Some(contestant) => {
+            contestant.go_on()?;
+            contestant.take_turn()
+        }
+        None => contestant.insert(start()?).take_turn(),
     }
 }
 
-/// Bits per second of a flow that does not move.
-fn plain(host: &Host, server: &str, port: u16, case: Case) -> Result<f64> {
-    let end = SETTLE + WINDOW;
-    let seconds = end.to_string();
-    let mut arguments = case.arguments();
-    arguments.extend(["--time", &seconds]);
-    let course = Iperf::start(host, server, port, INTERVAL, &arguments)?
-        .finish(Duration::from_secs_f64(end))
-        .with_context(|| format!("plain iperf3 to {server}, port {port}"))?;
-    let slack = INTERVAL / 2.0;
-    rate(case.seen(&course), SETTLE - slack, end + slack).context("nothing was measured")
+impl<'a> Contestant<'a> {
+    fn start(host: &'a Host, server: &str, port: u16, case: Case) -> Result<Self> {
+        let mut arguments = case.arguments();
+        // Longer than all of it: it is ended when it has been seen enough of.
+        arguments.extend(["--time", "3600"]);
+        Ok(Self {
+            iperf: Iperf::start(host, server, port, INTERVAL, &arguments)?,
+            host,
+            port,
+            windows: Vec::new(),
+            paused: Vec::new(),
+        })
+    }
+
+    /// Measures it, and stops it.
+    fn take_turn(&mut self) -> Result<()> {
+        sleep(Duration::from_secs_f64(SETTLE));
+        let from = now_ms();
+        sleep(Duration::from_secs_f64(WINDOW));
+        let to = now_ms();
+        self.iperf.goes_on()?;
+        self.signal("STOP")?;
+        self.windows.push((from, to));
+        self.paused.push((to, f64::INFINITY));
+        Ok(())
+    }
+
+    fn go_on(&mut self) -> Result<()> {
+        self.signal("CONT")?;
+        if let Some(paused) = self.paused.last_mut() {
+            paused.1 = now_ms();
+        }
+        Ok(())
+    }
+
+    /// Ends it; what it saw, and its rate whenever it was measured, in bits per second.
+    fn finish(mut self, case: Case) -> Result<(Course, Vec<f64>)> {
+        self.go_on()?;
+        let course = self.iperf.stop()?;
+        let since = |ms: f64| (ms - course.start_unix_ms) / 1e3;
+        let rates = self.windows.iter().map(|(from, to)| {
+            let rate = rate(case.seen(&course), since(*from), since(*to));
+            rate.context("nothing was measured")
+        });
+        let rates = rates.collect::<Result<_>>()?;
+        Ok((course, rates))
+    }
+
+    fn signal(&self, signal: &str) -> Result<()> {
+        let (signal, port) = (format!("-{signal}"), self.port);
+        // Of this host only, which has a process namespace of its own.
+        let client = format!("^iperf3 .* --port {port} ");
+        let output = self.host.run(&["pkill", &signal, "-f", &client])?;
+        ensure!(
+            output.status.success(),
+            "no iperf3 was there to stop: {output}"
+        );
+        Ok(())
+    }
+}
+
+fn now_ms() -> f64 {
+    unix_ms(SystemTime::now())
 }

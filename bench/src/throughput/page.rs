@@ -128,9 +128,9 @@ const METHOD: &str = "\
 - **before**: no tunnel; plain is another container at the source. It says how far two rates that should
   be the same are apart here.
 
-Before, between and after the migrations the flow takes two turns with the others: it is measured,
-then its client is stopped (SIGSTOP) while they are measured, then it goes on. Each is measured for
-2.5 s, from 1 s after its start, the migration's end or the stop's. Ratios are medians of the turns' own
+Before, between and after the migrations the flow takes turns with the others: whose turn it is not,
+its client stands still (SIGSTOP) and its connections stay. Each turn is measured for 2 s, from 1 s
+after the flow's start, the migration's end or the stop's. Ratios are medians of the turns' own
 ratios of all rounds, with their quartiles in parentheses; rates are medians. The tunnels are the
 agents' own, the same for all; both agents are built for release.
 ";
