@@ -1,22 +1,22 @@
 //! Ordinary ways to an iperf3 server: what a flow gets that never moved.
 //!
 //! The server is in a container of its own, with a published port, at either host of the chain. The
-//! hosts before it forward the port through the tunnels, with address translation: so a flow passes
-//! as many hosts, tunnels and bridges as one to a container that has moved there.
+//! first host forwards the port through its tunnel to that one, with address translation: so a flow
+//! passes the same hosts, tunnel and bridge as one to a container that has moved there.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::by_hand::Tunnel;
 use crate::iperf;
 use crate::stage::{Stage, bash};
 
-/// Where the server behind so many tunnels is reached, at the source.
+/// Where the server at the first host is reached.
 const FIRST_PORT: u16 = 5300;
 
 /// Of the server that has no container's network, at the far end of the first tunnel.
 pub(crate) const ALONE: u16 = 5299;
 
-/// A tunnel between each two neighbours of the chain, up as long as this exists, and what is
+/// A tunnel from the first host of the chain to either other, up as long as this exists, and what is
 /// forwarded through them.
 pub(crate) struct Ways(Vec<Tunnel>);
 
@@ -24,10 +24,12 @@ impl Ways {
     /// Makes them.
     pub(crate) fn open(stage: &Stage) -> Result<Self> {
         let mut tunnels = Vec::new();
-        let last = stage.chain().len() - 1;
-        for (place, pair) in stage.chain().windows(2).enumerate() {
-            let tunnel = Tunnel::open(&pair[0], &pair[1]).context("cannot make a tunnel")?;
-            bash(&pair[0], &forward(&tunnel, place + 1, last))?;
+        let [source, others @ ..] = stage.chain() else {
+            bail!("there is no host");
+        };
+        for (number, host) in others.iter().enumerate() {
+            let tunnel = Tunnel::open(source, host).context("cannot make a tunnel")?;
+            bash(source, &forward(&tunnel, port(1 + number)))?;
             tunnels.push(tunnel);
         }
         Ok(Self(tunnels))
@@ -56,25 +58,24 @@ impl Ways {
     }
 }
 
-/// Where the server behind so many tunnels is reached, at the source.
-pub(crate) fn port(tunnels: usize) -> u16 {
-    FIRST_PORT + tunnels as u16
+/// Where, at the source, the server at this place in the chain is reached.
+pub(crate) fn port(place: usize) -> u16 {
+    FIRST_PORT + place as u16
 }
 
-/// A script that sends what comes for the servers behind `first` to `last` tunnels into one.
-fn forward(tunnel: &Tunnel, first: usize, last: usize) -> String {
-    let ports = format!("{}-{}", port(first), port(last));
+/// A script that sends what comes for a port into a tunnel.
+fn forward(tunnel: &Tunnel, port: u16) -> String {
     let (interface, to) = (tunnel.interface(), tunnel.far_address());
     format!(
         "nft -f - <<'END'
-        table ip plain_ways {{
+        table ip plain_way_{port} {{
             chain prerouting {{
                 type nat hook prerouting priority dstnat - 5
-                fib daddr type local meta l4proto {{ tcp, udp }} th dport {ports} dnat to {to}
+                fib daddr type local meta l4proto {{ tcp, udp }} th dport {port} dnat to {to}
             }}
             chain postrouting {{
                 type nat hook postrouting priority srcnat - 5
-                oifname {interface} meta l4proto {{ tcp, udp }} ct original proto-dst {ports} masquerade
+                oifname {interface} meta l4proto {{ tcp, udp }} ct original proto-dst {port} masquerade
             }}
         }}\nEND"
     )

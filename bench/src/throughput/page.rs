@@ -116,10 +116,10 @@ const METHOD: &str = "\
   begins before the first migration and goes on after the second: the same connections all the time.
   The container moves from the source to the destination, and from there to a third host. After the
   first migration packets pass client, source, tunnel, destination, container; after the second client,
-  source, tunnel, destination, second tunnel, third host, container.
+  source, another tunnel, third host, container.
 - **plain**: iperf3 over the same way without any migration: from the same client, through the source
-  and as many tunnels, to a container of the same image at the host where the other one has moved
-  to. The hosts on the way forward its port as an administrator would have them do it, with address
+  and the same tunnel, to a container of the same image at the host where the other one has moved
+  to. The source forwards its port as an administrator would have it do that, with address
   translation (nftables, `dnat` and `masquerade`), and its container's port is published by Podman. So
   the two pass the same hosts, bridges and tunnels, and what differs is what a migration leaves behind:
   restored sockets, marks and rules.
