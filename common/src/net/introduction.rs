@@ -34,9 +34,11 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
+use super::admit;
 use super::carry;
 use super::flows::MovedFlow;
 use super::mark::Index;
+use super::occupied::OccupiedError;
 use super::plan::{Offer, Terms};
 use super::tunnel::{self, Dirs, Record, Tunnel, TunnelError};
 use crate::protocol::frame::{FrameError, Frames, MAX_FRAME_BYTES};
@@ -44,6 +46,8 @@ use crate::ticket::{self, Ticket};
 
 /// TCP port of the keepers, inside the tunnels.
 pub const PORT: u16 = 50052;
+/// The port that conversations come from, by which they can be expected.
+const FROM: u16 = 50053;
 
 /// How long anything may take that the other end of a tunnel has to do.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -126,12 +130,16 @@ impl Introduction {
         let ticket = tunnel::ticket(dirs, index)?.ok_or_else(gone)?;
         let view = record.view()?;
         let keeper = SocketAddr::new(view.peer_addresses[0], PORT);
-        let local = SocketAddr::new(view.addresses[0].addr(), 0);
+        let local = view.addresses[0].addr();
         let connected = async {
             let socket = TcpSocket::new_v4()?;
             // A host has routes of its own, and the tunnel's addresses may be among them by now.
             socket.bind_device(Some(index.interface().as_bytes()))?;
-            socket.bind(local)?;
+            socket.set_reuseaddr(true)?;
+            // From another port will do where no firewall cares.
+            socket
+                .bind(SocketAddr::new(local, FROM))
+                .or_else(|_| socket.bind(SocketAddr::new(local, 0)))?;
             let mut stream = socket.connect(keeper).await?;
             stream.write_all(ticket.bytes()).await?;
             io::Result::Ok(stream)
@@ -201,6 +209,14 @@ async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, 
 
 fn unexpected(reply: &Reply) -> IntroductionError {
     IntroductionError::Refused(format!("{reply:?}, which was not asked for"))
+}
+
+/// Lets the next conversation from the tunnel's other end pass a firewall. To be repeated.
+pub(super) fn expect(record: &Record) -> Result<(), TunnelError> {
+    let view = record.view()?;
+    let peer = SocketAddr::new(view.peer_addresses[0], FROM);
+    let local = SocketAddr::new(view.addresses[0].addr(), PORT);
+    Ok(admit::tcp(peer, local).map_err(OccupiedError::from)?)
 }
 
 /// Answers the other end of a tunnel, for as long as the tunnel's keeper lives.

@@ -151,6 +151,9 @@ pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<()
         if device.as_ref().is_some_and(|device| device.is_finished()) {
             break;
         }
+        if let Err(error) = introduction::expect(&record) {
+            tracing::debug!("{error}");
+        }
         if is_busy(dirs, index)? {
             idle_since = None;
         } else if idle_since.get_or_insert_with(Instant::now).elapsed() >= IDLE
