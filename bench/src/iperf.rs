@@ -108,12 +108,16 @@ impl Iperf {
     pub(crate) fn stop(mut self) -> Result<Course> {
         self.goes_on()?;
         self.job.interrupt()?;
-        course(&self.job.end(SOON)?, self.interval)
+        let said = self.job.end(SOON)?;
+        course(&said, self.interval)
+            .with_context(|| format!("iperf3 ended: {}", self.job.said_wrong()))
     }
 
     /// Waits until it ends by itself.
     pub(crate) fn finish(mut self, limit: Duration) -> Result<Course> {
-        course(&self.job.end(limit + SOON)?, self.interval)
+        let said = self.job.end(limit + SOON)?;
+        course(&said, self.interval)
+            .with_context(|| format!("iperf3 ended: {}", self.job.said_wrong()))
     }
 }
 

@@ -130,7 +130,8 @@ impl Job {
         }
     }
 
-    fn said_wrong(&self) -> String {
+    /// What it has printed of errors so far.
+    pub(crate) fn said_wrong(&self) -> String {
         std::fs::read_to_string(self.stderr.path()).unwrap_or_default()
     }
 }

@@ -159,13 +159,22 @@ fn lossless(stage: &Stage, rate: u64) -> Result<bool> {
     Ok(false)
 }
 
-/// A flow that does not move, behind so many tunnels.
+/// A flow that does not move, behind so many tunnels. A client may fail when the processors are kept
+/// so busy; that of a flow that moves may not.
 fn resting(stage: &Stage, tunnels: usize, seconds: f64, flow: &[&str]) -> Result<(Course, Course)> {
-    let limit = Duration::from_secs_f64(seconds);
-    let iperf = start(stage.client(), ways::port(tunnels), seconds, flow)?;
-    let client = iperf.finish(limit)?;
-    let server = iperf::of_server(&stage.chain()[tunnels], "plain", INTERVAL, &client)?;
-    Ok((client, server))
+    let attempt = || {
+        let limit = Duration::from_secs_f64(seconds);
+        let iperf = start(stage.client(), ways::port(tunnels), seconds, flow)?;
+        let client = iperf.finish(limit)?;
+        let host = &stage.chain()[tunnels];
+        let server = iperf::of_server(host, "plain", INTERVAL, &client)?;
+        Ok((client, server))
+    };
+    attempt().or_else(|error: anyhow::Error| {
+        eprintln!("  once more: {error:#}");
+        sleep(Duration::from_secs(1));
+        attempt()
+    })
 }
 
 fn start(client: &Host, port: u16, seconds: f64, flow: &[&str]) -> Result<Iperf> {
