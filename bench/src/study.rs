@@ -137,14 +137,14 @@ fn datagrams(stage: &Stage, ways: &Ways, rate: Option<u64>) -> Result<Datagrams>
     let flow = ["--udp", "--length", BYTES, "--bitrate", &bits];
     let (client, server, moved) = moving(stage, ways, &flow)?;
     let mut controls = Vec::new();
-    for tunnels in 0..stage.chain().len() {
-        let (client, server) = resting(stage, tunnels, CONTROL, &flow)?;
-        controls.push(Control::of(tunnels, &client, &server));
+    for place in 0..stage.chain().len() {
+        let (client, server) = resting(stage, place, CONTROL, &flow)?;
+        controls.push(Control::of(place, &client, &server));
     }
     Ok(Datagrams::of(rate, &client, &server, moved, controls))
 }
 
-/// Whether no datagram is lost at this rate, behind all tunnels. A machine that does something else
+/// Whether no datagram is lost at this rate, to the last host. A machine that does something else
 /// for a moment gets a second chance.
 fn lossless(stage: &Stage, rate: u64) -> Result<bool> {
     let bits = bits(Some(rate));
@@ -159,14 +159,14 @@ fn lossless(stage: &Stage, rate: u64) -> Result<bool> {
     Ok(false)
 }
 
-/// A flow that does not move, behind so many tunnels. A client may fail when the processors are kept
+/// A flow that does not move, to the server at this place in the chain. A client may fail when the processors are kept
 /// so busy; that of a flow that moves may not.
-fn resting(stage: &Stage, tunnels: usize, seconds: f64, flow: &[&str]) -> Result<(Course, Course)> {
+fn resting(stage: &Stage, place: usize, seconds: f64, flow: &[&str]) -> Result<(Course, Course)> {
     let attempt = || {
         let limit = Duration::from_secs_f64(seconds);
-        let iperf = start(stage.client(), ways::port(tunnels), seconds, flow)?;
+        let iperf = start(stage.client(), ways::port(place), seconds, flow)?;
         let client = iperf.finish(limit)?;
-        let host = &stage.chain()[tunnels];
+        let host = &stage.chain()[place];
         let server = iperf::of_server(host, "plain", INTERVAL, &client)?;
         Ok((client, server))
     };

@@ -18,7 +18,7 @@ pub(super) struct Datagrams {
     pub(super) rate: Option<u64>,
     pub(super) moved: Vec<Moved>,
     pub(super) stretches: Vec<Stretch>,
-    /// The same over the same ways without a migration, by the number of tunnels.
+    /// The same over the same ways without a migration, by the server's place in the chain of hosts.
     pub(super) controls: Vec<Control>,
     /// How many came later than one that was sent after them.
     pub(super) reordered: u64,
@@ -48,7 +48,7 @@ pub(super) struct Stretch {
 /// A flow that did not move.
 #[derive(Debug, Serialize)]
 pub(super) struct Control {
-    pub(super) tunnels: usize,
+    pub(super) place: usize,
     pub(super) seconds: f64,
     pub(super) sent: u64,
     pub(super) lost: i64,
@@ -87,9 +87,9 @@ impl Datagrams {
         }
     }
 
-    /// How many a second were sent behind so many tunnels without a migration, and how many came.
-    pub(super) fn control_rate(&self, tunnels: usize) -> (f64, f64) {
-        let control = &self.controls[tunnels];
+    /// How many a second were sent to the server at this place without a migration, and how many came.
+    pub(super) fn control_rate(&self, place: usize) -> (f64, f64) {
+        let control = &self.controls[place];
         let lost = control.lost as f64 / control.seconds;
         (control.sent_rate(), control.sent_rate() - lost)
     }
@@ -110,12 +110,12 @@ impl Stretch {
 }
 
 impl Control {
-    pub(super) fn of(tunnels: usize, client: &Course, server: &Course) -> Self {
+    pub(super) fn of(place: usize, client: &Course, server: &Course) -> Self {
         let seen = &server.received;
         let sent = client.sent.iter().map(|interval| interval.packets).sum();
         let arrived: i64 = seen.iter().map(Interval::arrived).sum();
         Self {
-            tunnels,
+            place,
             seconds: client.sent.iter().map(Interval::seconds).sum(),
             sent,
             // Those lost at the very end the server does not know of.

@@ -117,8 +117,8 @@ fn stretches(flow: &Datagrams) -> String {
             (false, 0) => "before".to_owned(),
             (false, number) => format!("after {number}"),
         };
-        let control = |tunnels: usize| {
-            let control = flow.controls.get(tunnels);
+        let control = |place: usize| {
+            let control = flow.controls.get(place);
             control.map_or("–".to_owned(), |c| format!("{:.2} %", c.loss_percent()))
         };
         let compared = if stretch.moving {
@@ -154,7 +154,7 @@ fn stretches(flow: &Datagrams) -> String {
 fn controls(flow: &Datagrams) -> String {
     let rows = flow.controls.iter().map(|control| {
         [
-            control.tunnels.to_string(),
+            control.place.to_string(),
             format!("{:.1}", control.seconds),
             control.sent.to_string(),
             control.lost.to_string(),
@@ -165,7 +165,7 @@ fn controls(flow: &Datagrams) -> String {
         ]
     });
     let header = [
-        "tunnels",
+        "migrations",
         "s",
         "sent",
         "lost",
@@ -185,11 +185,11 @@ fn sum(flow: &Datagrams) -> String {
 
 const FULL: &str = "\
 `iperf3 --udp --bitrate 0 --length 16`: as many as the client can send, which is more than the
-tunnels or the server can take. What the control loses as well is lost because of that, and not because
+tunnel or the server can take. What the control loses as well is lost because of that, and not because
 of a migration.";
 
 const STEADY: &str = "\
-`iperf3 --udp --length 16` with the highest rate at which three seconds through both tunnels, without
+`iperf3 --udp --length 16` with the highest rate at which three seconds through the tunnel to the last host, without
 a migration, lost nothing: found by bisection in the same run.";
 
 const NOTES: &str = "\
