@@ -189,8 +189,8 @@ tunnel or the server can take. What the control loses as well is lost because of
 of a migration.";
 
 const STEADY: &str = "\
-`iperf3 --udp --length 16` with the highest rate at which three seconds through the tunnel to the last host, without
-a migration, lost nothing: found by bisection in the same run.";
+`iperf3 --udp --length 16` with the highest rate at which three seconds through the tunnel to the last
+host, without a migration, lost nothing: found by bisection in the same run.";
 
 const NOTES: &str = "\
 ## What is measured
