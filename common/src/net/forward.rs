@@ -5,7 +5,7 @@
 //!
 //! Packets of moved connections are those of established ones for the tracker, at either host, and
 //! most firewalls let those pass. The others are found by going through their rules with such a
-//! packet in mind ([`rules`]). What a rule asks that is not known here may hold or not.
+//! packet in mind (`rules`). What a rule asks that is not known here may hold or not.
 
 mod iptables;
 mod nft;

@@ -23,6 +23,9 @@ pub(crate) struct Case {
     pub(crate) from: Option<&'static str>,
     /// Ends what stays open.
     pub(crate) resolve: Option<&'static str>,
+    /// Connections that the container reads from at that moment may break, and no agent could help:
+    /// runc itself thaws it when CRIU dies, with its connections in repair mode.
+    pub(crate) connections_may_break: bool,
 }
 
 /// What the agents are doing meanwhile.
@@ -126,6 +129,7 @@ impl Case {
             steps: Vec::new(),
             from: None,
             resolve: None,
+            connections_may_break: false,
         }
     }
 
@@ -349,10 +353,10 @@ fn programs(cases: &mut Vec<Case>) {
             for delay in *delays {
                 let what = format!("SIGKILL to {program} {delay} ms after it starts to {during}");
                 let name = format!("{program} in {during}, {delay} ms");
-                cases.push(
-                    Case::new("program killed", &name, what)
-                        .step(place, Deed::KillProgram(side, program, *delay)),
-                );
+                let mut case = Case::new("program killed", &name, what)
+                    .step(place, Deed::KillProgram(side, program, *delay));
+                case.connections_may_break = (side, *program) == (Side::Source, "criu");
+                cases.push(case);
             }
         }
     }

@@ -111,7 +111,16 @@ pub(crate) fn run(world: &mut World, case: &Case) -> Row {
     } else {
         "destination"
     };
-    let seen = client.finish_whole();
+    let seen = match case.connections_may_break {
+        true => client.finish(),
+        false => client.finish_whole(),
+    };
+    if seen["ok"] != true {
+        outcome += ", connections broke";
+    }
+    if case.connections_may_break {
+        world.meet_anew();
+    }
     if case.setting == Setting::ImageMissing && world.at == source {
         // It was not there before, and is for the next case.
         eventually(LIMIT, || {

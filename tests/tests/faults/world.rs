@@ -152,6 +152,12 @@ impl World {
         self.bystander.assert_runs();
     }
 
+    /// In place of a connection that may have been broken.
+    pub(crate) fn meet_anew(&mut self) {
+        let at = self.f.at(self.at, PORT);
+        self.client = self.f.client("count", &at, &[]);
+    }
+
     /// That it runs on one host and is not on the other, when they have come to rest.
     pub(crate) fn locate(&mut self) {
         let here = |host| {
