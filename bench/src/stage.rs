@@ -120,15 +120,17 @@ impl Stage {
         bash(self.source(), "sync").map(drop)
     }
 
-    /// Starts the container at the source, with these arguments of `podman run`, and waits until a
-    /// client can connect to its port.
+    /// Starts the container at the source, with these arguments of `podman run`, and waits until it
+    /// listens at a port. Nobody connects to it: iperf3 would close the port for a moment after that.
     pub(crate) fn run(&self, arguments: &str, port: u16) -> Result<()> {
         self.source()
             .sh(&format!("podman run -qd --name {CONTAINER} {arguments}"))?;
-        let answers = format!("nc -z -w 1 source {port}");
-        until(LIMIT, "the container answers", || {
-            let tried = self.client().run(&["sh", "-c", &answers])?;
-            Ok(tried.status.success())
+        let listening = format!(
+            "nsenter -n -t $(podman inspect --format '{{{{.State.Pid}}}}' {CONTAINER}) \
+             ss -Hltn sport = :{port}"
+        );
+        until(LIMIT, "the container listens", || {
+            Ok(!self.source().sh(&listening)?.is_empty())
         })
     }
 
