@@ -191,9 +191,9 @@ pub(super) fn percent(lost: i64, sent: u64) -> f64 {
     lost as f64 * 100.0 / sent.max(1) as f64
 }
 
-/// To three digits: more would be noise.
+/// To three digits: more would be noise. The sum of nothing has a sign, which goes.
 pub(super) fn round(value: f64) -> f64 {
-    (value * 1e3).round() / 1e3
+    (value * 1e3).round() / 1e3 + 0.0
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ fn tcp(record: &Record) -> String {
     ];
     let rows = rows.into_iter().map(|(name, direction)| {
         let mean = |n: usize| {
-            let mean = direction.means_mbit.get(n);
+            let mean = direction.means_mbit.get(n).copied().flatten();
             mean.map_or("–".to_owned(), |mbit| format!("{mbit:.0}"))
         };
         [name.to_owned(), mean(0), mean(1), mean(2)]

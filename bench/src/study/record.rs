@@ -40,8 +40,8 @@ pub(super) struct Tcp {
 /// One direction.
 #[derive(Debug, Serialize)]
 pub(super) struct Direction {
-    /// Before, between and after the migrations.
-    pub(super) means_mbit: Vec<f64>,
+    /// Before, between and after the migrations; none if there was no time in between.
+    pub(super) means_mbit: Vec<Option<f64>>,
     pub(super) mbit: Series,
     /// As its sender sees it.
     pub(super) rtt_ms: Series,
@@ -65,7 +65,7 @@ impl Direction {
             .zip(ends)
             .map(|(from, to)| rate(passed, from + SETTLE, to));
         Self {
-            means_mbit: means.map(|bits| round(bits.unwrap_or(0.0) / 1e6)).collect(),
+            means_mbit: means.map(|bits| Some(round(bits? / 1e6))).collect(),
             mbit: passed
                 .iter()
                 .map(|i| (round(i.end), round(i.bytes as f64 * 8e-6 / i.seconds())))
@@ -121,7 +121,7 @@ pub(super) mod tests {
     #[test]
     fn means_are_those_between_migrations() {
         let tcp = example().tcp;
-        assert_eq!(tcp.to_container.means_mbit, [8.0, 4.0]);
+        assert_eq!(tcp.to_container.means_mbit, [Some(8.0), Some(4.0)]);
         assert_eq!(tcp.from_container.mbit[19], (20.0, 8.0));
         assert_eq!(tcp.from_container.rtt_ms[0], (1.0, 2.5));
     }
