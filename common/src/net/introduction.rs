@@ -36,6 +36,7 @@ use tokio::time::{sleep, timeout};
 
 use super::admit;
 use super::carry;
+use super::echo;
 use super::flows::MovedFlow;
 use super::mark::Index;
 use super::occupied::OccupiedError;
@@ -211,12 +212,15 @@ fn unexpected(reply: &Reply) -> IntroductionError {
     IntroductionError::Refused(format!("{reply:?}, which was not asked for"))
 }
 
-/// Lets the next conversation from the tunnel's other end pass a firewall. To be repeated.
+/// Lets what the tunnel's other end may ask next, for an echo or a conversation, pass a firewall. To
+/// be repeated.
 pub(super) fn expect(record: &Record) -> Result<(), TunnelError> {
     let view = record.view()?;
-    let peer = SocketAddr::new(view.peer_addresses[0], FROM);
-    let local = SocketAddr::new(view.addresses[0].addr(), PORT);
-    Ok(admit::tcp(peer, local).map_err(OccupiedError::from)?)
+    let (peer, local) = (view.peer_addresses[0], view.addresses[0].addr());
+    admit::echo(peer, local, echo::IDENTIFIER)
+        .and_then(|()| admit::tcp(SocketAddr::new(peer, FROM), SocketAddr::new(local, PORT)))
+        .map_err(OccupiedError::from)?;
+    Ok(())
 }
 
 /// Answers the other end of a tunnel, for as long as the tunnel's keeper lives.
