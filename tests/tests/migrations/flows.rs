@@ -248,8 +248,8 @@ fn connections_that_are_half_closed() {
     let before = f.look(&["a", "b", "c"]);
     f.start("a", "halves", "-p 7000:7000 -p 7001:7001 localhost/halves");
     let script = "exec nc -4N a 7000 >/tmp/written";
-    let listens = Job::with_input(f.host("c"), &["sh", "-c", script], b"800\n");
-    let script = "seq 800 | while read n; do echo $n; sleep 0.01; done | nc -4N a 7001";
+    let listens = Job::with_input(f.host("c"), &["sh", "-c", script], b"1600\n");
+    let script = "seq 1600 | while read n; do echo $n; sleep 0.01; done | nc -4N a 7001";
     let talks = Job::start(f.host("c"), &["bash", "-c", script]);
     let errors = f.listen_for_errors();
     eventually(Duration::from_secs(5), || {
@@ -266,10 +266,10 @@ fn connections_that_are_half_closed() {
         let output = client.wait(Duration::from_secs(30));
         assert!(output.status.success(), "{output}");
     }
-    f.sh("c", "seq 800 | cmp - /tmp/written");
+    f.sh("c", "seq 1600 | cmp - /tmp/written");
     eventually(Duration::from_secs(5), || {
         let said = f.sh("b", "podman logs halves");
-        let whole = said.contains("wrote 800 lines") && said.contains("was written 800 lines");
+        let whole = said.contains("wrote 1600 lines") && said.contains("was written 1600 lines");
         whole.then_some(()).ok_or(said)
     });
     errors.assert_none();
