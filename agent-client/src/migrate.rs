@@ -20,7 +20,8 @@ use common::paths;
 use common::preflight::{self, Check, Side, Verdict};
 use common::protocol::message::FLOWS_PER_BATCH;
 use common::protocol::{
-    MigrationId, Outcome as Fate, RefusalCode, Reply, Request, StreamDigest, StreamKind,
+    MigrationId, MissingImage, Outcome as Fate, RefusalCode, Reply, Request, StreamDigest,
+    StreamKind,
 };
 use common::report::{self, Outcome, PhaseName, Report};
 use common::transaction::{self, SourceStep};
@@ -256,8 +257,8 @@ impl<'a> Migration<'a> {
             container: Box::new(facts),
             source: host,
         };
-        let image_missing = match control.request(begin, &self.cancel).await {
-            Ok(Reply::Begun { image_missing }) => image_missing,
+        let missing_image = match control.request(begin, &self.cancel).await {
+            Ok(Reply::Begun { missing_image }) => missing_image,
             Ok(other) => return Err(unexpected(&other).into()),
             Err(RequestError::Refused(refused)) if refused.code == RefusalCode::Preflight => {
                 return Err(Failure::Refused(refused.message));
@@ -268,7 +269,7 @@ impl<'a> Migration<'a> {
             }
         };
         self.control = Some(control);
-        self.carry_out(&source, image_missing).await
+        self.carry_out(&source, missing_image).await
     }
 
     /// From `Begin` to the end. From here on the control connection is in `self.control`, for the
@@ -276,21 +277,23 @@ impl<'a> Migration<'a> {
     async fn carry_out(
         &mut self,
         source: &Source,
-        image_missing: bool,
+        missing_image: Option<MissingImage>,
     ) -> Result<Outcome, Failure> {
         self.begin(PhaseName::Tunnel);
         let (tunnel, data) = self.open_tunnel().await?;
 
-        if image_missing {
+        if let Some(missing) = missing_image {
             self.begin(PhaseName::Image);
-            self.send(source, StreamKind::Image, 1, &data).await?;
+            let sent = source.send_image(1, &data, missing, self.cancel.clone());
+            self.send(StreamKind::Image, 1, sent).await?;
         }
 
         // Everything that needs no memory image: the container runs on meanwhile.
         self.begin(PhaseName::Stage);
         source.write_skeleton().await?;
         self.stop_if_cancelled()?;
-        self.send(source, StreamKind::Skeleton, 2, &data).await?;
+        let sent = source.send_skeleton(2, &data, self.cancel.clone());
+        self.send(StreamKind::Skeleton, 2, sent).await?;
         match self.ask(Request::Stage).await? {
             Reply::Staged { packets } => self.report.packets = Some(packets),
             other => return Err(unexpected(&other).into()),
@@ -548,15 +551,15 @@ impl<'a> Migration<'a> {
         }
     }
 
+    /// Announces a stream, and only then lets it be sent.
     async fn send(
         &mut self,
-        source: &Source,
         kind: StreamKind,
         stream: u32,
-        data: &Data,
+        sending: impl Future<Output = anyhow::Result<StreamDigest>>,
     ) -> Result<(), Failure> {
         self.ask(Request::Receive { stream, kind }).await?;
-        let sent = source.prepare(kind, stream, data, &self.cancel).await;
+        let sent = sending.await;
         self.end_stream(sent).await
     }
 

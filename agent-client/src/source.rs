@@ -19,7 +19,7 @@ use common::net::carry::{self, Departing};
 use common::net::flows::MovedFlow;
 use common::net::mark::Index;
 use common::net::quarantine;
-use common::protocol::{StreamDigest, StreamKind};
+use common::protocol::{MissingImage, StreamDigest};
 use common::ticket::Ticket;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -104,25 +104,36 @@ impl Source {
         .context("cannot write down the container's configuration")
     }
 
-    /// Sends the image, or the skeleton once it is written.
-    pub(crate) async fn prepare(
+    /// Sends what the destination lacks of the image.
+    pub(crate) async fn send_image(
         &self,
-        kind: StreamKind,
         stream: u32,
         data: &Data,
-        cancel: &CancellationToken,
+        missing: MissingImage,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<StreamDigest> {
+        let image = self.facts.image_id.clone();
+        let data = data.clone();
+        spawn_blocking(move || {
+            let mut sender = buffered(data.open(stream, cancel)?);
+            image::save(&image, &missing.layers_present, &mut sender)?;
+            finished(sender)
+        })
+        .await?
+    }
+
+    /// Sends the skeleton once it is written.
+    pub(crate) async fn send_skeleton(
+        &self,
+        stream: u32,
+        data: &Data,
+        cancel: CancellationToken,
     ) -> anyhow::Result<StreamDigest> {
         let archive = self.skeleton();
-        let image = self.facts.image_id.clone();
-        let (data, cancel) = (data.clone(), cancel.clone());
+        let data = data.clone();
         spawn_blocking(move || {
             let mut sender = data.open(stream, cancel)?;
-            match kind {
-                StreamKind::Image => image::save(&image, &mut sender)?,
-                _ => {
-                    std::io::copy(&mut std::fs::File::open(&archive)?, &mut sender)?;
-                }
-            }
+            std::io::copy(&mut std::fs::File::open(&archive)?, &mut sender)?;
             Ok(sender.finish()?)
         })
         .await?

@@ -13,7 +13,9 @@ use common::net::flows::MovedFlow;
 use common::net::plan::{Offer, Terms};
 use common::net::tunnel;
 use common::preflight::Check;
-use common::protocol::{MigrationId, Outcome, Packets, Refused, StreamDigest, StreamKind};
+use common::protocol::{
+    MigrationId, MissingImage, Outcome, Packets, Refused, StreamDigest, StreamKind,
+};
 use common::ticket::Ticket;
 use tokio_util::sync::CancellationToken;
 
@@ -32,8 +34,8 @@ pub trait Destination: Send + Sync {
         source: &HostFacts,
     ) -> impl Future<Output = Step<Vec<Check>>> + Send;
 
-    /// Opens a migration from the peer `from` at `address`; also says whether the image is
-    /// missing. Until it ends, no other migration of this container is opened.
+    /// Opens a migration from the peer `from` at `address`; also says what must be sent of the image,
+    /// if anything. Until it ends, no other migration of this container is opened.
     fn begin(
         &self,
         migration: MigrationId,
@@ -42,7 +44,7 @@ pub trait Destination: Send + Sync {
         from: &str,
         address: SocketAddr,
         cancel: CancellationToken,
-    ) -> impl Future<Output = Step<(Self::Incoming, bool)>> + Send;
+    ) -> impl Future<Output = Step<(Self::Incoming, Option<MissingImage>)>> + Send;
 
     /// Tunnels and migrations.
     fn status(

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
+use common::container::command::CommandError;
 use common::container::{ContainerFacts, podman};
 use common::host::HostFacts;
 use common::journal::{Direction, Journal, MigrationRecord, Progress};
@@ -11,7 +12,7 @@ use common::multicall::keeper_command;
 use common::net::plan::{Offer, Terms};
 use common::net::tunnel::{self, Dirs, Tunnel};
 use common::preflight::{self, Check, Side, Verdict};
-use common::protocol::{MigrationId, Outcome, RefusalCode, Refused};
+use common::protocol::{MigrationId, MissingImage, Outcome, RefusalCode, Refused};
 use common::transaction;
 use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
@@ -137,7 +138,7 @@ impl Destination for PodmanHost {
         from: &str,
         address: SocketAddr,
         cancel: CancellationToken,
-    ) -> Step<(PodmanIncoming, bool)> {
+    ) -> Step<(PodmanIncoming, Option<MissingImage>)> {
         let Some(reservation) = self.reserve(&container.id, &migration) else {
             return Err(Refused::new(
                 RefusalCode::Busy,
@@ -157,9 +158,7 @@ impl Destination for PodmanHost {
                 format!("{}: {}", failed.name, failed.detail),
             ));
         }
-        let image_missing = !podman::exists("image", &container.image_id)
-            .await
-            .map_err(failed)?;
+        let missing_image = missing_image(&container).await.map_err(failed)?;
         let record = MigrationRecord {
             migration,
             container: container.reference(),
@@ -173,13 +172,13 @@ impl Destination for PodmanHost {
             record,
             self.journal.clone(),
             container,
-            image_missing,
+            missing_image.is_some(),
             address,
             reservation,
             cancel,
         )
         .map_err(failed)?;
-        Ok((incoming, image_missing))
+        Ok((incoming, missing_image))
     }
 
     async fn status(&self) -> Step<(Vec<tunnel::Status>, Vec<MigrationRecord>)> {
@@ -211,6 +210,17 @@ impl Destination for PodmanHost {
         });
         made.await.map_err(failed)?.map_err(failed)
     }
+}
+
+/// What this host lacks of the container's image.
+async fn missing_image(container: &ContainerFacts) -> Result<Option<MissingImage>, CommandError> {
+    if podman::exists("image", &container.image_id).await? {
+        return Ok(None);
+    }
+    let here = podman::layers().await?;
+    let mut layers_present = container.image_layers.clone();
+    layers_present.retain(|layer| here.contains(layer));
+    Ok(Some(MissingImage { layers_present }))
 }
 
 /// Any error of a step, as the source gets to read it.

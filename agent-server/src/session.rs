@@ -247,7 +247,7 @@ where
                         PeerIdentity::Paired(peer) => peer.name.as_str(),
                         PeerIdentity::Unpaired(_) => "unpaired",
                     };
-                    let (begun, image_missing) = host
+                    let (begun, missing_image) = host
                         .begin(
                             migration,
                             *container,
@@ -258,7 +258,7 @@ where
                         )
                         .await?;
                     *incoming = Some(begun);
-                    Ok(Reply::Begun { image_missing })
+                    Ok(Reply::Begun { missing_image })
                 }
                 Request::OpenTunnel { offer } => Ok(Reply::TunnelOpened {
                     terms: open(incoming)?.open_tunnel(offer).await?,

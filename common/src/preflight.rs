@@ -507,6 +507,7 @@ mod tests {
             image_id: "i".into(),
             image_name: "localhost/web".into(),
             image_bytes: 1 << 20,
+            image_layers: vec![],
             runtime: "runc".into(),
             memory_bytes: 1 << 20,
             network_mode: "bridge".into(),

@@ -14,7 +14,7 @@ use common::net::plan::{Agreement, End, Offer, PublicKey, Terms};
 use common::net::tunnel;
 use common::preflight::Check;
 use common::protocol::{
-    MigrationId, Outcome, Packets, RefusalCode, Refused, StreamDigest, StreamKind,
+    MigrationId, MissingImage, Outcome, Packets, RefusalCode, Refused, StreamDigest, StreamKind,
 };
 use common::ticket::Ticket;
 use tokio::sync::{Notify, watch};
@@ -147,12 +147,12 @@ impl Destination for Host {
         from: &str,
         address: SocketAddr,
         cancel: CancellationToken,
-    ) -> Step<(Migration, bool)> {
+    ) -> Step<(Migration, Option<MissingImage>)> {
         assert!(!cancel.is_cancelled(), "cancelled before it has begun");
         let arguments = format!("{} from {from} at {address}", container.name);
         self.step("begin", arguments, &cancel).await?;
         let host = self.clone();
-        Ok((Migration { host, cancel }, true))
+        Ok((Migration { host, cancel }, Some(MissingImage::default())))
     }
 
     async fn status(&self) -> Step<(Vec<tunnel::Status>, Vec<MigrationRecord>)> {

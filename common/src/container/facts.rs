@@ -22,6 +22,9 @@ pub struct ContainerFacts {
     pub image_name: String,
     /// Size of the image, bytes.
     pub image_bytes: u64,
+    /// Digests of its layers as they are unpacked, from the lowest up (`rootfs.diff_ids` in the OCI
+    /// image specification).
+    pub image_layers: Vec<String>,
     /// OCI runtime by Podman's name, e.g. `runc`.
     pub runtime: String,
     /// Memory in use, bytes.

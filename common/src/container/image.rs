@@ -1,32 +1,77 @@
 //! The container's image, carried over when the destination lacks it.
 
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use tar::{Archive, Builder};
+
 use super::command::CommandError;
 use super::stragglers;
 
-/// Streams `podman save` of the image into `sink`. Blocks; returns when Podman is done.
+/// Streams `podman save` of the image into `sink`, without the layers `present`, named by the digests
+/// of what they unpack to: whoever loads it has those. Blocks; returns when Podman is done.
 ///
 /// Saved by id, without names, so that loading moves no tag at the destination; and in the format
-/// the image has, because converting it would give it another id.
-pub fn save(image_id: &str, sink: &mut impl Write) -> Result<(), ImageError> {
-    let format = if manifest_type(image_id)?.contains("oci") {
-        "oci-archive"
+/// the image has, because converting it would give it another id. Layers are not compressed, so that
+/// they have the digests that they are known by.
+pub fn save(image_id: &str, present: &[String], sink: &mut impl Write) -> Result<(), ImageError> {
+    let format: &[&str] = if manifest_type(image_id)?.contains("oci") {
+        &["oci-archive", "--uncompressed"]
     } else {
-        "docker-archive"
+        &["docker-archive"]
     };
     let mut child = spawn(
         Command::new("podman")
-            .args(["image", "save", "--quiet", "--format", format, image_id])
+            .args(["image", "save", "--quiet", "--format"])
+            .args(format)
+            .arg(image_id)
             .stdin(Stdio::null())
             .stdout(Stdio::piped()),
     )?;
     let mut stdout = child.0.stdout.take().expect("stdout is piped");
-    io::copy(&mut stdout, sink).map_err(ImageError::Stream)?;
+    copy_without(present, &mut stdout, sink).map_err(ImageError::Stream)?;
     drop(stdout);
     finish(child, "image save")
+}
+
+/// Copies an image's archive without the content of some layers.
+///
+/// Podman does not read a layer that it has. It must know of the file in an archive of Docker's
+/// (`prepareLayerData` in containers/image, docker/internal/tarfile/src.go), which is left empty; in
+/// one of OCI's it does not even look for it.
+fn copy_without(
+    layers: &[String],
+    archive: &mut impl Read,
+    sink: &mut impl Write,
+) -> io::Result<()> {
+    let digests: HashSet<&str> = layers
+        .iter()
+        .filter_map(|layer| layer.strip_prefix("sha256:"))
+        .collect();
+    let mut thinned = Builder::new(sink);
+    let mut entries = Archive::new(&mut *archive);
+    // Raw: what precedes an entry to give it a longer name is an entry like any other.
+    for entry in entries.entries()?.raw(true) {
+        let mut entry = entry?;
+        let name = entry.path()?.to_string_lossy().into_owned();
+        let of_docker = name.strip_suffix(".tar");
+        let of_oci = name.strip_prefix("blobs/sha256/");
+        let mut header = entry.header().clone();
+        if of_oci.is_some_and(|digest| digests.contains(digest)) {
+            continue;
+        } else if of_docker.is_some_and(|digest| digests.contains(digest)) {
+            header.set_size(0);
+            header.set_cksum();
+            thinned.append(&header, io::empty())?;
+        } else {
+            thinned.append(&header, &mut entry)?;
+        }
+    }
+    thinned.into_inner()?;
+    // Padding after the archive's end.
+    io::copy(archive, &mut io::sink()).map(drop)
 }
 
 fn manifest_type(image_id: &str) -> Result<String, CommandError> {
@@ -115,4 +160,57 @@ fn finish(mut child: Owned, verb: &str) -> Result<(), ImageError> {
             .map_or_else(|| status.to_string(), str::to_owned),
     }
     .into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tar::Header;
+
+    fn archive(files: &[(&str, &str)]) -> Vec<u8> {
+        let mut builder = Builder::new(Vec::new());
+        for (name, content) in files {
+            let mut header = Header::new_gnu();
+            header.set_size(content.len() as u64);
+            builder
+                .append_data(&mut header, name, content.as_bytes())
+                .unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn thinned(files: &[(&str, &str)], layers: &[&str]) -> Vec<(String, String)> {
+        let layers: Vec<String> = layers.iter().map(|l| (*l).to_owned()).collect();
+        let (full, mut out) = (archive(files), Vec::new());
+        copy_without(&layers, &mut full.as_slice(), &mut out).unwrap();
+        let mut archive = Archive::new(out.as_slice());
+        let entries = archive.entries().unwrap().map(|entry| {
+            let mut entry = entry.unwrap();
+            let name = entry.path().unwrap().to_string_lossy().into_owned();
+            let mut content = String::new();
+            entry.read_to_string(&mut content).unwrap();
+            (name, content)
+        });
+        entries.collect()
+    }
+
+    #[test]
+    fn known_layers_are_left_out() {
+        let long = format!("{}/layer.tar", "l".repeat(150));
+        let of_docker = [("aa.tar", "first"), ("bb.tar", "second"), (&long, "link")];
+        assert_eq!(
+            thinned(&of_docker, &["sha256:aa", "sha256:cc"]),
+            [
+                ("aa.tar".to_owned(), String::new()),
+                ("bb.tar".to_owned(), "second".to_owned()),
+                (long.clone(), "link".to_owned())
+            ]
+        );
+        let of_oci = [("blobs/sha256/aa", "first"), ("index.json", "{}")];
+        assert_eq!(
+            thinned(&of_oci, &["sha256:aa"]),
+            [("index.json".to_owned(), "{}".to_owned())]
+        );
+        assert_eq!(thinned(&of_oci, &[]).len(), 2);
+    }
 }

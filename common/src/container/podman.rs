@@ -2,7 +2,7 @@
 //!
 //! Podman stays the owner of its database, storage and networks: nothing here edits its files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::Deserialize;
@@ -277,6 +277,15 @@ struct VolumeInspect {
 struct ImageInspect {
     #[serde(default)]
     size: u64,
+    #[serde(rename = "RootFS", default)]
+    root_fs: RootFs,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase")]
+struct RootFs {
+    #[serde(default)]
+    layers: Vec<String>,
 }
 
 /// Looks at the container with this id: what it is, and where its pieces are.
@@ -341,7 +350,8 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
         state: inspect.state.status,
         image_id: inspect.image,
         image_name: inspect.image_name,
-        image_bytes: image.map(|i| i.size).unwrap_or(0),
+        image_bytes: image.as_ref().map_or(0, |i| i.size),
+        image_layers: image.map(|i| i.root_fs.layers).unwrap_or_default(),
         runtime: inspect.oci_runtime,
         network_mode: inspect.host_config.network_mode,
         networks,
@@ -462,6 +472,19 @@ pub async fn addresses_in_use() -> Result<Vec<(String, Vec<IpAddr>)>, CommandErr
         }
     }
     Ok(used)
+}
+
+/// The layers of all images of this host, by [`ContainerFacts::image_layers`]' digests.
+pub async fn layers() -> Result<BTreeSet<String>, CommandError> {
+    let all = ["image", "list", "--all", "--quiet", "--no-trunc"];
+    let text = command::stdout(podman().args(all)).await?;
+    let ids: BTreeSet<&str> = text.lines().collect();
+    if ids.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let inspect: Vec<&str> = ["image", "inspect"].into_iter().chain(ids).collect();
+    let images: Vec<ImageInspect> = json(&inspect).await?;
+    Ok(images.into_iter().flat_map(|i| i.root_fs.layers).collect())
 }
 
 /// Whether a `container`, `image`, `network` or `volume` of this name exists.

@@ -252,8 +252,8 @@ pub enum Reply {
     },
     /// To `Begin`.
     Begun {
-        /// Whether the image must be sent.
-        image_missing: bool,
+        /// What is to be known of the image if it must be sent.
+        missing_image: Option<MissingImage>,
     },
     /// To `OpenTunnel`.
     TunnelOpened {
@@ -311,6 +311,13 @@ pub enum Reply {
     },
     /// The request cannot be met. A migration under way has been undone here.
     Refused(Refused),
+}
+
+/// An image that the destination lacks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingImage {
+    /// Those of its layers that the destination has all the same: they need not be sent.
+    pub layers_present: Vec<String>,
 }
 
 /// What becomes of packets for the container, and of its own, during the outage.

@@ -50,7 +50,7 @@ pub mod state;
 pub mod version;
 
 pub use message::{
-    ContainerRef, MigrationId, Outcome, Packets, RefusalCode, Refused, Reply, Request, RequestName,
-    StreamDigest, StreamKind,
+    ContainerRef, MigrationId, MissingImage, Outcome, Packets, RefusalCode, Refused, Reply,
+    Request, RequestName, StreamDigest, StreamKind,
 };
 pub use state::State;

@@ -114,6 +114,7 @@ fn container() -> ContainerFacts {
         image_id: "1".into(),
         image_name: "web".into(),
         image_bytes: 0,
+        image_layers: vec![],
         runtime: "runc".into(),
         memory_bytes: 0,
         network_mode: "bridge".into(),
