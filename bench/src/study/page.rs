@@ -26,8 +26,8 @@ pub(super) fn page(record: &Record, name: &str) -> String {
          {date}; {machine}; WireGuard: {wireguard}.\n\
          A container with an iperf3 server moves from the source to the destination 20 s after a flow\n\
          has begun, and from there to a third host at 40 s; the flow lasts 80 s. Packets pass client,\n\
-         source, tunnel, destination after the first migration, and a second tunnel and the third host\n\
-         after the second. All hosts, both ends of iperf3 and all WireGuard share the processors.\n\
+         source, tunnel, destination after the first migration, and source, another tunnel, third host after\n\
+         the second. All hosts, both ends of iperf3 and all WireGuard share the processors.\n\
          [{name}.json]({name}.json) has every tenth of a second.\n\
          \n\
          ## TCP, both directions at once\n\
