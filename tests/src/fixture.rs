@@ -390,9 +390,7 @@ impl Fixture {
         let client = self.host("c");
         let udp = arguments.contains(&"--udp");
         let already = load::open_connections(client, target, udp);
-        let mut load = Load::start(client, &arguments);
-        load.wait_open(client, target, already + connections);
-        load
+        Load::open(client, &arguments, target, already + connections)
     }
 
     /// Starts `load serve` on `c`, for IPv4 and IPv6.

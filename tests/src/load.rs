@@ -38,20 +38,26 @@ impl Load {
         }
     }
 
-    /// Waits until its host has so many connections to the target.
+    /// Starts `load` with these arguments and waits until its host has so many connections to the
+    /// target. One that is refused starts again: a container is there before its program listens.
     ///
     /// # Panics
-    /// If it ends before, or takes too long.
+    /// If it ends for another reason, or takes too long.
     #[track_caller]
-    pub(crate) fn wait_open(&mut self, host: &Host, target: &str, connections: usize) {
-        let udp = self.what.contains("--udp");
+    pub(crate) fn open(host: &Host, arguments: &[&str], target: &str, connections: usize) -> Self {
+        let udp = arguments.contains(&"--udp");
+        let mut load = Self::start(host, arguments);
         eventually(Duration::from_secs(10), || {
-            self.assert_runs();
+            if load.job.ended().is_some() && load.told().contains("Connection refused") {
+                load = Self::start(host, arguments);
+            }
+            load.assert_runs();
             let open = open_connections(host, target, udp);
             (open == connections)
                 .then_some(())
-                .ok_or_else(|| format!("{open} of {connections} open: {}", self.what))
+                .ok_or_else(|| format!("{open} of {connections} open: {}", load.what))
         });
+        load
     }
 
     /// That it has not ended: a `load count` ends at the first thing that is wrong.

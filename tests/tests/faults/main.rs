@@ -73,8 +73,12 @@ fn work(lab: &str, queue: &Mutex<VecDeque<Case>>, verdicts: &Mutex<Vec<Verdict>>
             break;
         };
         let row = attempt(|| {
-            let world = world.get_or_insert_with(|| World::new(lab));
-            run::run(world, &case)
+            let row = run::run(world.get_or_insert_with(|| World::new(lab)), &case);
+            if case.connections_may_break {
+                // Its hosts are not to be compared any more with how they were.
+                world.take().expect("it ran there").end();
+            }
+            row
         });
         if row.is_err() {
             // What the agents said is printed when it is dropped in a panic.
