@@ -17,7 +17,7 @@ use crate::address::Address;
 use crate::migrate::{Migration, is_usage_error};
 use crate::operator::{self, Keep};
 use crate::progress::{Lines, Observer, Silent};
-use crate::{checklist, interactive, pair, recovery};
+use crate::{checklist, forwards, interactive, pair, recovery};
 
 /// Exit status for mistakes in the command line; the others are in [`Outcome::exit_status`].
 const USAGE: u8 = 2;
@@ -43,6 +43,7 @@ Examples:
   agent-client migrate web --to b --yes      move the container web to host b
   agent-client migrate web --to b --yes --format json | jq .freeze_ms
   agent-client cancel 1e4a                   undo it while it is under way (ids: `status`)
+  agent-client forward list                  ports here that lead to containers that have moved away
   agent-client recover                       finish or undo what was interrupted
 
 Exit status:
@@ -71,6 +72,10 @@ enum Command {
         /// it, the migration is undone.
         #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
         max_freeze_ms: Option<u64>,
+        /// Afterwards, send new connections to the ports published here after the container, until
+        /// `forward remove`.
+        #[arg(long)]
+        forward_new: bool,
         /// How to print the result; JSON is one object on stdout (docs/report.md).
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
@@ -98,6 +103,12 @@ enum Command {
     Peers {
         #[command(subcommand)]
         command: PeersCommand,
+    },
+    /// Ports here whose new connections go to containers that have moved away (`migrate
+    /// --forward-new`).
+    Forward {
+        #[command(subcommand)]
+        command: ForwardCommand,
     },
     /// Tunnels, and migrations under way and past.
     Status {
@@ -159,6 +170,21 @@ enum PeersCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum ForwardCommand {
+    /// List them.
+    List {
+        /// How to print it.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Send no more connections after a container, and unbind its ports. Those that there are go on.
+    Remove {
+        /// Its name, id or unique prefix.
+        container: String,
+    },
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Format {
     #[default]
@@ -211,6 +237,7 @@ async fn execute(command: Option<Command>) -> anyhow::Result<u8> {
             yes,
             dry_run,
             max_freeze_ms,
+            forward_new,
             format,
         }) => {
             if !(yes || dry_run || interactive && format == Format::Text) {
@@ -225,6 +252,7 @@ async fn execute(command: Option<Command>) -> anyhow::Result<u8> {
                 yes,
                 dry_run,
                 max_freeze: max_freeze_ms.map(Duration::from_millis),
+                forward_new,
                 format,
             };
             migrate(&container, to, options).await
@@ -247,6 +275,10 @@ async fn execute(command: Option<Command>) -> anyhow::Result<u8> {
             Ok(0)
         }
         Some(Command::Peers { command }) => peers(command),
+        Some(Command::Forward { command }) => {
+            recovery::first().await;
+            tokio::task::spawn_blocking(move || forward(command)).await?
+        }
         Some(Command::Status { format }) => {
             recovery::first().await;
             tokio::task::spawn_blocking(move || status(format)).await?
@@ -264,6 +296,7 @@ struct Options {
     yes: bool,
     dry_run: bool,
     max_freeze: Option<Duration>,
+    forward_new: bool,
     format: Format,
 }
 
@@ -272,6 +305,7 @@ async fn migrate(container: &str, to: Address, options: Options) -> anyhow::Resu
         yes,
         dry_run,
         max_freeze,
+        forward_new,
         format,
     } = options;
     let cancel = CancellationToken::new();
@@ -283,6 +317,7 @@ async fn migrate(container: &str, to: Address, options: Options) -> anyhow::Resu
     let plan = to.clone();
     let (report, usage) = Migration::new(to, observer, cancel)
         .max_freeze(max_freeze)
+        .forward_new(forward_new)
         .run(container, dry_run, &move |facts, checks| {
             yes || interactive::confirm(facts, checks, &plan)
         })
@@ -338,6 +373,12 @@ fn summarize(report: &Report) {
                 report.flows.tcp,
                 report.flows.udp
             );
+            if !report.forwarded_ports.is_empty() {
+                println!(
+                    "new connections to {} here go there until `agent-client forward remove {name}`",
+                    report.forwarded_ports.join(", ")
+                );
+            }
         }
         Outcome::Possible => println!("{name} could move to {}", report.destination),
         Outcome::Failed if report.freeze_ms > 0 => eprintln!(
@@ -389,6 +430,14 @@ fn peers(command: PeersCommand) -> anyhow::Result<u8> {
             let removed = peers.remove(&peer)?;
             eprintln!("{} is forgotten", removed.name);
         }
+    }
+    Ok(0)
+}
+
+fn forward(command: ForwardCommand) -> anyhow::Result<u8> {
+    match command {
+        ForwardCommand::List { format } => forwards::list(format)?,
+        ForwardCommand::Remove { container } => forwards::remove(&container)?,
     }
     Ok(0)
 }

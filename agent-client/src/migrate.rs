@@ -15,6 +15,7 @@ use common::journal::{Direction, Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::flows::FlowCount;
 use common::net::forward::{self, Part};
+use common::net::published::{self, Forward};
 use common::net::tunnel::{Dirs, MOST_TRIES, PROOF_LIMIT, Tunnel, TunnelError};
 use common::paths;
 use common::preflight::{self, Check, Side, Verdict};
@@ -35,7 +36,7 @@ use crate::control::{Control, RequestError, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
 use crate::recovery;
-use crate::shorten::shorten;
+use crate::shorten::Moved;
 use crate::source::{Data, Flows, Source};
 use crate::timeline::Timeline;
 
@@ -87,6 +88,7 @@ pub(crate) struct Migration<'a> {
     /// Flows that the destination knows and has yet to turn.
     waiting: bool,
     max_freeze: Option<Duration>,
+    forward_new: bool,
     /// Cancelled when the container has been frozen for too long.
     overdue: CancellationToken,
     report: Report,
@@ -118,6 +120,7 @@ impl<'a> Migration<'a> {
                 sent_bytes: 0,
                 flows: FlowCount::default(),
                 shortened: 0,
+                forwarded_ports: Vec::new(),
                 tunnel: None,
                 packets: None,
                 warnings: Vec::new(),
@@ -135,6 +138,7 @@ impl<'a> Migration<'a> {
             frozen_at: None,
             waiting: false,
             max_freeze: None,
+            forward_new: false,
             overdue: CancellationToken::new(),
             lock: None,
         }
@@ -143,6 +147,12 @@ impl<'a> Migration<'a> {
     /// Undoes the migration if the container has been frozen for longer than this before it commits.
     pub(crate) fn max_freeze(mut self, limit: Option<Duration>) -> Self {
         self.max_freeze = limit;
+        self
+    }
+
+    /// Sends new connections to the ports that the container publishes here after it.
+    pub(crate) fn forward_new(mut self, forward: bool) -> Self {
+        self.forward_new = forward;
         self
     }
 
@@ -227,6 +237,13 @@ impl<'a> Migration<'a> {
         if let Some(why) = refusal(&checks) {
             return Err(Failure::Refused(why));
         }
+        if self.forward_new && facts.ports.is_empty() {
+            return Err(Failure::Refused(format!(
+                "{} publishes no ports: there are no new connections to forward, leave out \
+                 --forward-new",
+                facts.name
+            )));
+        }
         let mut control = Control::connect(&self.destination).await?;
 
         self.begin(PhaseName::Preflight);
@@ -305,6 +322,9 @@ impl<'a> Migration<'a> {
         self.begin(PhaseName::Flows);
         let mut flows = vec![source.flows().await.context("cannot read the flows")?];
         self.install(&flows[0]).await?;
+        if self.forward_new {
+            self.prepare_forward(source, &tunnel).await?;
+        }
         let thawed = source.clone();
         self.undo
             .register("freeze", move || async move { thawed.thaw().await });
@@ -397,6 +417,39 @@ impl<'a> Migration<'a> {
             before = bytes;
         }
         Ok(sent.unwrap_or_default())
+    }
+
+    /// The forward is on record before the commit: whoever finishes this migration has it work.
+    async fn prepare_forward(
+        &mut self,
+        source: &Source,
+        tunnel: &std::sync::Arc<Tunnel>,
+    ) -> anyhow::Result<()> {
+        let forward = Forward::of(&source.facts).context("it publishes no ports")?;
+        let id = forward.container.id.clone();
+        self.undo.register("forward", move || async move {
+            spawn_blocking(move || published::remove(&Dirs::default(), &id)).await??;
+            Ok(())
+        });
+        let tunnel = tunnel.clone();
+        let prepare = move || published::prepare(&Dirs::default(), &tunnel, forward);
+        spawn_blocking(prepare).await??;
+        Ok(())
+    }
+
+    async fn activate_forward(&mut self, source: &Source) {
+        let id = source.facts.id.clone();
+        let activated = spawn_blocking(move || published::activate(&Dirs::default(), &id)).await;
+        match activated.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
+            Ok(()) => {
+                let ports = source.facts.ports.iter().map(ToString::to_string);
+                self.report.forwarded_ports = ports.collect();
+            }
+            Err(error) => self
+                .report
+                .warnings
+                .push(format!("new connections are not forwarded: {error:#}")),
+        }
     }
 
     /// Tells the destination of flows, before any of their packets can get there.
@@ -663,6 +716,10 @@ impl<'a> Migration<'a> {
     }
 
     async fn remove_old(&mut self, source: &Source, flows: &[Flows], tunnel: &Tunnel) {
+        // While the frozen copy is there nobody refuses a connection in between.
+        if self.forward_new {
+            self.activate_forward(source).await;
+        }
         let removed = source.remove().await;
         for flows in flows {
             if let Err(error) = flows.settle(tunnel.index()).await {
@@ -671,7 +728,12 @@ impl<'a> Migration<'a> {
             }
         }
         if let Some(control) = &mut self.control {
-            let shortened = shorten(control, flows, tunnel.index()).await;
+            let moved = Moved {
+                id: &source.facts.id,
+                flows,
+                tunnel: tunnel.index(),
+            };
+            let shortened = moved.shorten(control).await;
             self.report.shortened = shortened.flows;
             self.report.warnings.extend(shortened.warnings);
         }

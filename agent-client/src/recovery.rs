@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use common::container::{podman, stragglers};
 use common::journal::{Journal, MigrationRecord, Progress};
-use common::net::carry;
+use common::net::tunnel::Dirs;
+use common::net::{carry, published};
 use common::paths;
 use common::protocol::{MigrationId, Outcome};
 use common::transaction::{self, SourceStep};
@@ -135,7 +136,14 @@ pub(crate) async fn carry_out(
     let at_work = work.clone();
     // Podman, the runtime and CRIU outlive the command that started them.
     tokio::task::spawn_blocking(move || stragglers::wait(&at_work, STRAGGLERS)).await??;
-    if step != Some(SourceStep::Thaw) && !exists(&record).await? {
+    let id = record.container.id.clone();
+    let moved = step != Some(SourceStep::Thaw);
+    tokio::task::spawn_blocking(move || match moved {
+        true => published::activate(&Dirs::default(), &id),
+        false => published::remove(&Dirs::default(), &id).map(drop),
+    })
+    .await??;
+    if moved && !exists(&record).await? {
         source::remove_volumes(&work).await?;
     } else if let Some(source) = source {
         match step {

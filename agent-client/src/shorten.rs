@@ -2,17 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use common::net::flows::MovedFlow;
 use common::net::introduction::{Introduction, IntroductionError};
 use common::net::mark::Index;
-use common::net::tunnel::{Dirs, MOST_TRIES};
+use common::net::tunnel::{self, Dirs, MOST_TRIES};
 use common::protocol::message::FLOWS_PER_BATCH;
 use common::protocol::{Reply, Request};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::{Control, RequestError, unexpected};
 use crate::source::Flows;
+
+/// How long the host at the other end of a tunnel may take to say what it sends through it.
+const GREETING: Duration = Duration::from_secs(5);
 
 /// Why flows go on through this host.
 #[derive(Debug, thiserror::Error)]
@@ -37,73 +43,110 @@ pub(crate) struct Shortened {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Introduces the hosts where `flows` enter to the one that they have moved to, through `tunnel`.
-pub(crate) async fn shorten(control: &mut Control, flows: &[Flows], tunnel: Index) -> Shortened {
-    let mut passing: BTreeMap<Index, Vec<MovedFlow>> = BTreeMap::new();
-    for (through, moved) in flows.iter().flat_map(|flows| flows.passing(tunnel)) {
-        passing.entry(through).or_default().extend(moved);
-    }
-    let mut shortened = Shortened::default();
-    for (through, moved) in passing {
-        let (entry, done) = past(control, through, &moved, flows).await;
-        match done {
-            Ok(count) => shortened.flows += count,
-            Err(obstacle) => {
-                let entry = entry.map_or(through.interface(), |address| address.to_string());
-                shortened.warnings.push(format!(
-                    "{} connections that enter at {entry} go on through this host, which must stay \
-                     up for them: {obstacle}",
-                    moved.len()
-                ));
+/// A container that has moved on from here, through `tunnel`.
+pub(crate) struct Moved<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) flows: &'a [Flows],
+    pub(crate) tunnel: Index,
+}
+
+impl Moved<'_> {
+    /// Introduces the hosts where its flows enter, and where new ones may, to the one that it has moved
+    /// to.
+    pub(crate) async fn shorten(&self, control: &mut Control) -> Shortened {
+        let mut entries: BTreeMap<Index, Vec<MovedFlow>> = BTreeMap::new();
+        for (through, moved) in self.flows.iter().flat_map(|f| f.passing(self.tunnel)) {
+            entries.entry(through).or_default().extend(moved);
+        }
+        let tunnels = spawn_blocking(|| tunnel::list(&Dirs::default())).await;
+        for there in tunnels.into_iter().flatten().flatten() {
+            let index = there.record.index;
+            if there.alive && index != self.tunnel {
+                entries.entry(index).or_default();
             }
         }
-    }
-    shortened
-}
-
-/// Does it for the flows that come through one tunnel. Also says where they enter, if it got so far.
-async fn past(
-    control: &mut Control,
-    through: Index,
-    moved: &[MovedFlow],
-    flows: &[Flows],
-) -> (Option<IpAddr>, Result<usize, Obstacle>) {
-    match Introduction::open(&Dirs::default(), through).await {
-        Ok((entry, address)) => {
-            let done = introduce(control, entry, address, through, moved, flows).await;
-            (Some(address), done)
+        let mut shortened = Shortened::default();
+        for (through, passing) in entries {
+            let (entry, done) = self.past(control, through, &passing).await;
+            match done {
+                Ok(count) => shortened.flows += count,
+                Err(obstacle) => {
+                    let entry = entry.map_or(through.interface(), |address| address.to_string());
+                    shortened.warnings.push(match passing.len() {
+                        0 => format!(
+                            "new connections at {entry} do not follow the container: {obstacle}"
+                        ),
+                        count => format!(
+                            "{count} connections that enter at {entry} go on through this host, \
+                             which must stay up for them: {obstacle}"
+                        ),
+                    });
+                }
+            }
         }
-        Err(error) => (None, Err(error.into())),
+        shortened
     }
-}
 
-async fn introduce(
-    control: &mut Control,
-    mut entry: Introduction,
-    address: IpAddr,
-    through: Index,
-    moved: &[MovedFlow],
-    flows: &[Flows],
-) -> Result<usize, Obstacle> {
-    let mut tries = 1..=MOST_TRIES;
-    loop {
-        let offer = entry.offer().await?;
-        let request = Request::Introduce { offer, address };
-        let terms = match control.request(request, &CancellationToken::new()).await? {
-            Reply::Introduced { terms } => terms,
-            other => return Err(unexpected(&other).into()),
-        };
-        match entry.meet(terms, control.peer).await {
-            Err(IntroductionError::Taken) if tries.next().is_some() => {}
-            met => break met?,
+    /// Does it for what comes through one tunnel. Also says where that enters, if it got so far.
+    async fn past(
+        &self,
+        control: &mut Control,
+        through: Index,
+        passing: &[MovedFlow],
+    ) -> (Option<IpAddr>, Result<usize, Obstacle>) {
+        let opened = timeout(GREETING, async {
+            let (mut entry, address) = Introduction::open(&Dirs::default(), through).await?;
+            let forwards = entry.forwarding(self.id).await?;
+            Ok((entry, address, forwards))
+        });
+        let opened = opened.await.unwrap_or(Err(IntroductionError::Silent));
+        match opened {
+            Ok((_, address, false)) if passing.is_empty() => (Some(address), Ok(0)),
+            Ok((entry, address, forwards)) => {
+                let introduced = self.introduce(control, entry, address, through, passing);
+                let done = match introduced.await {
+                    Ok((mut entry, count)) if forwards => {
+                        let followed = entry.follow(self.id).await;
+                        followed.map(|_| count).map_err(Obstacle::from)
+                    }
+                    other => other.map(|(_, count)| count),
+                };
+                (Some(address), done)
+            }
+            // Nothing of this container's is known to come from there.
+            Err(_) if passing.is_empty() => (None, Ok(0)),
+            Err(error) => (None, Err(error.into())),
         }
     }
-    let mut count = 0;
-    for batch in moved.chunks(FLOWS_PER_BATCH) {
-        count += entry.turn(batch.to_vec()).await?;
+
+    async fn introduce(
+        &self,
+        control: &mut Control,
+        mut entry: Introduction,
+        address: IpAddr,
+        through: Index,
+        passing: &[MovedFlow],
+    ) -> Result<(Introduction, usize), Obstacle> {
+        let mut tries = 1..=MOST_TRIES;
+        loop {
+            let offer = entry.offer().await?;
+            let request = Request::Introduce { offer, address };
+            let terms = match control.request(request, &CancellationToken::new()).await? {
+                Reply::Introduced { terms } => terms,
+                other => return Err(unexpected(&other).into()),
+            };
+            match entry.meet(terms, control.peer).await {
+                Err(IntroductionError::Taken) if tries.next().is_some() => {}
+                met => break met?,
+            }
+        }
+        let mut count = 0;
+        for batch in passing.chunks(FLOWS_PER_BATCH) {
+            count += entry.turn(batch.to_vec()).await?;
+        }
+        for flows in self.flows {
+            flows.fade(through).await.map_err(Obstacle::Here)?;
+        }
+        Ok((entry, count))
     }
-    for flows in flows {
-        flows.fade(through).await.map_err(Obstacle::Here)?;
-    }
-    Ok(count)
 }

@@ -20,6 +20,7 @@ use common::net::flows::MovedFlow;
 use common::net::forward::{self, Part};
 use common::net::hold::Hold;
 use common::net::plan::{Offer, Terms};
+use common::net::published;
 use common::net::quarantine;
 use common::net::segments::{self, Mtus};
 use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
@@ -244,9 +245,17 @@ impl PodmanIncoming {
             podman::create_volume(&volume).await?;
         }
         let id = self.container.id.clone();
+        let removed = id.clone();
         self.undo.register("container", move || async move {
-            Ok(podman::remove_container(&id).await?)
+            Ok(podman::remove_container(&removed).await?)
         });
+        // Podman binds the ports again that it had published here before it moved away.
+        let (lent, returned) = (id.clone(), id.clone());
+        self.undo.register("forward", move || async move {
+            let activate = move || published::activate(&Dirs::default(), &returned);
+            Ok(spawn_blocking(activate).await??)
+        });
+        spawn_blocking(move || published::lend(&Dirs::default(), &lent)).await??;
         let (bridges, addresses) = (
             survey::bridges(&self.container).await,
             self.container.addresses(),
@@ -519,6 +528,15 @@ impl Incoming for PodmanIncoming {
                 tracing::error!("packets of {} may not pass: {error:#}", self.container.name);
                 return;
             }
+        }
+        let id = self.container.id.clone();
+        let ended = spawn_blocking(move || published::remove(&Dirs::default(), &id)).await;
+        if let Err(error) = ended.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
+            tracing::error!(
+                "new connections to {} may go elsewhere: {error:#}",
+                self.container.name
+            );
+            return;
         }
         if let Err(error) = paths::remove_work_dir(&self.record.migration) {
             tracing::warn!("{}: {error}", self.work.display());

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use common::container::{podman, stragglers};
 use common::journal::{Journal, MigrationRecord, Progress};
-use common::net::quarantine;
+use common::net::tunnel::Dirs;
+use common::net::{published, quarantine};
 use common::paths;
 use common::transaction::{self, DestinationStep};
+use tokio::task::spawn_blocking;
 
 use crate::incoming;
 
@@ -61,10 +63,12 @@ async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<
     let work = paths::work_dir(&record.migration);
     // Podman outlives the server that started it, and may be about to make what is removed here.
     let at_work = work.clone();
-    tokio::task::spawn_blocking(move || stragglers::wait(&at_work, STRAGGLERS)).await??;
+    spawn_blocking(move || stragglers::wait(&at_work, STRAGGLERS)).await??;
     podman::remove_container(&record.container.id).await?;
+    let id = record.container.id.clone();
+    spawn_blocking(move || published::activate(&Dirs::default(), &id)).await??;
     for installed in incoming::installed(&work) {
-        tokio::task::spawn_blocking(move || installed.remove()).await??;
+        spawn_blocking(move || installed.remove()).await??;
     }
     for created in incoming::created(&work) {
         created.remove().await?;
@@ -88,9 +92,11 @@ async fn let_out(record: &MigrationRecord) -> anyhow::Result<()> {
         let (_, placement) = podman::inspect(&record.container.id).await?;
         if !placement.netns.is_empty() {
             let netns = std::path::PathBuf::from(placement.netns);
-            tokio::task::spawn_blocking(move || quarantine::lift(&netns)).await??;
+            spawn_blocking(move || quarantine::lift(&netns)).await??;
         }
     }
+    let id = record.container.id.clone();
+    spawn_blocking(move || published::remove(&Dirs::default(), &id)).await??;
     paths::remove_work_dir(&record.migration)?;
     Ok(())
 }

@@ -8,6 +8,8 @@ use std::path::Path;
 use common::container::facts::PublishedPort;
 use common::container::{ContainerFacts, podman};
 use common::net::forward::{self, Obstacle, Part};
+use common::net::published::{self, Forward};
+use common::net::tunnel::Dirs;
 use common::preflight::DestinationFacts;
 use tokio::task::spawn_blocking;
 
@@ -26,6 +28,9 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
             volumes.push(volume.name.clone());
         }
     }
+    let forwards = spawn_blocking(|| published::list(&Dirs::default())).await;
+    let forwards: Vec<_> = forwards.map(|f| f.unwrap_or_default()).unwrap_or_default();
+    let forwards: Vec<_> = forwards.into_iter().map(|(_, forward)| forward).collect();
     let (image, id, name, addresses, root) = tokio::join!(
         podman::exists("image", &container.image_id),
         podman::exists("container", &container.id),
@@ -42,7 +47,15 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
         busy_ports: container
             .ports
             .iter()
-            .filter_map(|port| Some((port.clone(), why_busy(port)?)))
+            .filter_map(|port| {
+                let forward = forwards.iter().find(|f| f.ports.contains(port));
+                let reason = match forward {
+                    // It gives the port up when the container comes back.
+                    Some(forward) if forward.container.id == container.id => return None,
+                    forward => why_busy(port, forward)?,
+                };
+                Some((port.clone(), reason))
+            })
             .collect(),
         volumes,
         free_bytes: root.map(|r| free_bytes(Path::new(&r))).unwrap_or(0),
@@ -74,7 +87,7 @@ fn free_bytes(path: &Path) -> u64 {
 }
 
 /// Binds the port as Podman will, and lets go of it at once.
-fn why_busy(port: &PublishedPort) -> Option<String> {
+fn why_busy(port: &PublishedPort, forward: Option<&Forward>) -> Option<String> {
     let address = SocketAddr::new(
         port.host_address
             .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
@@ -86,7 +99,14 @@ fn why_busy(port: &PublishedPort) -> Option<String> {
         _ => return None,
     };
     bound.err().map(|error| match error.kind() {
-        ErrorKind::AddrInUse => "something else uses it; stop that".to_owned(),
+        ErrorKind::AddrInUse => match forward {
+            None => "something else uses it; stop that".to_owned(),
+            Some(Forward { container, .. }) => format!(
+                "new connections to it go to {0}, which has moved away: `agent-client forward \
+                 remove {0}`",
+                container.name
+            ),
+        },
         // Podman binds it as well.
         ErrorKind::AddrNotAvailable => format!(
             "this host does not have the address {0}; publish the port at all addresses, give this \

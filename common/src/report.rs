@@ -37,6 +37,8 @@ pub struct Report {
     /// How many of them had come through another host, which knows the destination now, and do not
     /// pass this one any more.
     pub shortened: usize,
+    /// Ports here whose new connections follow the container (`--forward-new`), as Podman prints them.
+    pub forwarded_ports: Vec<String>,
     /// The tunnel used, if it came to that.
     pub tunnel: Option<Tunnel>,
     /// What became of packets for the container meanwhile, if it came to that.

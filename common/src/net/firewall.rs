@@ -6,8 +6,17 @@
 //!         type filter hook prerouting priority -310; policy accept;
 //!         iifname lmwg1 meta mark set meta mark & 0xffc0ffff | 0x00010000
 //!     }
+//!     chain forward_1 {
+//!         type nat hook prerouting priority dstnat - 1; policy accept;
+//!         meta nfproto ipv4 fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto tcp
+//!             th dport 8080 ct mark set ct mark & 0xffc0ffff | 0x00010000
+//!             meta mark set meta mark & 0xffc0ffff | 0x00010000 dnat ip to 10.88.0.5:80
+//!     }
+//!     chain forward_output_1 { type nat hook output priority dstnat - 1; … the same … }
 //!     chain prerouting_1 {
 //!         type filter hook prerouting priority 200; policy accept;
+//!         iifname lmwg1 ct state new fib daddr type != local
+//!             ct mark set ct mark & 0xf03fffff | 0x00400000
 //!         iifname lmwg1 meta mark & 0x003f0000 == 0x00010000 meta mark set meta mark & 0xffc0ffff
 //!         ct direction original ct mark & 0x003f0000 == 0x00010000
 //!             meta mark set meta mark & 0xffc0ffff | 0x00010000
@@ -35,6 +44,11 @@
 //! Until then such a packet has the mark of its tunnel. Firewalls that check where packets come from
 //! (firewalld does for IPv6: `fib saddr . mark . iif`) find the way back through that tunnel.
 //!
+//! The chains `forward_1` are empty unless new connections are sent after a container
+//! ([`super::published`]). At the other end those are new as well, and are answered through the tunnel:
+//! the first rule of `prerouting_1`. What this host sends to itself keeps its address, which the other
+//! end cannot answer if it is a loopback address.
+//!
 //! Each tunnel has base chains of its own because chains, unlike rules, are removed by name: there
 //! are no rule handles to remember, and tunnels do not touch each other's.
 //!
@@ -44,17 +58,22 @@
 //!
 //! Every change is one transaction of `nft`. Concurrent callers must hold the tunnels' lock.
 
+use std::net::IpAddr;
+
 use nftables::batch::Batch;
 use nftables::expr::{
-    BinaryOperation, CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField,
+    BinaryOperation, CT, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression,
+    Payload, PayloadField, Prefix,
 };
 use nftables::helper::{self, NftablesError};
 use nftables::schema::{Chain, FlushObject, NfCmd, NfListObject, Rule, Table};
-use nftables::stmt::{Limit, Mangle, Match, Operator, Statement};
+use nftables::stmt::{Limit, Mangle, Match, NAT, NATFamily, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::mark::{Direction, FWMARK_MASK, Index, Mark};
+use super::published::{self, Forward};
 use super::wireguard::MTU;
+use crate::container::facts::PublishedPort;
 
 /// Our table, in the family `inet`.
 pub const TABLE: &str = "live_migration";
@@ -64,6 +83,8 @@ const PRIORITY_FIRST: i32 = -310;
 const PRIORITY_LAST: i32 = 200;
 /// Priority `mangle` of the hook output (nft(8)).
 const PRIORITY_MANGLE: i32 = -150;
+/// Before the priority `dstnat`, where others would say that nobody listens.
+const PRIORITY_FORWARD: i32 = PRIORITY_DSTNAT - 1;
 /// Priority `dstnat` (nft(8)).
 const PRIORITY_DSTNAT: i32 = -100;
 /// Priority `srcnat` (nft(8)).
@@ -112,31 +133,51 @@ pub fn add_tunnel(index: Index) -> Result<(), FirewallError> {
     let rules = [
         vec![arrive(index)],
         [
-            vec![arrived(index)],
+            vec![answer_through(index), arrived(index)],
             diverts().into(),
             vec![allow_fragments(index)],
         ]
         .concat(),
         diverts().into(),
     ];
-    for (chain, rules) in chains(index).into_iter().zip(rules) {
-        for rule in rules {
-            batch.add(NfListObject::Rule(Rule {
-                family: chain.family,
-                table: chain.table.clone(),
-                chain: chain.name.clone(),
-                expr: rule.into(),
-                ..Rule::default()
-            }));
-        }
+    for (chain, rules) in chains(index).iter().zip(rules) {
+        fill(&mut batch, chain, rules);
     }
     apply("add the tunnel's firewall rules", batch)
+}
+
+/// Makes these the forwards through the tunnel, in place of what there was. Those of none are none.
+/// Undone by [`remove_tunnel`].
+pub fn forward(index: Index, forwards: &[&Forward]) -> Result<(), FirewallError> {
+    let mut batch = Batch::new();
+    let rules: Vec<_> = forwards
+        .iter()
+        .flat_map(|forward| forward.ways())
+        .map(|(port, to)| forward_port(port, to, index))
+        .collect();
+    for chain in forward_chains(index) {
+        batch.add_cmd(NfCmd::Flush(FlushObject::Chain(chain.clone())));
+        fill(&mut batch, &chain, rules.clone());
+    }
+    apply("forward new connections", batch)
+}
+
+fn fill(batch: &mut Batch<'static>, chain: &Chain<'static>, rules: Vec<Vec<Statement<'static>>>) {
+    for rule in rules {
+        batch.add(NfListObject::Rule(Rule {
+            family: chain.family,
+            table: chain.table.clone(),
+            chain: chain.name.clone(),
+            expr: rule.into(),
+            ..Rule::default()
+        }));
+    }
 }
 
 /// Diverts nothing to this tunnel any more, whether or not it did.
 pub fn remove_tunnel(index: Index) -> Result<(), FirewallError> {
     let mut batch = emptied(index);
-    for chain in chains(index) {
+    for chain in chains(index).into_iter().chain(forward_chains(index)) {
         batch.delete(NfListObject::Chain(chain));
     }
     apply("remove the tunnel's firewall rules", batch)
@@ -179,7 +220,7 @@ fn emptied(index: Index) -> Batch<'static> {
             priority,
         )));
     }
-    for chain in chains(index) {
+    for chain in chains(index).into_iter().chain(forward_chains(index)) {
         batch.add(NfListObject::Chain(chain.clone()));
         batch.add_cmd(NfCmd::Flush(FlushObject::Chain(chain)));
     }
@@ -206,6 +247,18 @@ fn chains(index: Index) -> [Chain<'static>; 3] {
     ]
     .map(|(name, hook, kind, priority)| {
         base_chain(format!("{name}_{index}").into(), hook, kind, priority)
+    })
+}
+
+/// For new connections that arrive, and for those of this host's own processes.
+fn forward_chains(index: Index) -> [Chain<'static>; 2] {
+    [
+        ("forward", NfHook::Prerouting),
+        ("forward_output", NfHook::Output),
+    ]
+    .map(|(name, hook)| {
+        let name = format!("{name}_{index}").into();
+        base_chain(name, hook, NfChainType::NAT, PRIORITY_FORWARD)
     })
 }
 
@@ -236,6 +289,102 @@ fn arrive(index: Index) -> Vec<Statement<'static>> {
 fn arrived(index: Index) -> Vec<Statement<'static>> {
     let marked = equal(and(mark(), FWMARK_MASK), Expression::Number(index.fwmark()));
     vec![came_through(index), marked, set_mark(0)]
+}
+
+/// Has connections answered through the tunnel that begin in it and pass this host.
+fn answer_through(index: Index) -> Vec<Statement<'static>> {
+    vec![
+        came_through(index),
+        equal(ct("state"), Expression::String("new".into())),
+        Statement::Match(Match {
+            op: Operator::NEQ,
+            ..is_local()
+        }),
+        set_ct_mark(Direction::Reply, index),
+    ]
+}
+
+/// Sends new connections to a port of this host through the tunnel to an address.
+fn forward_port(port: &PublishedPort, to: IpAddr, index: Index) -> Vec<Statement<'static>> {
+    let meta = |key| Expression::Named(NamedExpression::Meta(Meta { key }));
+    let (family, loopback, bits) = match to {
+        IpAddr::V4(_) => ("ip", "127.0.0.0", 8),
+        IpAddr::V6(_) => ("ip6", "::1", 128),
+    };
+    let destination = || field(family, "daddr");
+    let nfproto = if to.is_ipv4() { "ipv4" } else { "ipv6" };
+    let mut rule = vec![
+        equal(meta(MetaKey::Nfproto), Expression::String(nfproto.into())),
+        Statement::Match(is_local()),
+        Statement::Match(Match {
+            left: destination(),
+            right: Expression::Named(NamedExpression::Prefix(Prefix {
+                addr: Box::new(Expression::String(loopback.into())),
+                len: bits,
+            })),
+            op: Operator::NEQ,
+        }),
+    ];
+    if let Some(address) = published::specific(port) {
+        rule.push(equal(
+            destination(),
+            Expression::String(address.to_string().into()),
+        ));
+    }
+    rule.extend([
+        equal(
+            meta(MetaKey::L4proto),
+            Expression::String(port.protocol.clone().into()),
+        ),
+        equal(
+            field("th", "dport"),
+            Expression::Number(port.host_port.into()),
+        ),
+        set_ct_mark(Direction::Original, index),
+        set_mark(index.fwmark()),
+        Statement::DNAT(Some(NAT {
+            addr: Some(Expression::String(to.to_string().into())),
+            family: Some(match to {
+                IpAddr::V4(_) => NATFamily::IP,
+                IpAddr::V6(_) => NATFamily::IP6,
+            }),
+            port: Some(Expression::Number(port.container_port.into())),
+            flags: None,
+        })),
+    ]);
+    rule
+}
+
+/// That a packet is for this host.
+fn is_local() -> Match<'static> {
+    Match {
+        left: Expression::Named(NamedExpression::Fib(Fib {
+            result: FibResult::Type,
+            flags: [FibFlag::Daddr].into(),
+        })),
+        right: Expression::String("local".into()),
+        op: Operator::EQ,
+    }
+}
+
+/// Has one direction of the flow take the tunnel.
+fn set_ct_mark(direction: Direction, index: Index) -> Statement<'static> {
+    Statement::Mangle(Mangle {
+        key: ct("mark"),
+        value: Expression::BinaryOperation(Box::new(BinaryOperation::OR(vec![
+            and(ct("mark"), !direction.mask()),
+            Expression::Number(Mark(0).with(direction, Some(index)).0),
+        ]))),
+    })
+}
+
+fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
+    Expression::Named(NamedExpression::Payload(Payload::PayloadField(
+        PayloadField {
+            protocol: protocol.into(),
+            field: field.into(),
+        },
+    )))
 }
 
 fn came_through(index: Index) -> Statement<'static> {
@@ -278,14 +427,7 @@ fn divert(direction: Direction, index: Index) -> Vec<Statement<'static>> {
 
 fn allow_fragments(index: Index) -> Vec<Statement<'static>> {
     let meta = |key| Expression::Named(NamedExpression::Meta(Meta { key }));
-    let fragments = || {
-        Expression::Named(NamedExpression::Payload(Payload::PayloadField(
-            PayloadField {
-                protocol: "ip".into(),
-                field: "frag-off".into(),
-            },
-        )))
-    };
+    let fragments = || field("ip", "frag-off");
     vec![
         equal(
             and(meta(MetaKey::Mark), FWMARK_MASK),

@@ -17,6 +17,9 @@
 //! The entry trusts the middle with them already; now the middle names the host that it has trusted with
 //! the container. Until `Turn` is answered, and if any of this fails, they go on through the middle.
 //!
+//! New connections that the entry sends after the container ([`super::published`]) follow it in the same
+//! conversation.
+//!
 //! The keepers listen at [`PORT`] of the tunnel's address, on the tunnel's interface only, and ask for the
 //! tunnel's ticket first. After it: [frames](crate::protocol::frame), one reply per request.
 
@@ -24,8 +27,8 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use serde::{Deserialize, Serialize};
@@ -41,17 +44,23 @@ use super::flows::MovedFlow;
 use super::mark::Index;
 use super::occupied::OccupiedError;
 use super::plan::{Offer, Terms};
+use super::published;
 use super::tunnel::{self, Dirs, Record, Tunnel, TunnelError};
 use crate::protocol::frame::{FrameError, Frames, MAX_FRAME_BYTES};
 use crate::ticket::{self, Ticket};
 
 /// TCP port of the keepers, inside the tunnels.
 pub const PORT: u16 = 50052;
-/// The port that conversations come from, by which they can be expected.
+/// The ports that conversations come from, by which they can be expected: those that begin and end, and
+/// the one that stays.
 const FROM: u16 = 50053;
+const STAY_FROM: u16 = 50054;
 
 /// How long anything may take that the other end of a tunnel has to do.
 const ANSWER: Duration = Duration::from_secs(10);
+/// Pause between requests to stay, and how long one holds.
+const ASK: Duration = Duration::from_secs(3);
+const STAY: Duration = Duration::from_secs(20);
 /// How long a new tunnel is tried before the long path is kept.
 const PROOF: Duration = Duration::from_secs(3);
 /// How long whoever connects may take to present the ticket.
@@ -98,6 +107,12 @@ enum Request {
     Turn { flows: Vec<MovedFlow> },
     /// From the entry: what you send to the peers of these flows, send through this tunnel.
     Return { flows: Vec<MovedFlow> },
+    /// To the entry: do you send new connections to this container through this tunnel?
+    Forwarding { container: String },
+    /// To the entry: send them to the host that you have met.
+    Follow { container: String },
+    /// From the entry, again and again: keep the tunnel, new connections come through it.
+    Stay,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -112,9 +127,30 @@ enum Reply {
     Turned {
         flows: usize,
     },
+    /// To `Forwarding` and `Follow`: whether there are any.
+    Forwards {
+        any: bool,
+    },
+    Staying,
     Refused {
         why: String,
     },
+}
+
+/// When the other end last asked for the tunnel to stay.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stay(Arc<Mutex<Option<Instant>>>);
+
+impl Stay {
+    fn ask(&self) {
+        *self.0.lock().expect("no panic while locked") = Some(Instant::now());
+    }
+
+    /// Whether that was lately.
+    pub(super) fn is_asked(&self) -> bool {
+        let asked = *self.0.lock().expect("no panic while locked");
+        asked.is_some_and(|at| at.elapsed() < STAY)
+    }
 }
 
 /// A conversation with the keeper at the other end of a tunnel. Ends when dropped.
@@ -126,6 +162,14 @@ impl Introduction {
     /// Connects through tunnel `index`. Also returns the address of the host there, outside the
     /// tunnel.
     pub async fn open(dirs: &Dirs, index: Index) -> Result<(Self, IpAddr), IntroductionError> {
+        Self::open_from(FROM, dirs, index).await
+    }
+
+    async fn open_from(
+        port: u16,
+        dirs: &Dirs,
+        index: Index,
+    ) -> Result<(Self, IpAddr), IntroductionError> {
         let gone = || IntroductionError::Gone(index);
         let record = Record::read(dirs, index)?.ok_or_else(gone)?;
         let ticket = tunnel::ticket(dirs, index)?.ok_or_else(gone)?;
@@ -139,9 +183,11 @@ impl Introduction {
             socket.set_reuseaddr(true)?;
             // From another port will do where no firewall cares.
             socket
-                .bind(SocketAddr::new(local, FROM))
+                .bind(SocketAddr::new(local, port))
                 .or_else(|_| socket.bind(SocketAddr::new(local, 0)))?;
             let mut stream = socket.connect(keeper).await?;
+            // The next conversation comes from the same port, and may come soon.
+            stream.set_zero_linger()?;
             stream.write_all(ticket.bytes()).await?;
             io::Result::Ok(stream)
         };
@@ -177,6 +223,32 @@ impl Introduction {
     /// how many do. Not undone.
     pub async fn turn(&mut self, flows: Vec<MovedFlow>) -> Result<usize, IntroductionError> {
         self.count(Request::Turn { flows }).await
+    }
+
+    /// Whether the other end sends new connections to this container, by id, through the tunnel.
+    pub async fn forwarding(&mut self, container: &str) -> Result<bool, IntroductionError> {
+        let container = container.to_owned();
+        self.whether(Request::Forwarding { container }).await
+    }
+
+    /// Has the other end send them to the host that it has met. Not undone.
+    pub async fn follow(&mut self, container: &str) -> Result<bool, IntroductionError> {
+        let container = container.to_owned();
+        self.whether(Request::Follow { container }).await
+    }
+
+    async fn whether(&mut self, request: Request) -> Result<bool, IntroductionError> {
+        match self.ask(request).await? {
+            Reply::Forwards { any } => Ok(any),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn stay(&mut self) -> Result<(), IntroductionError> {
+        match self.ask(Request::Stay).await? {
+            Reply::Staying => Ok(()),
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn return_through(&mut self, flows: Vec<MovedFlow>) -> Result<usize, IntroductionError> {
@@ -217,14 +289,39 @@ fn unexpected(reply: &Reply) -> IntroductionError {
 pub(super) fn expect(record: &Record) -> Result<(), TunnelError> {
     let view = record.view()?;
     let (peer, local) = (view.peer_addresses[0], view.addresses[0].addr());
+    let here = SocketAddr::new(local, PORT);
     admit::echo(peer, local, echo::IDENTIFIER)
-        .and_then(|()| admit::tcp(SocketAddr::new(peer, FROM), SocketAddr::new(local, PORT)))
+        .and_then(|()| admit::tcp(SocketAddr::new(peer, FROM), here))
+        .and_then(|()| admit::tcp(SocketAddr::new(peer, STAY_FROM), here))
         .map_err(OccupiedError::from)?;
     Ok(())
 }
 
+/// Has the other end keep its half of the tunnel as long as forwards here use it.
+pub(super) async fn ask_to_stay(dirs: Dirs, index: Index) {
+    let mut conversation: Option<Introduction> = None;
+    loop {
+        sleep(ASK).await;
+        let forwards = published::of_tunnel(&dirs, index).unwrap_or_default();
+        if forwards.is_empty() {
+            conversation = None;
+            continue;
+        }
+        if conversation.is_none() {
+            let opened = Introduction::open_from(STAY_FROM, &dirs, index).await;
+            conversation = opened.ok().map(|(opened, _)| opened);
+        }
+        if let Some(there) = &mut conversation
+            && let Err(error) = there.stay().await
+        {
+            tracing::warn!("{error}");
+            conversation = None;
+        }
+    }
+}
+
 /// Answers the other end of a tunnel, for as long as the tunnel's keeper lives.
-pub(super) async fn serve(dirs: Dirs, record: Record, keeper: fn(Index) -> Command) {
+pub(super) async fn serve(dirs: Dirs, record: Record, keeper: fn(Index) -> Command, stay: Stay) {
     let listener = match listen(&record).await {
         Ok(listener) => listener,
         Err(error) => {
@@ -245,6 +342,7 @@ pub(super) async fn serve(dirs: Dirs, record: Record, keeper: fn(Index) -> Comma
             dirs: dirs.clone(),
             index: record.index,
             keeper,
+            stay: stay.clone(),
             met: None,
         };
         let ticket = ticket.clone();
@@ -300,6 +398,7 @@ struct Host {
     /// The tunnel that the conversation comes through.
     index: Index,
     keeper: fn(Index) -> Command,
+    stay: Stay,
     met: Option<(Arc<Tunnel>, Introduction)>,
 }
 
@@ -350,6 +449,25 @@ impl Host {
                 Reply::Turned {
                     flows: spawn_blocking(move || carry::turn_aside(&flows, index, met)).await??,
                 }
+            }
+            Request::Forwarding { container } => {
+                let forwards = published::of_tunnel(&dirs, index)?;
+                let any = forwards.iter().any(|f| f.container.id == container);
+                Reply::Forwards { any }
+            }
+            Request::Follow { container } => {
+                let Some((tunnel, _)) = &self.met else {
+                    anyhow::bail!("no host was met");
+                };
+                let met = tunnel.index();
+                let follow = move || published::follow(&dirs, &container, index, met);
+                Reply::Forwards {
+                    any: spawn_blocking(follow).await??,
+                }
+            }
+            Request::Stay => {
+                self.stay.ask();
+                Reply::Staying
             }
             Request::Return { flows } => Reply::Turned {
                 flows: spawn_blocking(move || carry::return_through(&flows, index)).await??,

@@ -1,8 +1,9 @@
 //! The process that stays with a tunnel.
 //!
 //! Every tunnel has one on each of its hosts. It outlives the command that made the tunnel, moves
-//! the packets if the kernel cannot, and takes the tunnel down on its host once no flow is marked
-//! for it and nobody has a lease on it, for [`IDLE`].
+//! the packets if the kernel cannot, binds the ports of forwards, and takes the tunnel down on its host
+//! once no flow is marked for it, no forward uses it at either end, and nobody has a lease on it, for
+//! [`IDLE`].
 
 use std::fs::File;
 use std::io;
@@ -14,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use conntrack::{Conntrack, Filter};
 
-use super::introduction;
+use super::introduction::{self, Stay};
 use super::lock::Lock;
 use super::mark::{Direction, Index, Mark};
+use super::published::{self, Bound};
 use super::tunnel::{self, Dirs, KeeperCommand, Record, TunnelError};
 use super::userspace::{self, UserspaceError};
 use super::wireguard::Backend;
@@ -145,7 +147,15 @@ pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<()
             Some(runtime.spawn(async move { userspace::run(&interface).await }))
         }
     };
-    runtime.spawn(introduction::serve(dirs.clone(), record.clone(), keeper));
+    let stay = Stay::default();
+    runtime.spawn(introduction::serve(
+        dirs.clone(),
+        record.clone(),
+        keeper,
+        stay.clone(),
+    ));
+    runtime.spawn(introduction::ask_to_stay(dirs.clone(), index));
+    let mut bound = Bound::default();
     let mut idle_since = None;
     while Record::exists(dirs, index) {
         if device.as_ref().is_some_and(|device| device.is_finished()) {
@@ -154,7 +164,9 @@ pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<()
         if let Err(error) = introduction::expect(&record) {
             tracing::debug!("{error}");
         }
-        if is_busy(dirs, index)? {
+        let forwards = published::of_tunnel(dirs, index)?;
+        bound.update(&forwards);
+        if !forwards.is_empty() || stay.is_asked() || is_busy(dirs, index)? {
             idle_since = None;
         } else if idle_since.get_or_insert_with(Instant::now).elapsed() >= IDLE
             && tunnel::take_down_if_idle(dirs, index)?

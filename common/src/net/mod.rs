@@ -26,6 +26,7 @@ pub mod netns;
 mod nfnetlink;
 pub mod occupied;
 pub mod plan;
+pub mod published;
 pub mod quarantine;
 pub mod routes;
 pub mod segments;

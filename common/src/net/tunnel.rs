@@ -17,6 +17,7 @@
 //! |---|---|
 //! | `tunnels/lmwgN.json` | the record: written before anything is made, removed after everything is gone |
 //! | `tunnels/lmwgN.ticket` | what is asked of those who want to talk to the keeper |
+//! | `tunnels/lmwgN.forwards` | [`super::published`] |
 //! | `tunnels/lmwgN.lock` | locked (flock), shared by leases, exclusively by who takes the tunnel down |
 //! | `tunnels/lmwgN.keeper` | locked by the keeper while it lives |
 //! | `tunnels/lmwgN.log` | what the keeper says |
@@ -42,6 +43,7 @@ use super::lock::{Lock, LockError};
 use super::mark::Index;
 use super::occupied::{self, OccupiedError};
 use super::plan::{self, Agreement, Offer, PlanError, PublicKey, Terms, View};
+use super::published;
 use super::routes::{RouteError, Routes};
 use super::sysctl::{self, SysctlError};
 use super::userspace;
@@ -102,8 +104,13 @@ impl Dirs {
         self.file(index, "keeper")
     }
 
+    /// The forwards that use the tunnel.
+    pub(super) fn forwards(&self, index: Index) -> PathBuf {
+        self.file(index, "forwards")
+    }
+
     /// Waits for this process's turn to change tunnels.
-    fn turn(&self) -> Result<Lock, LockError> {
+    pub(super) fn turn(&self) -> Result<Lock, LockError> {
         Lock::exclusive(&self.run.join("net.lock"))
     }
 }
@@ -211,6 +218,7 @@ impl Record {
     }
 
     fn remove(&self, dirs: &Dirs) -> Result<(), TunnelError> {
+        remove_file(&dirs.forwards(self.index))?;
         remove_file(&dirs.file(self.index, "ticket"))?;
         remove_file(&dirs.file(self.index, "json"))
     }
@@ -239,7 +247,7 @@ pub(super) fn ticket(dirs: &Dirs, index: Index) -> Result<Option<Ticket>, Tunnel
     read(&dirs.file(index, "ticket"))
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TunnelError> {
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TunnelError> {
     let failed = |source| file_error(path.into(), source);
     match fs::read(path) {
         Ok(text) => serde_json::from_slice(&text).map_err(|error| failed(error.into())),
@@ -250,7 +258,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TunnelError> {
 
 /// Replaces a file, which only root can read, in one step: a reader, or a crash, finds the old or the
 /// new one whole.
-fn write(dirs: &Dirs, path: &Path, content: &impl Serialize) -> Result<(), TunnelError> {
+pub(super) fn write(dirs: &Dirs, path: &Path, content: &impl Serialize) -> Result<(), TunnelError> {
     let write = || {
         let draft = tempfile::NamedTempFile::new_in(dirs.tunnels())?;
         serde_json::to_writer(&draft, content)?;
@@ -566,7 +574,7 @@ fn demolish(dirs: &Dirs, record: &Record) -> Result<(), TunnelError> {
     Ok(())
 }
 
-/// Takes a tunnel down unless somebody has a lease on it or it carries flows.
+/// Takes a tunnel down unless somebody has a lease on it or it carries flows or forwards.
 pub(super) fn take_down_if_idle(dirs: &Dirs, index: Index) -> Result<bool, TunnelError> {
     // The lease before the turn: who has its turn never waits for a lease.
     let Some(_lease) = Lock::try_exclusive(&dirs.lease(index))? else {
@@ -576,7 +584,9 @@ pub(super) fn take_down_if_idle(dirs: &Dirs, index: Index) -> Result<bool, Tunne
     let Some(record) = Record::read(dirs, index)? else {
         return Ok(true);
     };
-    if keeper::flows(index).map_err(OccupiedError::from)? > 0 {
+    if keeper::flows(index).map_err(OccupiedError::from)? > 0
+        || !published::of_tunnel(dirs, index)?.is_empty()
+    {
         return Ok(false);
     }
     demolish(dirs, &record)?;

@@ -7,6 +7,7 @@ mod chains;
 mod failures;
 mod firewalls;
 mod flows;
+mod forwards;
 mod images;
 mod journeys;
 mod outages;

@@ -1,0 +1,80 @@
+//! What is to be seen and ended of the ports that lead to containers that have moved away.
+
+use anyhow::Context;
+use common::net::published::{self, Forward, State};
+use common::net::tunnel::{self, Dirs};
+use serde_json::json;
+
+use crate::cli::Format;
+
+/// Prints the forwards of this host.
+pub(crate) fn list(format: Format) -> anyhow::Result<()> {
+    let dirs = Dirs::default();
+    let tunnels = tunnel::list(&dirs)?;
+    let found = published::list(&dirs)?.into_iter().map(|(index, forward)| {
+        let tunnel = tunnels.iter().find(|t| t.record.index == index);
+        (forward, tunnel)
+    });
+    match format {
+        Format::Text => found.for_each(|(forward, tunnel)| {
+            let to = tunnel.map_or("nowhere".into(), |t| t.record.endpoint.ip().to_string());
+            let what = match (forward.state, tunnel.is_some_and(|t| t.alive)) {
+                (State::Prepared, _) => "from the end of its migration on",
+                (State::Lent, _) => "until its return, which is under way",
+                (State::Active, true) => "active",
+                (State::Active, false) => "the tunnel is dead",
+            };
+            println!(
+                "{}\t{}\tto {to}\t{what}",
+                forward.container.name,
+                ports(&forward)
+            );
+        }),
+        Format::Json => {
+            let list: Vec<_> = found
+                .map(|(forward, tunnel)| {
+                    json!({
+                        "forward": forward,
+                        "interface": tunnel.map(|t| t.record.index.interface()),
+                        "endpoint": tunnel.map(|t| t.record.endpoint),
+                        "alive": tunnel.is_some_and(|t| t.alive),
+                    })
+                })
+                .collect();
+            println!("{}", serde_json::to_string_pretty(&list)?);
+        }
+    }
+    Ok(())
+}
+
+/// Ends the forward for a container.
+pub(crate) fn remove(given: &str) -> anyhow::Result<()> {
+    let dirs = Dirs::default();
+    let all = published::list(&dirs)?;
+    let mut fits: Vec<&Forward> = all.iter().map(|(_, forward)| forward).collect();
+    fits.retain(|f| f.container.name == given || f.container.id.starts_with(given));
+    let [forward] = fits[..] else {
+        anyhow::bail!(
+            "{} forwards here fit `{given}` (`agent-client forward list`)",
+            if fits.is_empty() { "no" } else { "several" }
+        );
+    };
+    anyhow::ensure!(
+        forward.state != State::Prepared,
+        "{} is on its way; when it has moved, try again, or `agent-client cancel` its migration",
+        forward.container.name
+    );
+    let removed = published::remove(&dirs, &forward.container.id)?;
+    let removed = removed.context("it has just been removed")?;
+    eprintln!(
+        "new connections to {} here do not go to {} any more",
+        ports(&removed),
+        removed.container.name
+    );
+    Ok(())
+}
+
+fn ports(forward: &Forward) -> String {
+    let ports: Vec<_> = forward.ports.iter().map(ToString::to_string).collect();
+    ports.join(", ")
+}
