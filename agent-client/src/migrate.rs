@@ -203,7 +203,7 @@ impl<'a> Migration<'a> {
     /// Looks at both hosts; returns what holds and what does not.
     pub(crate) async fn check(&mut self, container: &str) -> anyhow::Result<Vec<Check>> {
         let (facts, _, host) = self.look(container).await?;
-        let mut checks = check_here(&facts, &host).await;
+        let mut checks = check_here(&facts, &host, self.forward_new).await;
         let mut control = Control::connect(&self.destination).await?;
         checks.extend(self.check_there(&facts, &host, &mut control).await?);
         Ok(checks)
@@ -233,7 +233,7 @@ impl<'a> Migration<'a> {
             )));
         }
         // A container that is not running at all has nothing to ask the destination about.
-        let mut checks = check_here(&facts, &host).await;
+        let mut checks = check_here(&facts, &host, self.forward_new).await;
         if let Some(why) = refusal(&checks) {
             return Err(Failure::Refused(why));
         }
@@ -513,6 +513,7 @@ impl<'a> Migration<'a> {
         let request = Request::Check {
             container: Box::new(facts.clone()),
             source: host.clone(),
+            forward_new: self.forward_new,
         };
         match control.request(request, &self.cancel).await? {
             Reply::Checked { checks } => Ok(checks),
@@ -894,9 +895,10 @@ pub(crate) async fn ask_outcome(
     }
 }
 
-async fn check_here(facts: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
+async fn check_here(facts: &ContainerFacts, host: &HostFacts, forward_new: bool) -> Vec<Check> {
     let addresses = facts.addresses();
-    let obstacles = spawn_blocking(move || forward::obstacles(Part::Source, &addresses)).await;
+    let look = move || forward::obstacles(Part::Source, &addresses, forward_new);
+    let obstacles = spawn_blocking(look).await;
     let mut checks = preflight::source(facts, host);
     checks.extend(preflight::firewalls(
         Side::Source,

@@ -27,11 +27,12 @@ pub trait Destination: Send + Sync {
     /// A migration under way on it.
     type Incoming: Incoming;
 
-    /// Looks whether `container` could come. Changes nothing.
+    /// Looks whether `container` could come, and new connections with it. Changes nothing.
     fn check(
         &self,
         container: &ContainerFacts,
         source: &HostFacts,
+        forward_new: bool,
     ) -> impl Future<Output = Step<Vec<Check>>> + Send;
 
     /// Opens a migration from the peer `from` at `address`; also says what must be sent of the image,

@@ -262,7 +262,7 @@ impl PodmanIncoming {
         );
         let staged = self.bring_to_gate().await?;
         // Netavark's rules are there only now.
-        let look = move || forward::obstacles(Part::Staged(&bridges), &addresses);
+        let look = move || forward::obstacles(Part::Staged(&bridges), &addresses, false);
         let obstacles = spawn_blocking(look).await.unwrap_or_default();
         let certain = obstacles.iter().filter(|obstacle| obstacle.certain);
         let why: Vec<_> = certain

@@ -119,11 +119,16 @@ impl PodmanHost {
 impl Destination for PodmanHost {
     type Incoming = PodmanIncoming;
 
-    async fn check(&self, container: &ContainerFacts, source: &HostFacts) -> Step<Vec<Check>> {
+    async fn check(
+        &self,
+        container: &ContainerFacts,
+        source: &HostFacts,
+        forward_new: bool,
+    ) -> Step<Vec<Check>> {
         let (host, facts, obstacles) = tokio::join!(
             HostFacts::gather(),
             survey::destination_facts(container),
-            survey::obstacles(container)
+            survey::obstacles(container, forward_new)
         );
         let mut checks = preflight::destination(container, source, &host, &facts);
         checks.extend(preflight::firewalls(Side::Destination, &obstacles));
@@ -151,7 +156,7 @@ impl Destination for PodmanHost {
         // What an earlier one of the same container has left would be in its way.
         self.settle_all(&container.id).await.map_err(failed)?;
         // The source has checked before; what it saw may have changed since.
-        let checks = self.check(&container, source).await?;
+        let checks = self.check(&container, source, false).await?;
         if let Some(failed) = checks.iter().find(|c| c.verdict == Verdict::Failed) {
             return Err(Refused::new(
                 RefusalCode::Preflight,

@@ -222,8 +222,12 @@ where
                     }
                     PeerIdentity::Paired(_) => Ok(Reply::Paired),
                 },
-                Request::Check { container, source } => Ok(Reply::Checked {
-                    checks: host.check(&container, &source).await?,
+                Request::Check {
+                    container,
+                    source,
+                    forward_new,
+                } => Ok(Reply::Checked {
+                    checks: host.check(&container, &source, forward_new).await?,
                 }),
                 Request::Status => {
                     let (tunnels, migrations) = host.status().await?;

@@ -62,10 +62,11 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
     }
 }
 
-/// What stands in the way of the container's connections on this host.
-pub async fn obstacles(container: &ContainerFacts) -> Vec<Obstacle> {
+/// What stands in the way of the container's connections on this host, with `new` also of those that
+/// are to follow it.
+pub async fn obstacles(container: &ContainerFacts, new: bool) -> Vec<Obstacle> {
     let (bridges, addresses) = (bridges(container).await, container.addresses());
-    spawn_blocking(move || forward::obstacles(Part::Destination(&bridges), &addresses))
+    spawn_blocking(move || forward::obstacles(Part::Destination(&bridges), &addresses, new))
         .await
         .unwrap_or_default()
 }

@@ -72,6 +72,7 @@ fn check() -> Request {
     Request::Check {
         container: Box::new(container()),
         source: source(),
+        forward_new: false,
     }
 }
 

@@ -133,7 +133,12 @@ impl Host {
 impl Destination for Host {
     type Incoming = Migration;
 
-    async fn check(&self, container: &ContainerFacts, _source: &HostFacts) -> Step<Vec<Check>> {
+    async fn check(
+        &self,
+        container: &ContainerFacts,
+        _source: &HostFacts,
+        _forward_new: bool,
+    ) -> Step<Vec<Check>> {
         self.step("check", &container.name, &CancellationToken::new())
             .await?;
         Ok(Vec::new())

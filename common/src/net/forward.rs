@@ -4,7 +4,8 @@
 //! rules of others are not ours to change: but preflight can tell what is missing.
 //!
 //! Packets of moved connections are those of established ones for the tracker, at either host, and
-//! most firewalls let those pass. The others are found by going through their rules with such a
+//! most firewalls let those pass. New ones that are to follow a container are new at both. Those that do
+//! not let them pass are found by going through their rules with such a
 //! packet in mind (`rules`). What a rule asks that is not known here may hold or not.
 
 mod iptables;
@@ -46,14 +47,14 @@ pub enum Part<'a> {
     Staged(&'a [String]),
 }
 
-/// Looks for what stands in the way of the connections of a container with these addresses. Changes
-/// nothing. What cannot be read is no obstacle. Blocks.
-pub fn obstacles(part: Part<'_>, addresses: &[IpAddr]) -> Vec<Obstacle> {
+/// Looks for what stands in the way of the connections of a container with these addresses, with `new`
+/// also of those that are to follow it. Changes nothing. What cannot be read is no obstacle. Blocks.
+pub fn obstacles(part: Part<'_>, addresses: &[IpAddr], new: bool) -> Vec<Obstacle> {
     let tables = tables();
     let mut found = Vec::new();
     for address in addresses {
         for interface in near(part, address.is_ipv6()) {
-            let ways = packets(part, *address, interface);
+            let ways = packets(part, *address, interface, new);
             for table in tables.iter().filter(|t| t.sees(*address)) {
                 found.extend(judge(table, part, &ways));
             }
@@ -82,8 +83,8 @@ fn near(part: Part<'_>, ipv6: bool) -> Vec<Option<String>> {
     names.into_iter().map(Some).collect()
 }
 
-/// A packet of a moved connection in each direction.
-fn packets(part: Part<'_>, container: IpAddr, near: Option<String>) -> [Packet; 2] {
+/// A packet of a connection in each direction; of one that is `new`, the first and the answer.
+fn packets(part: Part<'_>, container: IpAddr, near: Option<String>, new: bool) -> [Packet; 2] {
     let tunnel = Index::all().next().map(Index::interface);
     let (to, from) = match part {
         Part::Source => ((near.clone(), tunnel.clone()), (tunnel, near)),
@@ -95,12 +96,14 @@ fn packets(part: Part<'_>, container: IpAddr, near: Option<String>) -> [Packet; 
             outgoing: to.1,
             container,
             to_container: true,
+            new,
         },
         Packet {
             incoming: from.0,
             outgoing: from.1,
             container,
             to_container: false,
+            new: false,
         },
     ]
 }

@@ -160,6 +160,8 @@ pub enum Request {
         container: Box<ContainerFacts>,
         /// The source host.
         source: HostFacts,
+        /// Whether new connections to the source are to follow it.
+        forward_new: bool,
     },
     /// Opens a migration. Reserves the container's id here until it ends.
     Begin {

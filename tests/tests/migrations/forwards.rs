@@ -10,6 +10,13 @@ const FORWARD: &[&str] = &["--forward-new"];
 /// Longer than a tunnel without connections lives.
 const IDLE_MS: u64 = 15_000;
 
+/// Connections that have moved pass, new ones do not.
+const WALL: &str = "
+nft add table inet wall
+nft add chain inet wall forward '{ type filter hook forward priority 0; policy drop; }'
+nft add rule inet wall forward ct state established,related accept
+";
+
 fn ring(lab: &str, images: &[&str]) -> Fixture {
     Fixture::with(
         lab,
@@ -155,6 +162,13 @@ fn a_forward_survives_what_happens_to_migrations() {
     Migration::of(job).assert_failed(4, &["publishes no ports"]);
     f.sh("a", "podman rm -ft0 silent");
     f.start("a", "echo", "-p 7000:7000 -p 7000:7000/udp localhost/echo");
+
+    f.sh("a", WALL);
+    let looked = Migration::of(f.begin("a", "echo", "b", &["--dry-run"]));
+    assert_eq!(looked.report["outcome"], "possible", "{:#}", looked.report);
+    Migration::of(f.begin("a", "echo", "b", &["--dry-run", "--forward-new"]))
+        .assert_failed(4, &["inet wall forward drops", "nft insert rule"]);
+    f.sh("a", "nft delete table inet wall");
 
     // Undone with the migration.
     let dies = [("FAILPOINTS", "client.phase.ship=1*return(kill)")];

@@ -69,8 +69,11 @@ fn rule(words: &[String], table: &Table) -> Option<Rule> {
             "-d" => nets(words.next()?).map_or(Question::Unknown, Question::Destination),
             "-p" => Question::Fixed(matches!(words.next()?, "tcp" | "all")),
             "--ctstate" | "--state" => {
-                let mut states = words.next()?.split(',');
-                Question::Fixed(states.any(|state| state == "ESTABLISHED"))
+                let states: Vec<_> = words.next()?.split(',').collect();
+                Question::State {
+                    new: states.contains(&"NEW"),
+                    established: states.contains(&"ESTABLISHED"),
+                }
             }
             option if option.starts_with('-') => Question::Unknown,
             // The value of an option that is not known.

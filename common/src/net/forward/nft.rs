@@ -126,7 +126,10 @@ fn question(left: &Value, right: &Value) -> Question {
         (Some("oifname" | "oif"), ..) => Question::Outgoing(names()),
         (Some("nfproto"), ..) => Question::Family { ipv6: has("ipv6") },
         (Some("l4proto"), ..) | (.., Some("ip"), Some("protocol")) => Question::Fixed(has("tcp")),
-        (_, Some("state"), ..) => Question::Fixed(has("established")),
+        (_, Some("state"), ..) => Question::State {
+            new: has("new"),
+            established: has("established"),
+        },
         (.., Some("ip" | "ip6"), Some("saddr")) => {
             nets().map_or(Question::Unknown, Question::Source)
         }

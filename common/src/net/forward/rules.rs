@@ -8,7 +8,7 @@ use ipnet::IpNet;
 /// A jump within a jump can go no deeper (NFT_JUMP_STACK_SIZE in the kernel's nf_tables.h).
 const DEEPEST: usize = 16;
 
-/// A packet of an established TCP connection of the container, about to be forwarded.
+/// A packet of a TCP connection of the container, about to be forwarded.
 #[derive(Debug, Clone)]
 pub(super) struct Packet {
     /// Interface it came by, if known.
@@ -19,6 +19,8 @@ pub(super) struct Packet {
     pub(super) container: IpAddr,
     /// Whether that is the destination.
     pub(super) to_container: bool,
+    /// Whether it begins a connection; otherwise that is established.
+    pub(super) new: bool,
 }
 
 /// What a rule asks of a packet.
@@ -34,6 +36,8 @@ pub(super) enum Question {
     Destination(Vec<IpNet>),
     /// Is IPv6, or IPv4.
     Family { ipv6: bool },
+    /// Belongs to a connection in one of these states of the tracker.
+    State { new: bool, established: bool },
     /// Something that holds for all such packets, or for none.
     Fixed(bool),
     /// Something else.
@@ -269,6 +273,10 @@ impl Walk<'_> {
             Question::Source(nets) => within(nets, packet.container, !packet.to_container),
             Question::Destination(nets) => within(nets, packet.container, packet.to_container),
             Question::Family { ipv6 } => Some(packet.container.is_ipv6() == *ipv6),
+            Question::State { new, established } => Some(match packet.new {
+                true => *new,
+                false => *established,
+            }),
             Question::Fixed(answer) => Some(*answer),
             Question::Unknown => None,
         }

@@ -12,6 +12,7 @@ fn packet(incoming: &str, outgoing: &str) -> Packet {
         outgoing: Some(outgoing.into()),
         container,
         to_container: outgoing != "eth0",
+        new: false,
     }
 }
 
@@ -40,6 +41,12 @@ fn established_connections_pass_most_firewalls() {
 -A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 -A ufw-before-forward -p icmp -m icmp --icmp-type 3 -j ACCEPT";
     assert_eq!(saved(ufw), [Fate::Passes; 2]);
+    let table = iptables::table("iptables", ufw).unwrap();
+    let new = Packet {
+        new: true,
+        ..packet("eth0", "lmwg1")
+    };
+    assert_eq!(table.fates(&new, Netavark::Gone)[0].1, Fate::Dropped);
 }
 
 #[test]
