@@ -358,7 +358,7 @@ impl<'a> Migration<'a> {
         };
         let (dumped, memory, late) = tokio::join!(
             dump,
-            source.ship_memory(sender, ended),
+            source.ship_dump(sender, ended),
             self.follow(source, &flows[0], &tunnel)
         );
         dumped.map_err(|error| self.keep_log(error))?;

@@ -242,8 +242,8 @@ impl Source {
         .await?
     }
 
-    /// Sends memory over an open stream as CRIU writes it, until `dumping` ends.
-    pub(crate) async fn ship_memory(
+    /// Sends images over an open stream as CRIU writes them, until `dumping` ends.
+    pub(crate) async fn ship_dump(
         &self,
         sender: Sender,
         dumping: mpsc::Receiver<Infallible>,
@@ -251,9 +251,9 @@ impl Source {
         let images = self.images();
         spawn_blocking(move || {
             std::fs::create_dir_all(&images)?;
-            let mut cargo = Frozen::new(buffered(sender));
+            let mut cargo = Frozen::new(buffered(sender), &images);
             while dumping.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                cargo.follow_memory(&images)?;
+                cargo.follow_dump()?;
             }
             Ok(cargo)
         })

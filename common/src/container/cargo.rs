@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use tar::{Archive, Builder, EntryType, Header};
 
-use super::images::{self, Images};
+use super::images;
 use super::tree::{self, Exactly, Index, Pass, Source, Unpacker};
 
 /// Where the pieces are on one host. The same four kinds on both.
@@ -60,31 +60,25 @@ pub struct Frozen<W: Write> {
 }
 
 impl<W: Write> Frozen<W> {
-    /// To be written to `sink`.
-    pub fn new(sink: W) -> Self {
+    /// To be written to `sink`, with the images that CRIU is about to write into `checkpoint`, which
+    /// exists.
+    pub fn new(sink: W, checkpoint: &Path) -> Self {
         Frozen {
             builder: Builder::new(sink),
-            images: images::Outgoing::default(),
+            images: images::Outgoing::new(checkpoint, Path::new(CHECKPOINT)),
         }
     }
 
-    /// Writes what CRIU, which is still dumping into `checkpoint`, has added to the memory there
-    /// since the last call. Returns its bytes.
-    pub fn follow_memory(&mut self, checkpoint: &Path) -> io::Result<u64> {
-        let (images, prefix) = (&mut self.images, Path::new(CHECKPOINT));
-        images.write(Images::Memory, checkpoint, prefix, &mut self.builder)
+    /// Writes the images, while CRIU is still dumping, as far as they are ready.
+    pub fn follow_dump(&mut self) -> io::Result<()> {
+        self.images.follow(&mut self.builder)
     }
 
     /// Writes everything else from `places` when the dump is over; of the files only what has
     /// changed since `sent`, if that is given.
     pub fn finish(mut self, places: &Places, upper: &Path, sent: Option<&Sent>) -> io::Result<W> {
         let builder = &mut self.builder;
-        self.images.write(
-            Images::All,
-            &places.checkpoint,
-            Path::new(CHECKPOINT),
-            builder,
-        )?;
+        self.images.finish(builder)?;
         if let Some(shm) = &places.shm {
             let (prefix, source) = (Path::new(SHM), Source::Plain(shm));
             tree::pack(builder, prefix, source, Pass::Frozen, None)?;
@@ -239,7 +233,7 @@ mod tests {
     }
 
     fn pack(places: &Places, upper: &Path, sent: Option<&Sent>) -> Vec<u8> {
-        let frozen = Frozen::new(Vec::new());
+        let frozen = Frozen::new(Vec::new(), &places.checkpoint);
         frozen.finish(places, upper, sent).unwrap()
     }
 

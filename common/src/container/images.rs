@@ -2,8 +2,12 @@
 //!
 //! Memory is nearly all of what there is, and its files only grow (page_xfer in CRIU's
 //! criu/page-xfer.c writes them front to back), so pieces of them leave while CRIU still collects the
-//! rest. An entry adds to the file of its name: the first one begins it. The other images are small,
-//! and leave whole when the dump is over.
+//! rest. Each connection has a file of its own, which leaves when it is closed. An entry adds to the
+//! file of its name: the first one begins it. The other images are small, and leave whole when the dump is
+//! over.
+//!
+//! The kernel tells of new and of closed files. Listing the directory again and again would keep CRIU
+//! from creating the next one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -13,70 +17,119 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tar::{Builder, Header};
 
 use super::tree::{Exactly, Pass};
 
 /// How the names begin of the files that hold memory.
 const MEMORY: &[u8] = b"pages-";
+/// How those begin that hold a connection.
+const CONNECTION: &[u8] = b"tcp-stream-";
 
-/// Which images to write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Images {
-    /// Those of memory, as far as they are there.
-    Memory,
-    /// All; nobody writes to them any more.
-    All,
+/// Images that leave a directory, and how much of each has.
+pub(super) struct Outgoing {
+    directory: PathBuf,
+    /// Where they belong in the archive.
+    prefix: PathBuf,
+    /// Without it everything leaves when the dump is over.
+    watch: Option<Inotify>,
+    memory: BTreeSet<OsString>,
+    sent: BTreeMap<OsString, u64>,
 }
 
-/// Images that leave, and how much of each has.
-#[derive(Debug, Default)]
-pub(super) struct Outgoing(BTreeMap<OsString, u64>);
-
 impl Outgoing {
-    /// Writes what has come to the `images` in `directory` since the last call as entries below
-    /// `prefix`. Returns its bytes.
-    pub(super) fn write<W: Write>(
-        &mut self,
-        images: Images,
-        directory: &Path,
-        prefix: &Path,
-        builder: &mut Builder<W>,
-    ) -> io::Result<u64> {
-        let mut written = 0;
-        let mut names: Vec<_> = fs::read_dir(directory)?
+    /// To be called before CRIU begins: files that are there already leave when the dump is over.
+    pub(super) fn new(directory: &Path, prefix: &Path) -> Self {
+        let watch = watch(directory);
+        if let Err(error) = &watch {
+            tracing::debug!("images are sent after the dump: {error}");
+        }
+        Outgoing {
+            directory: directory.to_owned(),
+            prefix: prefix.to_owned(),
+            watch: watch.ok(),
+            memory: BTreeSet::new(),
+            sent: BTreeMap::new(),
+        }
+    }
+
+    /// Writes what CRIU has added to memory since the last call, and what it has finished of
+    /// connections.
+    pub(super) fn follow<W: Write>(&mut self, builder: &mut Builder<W>) -> io::Result<()> {
+        for (name, closed) in self.events()? {
+            if name.as_bytes().starts_with(MEMORY) {
+                self.memory.insert(name);
+            } else if closed && name.as_bytes().starts_with(CONNECTION) {
+                self.write(&name, builder)?;
+            }
+        }
+        for name in self.memory.clone() {
+            self.write(&name, builder)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is left when the dump is over.
+    pub(super) fn finish<W: Write>(mut self, builder: &mut Builder<W>) -> io::Result<()> {
+        let mut names: Vec<_> = fs::read_dir(&self.directory)?
             .map(|entry| Ok(entry?.file_name()))
             .collect::<io::Result<_>>()?;
         names.sort();
-        for name in names {
-            if images == Images::Memory && !name.as_bytes().starts_with(MEMORY) {
-                continue;
-            }
-            let mut file = File::open(directory.join(&name))?;
-            let known = self.0.get(&name).copied();
-            let bytes = file.metadata()?.len();
-            let sent = known.unwrap_or(0);
-            let Some(left) = bytes.checked_sub(sent) else {
-                return Err(io::Error::other(format!("{} shrank", name.display())));
-            };
-            if left == 0 && known.is_some() {
-                continue;
-            }
-            file.seek(SeekFrom::Start(sent))?;
-            let mut header = Header::new_gnu();
-            header.set_mode(0o600);
-            header.set_size(left);
-            let piece = Exactly {
-                file,
-                left,
-                pass: Pass::Frozen,
-            };
-            builder.append_data(&mut header, prefix.join(&name), piece)?;
-            self.0.insert(name, bytes);
-            written += left;
-        }
-        Ok(written)
+        names.iter().try_for_each(|name| self.write(name, builder))
     }
+
+    /// Names that were created or closed since the last call, and which of it.
+    fn events(&self) -> io::Result<Vec<(OsString, bool)>> {
+        let mut found = Vec::new();
+        let Some(watch) = &self.watch else {
+            return Ok(found);
+        };
+        loop {
+            let events = match watch.read_events() {
+                Err(Errno::EAGAIN) => return Ok(found),
+                events => events?,
+            };
+            found.extend(events.into_iter().filter_map(|event| {
+                let closed = event.mask.contains(AddWatchFlags::IN_CLOSE_WRITE);
+                Some((event.name?, closed))
+            }));
+        }
+    }
+
+    /// Writes what one image has grown by.
+    fn write<W: Write>(&mut self, name: &OsStr, builder: &mut Builder<W>) -> io::Result<()> {
+        let mut file = File::open(self.directory.join(name))?;
+        let known = self.sent.get(name).copied();
+        let bytes = file.metadata()?.len();
+        let sent = known.unwrap_or(0);
+        let Some(left) = bytes.checked_sub(sent) else {
+            return Err(io::Error::other(format!("{} shrank", name.display())));
+        };
+        if left == 0 && known.is_some() {
+            return Ok(());
+        }
+        file.seek(SeekFrom::Start(sent))?;
+        let mut header = Header::new_gnu();
+        header.set_mode(0o600);
+        header.set_size(left);
+        let piece = Exactly {
+            file,
+            left,
+            pass: Pass::Frozen,
+        };
+        builder.append_data(&mut header, self.prefix.join(name), piece)?;
+        self.sent.insert(name.to_owned(), bytes);
+        Ok(())
+    }
+}
+
+fn watch(directory: &Path) -> nix::Result<Inotify> {
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+    let flags = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_CLOSE_WRITE;
+    inotify.add_watch(directory, flags)?;
+    Ok(inotify)
 }
 
 /// Images that arrive in a directory.
@@ -140,26 +193,33 @@ mod tests {
     }
 
     #[test]
-    fn memory_leaves_while_it_grows() {
+    fn memory_leaves_while_it_grows_and_connections_when_they_are_whole() {
         let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let (prefix, mut outgoing) = (Path::new(PREFIX), Outgoing::default());
+        let mut outgoing = Outgoing::new(here.path(), Path::new(PREFIX));
         let mut builder = Builder::new(Vec::new());
-        let mut write = |images| {
-            outgoing
-                .write(images, here.path(), prefix, &mut builder)
-                .unwrap()
+        let mut follow = |outgoing: &mut Outgoing| {
+            outgoing.follow(&mut builder).unwrap();
+            let sent = outgoing.sent.iter();
+            sent.map(|(name, bytes)| format!("{} {bytes}", name.display()))
+                .collect::<Vec<_>>()
         };
-        assert_eq!(write(Images::Memory), 0);
+        assert!(follow(&mut outgoing).is_empty());
         fs::write(here.path().join("pages-1.img"), [1; 3000]).unwrap();
         fs::write(here.path().join("core-1.img"), [9; 10]).unwrap();
-        assert_eq!(write(Images::Memory), 3000);
-        assert_eq!(write(Images::Memory), 0);
+        let mut connection = File::create(here.path().join("tcp-stream-1.img")).unwrap();
+        connection.write_all(&[4; 100]).unwrap();
+        assert_eq!(follow(&mut outgoing), ["pages-1.img 3000"]);
+        connection.write_all(&[4; 100]).unwrap();
+        drop(connection);
+        let both = ["pages-1.img 3000", "tcp-stream-1.img 200"];
+        assert_eq!(follow(&mut outgoing), both);
         let mut grown = vec![1; 3000];
         grown.extend([2; 5000]);
         fs::write(here.path().join("pages-1.img"), &grown).unwrap();
         fs::write(here.path().join("pages-2.img"), []).unwrap();
-        assert_eq!(write(Images::Memory), 5000);
-        assert_eq!(write(Images::All), 10);
+        follow(&mut outgoing);
+        assert_eq!(outgoing.sent[OsStr::new("pages-1.img")], 8000);
+        outgoing.finish(&mut builder).unwrap();
         let archive = builder.into_inner().unwrap();
 
         fs::write(there.path().join("pages-1.img"), "of an earlier stream").unwrap();
@@ -168,17 +228,29 @@ mod tests {
         assert_eq!(arrived("pages-1.img"), grown);
         assert!(arrived("pages-2.img").is_empty());
         assert_eq!(arrived("core-1.img"), [9; 10]);
+        assert_eq!(arrived("tcp-stream-1.img"), [4; 200]);
+    }
+
+    #[test]
+    fn without_news_everything_leaves_at_the_end() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(here.path().join("pages-1.img"), [1; 30]).unwrap();
+        let mut outgoing = Outgoing::new(here.path(), Path::new(PREFIX));
+        let mut builder = Builder::new(Vec::new());
+        outgoing.follow(&mut builder).unwrap();
+        assert!(outgoing.sent.is_empty());
+        outgoing.finish(&mut builder).unwrap();
+        arrive(there.path(), &builder.into_inner().unwrap()).unwrap();
+        assert_eq!(fs::read(there.path().join("pages-1.img")).unwrap(), [1; 30]);
     }
 
     #[test]
     fn an_image_that_shrinks_is_an_error() {
         let here = tempfile::tempdir().unwrap();
-        let mut outgoing = Outgoing::default();
-        let mut builder = Builder::new(Vec::new());
+        let mut outgoing = Outgoing::new(here.path(), Path::new(PREFIX));
         for (bytes, ok) in [(10, true), (9, false)] {
             fs::write(here.path().join("pages-1.img"), vec![0; bytes]).unwrap();
-            let written =
-                outgoing.write(Images::Memory, here.path(), Path::new(PREFIX), &mut builder);
+            let written = outgoing.follow(&mut Builder::new(Vec::new()));
             assert_eq!(written.is_ok(), ok);
         }
     }
