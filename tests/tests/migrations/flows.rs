@@ -323,3 +323,23 @@ fn connections_that_wait_to_be_accepted() {
     f.sh("b", "podman rm -ft0 slow");
     f.assert_as_before(&before);
 }
+
+#[test]
+fn thousands_of_connections() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-thousands", &["echo"]);
+    let before = f.look(&["a", "b"]);
+    f.start("a", "echo", "-p 7000:7000 localhost/echo");
+    let many = ["--connections", "3000", "--interval-ms", "2000"];
+    let client = f.client("echo", &f.at("a", 7000), &many);
+
+    let moved = f.migrate("a", "echo", "b");
+    moved.assert_moved();
+    assert_eq!(moved.report["flows"]["tcp"], 3000);
+    pause(3000);
+    assert_eq!(client.finish_whole()["connections"], 3000);
+    f.sh("b", "podman rm -ft0 echo");
+    f.assert_as_before(&before);
+}
