@@ -334,7 +334,8 @@ impl<'a> Migration<'a> {
             kind: StreamKind::Checkpoint,
         })
         .await?;
-        let (path, cancel) = (data.clone(), self.cancel.clone());
+        let stream = self.cancel.child_token();
+        let (path, cancel) = (data.clone(), stream.clone());
         let sender = spawn_blocking(move || path.open(CHECKPOINT_STREAM, cancel)).await??;
         self.stop_if_cancelled()?;
         source.wait_accepted().await?;
@@ -356,11 +357,16 @@ impl<'a> Migration<'a> {
             drop(dumping);
             dumped
         };
-        let (dumped, memory, late) = tokio::join!(
-            dump,
-            source.ship_dump(sender, ended),
-            self.follow(source, &flows[0], &tunnel)
-        );
+        let follow = async {
+            let late = self.follow(source, &flows[0], &tunnel).await;
+            if late.is_err() {
+                stream.cancel();
+            }
+            late
+        };
+        let (dumped, memory, late) = tokio::join!(dump, source.ship_dump(sender, ended), follow);
+        // However this ends from here on, nobody waits for what was not sent.
+        let _unsent = stream.drop_guard();
         dumped.map_err(|error| self.keep_log(error))?;
         flows.push(late?);
         self.stop_if_cancelled()?;

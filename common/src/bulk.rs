@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::faults;
 use crate::protocol::StreamDigest;
+use crate::protocol::liveness::SILENCE_LIMIT;
 use crate::ticket::{self, Ticket};
 
 /// Unit of reading and writing, in bytes.
@@ -42,10 +43,11 @@ const FIRST_PORT: u16 = 51_900;
 /// How many there are.
 const PORTS: u16 = 100;
 
-/// How long a bulk connection may make no progress before it counts as dead.
-const STALL_LIMIT: Duration = Duration::from_secs(30);
+/// How long a bulk connection may make no progress before it counts as dead: the container may be
+/// frozen meanwhile.
+const STALL_LIMIT: Duration = SILENCE_LIMIT;
 
-/// How often a blocked receiver looks at its cancellation token.
+/// How often an end that is blocked looks at its cancellation token.
 const POLL: Duration = Duration::from_millis(100);
 
 /// Counts bytes for whoever shows progress.
@@ -95,6 +97,9 @@ pub struct Sender {
     bytes: u64,
     progress: Progress,
     cancel: CancellationToken,
+    /// Whoever drops a buffer or an archive tries to write the rest of it: that must not take as long
+    /// again.
+    dead: bool,
 }
 
 impl Sender {
@@ -111,7 +116,7 @@ impl Sender {
     ) -> io::Result<Self> {
         let mut socket = connect(data, source_port(stream))?;
         socket.set_nodelay(true)?;
-        socket.set_write_timeout(Some(STALL_LIMIT))?;
+        socket.set_write_timeout(Some(POLL))?;
         let mut preamble = [0; PREAMBLE];
         preamble[..ticket::BYTES].copy_from_slice(ticket.bytes());
         preamble[ticket::BYTES..].copy_from_slice(&stream.to_be_bytes());
@@ -123,6 +128,7 @@ impl Sender {
             bytes: 0,
             progress,
             cancel,
+            dead: false,
         })
     }
 
@@ -134,21 +140,43 @@ impl Sender {
             blake3: *self.hasher.finalize().as_bytes(),
         })
     }
+
+    /// Writes as soon as there is room.
+    fn write_some(&mut self, chunk: &[u8]) -> io::Result<usize> {
+        let stalls_at = Instant::now() + STALL_LIMIT;
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(cancelled());
+            }
+            match self.socket.write(chunk) {
+                Err(error) if is_timeout(&error) && Instant::now() < stalls_at => {}
+                Err(error) if is_timeout(&error) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "the destination takes no data any more",
+                    ));
+                }
+                written => return written,
+            }
+        }
+    }
 }
 
 impl Write for Sender {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        if self.cancel.is_cancelled() {
+        if self.dead {
             return Err(cancelled());
         }
         let chunk = &buf[..buf.len().min(CHUNK_BYTES)];
-        let n = if faults::corrupts(|| format!("bulk.{}", self.stream)) {
+        let written = if faults::corrupts(|| format!("bulk.{}", self.stream)) {
             let mut corrupt = chunk.to_vec();
             corrupt[chunk.len() / 2] ^= 1;
-            self.socket.write(&corrupt)?
+            self.write_some(&corrupt)
         } else {
-            self.socket.write(chunk)?
+            self.write_some(chunk)
         };
+        self.dead = written.is_err();
+        let n = written?;
         self.hasher.update(&buf[..n]);
         self.bytes += n as u64;
         self.progress.fetch_add(n as u64, Ordering::Relaxed);
@@ -272,12 +300,7 @@ impl Read for Receiver {
                     self.bytes += n as u64;
                     return Ok(n);
                 }
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                    ) =>
-                {
+                Err(error) if is_timeout(&error) => {
                     // The source may be quiet for as long as CRIU dumps something else than memory.
                     // Whether it is dead, the control connection knows.
                 }
@@ -285,6 +308,13 @@ impl Read for Receiver {
             }
         }
     }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
 }
 
 fn cancelled() -> io::Error {
