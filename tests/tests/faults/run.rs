@@ -213,6 +213,11 @@ impl Run<'_> {
                 self.world.f.sh(host, &mount);
             }
         }
+        let cuts = |deed: &Deed| matches!(deed, Deed::Cut(_) | Deed::CutForGood);
+        if self.case.steps.iter().any(|(_, deed)| cuts(deed)) {
+            // A host that is cut off forgets by what was so when the last packet came.
+            self.remember_unanswered_for(REMEMBERED_S);
+        }
         let client = held("client", &self.case.client);
         let environment = [("FAILPOINTS", client.as_str())];
         let f = &self.world.f;
@@ -299,7 +304,6 @@ impl Run<'_> {
     fn act(&mut self, deed: Deed) {
         match deed {
             Deed::Cut(_) | Deed::CutForGood => {
-                self.remember_unanswered_for(REMEMBERED_S);
                 self.world
                     .f
                     .lab()

@@ -120,8 +120,10 @@ impl World {
         self.views.insert(self.at, last);
     }
 
-    /// Waits until both hosts are clean.
-    pub(crate) fn assert_clean(&self) {
+    /// Waits until both hosts are clean. The connections have lived through it.
+    pub(crate) fn assert_clean(&mut self) {
+        self.client.assert_runs();
+        self.bystander.assert_runs();
         let expected = &self.views[self.at];
         eventually(TIDY, || {
             let now = self.views();
