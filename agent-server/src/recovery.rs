@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::container::{podman, stragglers};
+use common::container::{gate, podman, stragglers};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::tunnel::Dirs;
 use common::net::{published, quarantine};
@@ -64,6 +64,8 @@ async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<
     // Podman outlives the server that started it, and may be about to make what is removed here.
     let at_work = work.clone();
     spawn_blocking(move || stragglers::wait(&at_work, STRAGGLERS)).await??;
+    let id = record.container.id.clone();
+    spawn_blocking(move || gate::forget(&id)).await?;
     podman::remove_container(&record.container.id).await?;
     let id = record.container.id.clone();
     spawn_blocking(move || published::activate(&Dirs::default(), &id)).await??;

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -42,7 +43,7 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(15);
 /// How long a runtime may go on with a restore that nobody waits for.
 const RUNTIME_LIMIT: Duration = Duration::from_secs(20);
 
-/// How often it is looked whether a restore still has its CRIU, and how often in a row it may not:
+/// How often it is looked whether CRIU is at work on a restore, and how often in a row it may not be:
 /// before CRIU begins, and after it, things take milliseconds.
 const LOOK: Duration = Duration::from_secs(2);
 const MOST_LOOKS: u32 = 5;
@@ -177,21 +178,23 @@ impl Staged {
     /// From here on Podman owns the container; undone by
     /// [`super::podman::remove_container`].
     ///
-    /// When CRIU is killed, processes that are restored by half may keep the others' pipes open, and
-    /// then runtime, conmon or Podman wait for ever: without CRIU they get a while to end.
+    /// When CRIU is killed, processes that are restored by half, which are called like it for a while,
+    /// may keep the others' pipes open, and then runtime, conmon or Podman wait for ever: while CRIU does
+    /// nothing they get a while to end.
     pub async fn open(mut self, runtime: &str, id: &str) -> Result<(), GateError> {
         self.gate.write_all(b"\n").await?;
-        let mut looks = 0;
+        let (mut looks, mut before) = (0, None);
         let status = loop {
             match tokio::time::timeout(LOOK, self.podman.wait()).await {
                 Ok(status) => break status?,
                 Err(_) => looks += 1,
             }
             // Anybody's: not every runtime's is its child.
-            if stragglers::lives("criu") {
+            let used = stragglers::processor_time("criu");
+            if used > std::mem::replace(&mut before, used) {
                 looks = 0;
             } else if looks == MOST_LOOKS {
-                tracing::warn!("the restore goes on without CRIU: ending it");
+                tracing::warn!("nothing is restored any more: ending it");
                 end_restore(runtime, id)?;
                 looks = 0;
             }
@@ -220,13 +223,37 @@ pub fn end_processes(runtime: &str, id: &str) -> Result<(), GateError> {
     if let Err(conmon) = stragglers::wait_for_program("conmon", id, CONMON_LIMIT) {
         kill(Pid::from_raw(conmon.pid), Signal::SIGKILL).map_err(io::Error::from)?;
     }
+    forget(id);
     Ok(())
+}
+
+/// Removes what a runtime that was killed keeps of a container that does not run: it would say that the
+/// next one of this id exists already. Also unmounts the root that it has mounted for CRIU (`criu-root`
+/// in runc's criu_linux.go and crun's criu.c).
+///
+/// Harmless where nothing is left. Not undone. Blocks.
+pub fn forget(id: &str) {
+    for runtime in ["runc", "crun"] {
+        let state = Path::new("/run").join(runtime).join(id);
+        if !state.exists() {
+            continue;
+        }
+        let _ = umount2(&state.join("criu-root"), MntFlags::MNT_DETACH);
+        let mut delete = std::process::Command::new(runtime);
+        let deleted = delete.args(["delete", "--force", id]).output();
+        tracing::debug!("{} was left: {deleted:?}", state.display());
+    }
 }
 
 fn end_restore(runtime: &str, id: &str) -> io::Result<()> {
     if let Some(runtime) = stragglers::program(runtime, id) {
         // It may just have ended by itself.
         let _ = kill(Pid::from_raw(runtime), Signal::SIGKILL);
+    }
+    // Processes that are not in the container's cgroup yet: CRIU has the images open, below the
+    // container's id.
+    for pid in stragglers::with_open_file("criu", id) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
     Freezer::of_container(id).map_or(Ok(()), |cgroup| cgroup.kill().map_err(io::Error::other))
 }

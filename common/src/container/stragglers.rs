@@ -93,16 +93,36 @@ pub fn program(program: &str, word: &str) -> Option<i32> {
     find_program(program, word).map(|found| found.pid)
 }
 
-/// Whether any process called `name` lives.
-pub fn lives(name: &str) -> bool {
-    processes().any(|pid| {
-        // proc_pid_stat(5): number, name in parentheses, state.
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let after = stat.split_once('(').map_or("", |(_, after)| after);
-        after.rsplit_once(") ").is_some_and(|(found, rest)| {
-            found == name && !rest.starts_with('Z') && !rest.starts_with('X')
-        })
-    })
+/// The processor time that the live processes called `name` have used so far, in clock ticks; none if
+/// there are none.
+pub fn processor_time(name: &str) -> Option<u64> {
+    let used = processes().filter_map(|pid| ticks(pid, name));
+    used.reduce(|sum, ticks| sum + ticks)
+}
+
+/// Those called `name` that have a file open in whose path `word` is.
+pub fn with_open_file(name: &str, word: &str) -> Vec<i32> {
+    let found = processes().filter(|pid| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd"));
+        ticks(*pid, name).is_some()
+            && files.into_iter().flatten().flatten().any(|file| {
+                let path = fs::read_link(file.path()).unwrap_or_default();
+                path.components().any(|part| part.as_os_str() == word)
+            })
+    });
+    found.collect()
+}
+
+/// The processor time that a process has used so far, if it is called so and lives.
+fn ticks(pid: i32, name: &str) -> Option<u64> {
+    // proc_pid_stat(5): number, name in parentheses, state; fields 14 and 15 are the time.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (found, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let lives = !matches!(fields.first()?, &"Z" | &"X");
+    (found == name && lives).then(|| {
+        Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+    })?
 }
 
 fn processes() -> impl Iterator<Item = i32> {
@@ -151,6 +171,22 @@ mod tests {
     }
 
     #[test]
+    fn a_process_is_found_by_what_it_has_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = fs::File::create(dir.path().join("open-5e1c")).unwrap();
+        let mut holder = start(Command::new("sleep").arg("9").stdin(file));
+        let mut tries = 0..100;
+        let found = tries.find_map(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            with_open_file("sleep", "open-5e1c").first().copied()
+        });
+        assert_eq!(found, Some(holder.id() as i32));
+        assert!(with_open_file("sleep", "open").is_empty());
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+    }
+
+    #[test]
     fn a_program_is_waited_for() {
         let (moment, word) = (Duration::from_millis(60), "straggler-7f3a");
         let mut other = start(Command::new("sh").args(["-c", "sleep 9; :", word]));
@@ -163,8 +199,8 @@ mod tests {
         let pid = other.id() as i32;
         assert_eq!(still.expect("it is found").pid, pid);
         assert_eq!(program("sh", word), Some(pid));
-        assert!(lives("sleep"));
-        assert!(!lives("no such name"));
+        assert!(processor_time("sh").is_some());
+        assert_eq!(processor_time("no such name"), None);
         other.kill().unwrap();
         other.wait().unwrap();
         assert!(wait_for_program("sh", word, moment).is_ok());
