@@ -345,7 +345,7 @@ fn programs(cases: &mut Vec<Case>) {
                 ("podman", &[0, 150, 220][..]),
                 ("conmon", &[0, 40]),
                 ("runc", &[0, 30]),
-                ("criu", &[0, 20]),
+                ("criu", &[0, 10]),
             ],
         ),
     ] {
