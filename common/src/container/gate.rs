@@ -43,6 +43,9 @@ const CANCEL_LIMIT: Duration = Duration::from_secs(15);
 /// How long a runtime may go on with a restore that nobody waits for.
 const RUNTIME_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long conmon may take to start the runtime.
+const START_LIMIT: Duration = Duration::from_millis(500);
+
 /// How often it is looked whether CRIU is at work on a restore, and how often in a row it may not be:
 /// before CRIU begins, and after it, things take milliseconds.
 const LOOK: Duration = Duration::from_secs(2);
@@ -214,6 +217,9 @@ impl Staged {
 /// # Errors
 /// If something does not end.
 pub fn end_processes(runtime: &str, id: &str) -> Result<(), GateError> {
+    // One that has just passed the gate becomes conmon, and that starts the runtime, unless it ends.
+    stragglers::wait_for_program(CONMON_NAME, id, RUNTIME_LIMIT).map_err(io::Error::other)?;
+    let _ = stragglers::wait_for_program("conmon", id, START_LIMIT);
     // The runtime first: it would go on in a cgroup that is empty by then.
     stragglers::wait_for_program(runtime, id, RUNTIME_LIMIT).map_err(io::Error::other)?;
     if let Some(cgroup) = Freezer::of_container(id) {

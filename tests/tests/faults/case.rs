@@ -342,8 +342,8 @@ fn programs(cases: &mut Vec<Case>) {
             "server.restore.before",
             "restore",
             &[
-                ("podman", &[0, 150, 220][..]),
-                ("conmon", &[0, 40]),
+                ("podman", &[0, 100, 160][..]),
+                ("conmon", &[0, 20]),
                 ("runc", &[0, 30]),
                 ("criu", &[0, 10]),
             ],

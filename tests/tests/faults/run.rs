@@ -106,6 +106,9 @@ pub(crate) fn run(world: &mut World, case: &Case) -> Row {
     }
     run.put_right();
     outcome += &run.recover();
+    if case.connections_may_break && run.world.start_if_ended() {
+        outcome += ", the container ended";
+    }
     run.world.locate();
     let side = if run.world.at == source {
         "source"

@@ -176,6 +176,18 @@ impl World {
         });
     }
 
+    /// Starts it where it has ended: a CRIU that is killed may take it along.
+    pub(crate) fn start_if_ended(&mut self) -> bool {
+        let start = format!("podman ps -aq --filter name=^{NAME}$ --filter status=exited");
+        let ended = HOSTS
+            .into_iter()
+            .find(|host| !self.f.sh(host, &start).is_empty());
+        if let Some(host) = ended {
+            self.f.sh(host, &format!("podman start {NAME}"));
+        }
+        ended.is_some()
+    }
+
     /// Ends the connections and the containers: all that they saw must have been whole, and nothing
     /// must be left, tunnels included.
     pub(crate) fn end(mut self) {
