@@ -431,7 +431,7 @@ impl<'a> Migration<'a> {
         source: &Source,
         tunnel: &std::sync::Arc<Tunnel>,
     ) -> anyhow::Result<()> {
-        let forward = Forward::of(&source.facts).context("it publishes no ports")?;
+        let forward = Forward::of(&source.facts);
         let id = forward.container.id.clone();
         self.undo.register("forward", move || async move {
             spawn_blocking(move || published::remove(&Dirs::default(), &id)).await??;

@@ -58,12 +58,11 @@ impl Moved<'_> {
         for (through, moved) in self.flows.iter().flat_map(|f| f.passing(self.tunnel)) {
             entries.entry(through).or_default().extend(moved);
         }
-        let tunnels = spawn_blocking(|| tunnel::list(&Dirs::default())).await;
-        for there in tunnels.into_iter().flatten().flatten() {
-            let index = there.record.index;
-            if there.alive && index != self.tunnel {
-                entries.entry(index).or_default();
-            }
+        let tunnels = spawn_blocking(|| tunnel::alive(&Dirs::default())).await;
+        let mut others = tunnels.ok().and_then(Result::ok).unwrap_or_default();
+        others.retain(|index| *index != self.tunnel);
+        for index in others {
+            entries.entry(index).or_default();
         }
         let mut shortened = Shortened::default();
         for (through, passing) in entries {

@@ -29,8 +29,7 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
         }
     }
     let forwards = spawn_blocking(|| published::list(&Dirs::default())).await;
-    let forwards: Vec<_> = forwards.map(|f| f.unwrap_or_default()).unwrap_or_default();
-    let forwards: Vec<_> = forwards.into_iter().map(|(_, forward)| forward).collect();
+    let forwards = forwards.ok().and_then(Result::ok).unwrap_or_default();
     let (image, id, name, addresses, root) = tokio::join!(
         podman::exists("image", &container.image_id),
         podman::exists("container", &container.id),
@@ -48,13 +47,13 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
             .ports
             .iter()
             .filter_map(|port| {
-                let forward = forwards.iter().find(|f| f.ports.contains(port));
-                let reason = match forward {
-                    // It gives the port up when the container comes back.
-                    Some(forward) if forward.container.id == container.id => return None,
-                    forward => why_busy(port, forward)?,
-                };
-                Some((port.clone(), reason))
+                let mut forwards = forwards.iter().map(|(_, forward)| forward);
+                let forward = forwards.find(|f| f.ports.contains(port));
+                // It gives the port up when its container comes back.
+                if forward.is_some_and(|f| f.container.id == container.id) {
+                    return None;
+                }
+                Some((port.clone(), why_busy(port, forward)?))
             })
             .collect(),
         volumes,

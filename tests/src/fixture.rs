@@ -109,13 +109,24 @@ impl Fixture {
 
     /// The same, where `b` can send to `a` as well.
     pub fn both_ways(lab: &str, images: &[&str]) -> Self {
+        Self::make_both_ways(lab, images, artifacts::agents())
+    }
+
+    /// The same, whose agents break where they are told to (common/src/faults.rs).
+    pub fn fragile(lab: &str, images: &[&str]) -> Self {
+        Self::make_both_ways(lab, images, artifacts::fragile_agents())
+    }
+
+    /// `a`, `b` and `d` in a ring of pairings, of which all but `b` and `d` go both ways; the clients are
+    /// on `c`.
+    pub fn ring(lab: &str, images: &[&str]) -> Self {
         Self::with(
             lab,
             Setup {
-                hosts: &["a", "b", "c"],
-                servers: &["a", "b"],
-                pairs: &[("a", "b"), ("b", "a")],
-                images: &[("a", images), ("b", images)],
+                hosts: &["a", "b", "c", "d"],
+                servers: &["a", "b", "d"],
+                pairs: &[("a", "b"), ("b", "d"), ("d", "a"), ("b", "a"), ("a", "d")],
+                images: &[("a", images), ("b", images), ("d", images)],
             },
         )
     }
@@ -128,12 +139,14 @@ impl Fixture {
         Self::make(lab, setup, artifacts::agents())
     }
 
-    /// A lab made to measure, whose agents break where they are told to (common/src/faults.rs).
-    ///
-    /// # Panics
-    /// If it cannot be made.
-    pub fn fragile(lab: &str, setup: Setup<'_>) -> Self {
-        Self::make(lab, setup, artifacts::fragile_agents())
+    fn make_both_ways(lab: &str, images: &[&str], agents: &[PathBuf]) -> Self {
+        let setup = Setup {
+            hosts: &["a", "b", "c"],
+            servers: &["a", "b"],
+            pairs: &[("a", "b"), ("b", "a")],
+            images: &[("a", images), ("b", images)],
+        };
+        Self::make(lab, setup, agents)
     }
 
     fn make(lab: &str, setup: Setup<'_>, agents: &[PathBuf]) -> Self {
@@ -391,6 +404,18 @@ impl Fixture {
         let udp = arguments.contains(&"--udp");
         let already = load::open_connections(client, target, udp);
         Load::open(client, &arguments, target, already + connections)
+    }
+
+    /// Waits until a host has no tunnel any more.
+    ///
+    /// # Panics
+    /// If it still has one after a minute.
+    #[track_caller]
+    pub fn wait_without_tunnel(&self, host: &str) {
+        eventually(Duration::from_secs(60), || {
+            let links = self.sh(host, "ip -br link | grep lmwg || true");
+            links.is_empty().then_some(()).ok_or(links)
+        });
     }
 
     /// Starts `load serve` on `c`, for IPv4 and IPv6.

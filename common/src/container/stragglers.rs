@@ -119,10 +119,11 @@ fn ticks(pid: i32, name: &str) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (found, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split(' ').collect();
-    let lives = !matches!(fields.first()?, &"Z" | &"X");
-    (found == name && lives).then(|| {
-        Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
-    })?
+    if found != name || matches!(fields[0], "Z" | "X") {
+        return None;
+    }
+    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    Some(number(11)? + number(12)?)
 }
 
 fn processes() -> impl Iterator<Item = i32> {

@@ -306,13 +306,11 @@ fn answer_through(index: Index) -> Vec<Statement<'static>> {
 
 /// Sends new connections to a port of this host through the tunnel to an address.
 fn forward_port(port: &PublishedPort, to: IpAddr, index: Index) -> Vec<Statement<'static>> {
-    let meta = |key| Expression::Named(NamedExpression::Meta(Meta { key }));
-    let (family, loopback, bits) = match to {
-        IpAddr::V4(_) => ("ip", "127.0.0.0", 8),
-        IpAddr::V6(_) => ("ip6", "::1", 128),
+    let (nfproto, protocol, family, loopback, bits) = match to {
+        IpAddr::V4(_) => ("ipv4", "ip", NATFamily::IP, "127.0.0.0", 8),
+        IpAddr::V6(_) => ("ipv6", "ip6", NATFamily::IP6, "::1", 128),
     };
-    let destination = || field(family, "daddr");
-    let nfproto = if to.is_ipv4() { "ipv4" } else { "ipv6" };
+    let destination = || field(protocol, "daddr");
     let mut rule = vec![
         equal(meta(MetaKey::Nfproto), Expression::String(nfproto.into())),
         Statement::Match(is_local()),
@@ -344,10 +342,7 @@ fn forward_port(port: &PublishedPort, to: IpAddr, index: Index) -> Vec<Statement
         set_mark(index.fwmark()),
         Statement::DNAT(Some(NAT {
             addr: Some(Expression::String(to.to_string().into())),
-            family: Some(match to {
-                IpAddr::V4(_) => NATFamily::IP,
-                IpAddr::V6(_) => NATFamily::IP6,
-            }),
+            family: Some(family),
             port: Some(Expression::Number(port.container_port.into())),
             flags: None,
         })),
@@ -369,13 +364,8 @@ fn is_local() -> Match<'static> {
 
 /// Has one direction of the flow take the tunnel.
 fn set_ct_mark(direction: Direction, index: Index) -> Statement<'static> {
-    Statement::Mangle(Mangle {
-        key: ct("mark"),
-        value: Expression::BinaryOperation(Box::new(BinaryOperation::OR(vec![
-            and(ct("mark"), !direction.mask()),
-            Expression::Number(Mark(0).with(direction, Some(index)).0),
-        ]))),
-    })
+    let bits = Mark(0).with(direction, Some(index)).0;
+    replace(ct("mark"), direction.mask(), bits)
 }
 
 fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
@@ -388,23 +378,31 @@ fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
 }
 
 fn came_through(index: Index) -> Statement<'static> {
-    let key = MetaKey::Iifname;
     equal(
-        Expression::Named(NamedExpression::Meta(Meta { key })),
+        meta(MetaKey::Iifname),
         Expression::String(index.interface().into()),
     )
 }
 
+fn meta(key: MetaKey) -> Expression<'static> {
+    Expression::Named(NamedExpression::Meta(Meta { key }))
+}
+
 fn mark() -> Expression<'static> {
-    Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Mark }))
+    meta(MetaKey::Mark)
 }
 
 /// Replaces our bits of the mark.
 fn set_mark(bits: u32) -> Statement<'static> {
+    replace(mark(), FWMARK_MASK, bits)
+}
+
+/// Replaces the bits of a mark that are in `mask`.
+fn replace(mark: Expression<'static>, mask: u32, bits: u32) -> Statement<'static> {
     Statement::Mangle(Mangle {
-        key: mark(),
+        key: mark.clone(),
         value: Expression::BinaryOperation(Box::new(BinaryOperation::OR(vec![
-            and(mark(), !FWMARK_MASK),
+            and(mark, !mask),
             Expression::Number(bits),
         ]))),
     })
@@ -426,13 +424,9 @@ fn divert(direction: Direction, index: Index) -> Vec<Statement<'static>> {
 }
 
 fn allow_fragments(index: Index) -> Vec<Statement<'static>> {
-    let meta = |key| Expression::Named(NamedExpression::Meta(Meta { key }));
     let fragments = || field("ip", "frag-off");
     vec![
-        equal(
-            and(meta(MetaKey::Mark), FWMARK_MASK),
-            Expression::Number(index.fwmark()),
-        ),
+        equal(and(mark(), FWMARK_MASK), Expression::Number(index.fwmark())),
         equal(meta(MetaKey::L4proto), Expression::String("tcp".into())),
         equal(fragments(), Expression::Number(DONT_FRAGMENT)),
         Statement::Match(Match {

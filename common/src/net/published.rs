@@ -58,16 +58,16 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// For a container of this host; none if it publishes no ports.
-    pub fn of(container: &ContainerFacts) -> Option<Self> {
+    /// For a container of this host.
+    pub fn of(container: &ContainerFacts) -> Self {
         let all = container.addresses();
         let first = |ipv6| all.iter().copied().find(|a| a.is_ipv6() == ipv6);
-        (!container.ports.is_empty()).then(|| Forward {
+        Forward {
             container: container.reference(),
             ports: container.ports.clone(),
             addresses: [first(false), first(true)].into_iter().flatten().collect(),
             state: State::Prepared,
-        })
+        }
     }
 
     /// Each of its ports with the address behind it.

@@ -619,6 +619,17 @@ pub fn sweep(dirs: &Dirs, keeper: KeeperCommand) -> Result<(), TunnelError> {
     Ok(())
 }
 
+/// The tunnels of this host that packets can take.
+pub fn alive(dirs: &Dirs) -> Result<Vec<Index>, TunnelError> {
+    let mut alive = Vec::new();
+    for record in Record::read_all(dirs)? {
+        if record.is_alive(dirs)? {
+            alive.push(record.index);
+        }
+    }
+    Ok(alive)
+}
+
 /// A tunnel as `status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {

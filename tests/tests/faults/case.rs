@@ -23,8 +23,9 @@ pub(crate) struct Case {
     pub(crate) from: Option<&'static str>,
     /// Ends what stays open.
     pub(crate) resolve: Option<&'static str>,
-    /// Connections that the container reads from at that moment may break, and no agent could help:
-    /// runc itself thaws it when CRIU dies, with its connections in repair mode.
+    /// Connections that the container reads from at that moment may break, or it may end, and no agent
+    /// could help: runc itself thaws it when CRIU dies, with CRIU's code in it and its connections in
+    /// repair mode.
     pub(crate) connections_may_break: bool,
 }
 

@@ -122,10 +122,6 @@ pub(crate) fn run(world: &mut World, case: &Case) -> Row {
     if seen["ok"] != true {
         outcome += ", connections broke";
     }
-    if case.connections_may_break {
-        world.meet_anew();
-        return row(case, outcome, side, &seen, begun);
-    }
     if case.setting == Setting::ImageMissing && world.at == source {
         // It was not there before, and is for the next case.
         eventually(LIMIT, || {
@@ -137,16 +133,15 @@ pub(crate) fn run(world: &mut World, case: &Case) -> Row {
         });
         world.f.add_image(destination, "counter");
     }
-    world.assert_clean();
-    row(case, outcome, side, &seen, begun)
-}
-
-fn row(case: &Case, outcome: String, holder: &str, seen: &Value, begun: Instant) -> Row {
+    match case.connections_may_break {
+        true => world.meet_anew(),
+        false => world.assert_clean(),
+    }
     Row {
         name: case.name.clone(),
         what: case.what.clone(),
         outcome,
-        holder: holder.to_owned(),
+        holder: side.to_owned(),
         stall_ms: seen["stall_ms"].as_f64().expect("a number"),
         took: begun.elapsed(),
     }

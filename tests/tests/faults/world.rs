@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tests::{Fixture, Load, Setup, eventually, pause};
+use tests::{Fixture, Load, eventually, pause};
 
 /// The hosts, as the container sees them in turn.
 pub(crate) const HOSTS: [&str; 2] = ["a", "b"];
@@ -67,16 +67,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(lab: &str) -> Self {
-        let images: &[&str] = &["counter", "echo"];
-        let mut f = Fixture::fragile(
-            lab,
-            Setup {
-                hosts: &["a", "b", "c"],
-                servers: &HOSTS,
-                pairs: &[("a", "b"), ("b", "a")],
-                images: &[("a", images), ("b", images)],
-            },
-        );
+        let mut f = Fixture::fragile(lab, &["counter", "echo"]);
         f.sh("c", PERSISTENT);
         for host in HOSTS {
             f.stop_serving(host);
@@ -177,11 +168,11 @@ impl World {
     }
 
     /// Starts it where it has ended: a CRIU that is killed may take it along.
-    pub(crate) fn start_if_ended(&mut self) -> bool {
-        let start = format!("podman ps -aq --filter name=^{NAME}$ --filter status=exited");
+    pub(crate) fn start_if_ended(&self) -> bool {
+        let look = format!("podman ps -aq --filter name=^{NAME}$ --filter status=exited");
         let ended = HOSTS
             .into_iter()
-            .find(|host| !self.f.sh(host, &start).is_empty());
+            .find(|host| !self.f.sh(host, &look).is_empty());
         if let Some(host) = ended {
             self.f.sh(host, &format!("podman start {NAME}"));
         }

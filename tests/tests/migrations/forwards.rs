@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tests::{Fixture, Migration, Setup, eventually, pause};
+use tests::{Fixture, Migration, pause};
 
 const FORWARD: &[&str] = &["--forward-new"];
 
@@ -16,18 +16,6 @@ nft add table inet wall
 nft add chain inet wall forward '{ type filter hook forward priority 0; policy drop; }'
 nft add rule inet wall forward ct state established,related accept
 ";
-
-fn ring(lab: &str, images: &[&str]) -> Fixture {
-    Fixture::with(
-        lab,
-        Setup {
-            hosts: &["a", "b", "c", "d"],
-            servers: &["a", "b", "d"],
-            pairs: &[("a", "b"), ("b", "d"), ("d", "a"), ("b", "a")],
-            images: &[("a", images), ("b", images), ("d", images)],
-        },
-    )
-}
 
 fn move_forwarding(f: &Fixture, from: &str, name: &str, to: &str) -> Migration {
     Migration::of(f.begin(from, name, to, FORWARD))
@@ -117,7 +105,7 @@ fn a_forward_follows_its_container_and_ends_when_it_comes_back() {
     if !lab::can_run() {
         return;
     }
-    let f = ring("m-follow", &["echo"]);
+    let f = Fixture::ring("m-follow", &["echo"]);
     let before = f.look(&["a", "b", "d"]);
     f.start("a", "echo", "-p 7000:7000 -p 7000:7000/udp localhost/echo");
     move_forwarding(&f, "a", "echo", "b").assert_moved();
@@ -127,10 +115,7 @@ fn a_forward_follows_its_container_and_ends_when_it_comes_back() {
     second.assert_moved();
     assert_eq!(second.report["warnings"], serde_json::json!([]));
     assert_reached(&f, "a");
-    eventually(Duration::from_secs(60), || {
-        let links = f.sh("b", "ip -br link | grep lmwg || true");
-        links.is_empty().then_some(()).ok_or(links)
-    });
+    f.wait_without_tunnel("b");
     assert_reached(&f, "a");
 
     f.migrate("d", "echo", "a").assert_moved();
@@ -146,16 +131,7 @@ fn a_forward_survives_what_happens_to_migrations() {
     if !lab::can_run() {
         return;
     }
-    let images: &[&str] = &["echo", "counter"];
-    let mut f = Fixture::fragile(
-        "m-fwd-break",
-        Setup {
-            hosts: &["a", "b", "c"],
-            servers: &["a", "b"],
-            pairs: &[("a", "b"), ("b", "a")],
-            images: &[("a", images), ("b", images)],
-        },
-    );
+    let mut f = Fixture::fragile("m-fwd-break", &["echo", "counter"]);
     let before = f.look(&["a", "b"]);
     f.start("a", "silent", "localhost/counter");
     let job = f.begin("a", "silent", "b", FORWARD);
