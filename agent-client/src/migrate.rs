@@ -320,7 +320,7 @@ impl<'a> Migration<'a> {
         let sent = self.send_files(source, &data).await?;
 
         self.begin(PhaseName::Flows);
-        let mut flows = vec![source.flows().await.context("cannot read the flows")?];
+        let mut flows = vec![source.flows(None).await.context("cannot read the flows")?];
         self.install(&flows[0]).await?;
         if self.forward_new {
             self.prepare_forward(source, &tunnel).await?;
@@ -492,8 +492,8 @@ impl<'a> Migration<'a> {
         earlier: &Flows,
         tunnel: &Tunnel,
     ) -> anyhow::Result<Flows> {
-        let now = source.flows().await.context("cannot read the flows")?;
-        let late = now.since(earlier);
+        let late = source.flows(Some(earlier)).await;
+        let late = late.context("cannot read the flows")?;
         self.install(&late).await?;
         self.turn(&late, tunnel).await?;
         Ok(late)

@@ -1,6 +1,5 @@
 //! After a crash: migrations on record that no command carries on any more.
 
-use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use anyhow::Context;
 use common::container::{podman, stragglers};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::tunnel::Dirs;
-use common::net::{carry, published};
+use common::net::{carry, neighbours, published};
 use common::paths;
 use common::protocol::{MigrationId, Outcome};
 use common::transaction::{self, SourceStep};
@@ -149,8 +148,12 @@ pub(crate) async fn carry_out(
         match step {
             Some(SourceStep::Remove) => source.remove().await?,
             Some(SourceStep::Thaw) => {
-                let addresses: HashSet<_> = source.facts.addresses().into_iter().collect();
-                tokio::task::spawn_blocking(move || carry::back_to_container(&addresses)).await??;
+                let addresses = source.facts.addresses();
+                tokio::task::spawn_blocking(move || {
+                    carry::back_to_container(&addresses.iter().copied().collect())?;
+                    anyhow::Ok(neighbours::reunite(&addresses)?)
+                })
+                .await??;
                 source.thaw().await?;
             }
             _ => {}

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::io::BufWriter;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -18,6 +19,7 @@ use common::container::{ContainerFacts, drain, dump, image, repair, skeleton};
 use common::net::carry::{self, Departing};
 use common::net::flows::MovedFlow;
 use common::net::mark::Index;
+use common::net::neighbours::{self, Parting};
 use common::net::quarantine;
 use common::protocol::{MissingImage, StreamDigest};
 use common::ticket::Ticket;
@@ -291,12 +293,25 @@ impl Source {
         PathBuf::from(&self.placement.upper_dir)
     }
 
-    /// The container's flows as they are now.
-    pub(crate) async fn flows(&self) -> anyhow::Result<Flows> {
-        let addresses: HashSet<_> = self.facts.addresses().into_iter().collect();
+    /// The container's flows as they are now, without those that were there `earlier`.
+    pub(crate) async fn flows(&self, earlier: Option<&Flows>) -> anyhow::Result<Flows> {
+        let addresses = self.facts.addresses();
+        let subnets = self.facts.subnets();
+        let earlier = earlier.map(|flows| flows.departing.clone());
         spawn_blocking(move || {
-            let departing = carry::departing(&addresses)?;
-            Ok(Flows(Arc::new(departing)))
+            let mut departing = carry::departing(&addresses.iter().copied().collect())?;
+            if let Some(earlier) = earlier {
+                departing = departing.since(&earlier);
+            }
+            let neighbours = departing.peers_in(&subnets);
+            let parting =
+                Parting::find(&addresses, &neighbours).context("cannot look for neighbours")?;
+            Ok(Flows {
+                departing: Arc::new(departing),
+                neighbours: Arc::new(neighbours),
+                parting: Arc::new(parting),
+                addresses,
+            })
         })
         .await?
     }
@@ -356,34 +371,45 @@ impl Data {
 
 /// Flows of the container in this host's conntrack table.
 #[derive(Clone)]
-pub(crate) struct Flows(Arc<Departing>);
+pub(crate) struct Flows {
+    departing: Arc<Departing>,
+    /// Peers within the container's networks, and what those need that are containers here.
+    neighbours: Arc<HashSet<IpAddr>>,
+    parting: Arc<Parting>,
+    /// The container's.
+    addresses: Vec<IpAddr>,
+}
 
 impl Flows {
-    /// Those of them that are not in `earlier`.
-    pub(crate) fn since(self, earlier: &Flows) -> Flows {
-        Flows(Arc::new(Arc::unwrap_or_clone(self.0).since(&earlier.0)))
-    }
-
     /// What the destination is told.
     pub(crate) fn moved(&self) -> Vec<MovedFlow> {
-        self.0.flows().cloned().collect()
+        self.departing.flows().cloned().collect()
     }
 
     /// Turns them into the tunnel. Undone by [`Flows::restore`].
     pub(crate) async fn turn(&self, tunnel: Index) -> anyhow::Result<()> {
-        let departing = self.0.clone();
-        Ok(spawn_blocking(move || departing.turn(tunnel)).await??)
+        let flows = self.clone();
+        spawn_blocking(move || {
+            neighbours::keep_addresses(&flows.neighbours, tunnel)?;
+            flows.departing.turn(tunnel)?;
+            Ok(flows.parting.make()?)
+        })
+        .await?
     }
 
     /// Gives them back the marks they had.
     pub(crate) async fn restore(&self) -> anyhow::Result<()> {
-        let departing = self.0.clone();
-        Ok(spawn_blocking(move || departing.restore()).await??)
+        let (departing, addresses) = (self.departing.clone(), self.addresses.clone());
+        spawn_blocking(move || {
+            departing.restore()?;
+            Ok(neighbours::reunite(&addresses)?)
+        })
+        .await?
     }
 
     /// After the old container's removal: puts back what went with it, deletes what is not needed.
     pub(crate) async fn settle(&self, tunnel: Index) -> anyhow::Result<()> {
-        let departing = self.0.clone();
+        let departing = self.departing.clone();
         spawn_blocking(move || {
             let again = departing.reinsert_vanished(tunnel)?;
             if again > 0 {
@@ -399,12 +425,12 @@ impl Flows {
 
     /// See [`Departing::passing`].
     pub(crate) fn passing(&self, tunnel: Index) -> BTreeMap<Index, Vec<MovedFlow>> {
-        self.0.passing(tunnel)
+        self.departing.passing(tunnel)
     }
 
     /// See [`Departing::fade`].
     pub(crate) async fn fade(&self, through: Index) -> anyhow::Result<()> {
-        let departing = self.0.clone();
+        let departing = self.departing.clone();
         Ok(spawn_blocking(move || departing.fade(through)).await??)
     }
 }

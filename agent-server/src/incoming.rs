@@ -16,12 +16,14 @@ use common::journal::{Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::admit;
 use common::net::carry::{self, Arriving, Installed};
-use common::net::flows::MovedFlow;
+use common::net::flows::{self, MovedFlow};
 use common::net::forward::{self, Part};
 use common::net::hold::Hold;
+use common::net::neighbours::{self, Parting};
 use common::net::plan::{Offer, Terms};
 use common::net::published;
 use common::net::quarantine;
+use common::net::routes::Routes;
 use common::net::segments::{self, Mtus};
 use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
 use common::paths;
@@ -321,18 +323,31 @@ impl PodmanIncoming {
         let index = self.tunnel()?.index();
         self.batches += 1;
         let file = self.work.join(format!("{FLOWS}{}.json", self.batches));
-        let arriving = spawn_blocking(move || {
-            let arriving = carry::arriving(&flows, index)?;
+        let (netns, subnets) = (self.netns.clone(), self.container.subnets());
+        let (arriving, parting) = spawn_blocking(move || {
+            let here = Routes::open()?.own_addresses()?;
+            let arriving = carry::arriving(&flows, index, &here)?;
             std::fs::write(&file, serde_json::to_vec(arriving.undo())?)
                 .context("cannot write down how the flows are undone")?;
-            anyhow::Ok(arriving)
+            let peers = flows::peers_in(&flows, &subnets);
+            let parting = match netns {
+                Some(netns) if !peers.is_empty() => Parting::of_arrival(&netns, &peers)?,
+                _ => Parting::default(),
+            };
+            anyhow::Ok((arriving, parting))
         })
         .await??;
         let installed = arriving.undo().clone();
         self.undo.register("flows", move || async move {
             Ok(spawn_blocking(move || installed.remove()).await??)
         });
-        let arriving = spawn_blocking(move || arriving.install().map(|()| arriving)).await??;
+        let arriving = spawn_blocking(move || {
+            arriving.install()?;
+            // Nothing of the container can be on its way yet.
+            parting.make()?;
+            anyhow::Ok(arriving)
+        })
+        .await??;
         self.arriving.push(arriving);
         Ok(self.arriving.iter().map(Arriving::waiting).sum())
     }
@@ -528,6 +543,15 @@ impl Incoming for PodmanIncoming {
                 tracing::error!("packets of {} may not pass: {error:#}", self.container.name);
                 return;
             }
+        }
+        let addresses = self.container.addresses();
+        let reunited = spawn_blocking(move || neighbours::reunite(&addresses)).await;
+        if let Err(error) = reunited.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
+            tracing::error!(
+                "neighbours of {} may not reach it: {error:#}",
+                self.container.name
+            );
+            return;
         }
         let id = self.container.id.clone();
         let ended = spawn_blocking(move || published::remove(&Dirs::default(), &id)).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::container::{gate, podman, stragglers};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::tunnel::Dirs;
-use common::net::{published, quarantine};
+use common::net::{neighbours, published, quarantine};
 use common::paths;
 use common::transaction::{self, DestinationStep};
 use tokio::task::spawn_blocking;
@@ -91,11 +91,12 @@ async fn let_out(record: &MigrationRecord) -> anyhow::Result<()> {
         return Ok(());
     }
     if podman::exists("container", &record.container.id).await? {
-        let (_, placement) = podman::inspect(&record.container.id).await?;
+        let (facts, placement) = podman::inspect(&record.container.id).await?;
         if !placement.netns.is_empty() {
             let netns = std::path::PathBuf::from(placement.netns);
             spawn_blocking(move || quarantine::lift(&netns)).await??;
         }
+        spawn_blocking(move || neighbours::reunite(&facts.addresses())).await??;
     }
     let id = record.container.id.clone();
     spawn_blocking(move || published::remove(&Dirs::default(), &id)).await??;

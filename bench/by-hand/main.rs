@@ -15,6 +15,7 @@ use common::net::carry;
 use common::net::flows::MovedFlow;
 use common::net::mark::Index;
 use common::net::plan::{Offer, Terms};
+use common::net::routes::Routes;
 use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -112,7 +113,8 @@ fn main() -> Result<()> {
         }
         Step::Flows(Flows::Install { tunnel }) => {
             let flows: Vec<MovedFlow> = hear()?;
-            let arriving = carry::arriving(&flows, tunnel.try_into()?)?;
+            let here = Routes::open()?.own_addresses()?;
+            let arriving = carry::arriving(&flows, tunnel.try_into()?, &here)?;
             arriving.install()?;
             Ok(arriving.turn()?)
         }

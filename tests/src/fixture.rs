@@ -387,6 +387,12 @@ impl Fixture {
     /// an emulated processor, which has to get on with something else too.
     #[track_caller]
     pub fn client(&self, command: &str, target: &str, options: &[&str]) -> Load {
+        self.client_on("c", command, target, options)
+    }
+
+    /// The same on any host.
+    #[track_caller]
+    pub fn client_on(&self, host: &str, command: &str, target: &str, options: &[&str]) -> Load {
         let mut arguments = vec![command, target];
         arguments.extend(options);
         if kind() == Kind::Machine {
@@ -400,7 +406,7 @@ impl Fixture {
             .windows(2)
             .find(|pair| pair[0] == "--connections")
             .map_or(1, |pair| pair[1].parse().expect("a number"));
-        let client = self.host("c");
+        let client = self.host(host);
         let udp = arguments.contains(&"--udp");
         let already = load::open_connections(client, target, udp);
         Load::open(client, &arguments, target, already + connections)

@@ -110,6 +110,14 @@ impl ContainerFacts {
         }
     }
 
+    /// All subnets that it is in.
+    pub fn subnets(&self) -> Vec<IpNet> {
+        self.networks
+            .iter()
+            .flat_map(|n| n.subnets.iter().copied())
+            .collect()
+    }
+
     /// All addresses of the container.
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.networks

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use conntrack::{Conntrack, Error, Filter, Flow, Key, Tuple};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +18,9 @@ use super::mark::{CONNMARK_MASK, Index, Mark};
 /// How long the entry of a flow stays that takes a shorter path: packets that are on the long one still
 /// need it, and make it stay.
 const FADE: Duration = Duration::from_secs(10);
+
+/// How often an entry is made anew before that is given up.
+const MOST_REPLACEMENTS: usize = 100;
 
 /// Flows of a container with their entries, as they were when listed.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +56,11 @@ impl Departing {
         self.flows.iter().map(|(moved, _)| moved)
     }
 
+    /// The peers with addresses in these networks.
+    pub fn peers_in(&self, networks: &[IpNet]) -> HashSet<IpAddr> {
+        flows::peers_in(self.flows(), networks)
+    }
+
     /// Turns the flows into `tunnel`: packets for the container leave through it from the moment
     /// each mark changes. Flows that have ended meanwhile are skipped. Undone by
     /// [`Departing::restore`].
@@ -58,13 +68,18 @@ impl Departing {
     /// # Errors
     /// Those of the netlink socket.
     pub fn turn(&self, tunnel: Index) -> Result<(), Error> {
-        let marks = self.flows.iter().filter_map(|(moved, flow)| {
-            match flows::depart(moved, Mark(flow.mark), tunnel) {
-                Departure::Mark(mark) => Some((Key::from(flow), ours(mark))),
-                Departure::Forget => None,
+        let mut table = Conntrack::open()?;
+        let mut marks = Vec::new();
+        for (moved, flow) in &self.flows {
+            let Departure::Mark(mark) = flows::depart(moved, Mark(flow.mark), tunnel) else {
+                continue;
+            };
+            if flow.is_snat() && !moved.outgoing {
+                forget_masquerade(&mut table, flow)?;
             }
-        });
-        accept_missing(Conntrack::open()?.set_marks(marks)?)
+            marks.push((Key::from(flow), ours(mark)));
+        }
+        accept_missing(table.set_marks(marks)?)
     }
 
     /// Gives every flow the mark it had when it was listed.
@@ -202,11 +217,16 @@ pub struct Installed {
     marked: Vec<(Tuple, u32)>,
 }
 
-/// Looks what flows that arrive through `tunnel` need here. Changes nothing.
+/// Looks what flows that arrive through `tunnel` need on this host, which has the addresses `here`.
+/// Changes nothing.
 ///
 /// # Errors
 /// Those of the netlink socket.
-pub fn arriving(moved: &[MovedFlow], tunnel: Index) -> Result<Arriving, Error> {
+pub fn arriving(
+    moved: &[MovedFlow],
+    tunnel: Index,
+    here: &HashSet<IpAddr>,
+) -> Result<Arriving, Error> {
     let present = present(&mut Conntrack::open()?, moved)?;
     let mut arriving = Arriving {
         insert: Vec::new(),
@@ -215,7 +235,7 @@ pub fn arriving(moved: &[MovedFlow], tunnel: Index) -> Result<Arriving, Error> {
     };
     for flow in moved {
         let entry = present.get(&flow.original);
-        match flows::arrive(flow, entry, tunnel) {
+        match flows::arrive(flow, entry, tunnel, here) {
             Arrival::Insert(flow) => {
                 arriving.installed.inserted.push(flow.original);
                 arriving.insert.push(*flow);
@@ -349,6 +369,26 @@ fn present(table: &mut Conntrack, moved: &[MovedFlow]) -> Result<HashMap<Tuple, 
         }
     }
     Ok(present)
+}
+
+/// Makes the entry anew with the translation that it has. The kernel ends a masqueraded flow whose packets
+/// leave by another interface than at first (`nf_nat_oif_changed` in its nf_nat_core.c), and only an entry
+/// that netlink has made does not remember which that was.
+fn forget_masquerade(table: &mut Conntrack, flow: &Flow) -> Result<(), Error> {
+    for _ in 0..MOST_REPLACEMENTS {
+        let now = match table.get(flow) {
+            Err(Error::NotFound(_)) => return Ok(()),
+            now => now?,
+        };
+        accept_missing([table.delete(flow)])?;
+        match table.insert(&now) {
+            // Made by a packet that came in between, and masqueraded again.
+            Err(Error::Exists(_)) => {}
+            inserted => return inserted,
+        }
+    }
+    tracing::warn!("{} is too busy: it may end", flow.original);
+    Ok(())
 }
 
 /// Our bits of a mark, as a change that leaves the others alone.

@@ -4,7 +4,10 @@
 //! table inet live_migration {
 //!     chain arriving_1 {
 //!         type filter hook prerouting priority -310; policy accept;
+//!         iifname lmwg1 ip daddr 127.0.0.0/8 drop
 //!         iifname lmwg1 meta mark set meta mark & 0xffc0ffff | 0x00010000
+//!         iifname lmwg1 meta nfproto ipv4 fib saddr type local ip saddr set 192.0.0.8
+//!         … the same for IPv6 …
 //!     }
 //!     chain forward_1 {
 //!         type nat hook prerouting priority dstnat - 1; policy accept;
@@ -25,11 +28,22 @@
 //!         meta mark & 0x003f0000 == 0x00010000 meta l4proto tcp ip frag-off 0x4000
 //!             meta length >= 1421 limit rate over 4/minute burst 2 packets ip frag-off set 0
 //!     }
+//!     chain leaving_1 {
+//!         type filter hook postrouting priority 300; policy accept;
+//!         oifname lmwg1 ip daddr 192.0.0.8 ct direction original
+//!             ip daddr set ct original ip daddr
+//!         oifname lmwg1 ip daddr 192.0.0.8 ct direction reply ip daddr set ct reply ip daddr
+//!         … the same for IPv6 …
+//!     }
 //!     chain output_1 { type route hook output priority mangle; … the two rules of directions … }
 //!     chain nat_prerouting { type nat hook prerouting priority dstnat; }
 //!     chain nat_postrouting { type nat hook postrouting priority srcnat; }
 //! }
 //! ```
+//!
+//! A peer whose address is this host's own is another between the two ends of the tunnel
+//! ([`super::stand_in`]): it gets it when conntrack has not seen the packet yet, and has its own again
+//! in packets that leave, when their way is decided on. Their flow's entry knows what that is.
 //!
 //! The rule about fragments is for connections that are older than the tunnel and have agreed on segments
 //! that it has no room for. A sender whose packets may not be fragmented is told so by ICMP, and sends
@@ -62,8 +76,8 @@ use std::net::IpAddr;
 
 use nftables::batch::Batch;
 use nftables::expr::{
-    BinaryOperation, CT, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression,
-    Payload, PayloadField, Prefix,
+    BinaryOperation, CT, CTDir, Expression, Fib, FibFlag, FibResult, Meta, MetaKey,
+    NamedExpression, Payload, PayloadField, Prefix,
 };
 use nftables::helper::{self, NftablesError};
 use nftables::schema::{Chain, FlushObject, NfCmd, NfListObject, Rule, Table};
@@ -72,6 +86,7 @@ use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::mark::{Direction, FWMARK_MASK, Index, Mark};
 use super::published::{self, Forward};
+use super::stand_in;
 use super::wireguard::MTU;
 use crate::container::facts::PublishedPort;
 
@@ -81,6 +96,8 @@ pub const TABLE: &str = "live_migration";
 const PRIORITY_FIRST: i32 = -310;
 /// After the priority `security` (nft(8)), where the last checks are.
 const PRIORITY_LAST: i32 = 200;
+/// After all translation of packets that leave: at priority `srcnat`, and after it for some (nft(8)).
+const PRIORITY_LEAVING: i32 = 300;
 /// Priority `mangle` of the hook output (nft(8)).
 const PRIORITY_MANGLE: i32 = -150;
 /// Before the priority `dstnat`, where others would say that nobody listens.
@@ -130,8 +147,13 @@ impl FirewallError {
 pub fn add_tunnel(index: Index) -> Result<(), FirewallError> {
     let mut batch = emptied(index);
     let diverts = || Direction::BOTH.map(|direction| divert(direction, index));
+    let stand_ins = [IpAddr::V4(stand_in::IPV4), IpAddr::V6(stand_in::IPV6)];
     let rules = [
-        vec![arrive(index)],
+        [
+            vec![no_loopback(index), arrive(index)],
+            stand_ins.map(|peer| hide(peer, index)).into(),
+        ]
+        .concat(),
         [
             vec![answer_through(index), arrived(index)],
             diverts().into(),
@@ -139,6 +161,10 @@ pub fn add_tunnel(index: Index) -> Result<(), FirewallError> {
         ]
         .concat(),
         diverts().into(),
+        stand_ins
+            .into_iter()
+            .flat_map(|peer| Direction::BOTH.map(|direction| show(peer, direction, index)))
+            .collect(),
     ];
     for (chain, rules) in chains(index).iter().zip(rules) {
         fill(&mut batch, chain, rules);
@@ -235,15 +261,16 @@ fn table() -> Table<'static> {
     }
 }
 
-/// For what arrives, first and last, and for what this host sends itself (`route`: the new mark is
-/// looked up again).
-fn chains(index: Index) -> [Chain<'static>; 3] {
+/// For what arrives, first and last, for what this host sends itself (`route`: the new mark is looked
+/// up again), and for what leaves.
+fn chains(index: Index) -> [Chain<'static>; 4] {
     use NfChainType::{Filter, Route};
-    use NfHook::{Output, Prerouting};
+    use NfHook::{Output, Postrouting, Prerouting};
     [
         ("arriving", Prerouting, Filter, PRIORITY_FIRST),
         ("prerouting", Prerouting, Filter, PRIORITY_LAST),
         ("output", Output, Route, PRIORITY_MANGLE),
+        ("leaving", Postrouting, Filter, PRIORITY_LEAVING),
     ]
     .map(|(name, hook, kind, priority)| {
         base_chain(format!("{name}_{index}").into(), hook, kind, priority)
@@ -285,6 +312,66 @@ fn arrive(index: Index) -> Vec<Statement<'static>> {
     vec![came_through(index), set_mark(index.fwmark())]
 }
 
+/// Keeps the other end from this host's loopback addresses.
+fn no_loopback(index: Index) -> Vec<Statement<'static>> {
+    let loopback = prefix("127.0.0.0", 8);
+    vec![
+        came_through(index),
+        equal(field("ip", "daddr"), loopback),
+        Statement::Drop(None),
+    ]
+}
+
+/// Gives a peer that arrives with an address of this host its stand-in.
+fn hide(stand_in: IpAddr, index: Index) -> Vec<Statement<'static>> {
+    let (nfproto, protocol) = family(stand_in);
+    vec![
+        came_through(index),
+        equal(meta(MetaKey::Nfproto), Expression::String(nfproto.into())),
+        Statement::Match(is_local(FibFlag::Saddr)),
+        Statement::Mangle(Mangle {
+            key: field(protocol, "saddr"),
+            value: Expression::String(stand_in.to_string().into()),
+        }),
+    ]
+}
+
+/// Gives the packets of one direction that leave for a stand-in the address of the peer, which the flow's
+/// entry has as the container knows it.
+fn show(stand_in: IpAddr, direction: Direction, index: Index) -> Vec<Statement<'static>> {
+    let (_, protocol) = family(stand_in);
+    let (name, dir) = match direction {
+        Direction::Original => ("original", CTDir::Original),
+        Direction::Reply => ("reply", CTDir::Reply),
+    };
+    let out = Expression::String(index.interface().into());
+    let destination = || field(protocol, "daddr");
+    vec![
+        equal(meta(MetaKey::Oifname), out),
+        equal(
+            destination(),
+            Expression::String(stand_in.to_string().into()),
+        ),
+        equal(ct("direction"), Expression::String(name.into())),
+        Statement::Mangle(Mangle {
+            key: destination(),
+            value: Expression::Named(NamedExpression::CT(CT {
+                key: format!("{protocol} daddr").into(),
+                family: None,
+                dir: Some(dir),
+            })),
+        }),
+    ]
+}
+
+/// A family's names in `meta nfproto` and as a protocol.
+fn family(address: IpAddr) -> (&'static str, &'static str) {
+    match address {
+        IpAddr::V4(_) => ("ipv4", "ip"),
+        IpAddr::V6(_) => ("ipv6", "ip6"),
+    }
+}
+
 /// Takes the mark away again, unless it is another tunnel's by now.
 fn arrived(index: Index) -> Vec<Statement<'static>> {
     let marked = equal(and(mark(), FWMARK_MASK), Expression::Number(index.fwmark()));
@@ -298,7 +385,7 @@ fn answer_through(index: Index) -> Vec<Statement<'static>> {
         equal(ct("state"), Expression::String("new".into())),
         Statement::Match(Match {
             op: Operator::NEQ,
-            ..is_local()
+            ..is_local(FibFlag::Daddr)
         }),
         set_ct_mark(Direction::Reply, index),
     ]
@@ -306,20 +393,18 @@ fn answer_through(index: Index) -> Vec<Statement<'static>> {
 
 /// Sends new connections to a port of this host through the tunnel to an address.
 fn forward_port(port: &PublishedPort, to: IpAddr, index: Index) -> Vec<Statement<'static>> {
-    let (nfproto, protocol, family, loopback, bits) = match to {
-        IpAddr::V4(_) => ("ipv4", "ip", NATFamily::IP, "127.0.0.0", 8),
-        IpAddr::V6(_) => ("ipv6", "ip6", NATFamily::IP6, "::1", 128),
+    let (nfproto, protocol) = family(to);
+    let (family, loopback) = match to {
+        IpAddr::V4(_) => (NATFamily::IP, prefix("127.0.0.0", 8)),
+        IpAddr::V6(_) => (NATFamily::IP6, prefix("::1", 128)),
     };
     let destination = || field(protocol, "daddr");
     let mut rule = vec![
         equal(meta(MetaKey::Nfproto), Expression::String(nfproto.into())),
-        Statement::Match(is_local()),
+        Statement::Match(is_local(FibFlag::Daddr)),
         Statement::Match(Match {
             left: destination(),
-            right: Expression::Named(NamedExpression::Prefix(Prefix {
-                addr: Box::new(Expression::String(loopback.into())),
-                len: bits,
-            })),
+            right: loopback,
             op: Operator::NEQ,
         }),
     ];
@@ -350,12 +435,12 @@ fn forward_port(port: &PublishedPort, to: IpAddr, index: Index) -> Vec<Statement
     rule
 }
 
-/// That a packet is for this host.
-fn is_local() -> Match<'static> {
+/// That a packet's source or destination is this host.
+fn is_local(end: FibFlag) -> Match<'static> {
     Match {
         left: Expression::Named(NamedExpression::Fib(Fib {
             result: FibResult::Type,
-            flags: [FibFlag::Daddr].into(),
+            flags: [end].into(),
         })),
         right: Expression::String("local".into()),
         op: Operator::EQ,
@@ -366,6 +451,13 @@ fn is_local() -> Match<'static> {
 fn set_ct_mark(direction: Direction, index: Index) -> Statement<'static> {
     let bits = Mark(0).with(direction, Some(index)).0;
     replace(ct("mark"), direction.mask(), bits)
+}
+
+fn prefix(address: &'static str, len: u32) -> Expression<'static> {
+    Expression::Named(NamedExpression::Prefix(Prefix {
+        addr: Box::new(Expression::String(address.into())),
+        len,
+    }))
 }
 
 fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {

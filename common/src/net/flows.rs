@@ -9,7 +9,8 @@
 //!   that leads *to the container* gets the tunnel. No delete and re-create, so no race;
 //! * on the **destination** an identity entry appears (nothing is translated there: packets come
 //!   through the tunnel already carrying the container's address) whose field of the direction
-//!   that leads *to the peer* gets the tunnel;
+//!   that leads *to the peer* gets the tunnel. Only a peer whose address is the destination's own is
+//!   translated ([`super::stand_in`]);
 //! * where the destination **has an entry already**, because the flow entered through it or passed
 //!   it before, the container has come (back) to it: the field to the container is cleared and the
 //!   one to the peer is left alone. The path is then no longer than before;
@@ -21,9 +22,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use conntrack::{Flow, Protocol, Status, Tcp, TcpState, Tuple};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::mark::{Direction, Index, Mark};
+use super::stand_in;
 
 /// Least time an entry gets at the destination, so that it outlives the outage.
 const LEAST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -53,6 +56,11 @@ impl MovedFlow {
         }
     }
 
+    /// The address that the container talks to.
+    pub fn peer(&self) -> IpAddr {
+        self.at_container().destination.ip()
+    }
+
     /// The tuple of the packets that the container sends, which no host translates: whatever else an
     /// entry of this flow says, it has this one.
     pub fn at_container(&self) -> Tuple {
@@ -80,6 +88,19 @@ impl MovedFlow {
             Direction::Reply
         }
     }
+}
+
+/// The peers of `flows` with addresses in these networks.
+pub fn peers_in<'a>(
+    flows: impl IntoIterator<Item = &'a MovedFlow>,
+    networks: &[IpNet],
+) -> HashSet<IpAddr> {
+    let near = |peer: &IpAddr| networks.iter().any(|network| network.contains(peer));
+    flows
+        .into_iter()
+        .map(MovedFlow::peer)
+        .filter(near)
+        .collect()
 }
 
 /// How many flows of each kind moved.
@@ -181,8 +202,14 @@ pub enum Arrival {
     },
 }
 
-/// Decides what the destination does for `moved`, given the entry it has for it, if any.
-pub fn arrive(moved: &MovedFlow, present: Option<&Flow>, tunnel: Index) -> Arrival {
+/// Decides what the destination, which has the addresses `here`, does for `moved`, given the entry it
+/// has for it, if any.
+pub fn arrive(
+    moved: &MovedFlow,
+    present: Option<&Flow>,
+    tunnel: Index,
+    here: &HashSet<IpAddr>,
+) -> Arrival {
     if let Some(entry) = present {
         return Arrival::Mark {
             entry: entry.original,
@@ -191,6 +218,13 @@ pub fn arrive(moved: &MovedFlow, present: Option<&Flow>, tunnel: Index) -> Arriv
     }
     let timeout = Duration::from_secs(moved.timeout_s).max(LEAST_TIMEOUT);
     let mut flow = Flow::identity(moved.original, timeout);
+    if here.contains(&moved.peer()) {
+        let peer = match moved.outgoing {
+            true => &mut flow.reply.source,
+            false => &mut flow.original.source,
+        };
+        peer.set_ip(stand_in::of(moved.peer()));
+    }
     if !moved.answered {
         // Without an answer the kernel keeps the entry on probation, as it did at the source. It
         // must still be exempt from masquerading, which SEEN_REPLY alone does.
@@ -235,6 +269,11 @@ mod tests {
 
     fn addresses() -> HashSet<IpAddr> {
         [CONTAINER.parse().unwrap()].into()
+    }
+
+    /// The bridge's address, which all hosts have.
+    fn here() -> HashSet<IpAddr> {
+        ["10.88.0.1".parse().unwrap()].into()
     }
 
     fn entry(original: Tuple, reply: Tuple) -> Flow {
@@ -323,7 +362,8 @@ mod tests {
                     && seen_by_container(e, &addresses())
                         .is_some_and(|p| p.original == moved.original)
             });
-            let arrival = arrive(&moved, present.map(|p| &entries[p].1), name(to, from));
+            let present_entry = present.map(|p| &entries[p].1);
+            let arrival = arrive(&moved, present_entry, name(to, from), &here());
             let departure = depart(&moved, Mark(entries[at].1.mark), name(from, to));
             match departure {
                 Departure::Mark(mark) => entries[at].1.mark = mark.0,
@@ -408,7 +448,7 @@ mod tests {
             // Home again, from where it is now.
             entries[0].1.mark = turned.0;
             entries[2].1.mark = returned.0;
-            let home = arrive(&moved, Some(&entries[0].1), instead);
+            let home = arrive(&moved, Some(&entries[0].1), instead, &here());
             let Arrival::Mark { mark, .. } = home else {
                 panic!("it enters here");
             };
@@ -424,6 +464,35 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_with_an_address_of_the_host_has_a_stand_in() {
+        // A process of the source's, through localhost; and the container's, with the source.
+        let inbound = entry(
+            tuple("127.0.0.1:4000", "127.0.0.1:8080"),
+            tuple("10.88.0.5:80", "10.88.0.1:4000"),
+        );
+        let outbound = tuple("10.88.0.5:5000", "10.88.0.1:443");
+        let outbound = entry(outbound, outbound.inverse());
+        for (flow, original, reply) in [
+            (
+                inbound,
+                tuple("192.0.0.8:4000", "10.88.0.5:80"),
+                tuple("10.88.0.5:80", "10.88.0.1:4000"),
+            ),
+            (
+                outbound,
+                tuple("10.88.0.5:5000", "10.88.0.1:443"),
+                tuple("192.0.0.8:443", "10.88.0.5:5000"),
+            ),
+        ] {
+            let entries = journey(flow.clone(), &[1, 2, 3]);
+            for (_, entry) in &entries[1..] {
+                assert_eq!((entry.original, entry.reply), (original, reply));
+            }
+            assert_eq!(journey(flow.clone(), &[1, 2, 3, 2, 1]), [(1, flow)]);
+        }
+    }
+
+    #[test]
     fn foreign_mark_bits_survive() {
         let mut flow = inbound();
         flow.mark = 0xf000_2000;
@@ -436,7 +505,7 @@ mod tests {
         let mut flow = outbound();
         flow.status = Status::CONFIRMED;
         let moved = seen_by_container(&flow, &addresses()).unwrap();
-        let Arrival::Insert(entry) = arrive(&moved, None, index(1)) else {
+        let Arrival::Insert(entry) = arrive(&moved, None, index(1), &here()) else {
             panic!("nothing was there");
         };
         assert!(entry.status.contains(Status::SEEN_REPLY));

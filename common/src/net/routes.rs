@@ -3,7 +3,7 @@
 //! Blocking, like the rest of `net`: call from a thread that may block
 //! (`tokio::task::spawn_blocking`), never from within an asynchronous task.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -101,7 +101,11 @@ impl Routes {
         Ok(Self { runtime, handle })
     }
 
-    fn request<T>(
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    pub(super) fn request<T>(
         &self,
         what: impl Into<String>,
         request: impl Future<Output = std::result::Result<T, rtnetlink::Error>>,
@@ -162,6 +166,24 @@ impl Routes {
             format!("bring {interface} up"),
             self.handle.link().set(up).execute(),
         )
+    }
+
+    /// Gives the interface another address, without a network. Goes with the interface.
+    pub fn add_address(&self, interface: &str, address: IpAddr) -> Result<()> {
+        let number = self.existing(interface)?;
+        let net = IpNet::from(address);
+        let add = self
+            .handle
+            .address()
+            .add(number, net.addr(), net.prefix_len());
+        let added = self.request(
+            format!("give {interface} the address {address}"),
+            add.execute(),
+        );
+        match added {
+            Err(error) if error.errno() == libc::EEXIST => Ok(()),
+            added => added,
+        }
     }
 
     /// Each interface's number and MTU.
@@ -271,6 +293,28 @@ impl Routes {
         Ok(names)
     }
 
+    /// The addresses of all interfaces, each with its prefix's length and the interface's number.
+    pub(super) fn addresses(&self) -> Result<Vec<(u32, IpNet)>> {
+        let addresses = self.handle.address().get().execute();
+        let addresses = self.request("list addresses", addresses.try_collect::<Vec<_>>())?;
+        let mut found = Vec::new();
+        for address in addresses {
+            let (number, length) = (address.header.index, address.header.prefix_len);
+            for attribute in address.attributes {
+                if let AddressAttribute::Address(ip) | AddressAttribute::Local(ip) = attribute {
+                    found.extend(IpNet::new(ip, length).map(|net| (number, net)));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The addresses of all interfaces.
+    pub fn own_addresses(&self) -> Result<HashSet<IpAddr>> {
+        let nets = self.addresses()?;
+        Ok(nets.into_iter().map(|(_, net)| net.addr()).collect())
+    }
+
     /// What is in use.
     pub fn facts(&self) -> Result<Facts> {
         let mut facts = Facts::default();
@@ -287,15 +331,10 @@ impl Routes {
                         }),
                 );
         }
-        let addresses = self.handle.address().get().execute();
-        for address in self.request("list addresses", addresses.try_collect::<Vec<_>>())? {
-            let length = address.header.prefix_len;
-            for attribute in address.attributes {
-                if let AddressAttribute::Address(ip) | AddressAttribute::Local(ip) = attribute {
-                    facts.prefixes.extend(IpNet::new(ip, length));
-                }
-            }
-        }
+        let addresses = self.addresses()?;
+        facts
+            .prefixes
+            .extend(addresses.into_iter().map(|(_, net)| net));
         for family in families(true) {
             for route in self.routes(family)? {
                 let destination = destination(&route);

@@ -28,11 +28,15 @@ pub struct SysctlError {
 ///   whose bridge is gone. The effective value is the greater of this one and that of `all`, so it
 ///   holds on hosts with strict filtering too; the source address must then be routable somehow.
 /// - `forwarding=1`: the interface's own share of what netavark turns on globally.
+/// - `route_localnet=1`: connections of this host's own processes through `localhost` take the tunnel,
+///   whose source address is not translated yet when their way is looked up. What comes in for
+///   loopback addresses is dropped by [`super::firewall`].
 /// - `addr_gen_mode=1`: no link-local IPv6 address, hence no multicast chatter through the tunnel.
 pub fn prepare_interface(interface: &str, ipv6: bool) -> Result<(), SysctlError> {
     let rp_filter = if filters_reverse_path() { "2" } else { "0" };
     set(format!("ipv4/conf/{interface}/rp_filter"), rp_filter)?;
     set(format!("ipv4/conf/{interface}/forwarding"), "1")?;
+    set(format!("ipv4/conf/{interface}/route_localnet"), "1")?;
     if ipv6 {
         set(format!("ipv6/conf/{interface}/addr_gen_mode"), "1")?;
         set(format!("ipv6/conf/{interface}/forwarding"), "1")?;

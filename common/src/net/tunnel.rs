@@ -31,16 +31,19 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use conntrack::Flow;
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::admit;
+use super::carry;
 use super::echo;
 use super::firewall::{self, FirewallError};
 use super::keeper;
 use super::lock::{Lock, LockError};
 use super::mark::Index;
+use super::neighbours::{self, NeighbourError};
 use super::occupied::{self, OccupiedError};
 use super::plan::{self, Agreement, Offer, PlanError, PublicKey, Terms, View};
 use super::published;
@@ -127,6 +130,9 @@ pub enum TunnelError {
     /// Interface, address, route or rule.
     #[error(transparent)]
     Routes(#[from] RouteError),
+    /// Neighbour entries.
+    #[error(transparent)]
+    Neighbours(#[from] NeighbourError),
     /// Firewall rules.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
@@ -569,9 +575,21 @@ fn demolish(dirs: &Dirs, record: &Record) -> Result<(), TunnelError> {
     routes.delete_interface(&interface)?;
     userspace::clean(&interface)
         .map_err(|source| file_error(userspace::socket(&interface), source))?;
+    tidy_neighbours()?;
     record.remove(dirs)?;
     tracing::info!(interface, "tunnel is down");
     Ok(())
+}
+
+/// Neighbours that no flow through a tunnel needs find each other by themselves again.
+fn tidy_neighbours() -> Result<(), TunnelError> {
+    let flows = carry::through_tunnels().map_err(OccupiedError::from)?;
+    let ends = |flow: &Flow| {
+        let tuples = [flow.original, flow.reply];
+        tuples.map(|t| [t.source.ip(), t.destination.ip()])
+    };
+    let live = flows.iter().flat_map(ends).flatten().collect();
+    Ok(neighbours::tidy(&live)?)
 }
 
 /// Takes a tunnel down unless somebody has a lease on it or it carries flows or forwards.

@@ -10,6 +10,7 @@ mod flows;
 mod forwards;
 mod images;
 mod journeys;
+mod neighbours;
 mod outages;
 mod refusals;
 mod segments;

@@ -1,0 +1,91 @@
+//! Peers on the container's own host, and on its own bridge.
+
+use tests::{Fixture, pause};
+
+/// The address of a container in its network.
+fn address(f: &Fixture, host: &str, container: &str) -> String {
+    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+    f.sh(host, &format!("podman inspect -f '{format}' {container}"))
+}
+
+/// The neighbour entries that the agents have made for a container.
+fn entries(f: &Fixture, host: &str, container: &str) -> String {
+    f.sh(
+        host,
+        &format!(
+            "nsenter -n -t $(podman inspect -f '{{{{.State.Pid}}}}' {container}) \
+             ip neighbour show nud permanent"
+        ),
+    )
+}
+
+#[test]
+fn processes_of_the_source_keep_their_connections() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::both_ways("m-inside", &["echo", "dial-out"]);
+    let before = f.look(&["a", "b"]);
+    f.start("a", "echo", "-p 7000:7000 -p 7000:7000/udp localhost/echo");
+    let direct = format!("{}:7000", address(&f, "a", "echo"));
+    let mut clients = Vec::new();
+    for at in ["127.0.0.1:7000".into(), f.at("a", 7000), direct] {
+        clients.push(f.client_on("a", "echo", &at, &["--connections", "2"]));
+        clients.push(f.client_on("a", "echo", &at, &["--udp"]));
+    }
+    // On the host that it moves to, by the address of the one it comes from.
+    clients.push(f.client_on("b", "echo", &f.at("a", 7000), &[]));
+    // And the other way round: a service of the host, by the address of the bridge.
+    let service = tests::Job::start(f.host("a"), &["load", "serve", "10.88.0.1:7100"]);
+    f.start("a", "dial-out", "localhost/dial-out 10.88.0.1:7100");
+    f.assert_talks("a", "dial-out");
+    let errors = f.listen_for_errors();
+    pause(300);
+
+    for (from, to) in [("a", "b"), ("b", "a"), ("a", "b")] {
+        f.migrate(from, "echo", to).assert_moved();
+        f.migrate(from, "dial-out", to).assert_moved();
+        f.assert_talks(to, "dial-out");
+        pause(500);
+    }
+    errors.assert_none();
+    for client in clients {
+        client.finish_whole();
+    }
+    f.sh("b", "podman rm -ft0 echo dial-out");
+    drop(service);
+    f.assert_as_before(&before);
+}
+
+#[test]
+fn containers_of_one_bridge_go_one_by_one() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::both_ways("m-bridge", &["echo", "dial-out"]);
+    let before = f.look(&["a", "b"]);
+    f.start("a", "echo", "localhost/echo");
+    let at = format!("{}:7000", address(&f, "a", "echo"));
+    let keep = format!("localhost/dial-out --keep tcp,udp,udp-unconnected {at}");
+    f.start("a", "dial-out", &keep);
+    let talks = |host: &str| f.assert_talks(host, "dial-out");
+    talks("a");
+
+    f.migrate("a", "echo", "b").assert_moved();
+    talks("a");
+    assert!(!entries(&f, "a", "dial-out").is_empty());
+    f.migrate("a", "dial-out", "b").assert_moved();
+    talks("b");
+    for container in ["echo", "dial-out"] {
+        assert_eq!(entries(&f, "b", container), "");
+    }
+    f.migrate("b", "dial-out", "a").assert_moved();
+    talks("a");
+    f.migrate("b", "echo", "a").assert_moved();
+    talks("a");
+    for container in ["echo", "dial-out"] {
+        assert_eq!(entries(&f, "a", container), "");
+    }
+    f.sh("a", "podman rm -ft0 echo dial-out");
+    f.assert_as_before(&before);
+}
