@@ -15,12 +15,13 @@ use common::container::command;
 use common::container::freezer::Freezer;
 use common::container::podman::{self, Placement};
 use common::container::spec::{self, Layout};
-use common::container::{ContainerFacts, drain, dump, image, repair, skeleton};
+use common::container::{ContainerFacts, drain, dump, image, repair, skeleton, sockets};
 use common::net::carry::{self, Departing};
 use common::net::flows::MovedFlow;
 use common::net::mark::Index;
 use common::net::neighbours::{self, Parting};
 use common::net::quarantine;
+use common::net::sysctl;
 use common::protocol::{MissingImage, StreamDigest};
 use common::ticket::Ticket;
 use tokio::task::spawn_blocking;
@@ -298,8 +299,16 @@ impl Source {
         let addresses = self.facts.addresses();
         let subnets = self.facts.subnets();
         let earlier = earlier.map(|flows| flows.departing.clone());
+        let pid = self.placement.pid;
         spawn_blocking(move || {
-            let mut departing = carry::departing(&addresses.iter().copied().collect())?;
+            let mut untracked = match sysctl::bridges_are_tracked() {
+                true => Vec::new(),
+                false => sockets::connections(pid),
+            };
+            let near = |peer: &IpAddr| subnets.iter().any(|subnet| subnet.contains(peer));
+            untracked.retain(|own| near(&own.destination.ip()));
+            let own = addresses.iter().copied().collect();
+            let mut departing = carry::departing(&own, untracked)?;
             if let Some(earlier) = earlier {
                 departing = departing.since(&earlier);
             }

@@ -15,7 +15,7 @@ use common::container::{ContainerFacts, dump, image, podman, spec};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::admit;
-use common::net::carry::{self, Arriving, Installed};
+use common::net::carry::{self, Arriving, Here, Installed};
 use common::net::flows::{self, MovedFlow};
 use common::net::forward::{self, Part};
 use common::net::hold::Hold;
@@ -25,6 +25,7 @@ use common::net::published;
 use common::net::quarantine;
 use common::net::routes::Routes;
 use common::net::segments::{self, Mtus};
+use common::net::sysctl;
 use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
 use common::paths;
 use common::protocol::{Packets, RefusalCode, Refused, StreamDigest, StreamKind};
@@ -325,7 +326,13 @@ impl PodmanIncoming {
         let file = self.work.join(format!("{FLOWS}{}.json", self.batches));
         let (netns, subnets) = (self.netns.clone(), self.container.subnets());
         let (arriving, parting) = spawn_blocking(move || {
-            let here = Routes::open()?.own_addresses()?;
+            let here = Here {
+                addresses: Routes::open()?.own_addresses()?,
+                untracked: match sysctl::bridges_are_tracked() {
+                    true => Vec::new(),
+                    false => subnets.clone(),
+                },
+            };
             let arriving = carry::arriving(&flows, index, &here)?;
             std::fs::write(&file, serde_json::to_vec(arriving.undo())?)
                 .context("cannot write down how the flows are undone")?;

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use common::net::carry;
+use common::net::carry::{self, Here};
 use common::net::flows::MovedFlow;
 use common::net::mark::Index;
 use common::net::plan::{Offer, Terms};
@@ -108,18 +108,21 @@ fn main() -> Result<()> {
             hold(&tunnel)
         }
         Step::Flows(Flows::List { container }) => {
-            let departing = carry::departing(&HashSet::from([container]))?;
+            let departing = carry::departing(&HashSet::from([container]), Vec::new())?;
             say(&departing.flows().collect::<Vec<_>>())
         }
         Step::Flows(Flows::Install { tunnel }) => {
             let flows: Vec<MovedFlow> = hear()?;
-            let here = Routes::open()?.own_addresses()?;
+            let here = Here {
+                addresses: Routes::open()?.own_addresses()?,
+                ..Here::default()
+            };
             let arriving = carry::arriving(&flows, tunnel.try_into()?, &here)?;
             arriving.install()?;
             Ok(arriving.turn()?)
         }
         Step::Flows(Flows::Turn { container, tunnel }) => {
-            let departing = carry::departing(&HashSet::from([container]))?;
+            let departing = carry::departing(&HashSet::from([container]), Vec::new())?;
             Ok(departing.turn(tunnel.try_into()?)?)
         }
     }

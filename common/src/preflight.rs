@@ -133,25 +133,6 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         },
         "containers that share namespaces with others cannot move",
     );
-    if container.neighbours.is_empty() {
-        checks.add(
-            "neighbours",
-            Verdict::Ok,
-            "no connections within its networks",
-        );
-    } else {
-        let addresses: Vec<_> = container.neighbours.iter().map(IpAddr::to_string).collect();
-        checks.add(
-            "neighbours",
-            Verdict::Warning,
-            format!(
-                "connections with {}, in a network of its own, do not go on: what neighbours send \
-                 each other passes no router. Their programs have to connect again, to the \
-                 destination's address",
-                addresses.join(", ")
-            ),
-        );
-    }
     checks.expect(
         "exec sessions",
         container.exec_sessions == 0,
@@ -517,7 +498,6 @@ mod tests {
                 subnets: vec!["10.88.0.0/16".parse().unwrap()],
                 addresses: vec!["10.88.0.5".parse().unwrap()],
             }],
-            neighbours: vec![],
             ports: vec![],
             volumes: vec![],
             bind_mounts: vec![],

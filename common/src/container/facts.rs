@@ -33,9 +33,6 @@ pub struct ContainerFacts {
     pub network_mode: String,
     /// Networks joined.
     pub networks: Vec<NetworkFacts>,
-    /// Addresses in those networks that it has connections with: of other containers, or of the
-    /// host.
-    pub neighbours: Vec<IpAddr>,
     /// Published ports.
     pub ports: Vec<PublishedPort>,
     /// Named and anonymous volumes.

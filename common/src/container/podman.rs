@@ -306,15 +306,6 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
         });
     }
 
-    let within = |peer: &IpAddr| {
-        networks.iter().any(|network: &NetworkFacts| {
-            network.subnets.iter().any(|subnet| subnet.contains(peer))
-                && !network.addresses.contains(peer)
-        })
-    };
-    let peers = super::sockets::peers(inspect.state.pid);
-    let neighbours = peers.into_iter().filter(within).collect();
-
     let mut volumes = Vec::new();
     let mut bind_mounts = Vec::new();
     for mount in inspect.mounts.unwrap_or_default() {
@@ -355,7 +346,6 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
         runtime: inspect.oci_runtime,
         network_mode: inspect.host_config.network_mode,
         networks,
-        neighbours,
         volumes,
         bind_mounts,
         devices: inspect

@@ -1,31 +1,42 @@
 //! Whom the sockets of a container talk to.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
+use conntrack::{Protocol, Tuple};
 use procfs::net::TcpState;
 use procfs::process::Process;
 
-/// The addresses that sockets in the network namespace of `pid` are connected to. What cannot be read
-/// counts for nothing.
-pub fn peers(pid: i32) -> BTreeSet<IpAddr> {
+/// The connections of sockets in the network namespace of `pid`, loopback left out, as the tuples of the
+/// packets that they send. What cannot be read counts for nothing.
+pub fn connections(pid: i32) -> Vec<Tuple> {
     let Ok(process) = Process::new(pid) else {
-        return BTreeSet::new();
+        return Vec::new();
     };
-    let mut peers = BTreeSet::new();
+    let mut connections = Vec::new();
+    let mut add = |protocol, local: SocketAddr, remote: SocketAddr| {
+        let [source, destination] =
+            [local, remote].map(|end| SocketAddr::new(end.ip().to_canonical(), end.port()));
+        if !destination.ip().is_unspecified() && !destination.ip().is_loopback() {
+            connections.push(Tuple {
+                source,
+                destination,
+                protocol,
+            });
+        }
+    };
     for sockets in [process.tcp(), process.tcp6()].into_iter().flatten() {
-        let over = |state: &TcpState| matches!(state, TcpState::TimeWait | TcpState::Close);
-        let open = sockets.iter().filter(|socket| !over(&socket.state));
-        peers.extend(open.map(|socket| socket.remote_address.ip()));
+        for socket in sockets {
+            if !matches!(socket.state, TcpState::TimeWait | TcpState::Close) {
+                add(Protocol::Tcp, socket.local_address, socket.remote_address);
+            }
+        }
     }
     for sockets in [process.udp(), process.udp6()].into_iter().flatten() {
-        peers.extend(sockets.iter().map(|socket| socket.remote_address.ip()));
+        for socket in sockets {
+            add(Protocol::Udp, socket.local_address, socket.remote_address);
+        }
     }
-    peers
-        .into_iter()
-        .map(|address| address.to_canonical())
-        .filter(|address| !address.is_unspecified() && !address.is_loopback())
-        .collect()
+    connections
 }
 
 #[cfg(test)]
@@ -37,12 +48,18 @@ mod tests {
     fn connected_sockets_count_and_loopback_does_not() {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         let me = std::process::id() as i32;
+        let mine = || {
+            let local = socket.local_addr().unwrap();
+            let mut connections = connections(me);
+            connections.retain(|c| c.source == local && c.protocol == Protocol::Udp);
+            connections
+        };
         socket.connect("127.0.0.9:9").unwrap();
-        assert!(!peers(me).contains(&"127.0.0.9".parse().unwrap()));
+        assert_eq!(mine(), []);
         // Nothing is sent.
-        let elsewhere: IpAddr = "192.0.2.77".parse().unwrap();
-        if socket.connect((elsewhere, 9)).is_ok() {
-            assert!(peers(me).contains(&elsewhere));
+        let elsewhere: SocketAddr = "192.0.2.77:9".parse().unwrap();
+        if socket.connect(elsewhere).is_ok() {
+            assert_eq!(mine()[0].destination, elsewhere);
         }
     }
 }

@@ -13,7 +13,7 @@ use conntrack::{Conntrack, Error, Filter, Flow, Key, Tuple};
 use serde::{Deserialize, Serialize};
 
 use super::flows::{self, Arrival, Departure, MovedFlow};
-use super::mark::{CONNMARK_MASK, Index, Mark};
+use super::mark::{CONNMARK_MASK, Direction, Index, Mark};
 
 /// How long the entry of a flow stays that takes a shorter path: packets that are on the long one still
 /// need it, and make it stay.
@@ -26,28 +26,43 @@ const MOST_REPLACEMENTS: usize = 100;
 #[derive(Debug, Clone, Default)]
 pub struct Departing {
     flows: Vec<(MovedFlow, Flow)>,
+    /// The entries that are only to be made.
+    untracked: Vec<Flow>,
 }
 
-/// Lists the flows of the container with these addresses.
+/// Lists the flows of the container with these addresses. `connections` that have no entry, by the tuples
+/// of the container's packets, are flows too.
 ///
 /// # Errors
 /// Those of the netlink socket.
-pub fn departing(addresses: &HashSet<IpAddr>) -> Result<Departing, Error> {
+pub fn departing(addresses: &HashSet<IpAddr>, connections: Vec<Tuple>) -> Result<Departing, Error> {
     let table = Conntrack::open()?.list(Filter::default())?;
-    Ok(Departing {
-        flows: table
-            .into_iter()
-            .filter_map(|flow| Some((flows::seen_by_container(&flow, addresses)?, flow)))
-            .collect(),
-    })
+    let mut flows: Vec<_> = table
+        .into_iter()
+        .filter_map(|flow| Some((flows::seen_by_container(&flow, addresses)?, flow)))
+        .collect();
+    let tracked: HashSet<_> = flows
+        .iter()
+        .map(|(moved, _)| moved.at_container())
+        .collect();
+    let mut untracked = Vec::new();
+    for own in connections {
+        if !tracked.contains(&own) {
+            let (moved, entry) = flows::untracked(own);
+            untracked.push(entry.clone());
+            flows.push((moved, entry));
+        }
+    }
+    Ok(Departing { flows, untracked })
 }
 
 impl Departing {
     /// Those that were not there when `earlier` was listed.
     pub fn since(mut self, earlier: &Departing) -> Departing {
         let known: HashSet<Tuple> = earlier.flows.iter().map(|(_, f)| f.original).collect();
-        self.flows
-            .retain(|(_, flow)| !known.contains(&flow.original));
+        let new = |flow: &Flow| !known.contains(&flow.original);
+        self.flows.retain(|(_, flow)| new(flow));
+        self.untracked.retain(new);
         self
     }
 
@@ -69,15 +84,21 @@ impl Departing {
     /// Those of the netlink socket.
     pub fn turn(&self, tunnel: Index) -> Result<(), Error> {
         let mut table = Conntrack::open()?;
+        for inserted in table.insert_all(&self.untracked)? {
+            match inserted {
+                Err(Error::Exists(_)) => {}
+                inserted => inserted?,
+            }
+        }
         let mut marks = Vec::new();
         for (moved, flow) in &self.flows {
-            let Departure::Mark(mark) = flows::depart(moved, Mark(flow.mark), tunnel) else {
+            let Departure::Mark(mark) = flows::depart(moved, flow, tunnel) else {
                 continue;
             };
             if flow.is_snat() && !moved.outgoing {
                 forget_masquerade(&mut table, flow)?;
             }
-            marks.push((Key::from(flow), ours(mark)));
+            marks.push((Key::from(flow), field(mark, moved.to_container())));
         }
         accept_missing(table.set_marks(marks)?)
     }
@@ -87,11 +108,14 @@ impl Departing {
     /// # Errors
     /// Those of the netlink socket.
     pub fn restore(&self) -> Result<(), Error> {
-        let marks = self
-            .flows
-            .iter()
-            .map(|(_, flow)| (Key::from(flow), ours(Mark(flow.mark))));
-        accept_missing(Conntrack::open()?.set_marks(marks)?)
+        let marks = self.flows.iter().map(|(moved, flow)| {
+            let before = field(Mark(flow.mark), moved.to_container());
+            (Key::from(flow), before)
+        });
+        let mut table = Conntrack::open()?;
+        accept_missing(table.set_marks(marks)?)?;
+        let untracked = self.untracked.iter();
+        accept_missing(untracked.map(|flow| table.set_timeout(flow, FADE)))
     }
 
     /// Deletes the entries of flows whose path does not touch this host any more. Not undone: call
@@ -102,7 +126,12 @@ impl Departing {
     pub fn forget(&self, tunnel: Index) -> Result<(), Error> {
         let mut table = Conntrack::open()?;
         for (moved, flow) in &self.flows {
-            if flows::depart(moved, Mark(flow.mark), tunnel) == Departure::Forget {
+            // The peer may have moved meanwhile.
+            let now = match table.get(flow) {
+                Err(Error::NotFound(_)) => continue,
+                now => now?,
+            };
+            if flows::depart(moved, &now, tunnel) == Departure::Forget {
                 accept_missing([table.delete(flow)])?;
             }
         }
@@ -113,7 +142,7 @@ impl Departing {
     pub fn passing(&self, tunnel: Index) -> BTreeMap<Index, Vec<MovedFlow>> {
         let mut passing: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (moved, flow) in &self.flows {
-            match Mark(flow.mark).get(moved.to_peer()) {
+            match flows::passes_from(moved, flow) {
                 Some(through) if through != tunnel => {
                     passing.entry(through).or_default().push(moved.clone());
                 }
@@ -133,7 +162,7 @@ impl Departing {
         let fading = self
             .flows
             .iter()
-            .filter(|(moved, flow)| Mark(flow.mark).get(moved.to_peer()) == Some(through));
+            .filter(|(moved, flow)| flows::passes_from(moved, flow) == Some(through));
         accept_missing(fading.map(|(_, flow)| table.set_timeout(flow, FADE)))
     }
 
@@ -152,7 +181,7 @@ impl Departing {
             .collect();
         let mut inserted = 0;
         for (moved, flow) in &self.flows {
-            let Departure::Mark(mark) = flows::depart(moved, Mark(flow.mark), tunnel) else {
+            let Departure::Mark(mark) = flows::depart(moved, flow, tunnel) else {
                 continue;
             };
             if present.contains(&flow.original) {
@@ -195,8 +224,7 @@ pub fn back_to_container(addresses: &HashSet<IpAddr>) -> Result<(), Error> {
     let flows = table.list(Filter::default())?;
     let marks = flows.iter().filter_map(|flow| {
         let moved = flows::seen_by_container(flow, addresses)?;
-        let mark = Mark(flow.mark).with(moved.to_container(), None);
-        Some((Key::from(flow), ours(mark)))
+        Some((Key::from(flow), field(Mark(0), moved.to_container())))
     });
     accept_missing(table.set_marks(marks)?)
 }
@@ -205,45 +233,58 @@ pub fn back_to_container(addresses: &HashSet<IpAddr>) -> Result<(), Error> {
 #[derive(Debug)]
 pub struct Arriving {
     insert: Vec<Flow>,
-    mark: Vec<(Tuple, Mark)>,
+    mark: Vec<(Tuple, conntrack::Mark)>,
+    /// Entries of [`Here::untracked`].
+    fade: Vec<Tuple>,
     installed: Installed,
+}
+
+/// What counts of the host that flows arrive at.
+#[derive(Debug, Clone, Default)]
+pub struct Here {
+    /// Its addresses.
+    pub addresses: HashSet<IpAddr>,
+    /// Networks in which the tracker does not see what neighbours send each other.
+    pub untracked: Vec<IpNet>,
 }
 
 /// What [`Arriving::install`] and [`Arriving::turn`] do, to be taken back, if need be by another process.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Installed {
     inserted: Vec<Tuple>,
-    /// Entries that were here, with the mark they had.
-    marked: Vec<(Tuple, u32)>,
+    /// Entries that were here, with what their mark was.
+    marked: Vec<(Tuple, conntrack::Mark)>,
 }
 
-/// Looks what flows that arrive through `tunnel` need on this host, which has the addresses `here`.
-/// Changes nothing.
+/// Looks what flows that arrive through `tunnel` need on this host. Changes nothing.
 ///
 /// # Errors
 /// Those of the netlink socket.
-pub fn arriving(
-    moved: &[MovedFlow],
-    tunnel: Index,
-    here: &HashSet<IpAddr>,
-) -> Result<Arriving, Error> {
+pub fn arriving(moved: &[MovedFlow], tunnel: Index, here: &Here) -> Result<Arriving, Error> {
     let present = present(&mut Conntrack::open()?, moved)?;
     let mut arriving = Arriving {
         insert: Vec::new(),
         mark: Vec::new(),
+        fade: Vec::new(),
         installed: Installed::default(),
     };
     for flow in moved {
         let entry = present.get(&flow.original);
-        match flows::arrive(flow, entry, tunnel, here) {
+        match flows::arrive(flow, entry, tunnel, &here.addresses) {
             Arrival::Insert(flow) => {
                 arriving.installed.inserted.push(flow.original);
                 arriving.insert.push(*flow);
             }
             Arrival::Mark { entry: key, mark } => {
                 let before = entry.map_or(0, |e| e.mark);
+                let direction = flow.to_container();
+                let before = field(Mark(before), direction);
                 arriving.installed.marked.push((key, before));
-                arriving.mark.push((key, mark));
+                arriving.mark.push((key, field(mark, direction)));
+                let near = here.untracked.iter().any(|net| net.contains(&flow.peer()));
+                if near && mark.0 & CONNMARK_MASK == 0 {
+                    arriving.fade.push(key);
+                }
             }
         }
     }
@@ -279,8 +320,10 @@ impl Arriving {
     /// # Errors
     /// Those of the netlink socket.
     pub fn turn(&self) -> Result<(), Error> {
-        let marks = self.mark.iter().map(|(key, mark)| (*key, ours(*mark)));
-        accept_missing(Conntrack::open()?.set_marks(marks)?)
+        let mut table = Conntrack::open()?;
+        accept_missing(table.set_marks(self.mark.iter().copied())?)?;
+        // Nobody would see them end.
+        accept_missing(self.fade.iter().map(|key| table.set_timeout(*key, FADE)))
     }
 }
 
@@ -294,11 +337,7 @@ impl Installed {
         for tuple in &self.inserted {
             accept_missing([table.delete(*tuple)])?;
         }
-        let marks = self
-            .marked
-            .iter()
-            .map(|(key, mark)| (*key, ours(Mark(*mark))));
-        accept_missing(table.set_marks(marks)?)
+        accept_missing(table.set_marks(self.marked.iter().copied())?)
     }
 }
 
@@ -319,7 +358,8 @@ pub fn through_tunnels() -> Result<Vec<Flow>, Error> {
 /// Those of the netlink socket.
 pub fn turn_aside(moved: &[MovedFlow], through: Index, instead: Index) -> Result<usize, Error> {
     remark(moved, |flow, mark| {
-        flows::turned_aside(flow, mark, through, instead)
+        let mark = flows::turned_aside(flow, mark, through, instead)?;
+        Some(field(mark, flow.to_container()))
     })
 }
 
@@ -330,13 +370,14 @@ pub fn turn_aside(moved: &[MovedFlow], through: Index, instead: Index) -> Result
 /// Those of the netlink socket.
 pub fn return_through(moved: &[MovedFlow], tunnel: Index) -> Result<usize, Error> {
     remark(moved, |flow, mark| {
-        flows::returned_through(flow, mark, tunnel)
+        let mark = flows::returned_through(flow, mark, tunnel)?;
+        Some(field(mark, flow.to_peer()))
     })
 }
 
 fn remark(
     moved: &[MovedFlow],
-    decide: impl Fn(&MovedFlow, Mark) -> Option<Mark>,
+    decide: impl Fn(&MovedFlow, Mark) -> Option<conntrack::Mark>,
 ) -> Result<usize, Error> {
     let mut table = Conntrack::open()?;
     let present = present(&mut table, moved)?;
@@ -344,7 +385,7 @@ fn remark(
         .iter()
         .filter_map(|flow| {
             let entry = present.get(&flow.original)?;
-            Some((entry.original, ours(decide(flow, Mark(entry.mark))?)))
+            Some((entry.original, decide(flow, Mark(entry.mark))?))
         })
         .collect();
     let count = marks.len();
@@ -391,9 +432,10 @@ fn forget_masquerade(table: &mut Conntrack, flow: &Flow) -> Result<(), Error> {
     Ok(())
 }
 
-/// Our bits of a mark, as a change that leaves the others alone.
-fn ours(mark: Mark) -> conntrack::Mark {
-    conntrack::Mark::masked(mark.0, CONNMARK_MASK)
+/// What a mark says of one direction, as a change that leaves the rest alone: at the other end of the flow
+/// there can be a container as well, which moves at the same time.
+fn field(mark: Mark, direction: Direction) -> conntrack::Mark {
+    conntrack::Mark::masked(mark.0, direction.mask())
 }
 
 /// A flow may end at any time; that its entry is gone is not an error.

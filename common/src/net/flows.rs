@@ -170,6 +170,24 @@ pub fn seen_by_container(flow: &Flow, addresses: &HashSet<IpAddr>) -> Option<Mov
     })
 }
 
+/// The entry that a connection of the container's would have, whose own packets have this tuple, if the
+/// tracker saw it; and the flow. Times are the kernel's for established connections.
+pub fn untracked(own: Tuple) -> (MovedFlow, Flow) {
+    let timeout = match own.protocol {
+        Protocol::Tcp => Duration::from_secs(5 * 24 * 3600),
+        _ => Duration::from_secs(120),
+    };
+    let entry = Flow::identity(own, timeout);
+    let moved = MovedFlow {
+        original: own,
+        outgoing: true,
+        timeout_s: timeout.as_secs(),
+        answered: true,
+        tcp: entry.tcp,
+    };
+    (moved, entry)
+}
+
 /// What the source does with the entry of a flow that leaves through `tunnel`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Departure {
@@ -179,13 +197,28 @@ pub enum Departure {
     Forget,
 }
 
-/// Decides what the source does with the entry behind `moved`, whose mark is `mark`.
-pub fn depart(moved: &MovedFlow, mark: Mark, tunnel: Index) -> Departure {
-    if mark.get(moved.to_peer()) == Some(tunnel) {
+/// Decides what the source does with `entry`, which is behind `moved`.
+pub fn depart(moved: &MovedFlow, entry: &Flow, tunnel: Index) -> Departure {
+    let mark = Mark(entry.mark);
+    // Where the flow is translated its packets have to pass, even if both ends are elsewhere.
+    if mark.get(moved.to_peer()) == Some(tunnel) && !translates(entry) {
         Departure::Forget
     } else {
         Departure::Mark(mark.with(moved.to_container(), Some(tunnel)))
     }
+}
+
+/// The tunnel that a flow comes through which only passes this host: with `entry`, which is behind `moved`.
+pub fn passes_from(moved: &MovedFlow, entry: &Flow) -> Option<Index> {
+    let from = Mark(entry.mark).get(moved.to_peer())?;
+    (!translates(entry)).then_some(from)
+}
+
+/// Whether the hosts at both ends see other addresses: a stand-in is seen by none of them.
+fn translates(entry: &Flow) -> bool {
+    let ends = [entry.original.source, entry.reply.source];
+    let stands_in = ends.iter().any(|end| stand_in::of(end.ip()) == end.ip());
+    (entry.is_snat() || entry.is_dnat()) && !stands_in
 }
 
 /// What the destination does for a flow that arrives through `tunnel`.
@@ -364,7 +397,7 @@ mod tests {
             });
             let present_entry = present.map(|p| &entries[p].1);
             let arrival = arrive(&moved, present_entry, name(to, from), &here());
-            let departure = depart(&moved, Mark(entries[at].1.mark), name(from, to));
+            let departure = depart(&moved, &entries[at].1, name(from, to));
             match departure {
                 Departure::Mark(mark) => entries[at].1.mark = mark.0,
                 Departure::Forget => entries[at].0 = 0,
@@ -453,7 +486,9 @@ mod tests {
                 panic!("it enters here");
             };
             assert_eq!(mark, Mark(0));
-            assert_eq!(depart(&moved, returned, index(3 + 8)), Departure::Forget);
+            entries[2].1.mark = returned.0;
+            let left = depart(&moved, &entries[2].1, index(3 + 8));
+            assert_eq!(left, Departure::Forget);
         }
     }
 
@@ -461,6 +496,27 @@ mod tests {
     fn a_flow_that_enters_at_the_containers_host_stays_as_it_is() {
         let moved = seen_by_container(&inbound(), &addresses()).unwrap();
         assert_eq!(returned_through(&moved, Mark(0), index(1)), None);
+    }
+
+    #[test]
+    fn a_host_that_translates_stays_in_the_path() {
+        // Two containers of one host, by way of a published port: both go to the same other host.
+        let mut flow = entry(
+            tuple("10.88.0.6:4000", "192.0.2.1:8080"),
+            tuple("10.88.0.5:80", "10.88.0.1:4000"),
+        );
+        for container in [CONTAINER, "10.88.0.6"] {
+            let addresses = [container.parse().unwrap()].into();
+            let moved = seen_by_container(&flow, &addresses).unwrap();
+            let Departure::Mark(mark) = depart(&moved, &flow, index(1)) else {
+                panic!("it is translated here");
+            };
+            assert_eq!(passes_from(&moved, &flow), None);
+            flow.mark = mark.0;
+        }
+        for direction in Direction::BOTH {
+            assert_eq!(Mark(flow.mark).get(direction), Some(index(1)));
+        }
     }
 
     #[test]

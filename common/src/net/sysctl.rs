@@ -65,6 +65,15 @@ pub fn filters_reverse_path() -> bool {
         .is_ok_and(|value| value.trim() != "0")
 }
 
+/// Whether the connection tracker sees what ports of a bridge send each other: only where the module
+/// br_netfilter is loaded, as Docker and Kubernetes have it.
+pub fn bridges_are_tracked() -> bool {
+    ["iptables", "ip6tables"].iter().all(|tables| {
+        fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{tables}"))
+            .is_ok_and(|value| value.trim() == "1")
+    })
+}
+
 /// Whether new interfaces may have IPv6 addresses: false if the kernel has no IPv6 or an
 /// administrator has disabled it (`net.ipv6.conf.default.disable_ipv6`, which a write to `all`
 /// changes as well).

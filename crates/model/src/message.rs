@@ -119,7 +119,6 @@ fn container() -> ContainerFacts {
         memory_bytes: 0,
         network_mode: "bridge".into(),
         networks: vec![],
-        neighbours: vec![],
         ports: vec![],
         volumes: vec![],
         bind_mounts: vec![],
