@@ -15,13 +15,12 @@ use common::container::command;
 use common::container::freezer::Freezer;
 use common::container::podman::{self, Placement};
 use common::container::spec::{self, Layout};
-use common::container::{ContainerFacts, drain, dump, image, repair, skeleton, sockets};
+use common::container::{ContainerFacts, drain, dump, image, repair, skeleton};
 use common::net::carry::{self, Departing};
 use common::net::flows::MovedFlow;
 use common::net::mark::Index;
 use common::net::neighbours::{self, Parting};
 use common::net::quarantine;
-use common::net::sysctl;
 use common::protocol::{MissingImage, StreamDigest};
 use common::ticket::Ticket;
 use tokio::task::spawn_blocking;
@@ -301,12 +300,8 @@ impl Source {
         let earlier = earlier.map(|flows| flows.departing.clone());
         let pid = self.placement.pid;
         spawn_blocking(move || {
-            let mut untracked = match sysctl::bridges_are_tracked() {
-                true => Vec::new(),
-                false => sockets::connections(pid),
-            };
-            let near = |peer: &IpAddr| subnets.iter().any(|subnet| subnet.contains(peer));
-            untracked.retain(|own| near(&own.destination.ip()));
+            let untracked = neighbours::untracked(pid, &addresses, &subnets)
+                .context("cannot look for neighbours")?;
             let own = addresses.iter().copied().collect();
             let mut departing = carry::departing(&own, untracked)?;
             if let Some(earlier) = earlier {

@@ -108,7 +108,7 @@ fn main() -> Result<()> {
             hold(&tunnel)
         }
         Step::Flows(Flows::List { container }) => {
-            let departing = carry::departing(&HashSet::from([container]), Vec::new())?;
+            let departing = carry::departing(&HashSet::from([container]), HashSet::new())?;
             say(&departing.flows().collect::<Vec<_>>())
         }
         Step::Flows(Flows::Install { tunnel }) => {
@@ -122,7 +122,7 @@ fn main() -> Result<()> {
             Ok(arriving.turn()?)
         }
         Step::Flows(Flows::Turn { container, tunnel }) => {
-            let departing = carry::departing(&HashSet::from([container]), Vec::new())?;
+            let departing = carry::departing(&HashSet::from([container]), HashSet::new())?;
             Ok(departing.turn(tunnel.try_into()?)?)
         }
     }

@@ -1,17 +1,16 @@
 //! Whom the sockets of a container talk to.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use conntrack::{Protocol, Tuple};
-use procfs::net::TcpState;
-use procfs::process::Process;
+use procfs::net::{TcpNetEntries, TcpState, UdpNetEntries};
+use procfs::{FromReadSI, current_system_info};
 
-/// The connections of sockets in the network namespace of `pid`, loopback left out, as the tuples of the
-/// packets that they send. What cannot be read counts for nothing.
-pub fn connections(pid: i32) -> Vec<Tuple> {
-    let Ok(process) = Process::new(pid) else {
-        return Vec::new();
-    };
+/// The connections of sockets in a network namespace, loopback left out, as the tuples of the packets that
+/// they send. `net` is what the kernel shows of the namespace: `/proc/PID/net`. What cannot be read counts
+/// for nothing.
+pub fn connections(net: &Path) -> Vec<Tuple> {
     let mut connections = Vec::new();
     let mut add = |protocol, local: SocketAddr, remote: SocketAddr| {
         let [source, destination] =
@@ -24,15 +23,17 @@ pub fn connections(pid: i32) -> Vec<Tuple> {
             });
         }
     };
-    for sockets in [process.tcp(), process.tcp6()].into_iter().flatten() {
-        for socket in sockets {
+    for name in ["tcp", "tcp6"] {
+        let sockets = TcpNetEntries::from_file(net.join(name), current_system_info());
+        for socket in sockets.into_iter().flat_map(|sockets| sockets.0) {
             if !matches!(socket.state, TcpState::TimeWait | TcpState::Close) {
                 add(Protocol::Tcp, socket.local_address, socket.remote_address);
             }
         }
     }
-    for sockets in [process.udp(), process.udp6()].into_iter().flatten() {
-        for socket in sockets {
+    for name in ["udp", "udp6"] {
+        let sockets = UdpNetEntries::from_file(net.join(name), current_system_info());
+        for socket in sockets.into_iter().flat_map(|sockets| sockets.0) {
             add(Protocol::Udp, socket.local_address, socket.remote_address);
         }
     }
@@ -47,10 +48,9 @@ mod tests {
     #[test]
     fn connected_sockets_count_and_loopback_does_not() {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        let me = std::process::id() as i32;
         let mine = || {
             let local = socket.local_addr().unwrap();
-            let mut connections = connections(me);
+            let mut connections = connections(Path::new("/proc/self/net"));
             connections.retain(|c| c.source == local && c.protocol == Protocol::Udp);
             connections
         };

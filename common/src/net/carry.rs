@@ -26,30 +26,34 @@ const MOST_REPLACEMENTS: usize = 100;
 #[derive(Debug, Clone, Default)]
 pub struct Departing {
     flows: Vec<(MovedFlow, Flow)>,
-    /// The entries that are only to be made.
+    /// Entries that are to be made, or to last: no packets of theirs have kept them alive.
     untracked: Vec<Flow>,
 }
 
-/// Lists the flows of the container with these addresses. `connections` that have no entry, by the tuples
-/// of the container's packets, are flows too.
+/// Lists the flows of the container with these addresses. `connections` that the tracker does not see, by
+/// the tuples of the container's packets, are flows too.
 ///
 /// # Errors
 /// Those of the netlink socket.
-pub fn departing(addresses: &HashSet<IpAddr>, connections: Vec<Tuple>) -> Result<Departing, Error> {
+pub fn departing(
+    addresses: &HashSet<IpAddr>,
+    connections: HashSet<Tuple>,
+) -> Result<Departing, Error> {
     let table = Conntrack::open()?.list(Filter::default())?;
     let mut flows: Vec<_> = table
         .into_iter()
         .filter_map(|flow| Some((flows::seen_by_container(&flow, addresses)?, flow)))
         .collect();
-    let tracked: HashSet<_> = flows
-        .iter()
-        .map(|(moved, _)| moved.at_container())
-        .collect();
     let mut untracked = Vec::new();
     for own in connections {
-        if !tracked.contains(&own) {
-            let (moved, entry) = flows::untracked(own);
-            untracked.push(entry.clone());
+        let (moved, entry) = flows::untracked(own);
+        // The tracker may have seen it while it came by way of another host.
+        let seen = flows.iter().find(|(m, _)| m.at_container() == own);
+        untracked.push(Flow {
+            timeout: entry.timeout,
+            ..seen.map_or_else(|| entry.clone(), |(_, flow)| flow.clone())
+        });
+        if seen.is_none() {
             flows.push((moved, entry));
         }
     }
@@ -84,10 +88,13 @@ impl Departing {
     /// Those of the netlink socket.
     pub fn turn(&self, tunnel: Index) -> Result<(), Error> {
         let mut table = Conntrack::open()?;
-        for inserted in table.insert_all(&self.untracked)? {
-            match inserted {
-                Err(Error::Exists(_)) => {}
-                inserted => inserted?,
+        let inserted = table.insert_all(&self.untracked)?;
+        for (entry, inserted) in self.untracked.iter().zip(inserted) {
+            match (inserted, entry.timeout) {
+                (Err(Error::Exists(_)), Some(timeout)) => {
+                    accept_missing([table.set_timeout(entry, timeout)])?;
+                }
+                (inserted, _) => inserted?,
             }
         }
         let mut marks = Vec::new();

@@ -30,6 +30,7 @@ use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use conntrack::Tuple;
 use futures::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::link::LinkAttribute;
@@ -39,6 +40,8 @@ use rtnetlink::packet_route::route::RouteProtocol;
 use super::mark::Index;
 use super::netns::{self, EnterError};
 use super::routes::{RouteError, Routes};
+use super::sysctl;
+use crate::container::sockets;
 
 /// Who made an entry, as `ip neighbour` shows it: a number that no routing daemon has
 /// (`/etc/iproute2/rt_protos`). Kernels before 5.0 do not keep it, and then no entry is taken away before
@@ -156,6 +159,34 @@ impl Parting {
         }
         Ok(())
     }
+}
+
+/// The connections within `networks` of the container with these addresses and the process `pid`, where the
+/// tracker does not see them: as the tuples of its packets, and as the sockets at either end know them. One
+/// that is bound to no peer knows none.
+///
+/// # Errors
+/// If the host cannot be looked at.
+pub fn untracked(pid: i32, addresses: &[IpAddr], networks: &[IpNet]) -> Result<HashSet<Tuple>> {
+    if sysctl::bridges_are_tracked() {
+        return Ok(HashSet::new());
+    }
+    let mut found: HashSet<_> = sockets::connections(Path::new(&format!("/proc/{pid}/net")))
+        .into_iter()
+        .filter(|own| {
+            networks
+                .iter()
+                .any(|net| net.contains(&own.destination.ip()))
+        })
+        .collect();
+    for (netns, _) in local()? {
+        // The files follow the thread's namespace.
+        let look = || sockets::connections(Path::new("/proc/thread-self/net"));
+        let theirs = netns::in_netns(&netns, look).unwrap_or_default();
+        let with = |own: &&Tuple| addresses.contains(&own.destination.ip());
+        found.extend(theirs.iter().filter(with).map(Tuple::inverse));
+    }
+    Ok(found)
 }
 
 /// Has this host keep those of its addresses that are among `peers`, when it loses the interface that
