@@ -276,7 +276,7 @@ impl Fixture {
     pub fn serve_with(&mut self, host: &str, environment: &[(&str, &str)]) {
         self.servers.remove(host);
         // One that was killed takes a moment to go.
-        let limit = Duration::from_secs(10);
+        let limit = Duration::from_secs(30);
         eventually(limit, || match self.listens(host) {
             false => Ok(()),
             true => Err("somebody listens already".to_owned()),
@@ -533,6 +533,26 @@ impl Fixture {
                 .then_some(())
                 .ok_or_else(|| format!("{container} on {host} is silent after {before}"))
         });
+    }
+
+    /// Ends a container of the workload `dial-out`, which must have been answered whatever it sent.
+    ///
+    /// # Panics
+    /// With all that it said, if not.
+    #[track_caller]
+    pub fn stop_dial_out(&self, host: &str, container: &str) {
+        self.sh(host, &format!("podman stop -t 5 {container}"));
+        let said = self.sh(host, &format!("podman logs {container} 2>&1"));
+        let whole = |line: &str| {
+            let number = |name: &str| line.split(name).nth(1)?.split(',').next();
+            number("sent: ").is_some() && number("sent: ") == number("received: ")
+        };
+        let ends: Vec<_> = said.lines().filter(|line| line.contains("Seen")).collect();
+        assert!(
+            !ends.is_empty() && ends.iter().all(|line| whole(line)) && !said.contains("BROKEN"),
+            "{said}"
+        );
+        println!("{}", ends.join("\n"));
     }
 
     /// The whole state of these hosts, to compare with later: once connections that have ended are

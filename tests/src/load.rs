@@ -47,7 +47,7 @@ impl Load {
     pub(crate) fn open(host: &Host, arguments: &[&str], target: &str, connections: usize) -> Self {
         let udp = arguments.contains(&"--udp");
         let mut load = Self::start(host, arguments);
-        eventually(Duration::from_secs(10), || {
+        eventually(Duration::from_secs(30), || {
             if load.job.ended().is_some() && load.told().contains("Connection refused") {
                 load = Self::start(host, arguments);
             }

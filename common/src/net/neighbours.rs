@@ -39,6 +39,7 @@ use rtnetlink::packet_route::route::RouteProtocol;
 
 use super::mark::Index;
 use super::netns::{self, EnterError};
+use super::quarantine;
 use super::routes::{RouteError, Routes};
 use super::sysctl;
 use crate::container::sockets;
@@ -119,7 +120,7 @@ impl Parting {
     }
 
     /// For the namespace at `netns`, whose container arrives, and those of `peers` that are not on this
-    /// host. Changes nothing.
+    /// host to stay. Changes nothing.
     ///
     /// # Errors
     /// If the host cannot be looked at.
@@ -137,8 +138,12 @@ impl Parting {
         for address in host.own_addresses()? {
             away.remove(&address);
         }
-        for (_, others) in local()? {
-            away.retain(|peer| !others.iter().any(|port| port.has(*peer)));
+        for (there, others) in local()? {
+            let near = |peer: &IpAddr| others.iter().any(|port| port.has(*peer));
+            let stays = || matches!(netns::in_netns(&there, quarantine::is_here), Ok(Ok(false)));
+            if away.iter().any(near) && stays() {
+                away.retain(|peer| !near(peer));
+            }
         }
         let away: Vec<_> = away.into_iter().collect();
         Ok(Self(entries_for(netns, &ports, &away)))

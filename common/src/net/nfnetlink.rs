@@ -20,6 +20,7 @@ const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFT_MSG_NEWTABLE: u16 = NFNL_SUBSYS_NFTABLES << 8;
+const NFT_MSG_GETTABLE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 1;
 const NFT_MSG_NEWRULE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 6;
 const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_TABLE_FLAGS: u16 = 2;
@@ -74,6 +75,16 @@ impl Nfnetlink {
         table.text(NFTA_TABLE_NAME, name);
         table.attribute(NFTA_TABLE_FLAGS, &flags.to_be_bytes());
         self.transaction(table)
+    }
+
+    /// Whether there is such an `inet` table.
+    pub(super) fn has_table(&self, name: &str) -> io::Result<bool> {
+        let mut table = Message::new(NFT_MSG_GETTABLE, NFPROTO_INET, 0);
+        table.text(NFTA_TABLE_NAME, name);
+        match self.request(table) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(false),
+            asked => asked.map(|()| true),
+        }
     }
 
     /// Appends a rule to a chain of an `inet` table that hands every packet to queue number

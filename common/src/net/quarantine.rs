@@ -114,6 +114,12 @@ pub fn hold(netns: &Path) -> Result<Hold, QuarantineError> {
     Ok(hold)
 }
 
+/// Whether the container in the namespace of the calling thread is under way: its host may not be where it
+/// runs in the end.
+pub(super) fn is_here() -> io::Result<bool> {
+    Nfnetlink::open()?.has_table(TABLE)
+}
+
 /// Lets packets pass the table again without removing it: what is queued meanwhile is not lost, as
 /// it would be with the chain that queued it.
 pub fn open(netns: &Path) -> Result<(), QuarantineError> {

@@ -30,38 +30,74 @@ const PAIRS: [(&str, &str); 12] = [
 struct Traveller {
     name: String,
     host: &'static str,
+    number: u16,
     port: u16,
+    /// Talks to another traveller, by its own address.
+    calls: bool,
     clients: Vec<Load>,
 }
 
 impl Traveller {
-    fn start(f: &Fixture, number: u16, host: &'static str) -> Self {
+    /// On a host of its own choice, where it calls the `others` that are there.
+    fn start(f: &Fixture, number: u16, others: &[Traveller], rng: &mut StdRng) -> Self {
         let (name, port, own) = (format!("echo{number}"), 7000 + number, 50 + number);
+        let mut hosts = HOSTS.to_vec();
+        // Rather where somebody is.
+        hosts.extend(others.iter().flat_map(|other| [other.host; 4]));
+        let host = *hosts.choose(rng).expect("hosts");
+        let callees: Vec<_> = others
+            .iter()
+            .filter(|other| other.host == host)
+            .flat_map(|other| other.inside())
+            .collect();
+        let program = match callees.is_empty() {
+            true => "echo".to_owned(),
+            false => format!(
+                "dial-out --keep tcp,udp,udp-unconnected {}",
+                callees.join(" ")
+            ),
+        };
         let options = format!(
             "--network dual --ip 10.77.0.{own} --ip6 fd77::{own} -p {port}:7000 -p {port}:7000/udp \
-             localhost/echo --listen [::]:7000"
+             localhost/{program} --listen [::]:7000"
         );
+        println!("{name} on {host}: {program}");
         f.start(host, &name, &options);
         Traveller {
             name,
             host,
+            number,
             port,
+            calls: !callees.is_empty(),
             clients: Vec::new(),
         }
     }
 
+    /// Where it is reached within its network.
+    fn inside(&self) -> [String; 2] {
+        let own = 50 + self.number;
+        [format!("10.77.0.{own}:7000"), format!("[fd77::{own}]:7000")]
+    }
+
     /// Another client, of any kind, by way of the host where the container is now.
     fn meet_client(&mut self, f: &Fixture, rng: &mut StdRng) {
-        let at = match rng.random() {
-            true => f.at(self.host, self.port),
-            false => f.at_ipv6(self.host, self.port),
+        let [inside, inside_ipv6] = self.inside();
+        let (from, at) = match rng.random_range(0..8) {
+            0..=2 => ("c", f.at(self.host, self.port)),
+            3..=4 => ("c", f.at_ipv6(self.host, self.port)),
+            5 => (self.host, format!("127.0.0.1:{}", self.port)),
+            6 => (self.host, inside),
+            _ => (self.host, inside_ipv6),
         };
         let options: &[&str] = match rng.random() {
             true => &["--connections", "3"],
             false => &["--udp"],
         };
-        println!("{} on {}: {at} {options:?}", self.name, self.host);
-        self.clients.push(f.client("echo", &at, options));
+        println!(
+            "{} on {}: {at} from {from} {options:?}",
+            self.name, self.host
+        );
+        self.clients.push(f.client_on(from, "echo", &at, options));
     }
 
     fn elsewhere(&self, rng: &mut StdRng) -> &'static str {
@@ -84,7 +120,7 @@ fn end_with_every_flow_alive_and_every_host_clean() {
     };
     println!("to repeat this journey: {SEED}={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
-    let images = HOSTS.map(|host| (host, &["echo"][..]));
+    let images = HOSTS.map(|host| (host, &["echo", "dial-out"][..]));
     let f = Fixture::with(
         "m-journey",
         Setup {
@@ -98,9 +134,10 @@ fn end_with_every_flow_alive_and_every_host_clean() {
     f.add_network(&HOSTS, "dual", dual);
     let before = f.look(&HOSTS);
     let errors = f.listen_for_errors();
-    let mut travellers: Vec<_> = (0..rng.random_range(1..=3))
-        .map(|number| Traveller::start(&f, number, HOSTS.choose(&mut rng).expect("hosts")))
-        .collect();
+    let mut travellers = Vec::new();
+    for number in 0..rng.random_range(1..=3) {
+        travellers.push(Traveller::start(&f, number, &travellers, &mut rng));
+    }
 
     for _ in 0..rng.random_range(3..=6) {
         for traveller in &mut travellers {
@@ -129,17 +166,21 @@ fn end_with_every_flow_alive_and_every_host_clean() {
     }
     pause(500);
     errors.assert_none();
-    for traveller in travellers {
+    for traveller in &mut travellers {
         let servers: Vec<_> = traveller
             .clients
-            .into_iter()
+            .drain(..)
             .map(|client| client.finish_whole()["servers"].clone())
             .collect();
         assert!(servers.windows(2).all(|w| w[0] == w[1]), "{servers:?}");
-        f.sh(
-            traveller.host,
-            &format!("podman rm -ft0 {}", traveller.name),
-        );
+    }
+    // Those that call go before those that answer.
+    for traveller in travellers.iter().rev() {
+        let (host, name) = (traveller.host, &traveller.name);
+        if traveller.calls {
+            f.stop_dial_out(host, name);
+        }
+        f.sh(host, &format!("podman rm -ft0 {name}"));
     }
     f.assert_as_before(&before);
 }
