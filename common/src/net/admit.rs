@@ -8,7 +8,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use conntrack::{Conntrack, Error, Flow, Protocol, Tuple};
+use conntrack::{Conntrack, Error, Filter, Flow, Protocol, Tuple};
+use ipnet::IpNet;
 
 /// How long it may take until the connection begins.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -29,6 +30,24 @@ pub fn echo(peer: IpAddr, local: IpAddr, id: u16) -> Result<(), Error> {
             id,
         },
     })
+}
+
+/// Forgets all connections between the two ends of a tunnel, whose networks these were.
+pub fn forget(networks: &[IpNet]) -> Result<(), Error> {
+    let mut table = Conntrack::open()?;
+    for flow in table.list(Filter::default())? {
+        let ends = [flow.original.source.ip(), flow.original.destination.ip()];
+        if networks
+            .iter()
+            .any(|net| ends.iter().all(|end| net.contains(end)))
+        {
+            match table.delete(&flow) {
+                Err(Error::NotFound(_)) => {}
+                deleted => deleted?,
+            }
+        }
+    }
+    Ok(())
 }
 
 fn expect(tuple: Tuple) -> Result<(), Error> {

@@ -125,22 +125,23 @@ impl Departing {
         accept_missing(untracked.map(|flow| table.set_timeout(flow, FADE)))
     }
 
-    /// Deletes the entries of flows whose path does not touch this host any more. Not undone: call
-    /// only after the commit.
+    /// Deletes the entries of flows whose path does not touch this host any more, and turns those into
+    /// `tunnel` of which that was not known before. Not undone: call only after the commit.
     ///
     /// # Errors
     /// Those of the netlink socket.
     pub fn forget(&self, tunnel: Index) -> Result<(), Error> {
         let mut table = Conntrack::open()?;
         for (moved, flow) in &self.flows {
-            // The peer may have moved meanwhile.
+            // The peer may have moved meanwhile, and come by another tunnel now.
             let now = match table.get(flow) {
                 Err(Error::NotFound(_)) => continue,
                 now => now?,
             };
-            if flows::depart(moved, &now, tunnel) == Departure::Forget {
-                accept_missing([table.delete(flow)])?;
-            }
+            accept_missing([match flows::depart(moved, &now, tunnel) {
+                Departure::Forget => table.delete(flow),
+                Departure::Mark(mark) => table.set_mark(flow, field(mark, moved.to_container())),
+            }])?;
         }
         Ok(())
     }
@@ -356,6 +357,19 @@ pub fn through_tunnels() -> Result<Vec<Flow>, Error> {
     let mut flows = Conntrack::open()?.list(Filter::default())?;
     flows.retain(|flow| flow.mark & CONNMARK_MASK != 0);
     Ok(flows)
+}
+
+/// Those of `moved` whose packets for the container leave this host through a tunnel.
+///
+/// # Errors
+/// Those of the netlink socket.
+pub fn leaving_through(moved: Vec<MovedFlow>, tunnel: Index) -> Result<Vec<MovedFlow>, Error> {
+    let present = present(&mut Conntrack::open()?, &moved)?;
+    let leaves = |flow: &MovedFlow| {
+        let entry = present.get(&flow.original);
+        entry.is_some_and(|e| Mark(e.mark).get(flow.to_container()) == Some(tunnel))
+    };
+    Ok(moved.into_iter().filter(leaves).collect())
 }
 
 /// Sends flows, whose packets for the container leave through tunnel `through`, through `instead`.

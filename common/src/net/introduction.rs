@@ -442,6 +442,9 @@ impl Host {
                 let Some((tunnel, there)) = &mut self.met else {
                     anyhow::bail!("no host was met");
                 };
+                // Their peers may have moved meanwhile.
+                let leaving = move || carry::leaving_through(flows, index);
+                let flows = spawn_blocking(leaving).await??;
                 // The other direction first: as long as this one is not turned, the middle keeps
                 // the flows alive, whatever becomes of the other.
                 there.return_through(flows.clone()).await?;

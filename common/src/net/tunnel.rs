@@ -575,6 +575,10 @@ fn demolish(dirs: &Dirs, record: &Record) -> Result<(), TunnelError> {
     routes.delete_interface(&interface)?;
     userspace::clean(&interface)
         .map_err(|source| file_error(userspace::socket(&interface), source))?;
+    // Those that were expected among them, for half a minute yet.
+    if let Ok(view) = record.view() {
+        admit::forget(&view.addresses).map_err(OccupiedError::from)?;
+    }
     tidy_neighbours()?;
     record.remove(dirs)?;
     tracing::info!(interface, "tunnel is down");

@@ -104,7 +104,7 @@ fn go_one_by_one(f: &Fixture, keep: &str, more: &str) {
     for container in ["echo", "dial-out"] {
         assert_eq!(entries(f, "a", container), "");
     }
-    f.stop_dial_out("a", "dial-out");
+    assert_eq!(f.stop_dial_out("a", "dial-out"), 0);
     f.sh("a", "podman rm -ft0 echo dial-out");
     f.assert_as_before(&before);
 }
