@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use common::preflight;
 use common::report::{Outcome, Report};
-use common::status::Status;
+use common::status::{Status, clean_up};
 use common::{paths, units};
 use tokio_util::sync::CancellationToken;
 use trust::{Peers, Token};
@@ -126,6 +126,9 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
+    /// Take down the tunnels that nothing needs any more, and say what the others are kept for. Finishes or
+    /// undoes first what was interrupted. Safe at any time.
+    Cleanup,
     /// Decide a migration whose destination is gone for good.
     ///
     /// If the destination can be asked after all and knows, its answer holds instead.
@@ -284,6 +287,11 @@ async fn execute(command: Option<Command>) -> anyhow::Result<u8> {
             tokio::task::spawn_blocking(move || status(format)).await?
         }
         Some(Command::Recover { id, format }) => operator::recover(id.as_deref(), format).await,
+        Some(Command::Cleanup) => {
+            let open = operator::recover(None, Format::Text).await?;
+            print!("{}", tokio::task::spawn_blocking(clean_up).await??);
+            Ok(open)
+        }
         Some(Command::Resolve { id, keep }) => operator::resolve(&id, keep).await,
         Some(Command::Cancel { id }) => operator::cancel(&id).await,
         Some(Command::Completion { .. }) => unreachable!("handled before"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use common::paths;
-use common::status::Status;
+use common::status::{Status, clean_up};
 use trust::{Identity, Invites, Peers};
 
 use crate::listener;
@@ -57,6 +57,9 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
+    /// Take down the tunnels that nothing needs any more, and say what the others are kept for. Safe at any
+    /// time.
+    Cleanup,
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -107,6 +110,10 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Invite { ttl_s } => invite(Duration::from_secs(ttl_s)),
         Command::Peers { command } => peers(command),
         Command::Status { format } => status(format),
+        Command::Cleanup => {
+            print!("{}", clean_up()?);
+            Ok(())
+        }
         Command::Completion { shell } => {
             clap_complete::generate(
                 shell,

@@ -325,7 +325,7 @@ impl PodmanIncoming {
         self.batches += 1;
         let file = self.work.join(format!("{FLOWS}{}.json", self.batches));
         let (netns, subnets) = (self.netns.clone(), self.container.subnets());
-        let (arriving, parting) = spawn_blocking(move || {
+        let (mut arriving, parting) = spawn_blocking(move || {
             let here = Here {
                 addresses: Routes::open()?.own_addresses()?,
                 untracked: match sysctl::bridges_are_tracked() {

@@ -117,7 +117,7 @@ fn main() -> Result<()> {
                 addresses: Routes::open()?.own_addresses()?,
                 ..Here::default()
             };
-            let arriving = carry::arriving(&flows, tunnel.try_into()?, &here)?;
+            let mut arriving = carry::arriving(&flows, tunnel.try_into()?, &here)?;
             arriving.install()?;
             Ok(arriving.turn()?)
         }

@@ -7,9 +7,10 @@ use serde::Serialize;
 use time::macros::format_description;
 
 use crate::journal::{Direction, Journal, MigrationRecord, Progress};
-use crate::net::carry;
+use crate::multicall::keeper_command;
 use crate::net::mark::{self, Index, Mark};
-use crate::net::tunnel::{self, Dirs};
+use crate::net::tunnel::{self, Dirs, TunnelError};
+use crate::net::{carry, stand_in};
 use crate::units;
 
 /// Most migrations shown to people; the journal has all.
@@ -77,7 +78,10 @@ impl Path {
                 Protocol::Icmpv6 { .. } => "icmpv6",
                 Protocol::Other(_) => "other",
             },
-            from: flow.original.source.to_string(),
+            from: match stand_in::is(flow.original.source.ip()) {
+                true => flow.reply.destination.to_string(),
+                false => flow.original.source.to_string(),
+            },
             to: flow.original.destination.to_string(),
             there: interface(mark::Direction::Original),
             back: interface(mark::Direction::Reply),
@@ -106,6 +110,16 @@ impl Display for Path {
             _ => Ok(()),
         }
     }
+}
+
+/// Takes down tunnels that nothing needs, and says in lines what became of each.
+pub fn clean_up() -> Result<String, TunnelError> {
+    let cleaned = tunnel::clean_up(&Dirs::default(), &keeper_command)?;
+    let lines: Vec<_> = cleaned.iter().map(|tunnel| format!("{tunnel}\n")).collect();
+    Ok(match lines.is_empty() {
+        true => "there are no tunnels\n".to_owned(),
+        false => lines.concat(),
+    })
 }
 
 /// How far a migration has come, in words.

@@ -240,7 +240,7 @@ pub fn back_to_container(addresses: &HashSet<IpAddr>) -> Result<(), Error> {
 /// Flows that arrive, and what that takes.
 #[derive(Debug)]
 pub struct Arriving {
-    insert: Vec<Flow>,
+    insert: Vec<(MovedFlow, Flow)>,
     mark: Vec<(Tuple, conntrack::Mark)>,
     /// Entries of [`Here::untracked`].
     fade: Vec<Tuple>,
@@ -277,16 +277,16 @@ pub fn arriving(moved: &[MovedFlow], tunnel: Index, here: &Here) -> Result<Arriv
         installed: Installed::default(),
     };
     for flow in moved {
-        let entry = present.get(&flow.original);
-        match flows::arrive(flow, entry, tunnel, &here.addresses) {
-            Arrival::Insert(flow) => {
-                arriving.installed.inserted.push(flow.original);
-                arriving.insert.push(*flow);
+        let present = present.get(&flow.original);
+        match flows::arrive(flow, present, tunnel, &here.addresses) {
+            Arrival::Insert(entry) => {
+                arriving.installed.inserted.push(entry.original);
+                arriving.insert.push((flow.clone(), *entry));
             }
             Arrival::Mark { entry: key, mark } => {
-                let before = entry.map_or(0, |e| e.mark);
-                let direction = flow.to_container();
-                let before = field(Mark(before), direction);
+                let (seen, entry) = present.expect("it has a mark");
+                let direction = seen.to_container();
+                let before = field(Mark(entry.mark), direction);
                 arriving.installed.marked.push((key, before));
                 arriving.mark.push((key, field(mark, direction)));
                 let near = here.untracked.iter().any(|net| net.contains(&flow.peer()));
@@ -311,11 +311,20 @@ impl Arriving {
     /// # Errors
     /// Those of the netlink socket; an entry of the same tuples that belongs to another flow is
     /// one.
-    pub fn install(&self) -> Result<(), Error> {
-        Conntrack::open()?
-            .insert_all(&self.insert)?
-            .into_iter()
-            .collect()
+    pub fn install(&mut self) -> Result<(), Error> {
+        let mut table = Conntrack::open()?;
+        let inserted = table.insert_all(self.insert.iter().map(|(_, entry)| entry))?;
+        for ((moved, _), inserted) in self.insert.iter().zip(inserted) {
+            let Err(error) = inserted else {
+                continue;
+            };
+            // The peer may have come at the same moment.
+            let mut present = present(&mut table, std::slice::from_ref(moved))?;
+            let (seen, entry) = present.remove(&moved.original).ok_or(error)?;
+            let open = field(Mark(0), seen.to_container());
+            self.mark.push((entry.original, open));
+        }
+        Ok(())
     }
 
     /// How many flows pass this host already, and wait to be turned.
@@ -366,8 +375,9 @@ pub fn through_tunnels() -> Result<Vec<Flow>, Error> {
 pub fn leaving_through(moved: Vec<MovedFlow>, tunnel: Index) -> Result<Vec<MovedFlow>, Error> {
     let present = present(&mut Conntrack::open()?, &moved)?;
     let leaves = |flow: &MovedFlow| {
-        let entry = present.get(&flow.original);
-        entry.is_some_and(|e| Mark(e.mark).get(flow.to_container()) == Some(tunnel))
+        present
+            .get(&flow.original)
+            .is_some_and(|(seen, entry)| Mark(entry.mark).get(seen.to_container()) == Some(tunnel))
     };
     Ok(moved.into_iter().filter(leaves).collect())
 }
@@ -405,8 +415,8 @@ fn remark(
     let marks: Vec<_> = moved
         .iter()
         .filter_map(|flow| {
-            let entry = present.get(&flow.original)?;
-            Some((entry.original, decide(flow, Mark(entry.mark))?))
+            let (seen, entry) = present.get(&flow.original)?;
+            Some((entry.original, decide(seen, Mark(entry.mark))?))
         })
         .collect();
     let count = marks.len();
@@ -414,8 +424,11 @@ fn remark(
     Ok(count)
 }
 
-/// This host's entries for flows, by what the container sees of them.
-fn present(table: &mut Conntrack, moved: &[MovedFlow]) -> Result<HashMap<Tuple, Flow>, Error> {
+/// This host's entries for flows, by the original tuples of those, and the flows as the entries show them.
+fn present(
+    table: &mut Conntrack,
+    moved: &[MovedFlow],
+) -> Result<HashMap<Tuple, (MovedFlow, Flow)>, Error> {
     let containers: HashSet<IpAddr> = moved.iter().map(MovedFlow::container).collect();
     let mut present = HashMap::new();
     // One by one: the table may have many times as many entries.
@@ -425,9 +438,10 @@ fn present(table: &mut Conntrack, moved: &[MovedFlow]) -> Result<HashMap<Tuple, 
             Err(Error::NotFound(_)) => continue,
             Err(error) => return Err(error),
         };
-        let seen = flows::seen_by_container(&found, &containers);
-        if seen.is_some_and(|seen| seen.original == flow.original) {
-            present.insert(flow.original, found);
+        if let Some(seen) = flows::seen_by_container(&found, &containers)
+            && seen.at_container() == flow.at_container()
+        {
+            present.insert(flow.original, (seen, found));
         }
     }
     Ok(present)

@@ -217,7 +217,7 @@ pub fn passes_from(moved: &MovedFlow, entry: &Flow) -> Option<Index> {
 /// Whether the hosts at both ends see other addresses: a stand-in is seen by none of them.
 fn translates(entry: &Flow) -> bool {
     let ends = [entry.original.source, entry.reply.source];
-    let stands_in = ends.iter().any(|end| stand_in::of(end.ip()) == end.ip());
+    let stands_in = ends.iter().any(|end| stand_in::is(end.ip()));
     (entry.is_snat() || entry.is_dnat()) && !stands_in
 }
 
@@ -236,17 +236,18 @@ pub enum Arrival {
 }
 
 /// Decides what the destination, which has the addresses `here`, does for `moved`, given the entry it
-/// has for it, if any.
+/// has for it, if any, and the flow as that shows it: a tracker that saw an answer first has the other
+/// direction for the original one.
 pub fn arrive(
     moved: &MovedFlow,
-    present: Option<&Flow>,
+    present: Option<&(MovedFlow, Flow)>,
     tunnel: Index,
     here: &HashSet<IpAddr>,
 ) -> Arrival {
-    if let Some(entry) = present {
+    if let Some((seen, entry)) = present {
         return Arrival::Mark {
             entry: entry.original,
-            mark: Mark(entry.mark).with(moved.to_container(), None),
+            mark: Mark(entry.mark).with(seen.to_container(), None),
         };
     }
     let timeout = Duration::from_secs(moved.timeout_s).max(LEAST_TIMEOUT);
@@ -395,8 +396,8 @@ mod tests {
                     && seen_by_container(e, &addresses())
                         .is_some_and(|p| p.original == moved.original)
             });
-            let present_entry = present.map(|p| &entries[p].1);
-            let arrival = arrive(&moved, present_entry, name(to, from), &here());
+            let there = present.map(|p| (moved.clone(), entries[p].1.clone()));
+            let arrival = arrive(&moved, there.as_ref(), name(to, from), &here());
             let departure = depart(&moved, &entries[at].1, name(from, to));
             match departure {
                 Departure::Mark(mark) => entries[at].1.mark = mark.0,
@@ -481,7 +482,8 @@ mod tests {
             // Home again, from where it is now.
             entries[0].1.mark = turned.0;
             entries[2].1.mark = returned.0;
-            let home = arrive(&moved, Some(&entries[0].1), instead, &here());
+            let entry = (moved.clone(), entries[0].1.clone());
+            let home = arrive(&moved, Some(&entry), instead, &here());
             let Arrival::Mark { mark, .. } = home else {
                 panic!("it enters here");
             };
@@ -546,6 +548,24 @@ mod tests {
             }
             assert_eq!(journey(flow.clone(), &[1, 2, 3, 2, 1]), [(1, flow)]);
         }
+    }
+
+    #[test]
+    fn an_entry_that_has_the_flow_the_other_way_round_is_its_entry() {
+        let moved = seen_by_container(&inbound(), &addresses()).unwrap();
+        let turned = moved.original.inverse();
+        let mark = Mark(0).with(Direction::Reply, Some(index(1))).0;
+        let flow = Flow {
+            mark,
+            ..entry(turned, moved.original)
+        };
+        let seen = seen_by_container(&flow, &addresses()).unwrap();
+        assert_eq!(seen.at_container(), moved.at_container());
+        let Arrival::Mark { entry, mark } = arrive(&moved, Some(&(seen, flow)), index(2), &here())
+        else {
+            panic!("it is there");
+        };
+        assert_eq!((entry, mark), (turned, Mark(0)));
     }
 
     #[test]

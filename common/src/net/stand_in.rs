@@ -26,3 +26,8 @@ pub const fn of(peer: IpAddr) -> IpAddr {
         IpAddr::V6(_) => IpAddr::V6(IPV6),
     }
 }
+
+/// Whether this is a stand-in.
+pub fn is(address: IpAddr) -> bool {
+    of(address) == address
+}

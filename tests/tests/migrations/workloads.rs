@@ -36,6 +36,10 @@ fn counter_with_all_that_defines_it() {
     let other = f.client("count", &f.at("b", 9000), &[]);
     pause(300);
     let other = other.finish_whole();
+    for (host, agent) in [("a", "agent-client"), ("b", "agent-server")] {
+        let kept = f.sh(host, &format!("{agent} cleanup"));
+        assert!(kept.contains("carries a connection"), "{kept}");
+    }
     let seen = client.finish_whole();
     assert_eq!(seen["local_port"], seen["local_port_at_end"]);
     assert_eq!(other["server"], seen["server"], "the same process");
@@ -57,6 +61,13 @@ fn counter_with_all_that_defines_it() {
     assert_ne!(afresh["server"], seen["server"]);
 
     f.sh("b", "podman rm -ft0 counter && podman volume rm notes");
+    for (host, agent) in [("a", "agent-client"), ("b", "agent-server")] {
+        eventually(Duration::from_secs(30), || {
+            let kept = f.sh(host, &format!("{agent} cleanup"));
+            let gone = kept.contains("there are no tunnels");
+            gone.then_some(()).ok_or(kept)
+        });
+    }
     f.assert_as_before(&before);
 }
 
