@@ -11,7 +11,7 @@ use common::net::tunnel::{self, Dirs, MOST_TRIES};
 use common::protocol::message::FLOWS_PER_BATCH;
 use common::protocol::{Reply, Request};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::control::{Control, RequestError, unexpected};
@@ -19,6 +19,9 @@ use crate::source::Flows;
 
 /// How long the host at the other end of a tunnel may take to say what it sends through it.
 const GREETING: Duration = Duration::from_secs(5);
+
+/// After this time nothing is under way any more that was sent before the path was shorter.
+const UNDER_WAY: Duration = Duration::from_millis(1500);
 
 /// Why flows go on through this host.
 #[derive(Debug, thiserror::Error)]
@@ -65,10 +68,15 @@ impl Moved<'_> {
             entries.entry(index).or_default();
         }
         let mut shortened = Shortened::default();
+        let mut bypassed = Vec::new();
         for (through, passing) in entries {
             let (entry, done) = self.past(control, through, &passing).await;
             match done {
-                Ok(count) => shortened.flows += count,
+                Ok(0) => {}
+                Ok(count) => {
+                    shortened.flows += count;
+                    bypassed.push(through);
+                }
                 Err(obstacle) => {
                     let entry = entry.map_or(through.interface(), |address| address.to_string());
                     shortened.warnings.push(match passing.len() {
@@ -81,6 +89,18 @@ impl Moved<'_> {
                         ),
                     });
                 }
+            }
+        }
+        if !bypassed.is_empty() {
+            sleep(UNDER_WAY).await;
+        }
+        for (through, flows) in bypassed
+            .iter()
+            .flat_map(|t| self.flows.iter().map(move |f| (t, f)))
+        {
+            // They fade all the same.
+            if let Err(error) = flows.delete_faded(*through).await {
+                tracing::debug!("{error:#}");
             }
         }
         shortened

@@ -432,6 +432,12 @@ impl Flows {
         self.departing.passing(tunnel)
     }
 
+    /// See [`Departing::delete_faded`].
+    pub(crate) async fn delete_faded(&self, through: Index) -> anyhow::Result<()> {
+        let departing = self.departing.clone();
+        Ok(spawn_blocking(move || departing.delete_faded(through)).await??)
+    }
+
     /// See [`Departing::fade`].
     pub(crate) async fn fade(&self, through: Index) -> anyhow::Result<()> {
         let departing = self.departing.clone();

@@ -167,11 +167,34 @@ impl Departing {
     /// Those of the netlink socket.
     pub fn fade(&self, through: Index) -> Result<(), Error> {
         let mut table = Conntrack::open()?;
-        let fading = self
-            .flows
-            .iter()
-            .filter(|(moved, flow)| flows::passes_from(moved, flow) == Some(through));
-        accept_missing(fading.map(|(_, flow)| table.set_timeout(flow, FADE)))
+        let fading = self.came_through(through);
+        accept_missing(fading.map(|flow| table.set_timeout(flow, FADE)))
+    }
+
+    /// Deletes those of them that no packet has come for in the meantime. Until then a container that
+    /// comes here takes its flow for one that still passes here.
+    ///
+    /// # Errors
+    /// Those of the netlink socket.
+    pub fn delete_faded(&self, through: Index) -> Result<(), Error> {
+        let mut table = Conntrack::open()?;
+        for flow in self.came_through(through) {
+            let now = match table.get(flow) {
+                Err(Error::NotFound(_)) => continue,
+                now => now?,
+            };
+            if now.timeout.is_some_and(|left| left < FADE) {
+                accept_missing([table.delete(flow)])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn came_through(&self, through: Index) -> impl Iterator<Item = &Flow> {
+        let came = move |(moved, flow): &&(MovedFlow, Flow)| {
+            flows::passes_from(moved, flow) == Some(through)
+        };
+        self.flows.iter().filter(came).map(|(_, flow)| flow)
     }
 
     /// Inserts the entries of flows that have vanished since [`Departing::turn`], with their

@@ -146,8 +146,11 @@ fn end_with_every_flow_alive_and_every_host_clean() {
             }
         }
         pause(300);
-        // One, or several at once.
-        let movers = rng.random_range(1..=travellers.len());
+        // One, or several at once, unless they call each other.
+        let movers = match travellers.iter().any(|traveller| traveller.calls) {
+            true => 1,
+            false => rng.random_range(1..=travellers.len()),
+        };
         let first = rng.random_range(0..travellers.len());
         let mut jobs = Vec::new();
         for step in 0..movers {
@@ -178,8 +181,7 @@ fn end_with_every_flow_alive_and_every_host_clean() {
     for traveller in travellers.iter().rev() {
         let (host, name) = (traveller.host, &traveller.name);
         if traveller.calls {
-            let unanswered = f.stop_dial_out(host, name);
-            println!("{name}: {unanswered} datagrams were not answered");
+            assert_eq!(f.stop_dial_out(host, name), 0);
         }
         f.sh(host, &format!("podman rm -ft0 {name}"));
     }
