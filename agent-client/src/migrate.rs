@@ -322,6 +322,8 @@ impl<'a> Migration<'a> {
         self.begin(PhaseName::Flows);
         let mut flows = vec![source.flows(None).await.context("cannot read the flows")?];
         self.install(&flows[0]).await?;
+        let ready = flows[0].prepare(tunnel.index()).await;
+        ready.context("cannot prepare the flows")?;
         if self.forward_new {
             self.prepare_forward(source, &tunnel).await?;
         }
@@ -495,6 +497,7 @@ impl<'a> Migration<'a> {
         let late = source.flows(Some(earlier)).await;
         let late = late.context("cannot read the flows")?;
         self.install(&late).await?;
+        late.prepare(tunnel.index()).await?;
         self.turn(&late, tunnel).await?;
         Ok(late)
     }

@@ -17,6 +17,7 @@ use common::container::podman::{self, Placement};
 use common::container::spec::{self, Layout};
 use common::container::{ContainerFacts, drain, dump, image, repair, skeleton};
 use common::net::carry::{self, Departing};
+use common::net::firewall;
 use common::net::flows::MovedFlow;
 use common::net::mark::Index;
 use common::net::neighbours::{self, Parting};
@@ -388,6 +389,21 @@ impl Flows {
     /// What the destination is told.
     pub(crate) fn moved(&self) -> Vec<MovedFlow> {
         self.departing.flows().cloned().collect()
+    }
+
+    /// Makes them ready to be turned into the tunnel. They go on as before.
+    pub(crate) async fn prepare(&self, tunnel: Index) -> anyhow::Result<()> {
+        let departing = self.departing.clone();
+        spawn_blocking(move || {
+            let guarded = departing.to_make_anew();
+            if guarded.is_empty() {
+                return Ok(());
+            }
+            firewall::guard(tunnel, &guarded)?;
+            departing.make_anew()?;
+            Ok(firewall::guard(tunnel, &[])?)
+        })
+        .await?
     }
 
     /// Turns them into the tunnel. Undone by [`Flows::restore`].

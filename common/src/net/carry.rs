@@ -80,6 +80,29 @@ impl Departing {
         flows::peers_in(self.flows(), networks)
     }
 
+    /// The packets that the container sends of flows that must be [made anew](Self::make_anew) before they
+    /// can turn.
+    pub fn to_make_anew(&self) -> Vec<Tuple> {
+        self.bound().map(|flow| flow.reply).collect()
+    }
+
+    /// Makes entries anew with the translation that they have: only those that netlink has made do not
+    /// remember the interface that their packets left by at first. A packet that comes in between is a new
+    /// flow's, so those of the container must not get through.
+    ///
+    /// # Errors
+    /// Those of the netlink socket.
+    pub fn make_anew(&self) -> Result<(), Error> {
+        let mut table = Conntrack::open()?;
+        self.bound()
+            .try_for_each(|flow| make_anew(&mut table, flow))
+    }
+
+    fn bound(&self) -> impl Iterator<Item = &Flow> {
+        let bound = |(moved, flow): &&(MovedFlow, Flow)| flows::keeps_to_its_interface(moved, flow);
+        self.flows.iter().filter(bound).map(|(_, flow)| flow)
+    }
+
     /// Turns the flows into `tunnel`: packets for the container leave through it from the moment
     /// each mark changes. Flows that have ended meanwhile are skipped. Undone by
     /// [`Departing::restore`].
@@ -102,9 +125,6 @@ impl Departing {
             let Departure::Mark(mark) = flows::depart(moved, flow, tunnel) else {
                 continue;
             };
-            if flow.is_snat() && !moved.outgoing {
-                forget_masquerade(&mut table, flow)?;
-            }
             marks.push((Key::from(flow), field(mark, moved.to_container())));
         }
         accept_missing(table.set_marks(marks)?)
@@ -470,10 +490,7 @@ fn present(
     Ok(present)
 }
 
-/// Makes the entry anew with the translation that it has. The kernel ends a masqueraded flow whose packets
-/// leave by another interface than at first (`nf_nat_oif_changed` in its nf_nat_core.c), and only an entry
-/// that netlink has made does not remember which that was.
-fn forget_masquerade(table: &mut Conntrack, flow: &Flow) -> Result<(), Error> {
+fn make_anew(table: &mut Conntrack, flow: &Flow) -> Result<(), Error> {
     for _ in 0..MOST_REPLACEMENTS {
         let now = match table.get(flow) {
             Err(Error::NotFound(_)) => return Ok(()),

@@ -58,6 +58,10 @@
 //! Until then such a packet has the mark of its tunnel. Firewalls that check where packets come from
 //! (firewalld does for IPv6: `fib saddr . mark . iif`) find the way back through that tunnel.
 //!
+//! A chain `guard_1` of the hook input has rules only while entries are made anew that the kernel would not
+//! have turned ([`super::flows::keeps_to_its_interface`]): it drops what the container sends of those flows
+//! in between, which this host would answer with a reset.
+//!
 //! The chains `forward_1` are empty unless new connections are sent after a container
 //! ([`super::published`]). At the other end those are new as well, and are answered through the tunnel:
 //! the first rule of `prerouting_1`. What this host sends to itself keeps its address, which the other
@@ -74,6 +78,7 @@
 
 use std::net::IpAddr;
 
+use conntrack::{Protocol, Tuple};
 use nftables::batch::Batch;
 use nftables::expr::{
     BinaryOperation, CT, CTDir, Expression, Fib, FibFlag, FibResult, Meta, MetaKey,
@@ -98,7 +103,7 @@ const PRIORITY_FIRST: i32 = -310;
 const PRIORITY_LAST: i32 = 200;
 /// After all translation of packets that leave: at priority `srcnat`, and after it for some (nft(8)).
 const PRIORITY_LEAVING: i32 = 300;
-/// Priority `mangle` of the hook output (nft(8)).
+/// Priority `mangle` of the hooks output and input (nft(8)).
 const PRIORITY_MANGLE: i32 = -150;
 /// Before the priority `dstnat`, where others would say that nobody listens.
 const PRIORITY_FORWARD: i32 = PRIORITY_DSTNAT - 1;
@@ -188,6 +193,38 @@ pub fn forward(index: Index, forwards: &[&Forward]) -> Result<(), FirewallError>
     apply("forward new connections", batch)
 }
 
+/// Drops packets with these tuples that are for this host and belong to no flow. Undone by an empty list,
+/// and by [`remove_tunnel`].
+pub fn guard(index: Index, tuples: &[Tuple]) -> Result<(), FirewallError> {
+    let mut batch = Batch::new();
+    let chain = guard_chain(index);
+    batch.add(NfListObject::Chain(chain.clone()));
+    batch.add_cmd(NfCmd::Flush(FlushObject::Chain(chain.clone())));
+    let rules = tuples.iter().filter_map(drop_unknown).collect();
+    fill(&mut batch, &chain, rules);
+    apply("guard connections of this host", batch)
+}
+
+fn drop_unknown(tuple: &Tuple) -> Option<Vec<Statement<'static>>> {
+    let protocol = match tuple.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        _ => return None,
+    };
+    let (source, destination) = (tuple.source, tuple.destination);
+    let (_, family) = family(source.ip());
+    let address = |name, ip: IpAddr| equal(field(family, name), text(&ip));
+    let port = |name, port: u16| equal(field(protocol, name), Expression::Number(port.into()));
+    Some(vec![
+        address("saddr", source.ip()),
+        address("daddr", destination.ip()),
+        port("sport", source.port()),
+        port("dport", destination.port()),
+        equal(ct("state"), Expression::String("new".into())),
+        Statement::Drop(None),
+    ])
+}
+
 fn fill(batch: &mut Batch<'static>, chain: &Chain<'static>, rules: Vec<Vec<Statement<'static>>>) {
     for rule in rules {
         batch.add(NfListObject::Rule(Rule {
@@ -203,7 +240,7 @@ fn fill(batch: &mut Batch<'static>, chain: &Chain<'static>, rules: Vec<Vec<State
 /// Diverts nothing to this tunnel any more, whether or not it did.
 pub fn remove_tunnel(index: Index) -> Result<(), FirewallError> {
     let mut batch = emptied(index);
-    for chain in chains(index).into_iter().chain(forward_chains(index)) {
+    for chain in all_chains(index) {
         batch.delete(NfListObject::Chain(chain));
     }
     apply("remove the tunnel's firewall rules", batch)
@@ -246,7 +283,7 @@ fn emptied(index: Index) -> Batch<'static> {
             priority,
         )));
     }
-    for chain in chains(index).into_iter().chain(forward_chains(index)) {
+    for chain in all_chains(index) {
         batch.add(NfListObject::Chain(chain.clone()));
         batch.add_cmd(NfCmd::Flush(FlushObject::Chain(chain)));
     }
@@ -259,6 +296,13 @@ fn table() -> Table<'static> {
         name: TABLE.into(),
         handle: None,
     }
+}
+
+fn all_chains(index: Index) -> impl Iterator<Item = Chain<'static>> {
+    let others = forward_chains(index)
+        .into_iter()
+        .chain([guard_chain(index)]);
+    chains(index).into_iter().chain(others)
 }
 
 /// For what arrives, first and last, for what this host sends itself (`route`: the new mark is looked
@@ -287,6 +331,12 @@ fn forward_chains(index: Index) -> [Chain<'static>; 2] {
         let name = format!("{name}_{index}").into();
         base_chain(name, hook, NfChainType::NAT, PRIORITY_FORWARD)
     })
+}
+
+/// For what is for this host itself.
+fn guard_chain(index: Index) -> Chain<'static> {
+    let name = format!("guard_{index}").into();
+    base_chain(name, NfHook::Input, NfChainType::Filter, PRIORITY_MANGLE)
 }
 
 fn base_chain(
@@ -331,7 +381,7 @@ fn hide(stand_in: IpAddr, index: Index) -> Vec<Statement<'static>> {
         Statement::Match(is_local(FibFlag::Saddr)),
         Statement::Mangle(Mangle {
             key: field(protocol, "saddr"),
-            value: Expression::String(stand_in.to_string().into()),
+            value: text(&stand_in),
         }),
     ]
 }
@@ -348,10 +398,7 @@ fn show(stand_in: IpAddr, direction: Direction, index: Index) -> Vec<Statement<'
     let destination = || field(protocol, "daddr");
     vec![
         equal(meta(MetaKey::Oifname), out),
-        equal(
-            destination(),
-            Expression::String(stand_in.to_string().into()),
-        ),
+        equal(destination(), text(&stand_in)),
         equal(ct("direction"), Expression::String(name.into())),
         Statement::Mangle(Mangle {
             key: destination(),
@@ -451,6 +498,10 @@ fn is_local(end: FibFlag) -> Match<'static> {
 fn set_ct_mark(direction: Direction, index: Index) -> Statement<'static> {
     let bits = Mark(0).with(direction, Some(index)).0;
     replace(ct("mark"), direction.mask(), bits)
+}
+
+fn text(address: &IpAddr) -> Expression<'static> {
+    Expression::String(address.to_string().into())
 }
 
 fn prefix(address: &'static str, len: u32) -> Expression<'static> {

@@ -214,6 +214,13 @@ pub fn passes_from(moved: &MovedFlow, entry: &Flow) -> Option<Index> {
     (!translates(entry)).then_some(from)
 }
 
+/// Whether the kernel ends the flow when its packets for the container begin to leave by another interface:
+/// it does that to what a rule has masqueraded (`nf_nat_oif_changed` in its nf_nat_core.c), which may be
+/// any flow to the container whose source is translated.
+pub fn keeps_to_its_interface(moved: &MovedFlow, entry: &Flow) -> bool {
+    entry.is_snat() && translates(entry) && !moved.outgoing
+}
+
 /// Whether the hosts at both ends see other addresses: a stand-in is seen by none of them.
 fn translates(entry: &Flow) -> bool {
     let ends = [entry.original.source, entry.reply.source];
