@@ -30,14 +30,14 @@ use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use conntrack::Tuple;
+use conntrack::{Flow, Tuple};
 use futures::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::packet_route::route::RouteProtocol;
 
-use super::mark::Index;
+use super::mark::{Direction, Index, Mark};
 use super::netns::{self, EnterError};
 use super::quarantine;
 use super::routes::{RouteError, Routes};
@@ -195,7 +195,8 @@ pub fn untracked(pid: i32, addresses: &[IpAddr], networks: &[IpNet]) -> Result<H
 }
 
 /// Has this host keep those of its addresses that are among `peers`, when it loses the interface that
-/// they are on: the tunnel's has them as well from now on. Goes with the tunnel.
+/// they are on: the tunnel's has them as well from now on. Goes with the last tunnel of their flows, by
+/// [`hand_on_addresses`].
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -210,6 +211,48 @@ pub fn keep_addresses(peers: &HashSet<IpAddr>, tunnel: Index) -> Result<()> {
     Ok(())
 }
 
+/// Has the addresses of a tunnel that goes, but for its `own`, on those that `flows` take which need them.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn hand_on_addresses(from: Index, own: &[IpNet], flows: &[Flow]) -> Result<()> {
+    let host = Routes::open()?;
+    let Some(interface) = host.interface(&from.interface())? else {
+        return Ok(());
+    };
+    for (_, net) in host
+        .addresses()?
+        .into_iter()
+        .filter(|(i, _)| *i == interface)
+    {
+        if own.contains(&net) {
+            continue;
+        }
+        let needing = flows.iter().filter(|flow| ends(flow).contains(&net.addr()));
+        let tunnels: HashSet<_> = needing
+            .flat_map(|flow| Direction::BOTH.map(|direction| Mark(flow.mark).get(direction)))
+            .flatten()
+            .collect();
+        for tunnel in tunnels.into_iter().filter(|tunnel| *tunnel != from) {
+            host.add_address(&tunnel.interface(), net.addr())?;
+        }
+    }
+    Ok(())
+}
+
+/// All addresses that packets of a flow have on this host.
+fn ends(flow: &Flow) -> [IpAddr; 4] {
+    let Flow {
+        original, reply, ..
+    } = flow;
+    [
+        original.source.ip(),
+        original.destination.ip(),
+        reply.source.ip(),
+        reply.destination.ip(),
+    ]
+}
+
 /// Lets the containers of this host find these addresses by themselves again.
 ///
 /// # Errors
@@ -218,11 +261,12 @@ pub fn reunite(addresses: &[IpAddr]) -> Result<()> {
     forget(|address| addresses.contains(&address))
 }
 
-/// Removes the entries of all addresses but these.
+/// Removes the entries of all addresses that none of `flows` has.
 ///
 /// # Errors
 /// If the kernel refuses.
-pub fn tidy(live: &HashSet<IpAddr>) -> Result<()> {
+pub fn tidy(flows: &[Flow]) -> Result<()> {
+    let live: HashSet<IpAddr> = flows.iter().flat_map(ends).collect();
     forget(|address| !live.contains(&address))
 }
 

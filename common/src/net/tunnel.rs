@@ -31,7 +31,6 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use conntrack::Flow;
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -570,30 +569,20 @@ fn demolish(dirs: &Dirs, record: &Record) -> Result<(), TunnelError> {
     } else {
         firewall::remove_table()?;
     }
+    let flows = carry::through_tunnels().map_err(OccupiedError::from)?;
+    let own = record.view().map(|view| view.addresses).unwrap_or_default();
+    neighbours::hand_on_addresses(index, &own, &flows)?;
     let routes = Routes::open()?;
     routes.unroute(index)?;
     routes.delete_interface(&interface)?;
     userspace::clean(&interface)
         .map_err(|source| file_error(userspace::socket(&interface), source))?;
     // Those that were expected among them, for half a minute yet.
-    if let Ok(view) = record.view() {
-        admit::forget(&view.addresses).map_err(OccupiedError::from)?;
-    }
-    tidy_neighbours()?;
+    admit::forget(&own).map_err(OccupiedError::from)?;
+    neighbours::tidy(&flows)?;
     record.remove(dirs)?;
     tracing::info!(interface, "tunnel is down");
     Ok(())
-}
-
-/// Neighbours that no flow through a tunnel needs find each other by themselves again.
-fn tidy_neighbours() -> Result<(), TunnelError> {
-    let flows = carry::through_tunnels().map_err(OccupiedError::from)?;
-    let ends = |flow: &Flow| {
-        let tuples = [flow.original, flow.reply];
-        tuples.map(|t| [t.source.ip(), t.destination.ip()])
-    };
-    let live = flows.iter().flat_map(ends).flatten().collect();
-    Ok(neighbours::tidy(&live)?)
 }
 
 /// Takes a tunnel down unless somebody has a lease on it or it carries flows or forwards.

@@ -58,6 +58,30 @@ fn processes_of_the_source_keep_their_connections() {
 }
 
 #[test]
+fn processes_of_the_source_keep_their_address() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::ring("m-address", &["echo"]);
+    let before = f.look(&["a", "b", "d"]);
+    f.start("a", "echo", "-p 7000:7000 localhost/echo");
+    let direct = format!("{}:7000", address(&f, "a", "echo"));
+    let clients = ["127.0.0.1:7000", &direct].map(|at| f.client_on("a", "echo", at, &[]));
+    f.migrate("a", "echo", "b").assert_moved();
+    let second = f.migrate("b", "echo", "d");
+    second.assert_moved();
+    assert_eq!(second.report["shortened"], 2);
+    // The first tunnel, with which they had the address of the bridge that is gone.
+    f.wait_without_tunnel("b");
+    pause(2000);
+    for client in clients {
+        client.finish_whole();
+    }
+    f.sh("d", "podman rm -ft0 echo");
+    f.assert_as_before(&before);
+}
+
+#[test]
 fn containers_of_one_bridge_go_one_by_one() {
     if !lab::can_run() {
         return;
