@@ -395,6 +395,7 @@ impl Flows {
     pub(crate) async fn prepare(&self, tunnel: Index) -> anyhow::Result<()> {
         let departing = self.departing.clone();
         spawn_blocking(move || {
+            departing.be_liberal()?;
             let guarded = departing.to_make_anew();
             if guarded.is_empty() {
                 return Ok(());

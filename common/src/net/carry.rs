@@ -37,7 +37,7 @@ pub struct Departing {
 /// Those of the netlink socket.
 pub fn departing(
     addresses: &HashSet<IpAddr>,
-    connections: HashSet<Tuple>,
+    mut connections: HashSet<Tuple>,
 ) -> Result<Departing, Error> {
     let table = Conntrack::open()?.list(Filter::default())?;
     let mut flows: Vec<_> = table
@@ -45,17 +45,21 @@ pub fn departing(
         .filter_map(|flow| Some((flows::seen_by_container(&flow, addresses)?, flow)))
         .collect();
     let mut untracked = Vec::new();
+    // The tracker may have seen one while it came by way of another host.
+    for (moved, flow) in &flows {
+        let own = moved.at_container();
+        if connections.remove(&own) {
+            let (_, Flow { timeout, .. }) = flows::untracked(own);
+            untracked.push(Flow {
+                timeout,
+                ..flow.clone()
+            });
+        }
+    }
     for own in connections {
         let (moved, entry) = flows::untracked(own);
-        // The tracker may have seen it while it came by way of another host.
-        let seen = flows.iter().find(|(m, _)| m.at_container() == own);
-        untracked.push(Flow {
-            timeout: entry.timeout,
-            ..seen.map_or_else(|| entry.clone(), |(_, flow)| flow.clone())
-        });
-        if seen.is_none() {
-            flows.push((moved, entry));
-        }
+        untracked.push(entry.clone());
+        flows.push((moved, entry));
     }
     Ok(Departing { flows, untracked })
 }
@@ -78,6 +82,17 @@ impl Departing {
     /// The peers with addresses in these networks.
     pub fn peers_in(&self, networks: &[IpNet]) -> HashSet<IpAddr> {
         flows::peers_in(self.flows(), networks)
+    }
+
+    /// Lets segments pass that the tracker cannot judge: with both ends on their way to other hosts, it may
+    /// see one direction only. Not undone.
+    ///
+    /// # Errors
+    /// Those of the netlink socket.
+    pub fn be_liberal(&self) -> Result<(), Error> {
+        let connections = self.flows.iter().map(|(_, flow)| flow);
+        let connections = connections.filter(|flow| flow.tcp.is_some());
+        accept_missing(Conntrack::open()?.be_liberal(connections)?)
     }
 
     /// The packets that the container sends of flows that must be [made anew](Self::make_anew) before they

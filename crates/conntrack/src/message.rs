@@ -79,6 +79,16 @@ pub(crate) fn set_mark(key: &Key, mark: Mark) -> NetfilterMessage {
     wrap(Some(key.tuple.family()), ConntrackMessage::New(attributes))
 }
 
+/// Has a TCP connection judged liberally, in both directions.
+pub(crate) fn be_liberal(key: &Key) -> NetfilterMessage {
+    let mut attributes = key_attributes(key);
+    attributes.push(Attribute::CtaProtoInfo(vec![ProtoInfo::TCP(vec![
+        ProtoInfoTCP::OriginalFlags(flags_to_set(TcpFlags::BE_LIBERAL)),
+        ProtoInfoTCP::ReplyFlags(flags_to_set(TcpFlags::BE_LIBERAL)),
+    ])]));
+    wrap(Some(key.tuple.family()), ConntrackMessage::New(attributes))
+}
+
 /// Changes an entry's timeout.
 pub(crate) fn set_timeout(key: &Key, timeout: Duration) -> NetfilterMessage {
     let mut attributes = key_attributes(key);
@@ -222,13 +232,14 @@ fn nat_attribute(kind: u16, to: SocketAddr) -> Attribute {
     Attribute::Other(nest(kind, &[address, nest(CTA_NAT_PROTO, &[port])]))
 }
 
+fn flags_to_set(flags: TcpFlags) -> TCPFlags {
+    // The mask says which flags to set: all those given. The type has no constructor; parsing two bytes
+    // cannot fail.
+    TCPFlags::parse(&[flags.bits(), flags.bits()]).expect("two bytes are TCP flags")
+}
+
 fn tcp_attribute(tcp: &Tcp) -> Attribute {
-    // The mask says which flags to set: all those given.
-    let flags = |direction: TcpDirection| {
-        let bits = (direction.flags | TcpFlags::PICKED_UP).bits();
-        // TCPFlags has no constructor; parsing two bytes cannot fail.
-        TCPFlags::parse(&[bits, bits]).expect("two bytes are TCP flags")
-    };
+    let flags = |direction: TcpDirection| flags_to_set(direction.flags | TcpFlags::PICKED_UP);
     Attribute::CtaProtoInfo(vec![ProtoInfo::TCP(vec![
         ProtoInfoTCP::State(tcp.state.into()),
         ProtoInfoTCP::OriginalFlags(flags(tcp.original)),

@@ -162,6 +162,27 @@ impl Conntrack {
         )
     }
 
+    /// Has TCP connections judged liberally from now on: no segment outside the window that the tracker
+    /// knows is invalid ([`TcpFlags::BE_LIBERAL`](crate::TcpFlags::BE_LIBERAL)). Says of each how it went,
+    /// in order. Not undone.
+    ///
+    /// # Errors
+    ///
+    /// The outer one: the socket failed, and it is not known which were changed.
+    pub fn be_liberal<K: Into<Key>>(
+        &mut self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Result<()>>> {
+        self.change_all(keys.into_iter().map(|key| {
+            let key = key.into();
+            Ok(Change {
+                attempt: Attempt::on("be liberal with", key.tuple),
+                flags: 0,
+                message: message::be_liberal(&key),
+            })
+        }))
+    }
+
     /// Changes the time an entry has left; whole seconds, rounded down. The next packet sets the
     /// timeout of the flow's state again.
     ///

@@ -562,6 +562,28 @@ fn a_translated_connection_goes_on_through_an_entry_made_from_its_listing() {
 }
 
 #[test]
+fn a_connection_is_judged_liberally_from_now_on() {
+    let Some(net) = Routed::new() else { return };
+    net.router.nft(TRACK);
+    net.router.nft(PUBLISH);
+    let mut table = opened(&net.router);
+    let connection = Connection::open(&net, address("10.1.0.1:80"), address("10.2.0.2:8080"));
+    let client = connection.client.local_addr().unwrap();
+    let original = Tuple::tcp(client, address("10.1.0.1:80"));
+    let flags = |tcp: conntrack::Tcp| [tcp.original.flags, tcp.reply.flags];
+    let liberal = |flags: TcpFlags| flags.contains(TcpFlags::BE_LIBERAL);
+    let before = table.get(original).unwrap().tcp.unwrap();
+    assert!(!flags(before).into_iter().any(liberal));
+
+    assert!(table.be_liberal([original]).unwrap()[0].is_ok());
+    let after = table.get(original).unwrap().tcp.unwrap();
+    assert!(flags(after).into_iter().all(liberal));
+    assert_eq!(after.state, before.state);
+    assert_eq!(after.reply.window_scale, before.reply.window_scale);
+    connection.check();
+}
+
+#[test]
 fn a_mark_changes_in_place_under_traffic() {
     let Some(net) = Routed::new() else { return };
     net.router.nft(TRACK);
