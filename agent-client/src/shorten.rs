@@ -23,6 +23,9 @@ const GREETING: Duration = Duration::from_secs(5);
 /// After this time nothing is under way any more that was sent before the path was shorter.
 const UNDER_WAY: Duration = Duration::from_millis(1500);
 
+/// A flow that comes this way all the same has had a packet in this time, or can wait for the next.
+const UNUSED: Duration = Duration::from_millis(500);
+
 /// Why flows go on through this host.
 #[derive(Debug, thiserror::Error)]
 enum Obstacle {
@@ -91,19 +94,32 @@ impl Moved<'_> {
                 }
             }
         }
-        if !bypassed.is_empty() {
-            sleep(UNDER_WAY).await;
-        }
-        for (through, flows) in bypassed
-            .iter()
-            .flat_map(|t| self.flows.iter().map(move |f| (t, f)))
+        if !bypassed.is_empty()
+            && let Err(error) = self.leave(&bypassed).await
         {
-            // They fade all the same.
-            if let Err(error) = flows.delete_faded(*through).await {
-                tracing::debug!("{error:#}");
-            }
+            // They end by themselves.
+            tracing::debug!("{error:#}");
         }
         shortened
+    }
+
+    /// Has this host forget flows that came through these tunnels and do not any more.
+    async fn leave(&self, bypassed: &[Index]) -> anyhow::Result<()> {
+        let each = || {
+            bypassed
+                .iter()
+                .flat_map(|t| self.flows.iter().map(move |f| (*t, f)))
+        };
+        // What was under way made their entries last again.
+        sleep(UNDER_WAY).await;
+        for (through, flows) in each() {
+            flows.fade(through).await?;
+        }
+        sleep(UNUSED).await;
+        for (through, flows) in each() {
+            flows.delete_faded(through).await?;
+        }
+        Ok(())
     }
 
     /// Does it for what comes through one tunnel. Also says where that enters, if it got so far.

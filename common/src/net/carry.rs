@@ -19,6 +19,9 @@ use super::mark::{CONNMARK_MASK, Direction, Index, Mark};
 /// need it, and make it stay.
 const FADE: Duration = Duration::from_secs(10);
 
+/// How much of it may have gone by when it is looked whether it was needed.
+const FADING: Duration = Duration::from_secs(2);
+
 /// How often an entry is made anew before that is given up.
 const MOST_REPLACEMENTS: usize = 100;
 
@@ -206,7 +209,7 @@ impl Departing {
         accept_missing(fading.map(|flow| table.set_timeout(flow, FADE)))
     }
 
-    /// Deletes those of them that no packet has come for in the meantime. Until then a container that
+    /// Deletes those of them that no packet has come for since, a moment ago. Until then a container that
     /// comes here takes its flow for one that still passes here.
     ///
     /// # Errors
@@ -218,7 +221,8 @@ impl Departing {
                 Err(Error::NotFound(_)) => continue,
                 now => now?,
             };
-            if now.timeout.is_some_and(|left| left < FADE) {
+            let fades = |left: Duration| left <= FADE && left + FADING >= FADE;
+            if now.timeout.is_some_and(fades) {
                 accept_missing([table.delete(flow)])?;
             }
         }
