@@ -325,6 +325,29 @@ fn a_tunnel_is_proven_reused_and_leaves_nothing() {
 }
 
 #[test]
+fn a_half_whose_other_half_is_gone_gives_way() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    let (here, there) = tunnel(&source, &destination);
+    let here = prove(&source, here);
+    assert!(destination.run(move || there.teardown().unwrap()));
+    drop(here);
+
+    // The other end uses its port again, and this one has another index for it.
+    let (here, there) = tunnel(&source, &destination);
+    assert_eq!(here.interface(), "lmwg2");
+    assert_eq!(there.interface(), "lmwg1");
+    let here = prove(&source, here);
+    let there = prove(&destination, there);
+    let left = source.with_dirs(|dirs| tunnel::list(dirs).unwrap());
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(source.run(move || here.teardown().unwrap()));
+    assert!(destination.run(move || there.teardown().unwrap()));
+}
+
+#[test]
 fn marked_flows_take_the_tunnel_and_hold_it() {
     if unable() {
         return;

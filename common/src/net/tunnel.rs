@@ -509,6 +509,7 @@ fn make(
     endpoint: SocketAddr,
     keeper: KeeperCommand,
 ) -> Result<Record, TunnelError> {
+    remove_orphan(dirs, view)?;
     let occupied = occupied::gather(&[])?;
     if let Some((_, why)) = occupied.indexes.into_iter().find(|(i, _)| *i == index) {
         return Err(TunnelError::Taken(index, why));
@@ -529,6 +530,22 @@ fn make(
         tracing::error!(interface = index.interface(), "not taken down: {error}");
     }
     made.map(|()| record)
+}
+
+/// Removes a tunnel to the same port of the same host, which has lost its half of it: that half will be this
+/// one's. Left alone the orphan would have handshakes with it, since the keys are the same, and be answered
+/// instead.
+fn remove_orphan(dirs: &Dirs, view: &View) -> Result<(), TunnelError> {
+    for record in Record::read_all(dirs)? {
+        if record.view().is_ok_and(|orphan| orphan.peer == view.peer)
+            && let Some(_lease) = Lock::try_exclusive(&dirs.lease(record.index))?
+        {
+            let interface = record.index.interface();
+            tracing::warn!(interface, "the other host has lost its half of the tunnel");
+            demolish(dirs, &record)?;
+        }
+    }
+    Ok(())
 }
 
 fn make_recorded(
