@@ -1,8 +1,6 @@
 //! What is wrong from the start is refused, and nothing was touched.
 
-use std::time::Duration;
-
-use tests::{Fixture, Job, Setup, eventually, pause};
+use tests::{Fixture, Setup, pause};
 
 /// Refused by preflight.
 const REFUSED: i32 = 4;
@@ -52,26 +50,6 @@ fn what_is_wrong_at_the_source() {
     f.migrate("a", "counter", "b").assert_moved();
     pause(300);
     client.finish_whole();
-}
-
-#[test]
-fn connections_between_neighbours_are_named() {
-    if !lab::can_run() {
-        return;
-    }
-    let f = Fixture::new("m-neighbours", &["counter"]);
-    f.start("a", "counter", "-p 9000:9000 localhost/counter");
-    let check = || f.sh("a", "agent-client check counter --to b");
-    assert!(check().contains("no connections within its networks"));
-    let address = "{{.NetworkSettings.Networks.podman.IPAddress}}";
-    let connect =
-        format!("exec 3<>/dev/tcp/$(podman inspect -f '{address}' counter)/9000; exec sleep 60");
-    let _neighbour = Job::start(f.host("a"), &["bash", "-c", &connect]);
-    eventually(Duration::from_secs(20), || {
-        let found = check();
-        let named = found.contains("connections with 10.88.0.1,");
-        named.then_some(()).ok_or(found)
-    });
 }
 
 /// Makes containers until two ids begin with the same digit, and returns that.
