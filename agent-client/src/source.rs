@@ -432,14 +432,14 @@ impl Flows {
     pub(crate) async fn settle(&self, tunnel: Index) -> anyhow::Result<()> {
         let departing = self.departing.clone();
         spawn_blocking(move || {
-            let again = departing.reinsert_vanished(tunnel)?;
+            let again = departing.settle(tunnel)?;
             if again > 0 {
                 tracing::info!(
                     again,
                     "flows that went with the old container were put back"
                 );
             }
-            Ok(departing.forget(tunnel)?)
+            Ok(())
         })
         .await?
     }

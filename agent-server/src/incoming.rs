@@ -338,8 +338,8 @@ impl PodmanIncoming {
                 .context("cannot write down how the flows are undone")?;
             let peers = flows::peers_in(&flows, &subnets);
             let parting = match netns {
-                Some(netns) if !peers.is_empty() => Parting::of_arrival(&netns, &peers)?,
-                _ => Parting::default(),
+                Some(netns) => Parting::of_arrival(&netns, &peers)?,
+                None => Parting::default(),
             };
             anyhow::Ok((arriving, parting))
         })

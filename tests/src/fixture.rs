@@ -519,6 +519,13 @@ impl Fixture {
         )
     }
 
+    /// Runs a command of the host in the network namespace of a container.
+    #[track_caller]
+    pub fn in_network_of(&self, host: &str, container: &str, command: &str) -> String {
+        let pid = format!("podman inspect -f '{{{{.State.Pid}}}}' {container}");
+        self.sh(host, &format!("nsenter -n -t $({pid}) {command}"))
+    }
+
     /// Waits until a container says something new: it runs and its clients are answered.
     ///
     /// # Panics

@@ -163,27 +163,6 @@ impl Departing {
         accept_missing(untracked.map(|flow| table.set_timeout(flow, FADE)))
     }
 
-    /// Deletes the entries of flows whose path does not touch this host any more, and turns those into
-    /// `tunnel` of which that was not known before. Not undone: call only after the commit.
-    ///
-    /// # Errors
-    /// Those of the netlink socket.
-    pub fn forget(&self, tunnel: Index) -> Result<(), Error> {
-        let mut table = Conntrack::open()?;
-        for (moved, flow) in &self.flows {
-            // The peer may have moved meanwhile, and come by another tunnel now.
-            let now = match table.get(flow) {
-                Err(Error::NotFound(_)) => continue,
-                now => now?,
-            };
-            accept_missing([match flows::depart(moved, &now, tunnel) {
-                Departure::Forget => table.delete(flow),
-                Departure::Mark(mark) => table.set_mark(flow, field(mark, moved.to_container())),
-            }])?;
-        }
-        Ok(())
-    }
-
     /// What moved through `tunnel` without entering here, by the tunnel it comes through.
     pub fn passing(&self, tunnel: Index) -> BTreeMap<Index, Vec<MovedFlow>> {
         let mut passing: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -236,36 +215,46 @@ impl Departing {
         self.flows.iter().filter(came).map(|(_, flow)| flow)
     }
 
-    /// Inserts the entries of flows that have vanished since [`Departing::turn`], with their
-    /// translation and mark. Some versions of netavark delete a published port's UDP entries when
-    /// its container goes.
+    /// Looks once more at the entries, of which there is no more to decide after this: those of flows whose
+    /// path does not touch this host any more are deleted, and what was not known to turn into `tunnel`
+    /// turns. Those that have vanished since [`Departing::turn`] are inserted, with their translation and
+    /// mark: some versions of netavark delete a published port's UDP entries when its container goes.
+    /// Returns how many. Not undone: call only after the commit.
     ///
     /// # Errors
     /// Those of the netlink socket.
-    pub fn reinsert_vanished(&self, tunnel: Index) -> Result<usize, Error> {
+    pub fn settle(&self, tunnel: Index) -> Result<usize, Error> {
         let mut table = Conntrack::open()?;
-        let present: HashSet<Tuple> = table
-            .list(Filter::default())?
+        let listed = table.list(Filter::default())?;
+        let present: HashMap<Tuple, &Flow> = listed
             .iter()
-            .map(|f| f.original)
+            .flat_map(|flow| [(flow.original, flow), (flow.reply, flow)])
             .collect();
         let mut inserted = 0;
+        let mut marks = Vec::new();
         for (moved, flow) in &self.flows {
-            let Departure::Mark(mark) = flows::depart(moved, flow, tunnel) else {
-                continue;
-            };
-            if present.contains(&flow.original) {
-                continue;
-            }
-            match table.insert(&Flow {
-                mark: mark.0,
-                ..flow.clone()
-            }) {
-                Ok(()) => inserted += 1,
-                Err(Error::Exists(_)) => {}
-                Err(error) => return Err(error),
+            // The peer may have moved meanwhile, and come by another tunnel now.
+            let now = present.get(&flow.original).copied();
+            match (flows::depart(moved, now.unwrap_or(flow), tunnel), now) {
+                (Departure::Forget, _) => accept_missing([table.delete(flow)])?,
+                (Departure::Mark(mark), Some(now)) if mark.0 == now.mark => {}
+                (Departure::Mark(mark), Some(_)) => {
+                    marks.push((Key::from(flow), field(mark, moved.to_container())));
+                }
+                (Departure::Mark(mark), None) => {
+                    let entry = Flow {
+                        mark: mark.0,
+                        ..flow.clone()
+                    };
+                    match table.insert(&entry) {
+                        Ok(()) => inserted += 1,
+                        Err(Error::Exists(_)) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
             }
         }
+        accept_missing(table.set_marks(marks)?)?;
         Ok(inserted)
     }
 }

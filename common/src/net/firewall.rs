@@ -187,7 +187,7 @@ pub fn forward(index: Index, forwards: &[&Forward]) -> Result<(), FirewallError>
         .map(|(port, to)| forward_port(port, to, index))
         .collect();
     for chain in forward_chains(index) {
-        batch.add_cmd(NfCmd::Flush(FlushObject::Chain(chain.clone())));
+        empty(&mut batch, &chain);
         fill(&mut batch, &chain, rules.clone());
     }
     apply("forward new connections", batch)
@@ -198,8 +198,7 @@ pub fn forward(index: Index, forwards: &[&Forward]) -> Result<(), FirewallError>
 pub fn guard(index: Index, tuples: &[Tuple]) -> Result<(), FirewallError> {
     let mut batch = Batch::new();
     let chain = guard_chain(index);
-    batch.add(NfListObject::Chain(chain.clone()));
-    batch.add_cmd(NfCmd::Flush(FlushObject::Chain(chain.clone())));
+    empty(&mut batch, &chain);
     let rules = tuples.iter().filter_map(drop_unknown).collect();
     fill(&mut batch, &chain, rules);
     apply("guard connections of this host", batch)
@@ -284,10 +283,15 @@ fn emptied(index: Index) -> Batch<'static> {
         )));
     }
     for chain in all_chains(index) {
-        batch.add(NfListObject::Chain(chain.clone()));
-        batch.add_cmd(NfCmd::Flush(FlushObject::Chain(chain)));
+        empty(&mut batch, &chain);
     }
     batch
+}
+
+/// Makes the chain if it is missing, and empties it if not.
+fn empty(batch: &mut Batch<'static>, chain: &Chain<'static>) {
+    batch.add(NfListObject::Chain(chain.clone()));
+    batch.add_cmd(NfCmd::Flush(FlushObject::Chain(chain.clone())));
 }
 
 fn table() -> Table<'static> {
@@ -390,16 +394,16 @@ fn hide(stand_in: IpAddr, index: Index) -> Vec<Statement<'static>> {
 /// entry has as the container knows it.
 fn show(stand_in: IpAddr, direction: Direction, index: Index) -> Vec<Statement<'static>> {
     let (_, protocol) = family(stand_in);
-    let (name, dir) = match direction {
-        Direction::Original => ("original", CTDir::Original),
-        Direction::Reply => ("reply", CTDir::Reply),
+    let dir = match direction {
+        Direction::Original => CTDir::Original,
+        Direction::Reply => CTDir::Reply,
     };
     let out = Expression::String(index.interface().into());
     let destination = || field(protocol, "daddr");
     vec![
         equal(meta(MetaKey::Oifname), out),
         equal(destination(), text(&stand_in)),
-        equal(ct("direction"), Expression::String(name.into())),
+        in_direction(direction),
         Statement::Mangle(Mangle {
             key: destination(),
             value: Expression::Named(NamedExpression::CT(CT {
@@ -551,13 +555,18 @@ fn replace(mark: Expression<'static>, mask: u32, bits: u32) -> Statement<'static
     })
 }
 
-fn divert(direction: Direction, index: Index) -> Vec<Statement<'static>> {
+/// That a packet is of this direction of its flow.
+fn in_direction(direction: Direction) -> Statement<'static> {
     let name = match direction {
         Direction::Original => "original",
         Direction::Reply => "reply",
     };
+    equal(ct("direction"), Expression::String(name.into()))
+}
+
+fn divert(direction: Direction, index: Index) -> Vec<Statement<'static>> {
     vec![
-        equal(ct("direction"), Expression::String(name.into())),
+        in_direction(direction),
         equal(
             and(ct("mark"), direction.mask()),
             Expression::Number(Mark(0).with(direction, Some(index)).0),

@@ -125,6 +125,9 @@ impl Parting {
     /// # Errors
     /// If the host cannot be looked at.
     pub fn of_arrival(netns: &Path, peers: &HashSet<IpAddr>) -> Result<Self> {
+        if peers.is_empty() {
+            return Ok(Self::default());
+        }
         let host = Routes::open()?;
         let on_host = Ports::of(&host)?;
         let Some(ports) = ports(netns, &on_host)? else {

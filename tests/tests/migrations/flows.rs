@@ -202,11 +202,8 @@ fn echo_requests() {
     // A program of the container that has the same identifier before and after.
     let ping_out = |host: &str| {
         let c = f.host("c").ipv4();
-        let pid = f.sh(host, "podman inspect -f '{{.State.Pid}}' echo");
-        f.sh(
-            host,
-            &format!("nsenter -t {pid} -n ping -qe 4711 -c 3 -i 0.1 {c}"),
-        );
+        let ping = format!("ping -qe 4711 -c 3 -i 0.1 {c}");
+        f.in_network_of(host, "echo", &ping);
     };
     ping_out("a");
     let capture = "exec tcpdump -nli eth0 'icmp[0] == 8 and icmp[4:2] == 4711'";

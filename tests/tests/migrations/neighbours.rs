@@ -10,13 +10,7 @@ fn address(f: &Fixture, host: &str, container: &str) -> String {
 
 /// The neighbour entries that the agents have made for a container.
 fn entries(f: &Fixture, host: &str, container: &str) -> String {
-    f.sh(
-        host,
-        &format!(
-            "nsenter -n -t $(podman inspect -f '{{{{.State.Pid}}}}' {container}) \
-             ip neighbour show nud permanent"
-        ),
-    )
+    f.in_network_of(host, container, "ip neighbour show nud permanent")
 }
 
 #[test]

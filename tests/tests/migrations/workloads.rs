@@ -24,11 +24,7 @@ fn counter_with_all_that_defines_it() {
 
     f.migrate("a", "counter", "b").assert_moved();
     pause(1000);
-    let sockets = f.sh(
-        "b",
-        "nsenter -n -t $(podman inspect --format '{{.State.Pid}}' counter) \
-         ss -OHtin state established",
-    );
+    let sockets = f.in_network_of("b", "counter", "ss -OHtin state established");
     assert!(
         sockets.contains(" mss:1") && !sockets.contains(" mss:5"),
         "restored connections send segments of the usual size: {sockets}"
