@@ -8,6 +8,7 @@
 //! Requests: include/uapi/linux/netfilter/nfnetlink_queue.h. Written out here because the crate
 //! `nfq` needs a buffer for each packet that waits, and lets them go one by one.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use super::netns::{self, EnterError};
 use crate::container::drain;
 
-use super::nfnetlink::{Message, Nfnetlink};
+use super::nfnetlink::{Message, Nfnetlink, attributes};
 
 /// Numbers of the queues, in the container's namespace: for packets that come, and for those that
 /// the container sends. Apart, because an application that has sent much reads on only when that
@@ -50,14 +51,21 @@ const NFQA_CFG_MASK: u16 = 4;
 const NFQA_CFG_FLAGS: u16 = 5;
 const NFQA_CFG_F_GSO: u32 = 4;
 const NFQNL_CFG_CMD_BIND: u8 = 1;
-const NFQNL_COPY_META: u8 = 1;
+const NFQNL_COPY_PACKET: u8 = 2;
 const NFQA_VERDICT_HDR: u16 = 2;
 const NF_ACCEPT: u32 = 1;
 const NFQA_PACKET_HDR: u16 = 1;
+const NFQA_PAYLOAD: u16 = 10;
+const NFQA_SKB_INFO: u16 = 14;
+const NFQA_SKB_GSO: u32 = 2;
 
-/// How many packets go at once, and how much of them a UDP socket may still have unread when the
+/// How much of each packet is looked at: as far as an IP header names the protocol.
+const PACKET_BYTES: u32 = 10;
+const TCP: u8 = 6;
+
+/// How many datagrams go at once, and how much of them a UDP socket may still have unread when the
 /// next go, in bytes: released at once, more than it has room for would be lost.
-const STEP_PACKETS: u32 = 128;
+const STEP: u32 = 128;
 const UNREAD_BYTES: u64 = 64 << 10;
 
 /// How long an application that reads nothing at all is waited for.
@@ -175,10 +183,10 @@ impl Drop for Hold {
 struct Queue {
     netlink: Nfnetlink,
     number: u16,
-    /// The packet that came last.
-    newest: u32,
     /// The packet that went last.
     gone: u32,
+    /// How many datagrams a socket may get from each packet that came after it.
+    waiting: VecDeque<u8>,
 }
 
 impl Queue {
@@ -190,8 +198,10 @@ impl Queue {
         let mut command = config();
         command.attribute(NFQA_CFG_CMD, &[NFQNL_CFG_CMD_BIND, 0, 0, 0]);
         netlink.request(command)?;
+        let mut copied = [0, 0, 0, 0, NFQNL_COPY_PACKET];
+        copied[..4].copy_from_slice(&PACKET_BYTES.to_be_bytes());
         let mut parameters = config();
-        parameters.attribute(NFQA_CFG_PARAMS, &[0, 0, 0, 0, NFQNL_COPY_META]);
+        parameters.attribute(NFQA_CFG_PARAMS, &copied);
         parameters.attribute(NFQA_CFG_QUEUE_MAXLEN, &MOST_PACKETS.to_be_bytes());
         // Large segments wait whole: cut up, they would take many times the room.
         parameters.attribute(NFQA_CFG_FLAGS, &NFQA_CFG_F_GSO.to_be_bytes());
@@ -200,8 +210,8 @@ impl Queue {
         Ok(Queue {
             netlink,
             number,
-            newest: 0,
             gone: 0,
+            waiting: VecDeque::new(),
         })
     }
 
@@ -209,17 +219,27 @@ impl Queue {
     /// word; `ENOBUFS` and the like only mean that some words were lost.
     fn follow(&mut self, buffer: &mut Vec<u8>) {
         while self.netlink.receive_waiting(buffer).is_ok() {
-            self.newest = packet(buffer).unwrap_or(self.newest);
+            let Some((number, datagrams)) = packet(buffer) else {
+                continue;
+            };
+            let known = self.gone.wrapping_add(self.waiting.len() as u32);
+            let unheard = number.wrapping_sub(known).saturating_sub(1);
+            self.waiting.extend((0..unheard).map(|_| STEP as u8));
+            self.waiting.push_back(datagrams);
         }
     }
 
-    fn waiting(&self) -> u32 {
-        self.newest.wrapping_sub(self.gone)
-    }
-
-    /// Lets the packets go that came first, `most` of them.
+    /// Lets the packets go that came first, as long as they are not more than `most` datagrams; a larger
+    /// one goes alone.
     fn let_go(&mut self, most: u32) {
-        self.gone = self.gone.wrapping_add(self.waiting().min(most));
+        let mut datagrams = 0;
+        let fits = |of_packet: &&u8| {
+            datagrams += u32::from(**of_packet);
+            datagrams <= most
+        };
+        let packets = self.waiting.iter().take_while(fits).count().max(1);
+        self.waiting.drain(..packets.min(self.waiting.len()));
+        self.gone = self.gone.wrapping_add(packets as u32);
         let mut verdict = Message::new(NFQNL_MSG_VERDICT_BATCH, 0, self.number);
         let header = [NF_ACCEPT.to_be_bytes(), self.gone.to_be_bytes()].concat();
         verdict.attribute(NFQA_VERDICT_HDR, &header);
@@ -234,18 +254,18 @@ fn keep(queues: [Queue; 2], shared: &Shared) {
     loop {
         arriving.follow(&mut buffer);
         leaving.follow(&mut buffer);
-        let empty = arriving.waiting() == 0 && leaving.waiting() == 0;
+        let empty = arriving.waiting.is_empty() && leaving.waiting.is_empty();
         let mode = *shared.mode.lock().expect("not poisoned");
         match mode {
             Mode::End => return,
             Mode::Pass if !empty => {
                 shared.idle.store(false, Ordering::SeqCst);
-                if leaving.waiting() > 0 {
+                if !leaving.waiting.is_empty() {
                     leaving.let_go(u32::MAX);
                 }
-                if arriving.waiting() > 0 {
+                if !arriving.waiting.is_empty() {
                     wait_for_readers(&mut leaving, &mut buffer);
-                    arriving.let_go(STEP_PACKETS);
+                    arriving.let_go(STEP);
                 }
             }
             Mode::Pass | Mode::Hold => {
@@ -275,13 +295,27 @@ fn wait_for_news(queues: [&Queue; 2], changed: &EventFd) {
     let _ = changed.read();
 }
 
-/// Number of the packet that a message is about; they are numbered from 1 in the order they came.
-/// Its header is the first attribute (nfqnl_build_packet_message in the kernel's
+/// Number of the packet that a message is about, and how many datagrams a socket may get from it. Packets
+/// are numbered from 1 in the order they came (nfqnl_build_packet_message in the kernel's
 /// net/netfilter/nfnetlink_queue.c).
-fn packet(message: &[u8]) -> Option<u32> {
-    let kind = u16::from_ne_bytes(message.get(22..24)?.try_into().ok()?);
-    let number = u32::from_be_bytes(message.get(24..28)?.try_into().ok()?);
-    (kind == NFQA_PACKET_HDR).then_some(number)
+fn packet(message: &[u8]) -> Option<(u32, u8)> {
+    let of =
+        |wanted| attributes(message).find_map(|(kind, value)| (kind == wanted).then_some(value));
+    let word = |bytes: &[u8]| Some(u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?));
+    let number = word(of(NFQA_PACKET_HDR)?)?;
+    let joined = of(NFQA_SKB_INFO).and_then(word).unwrap_or(0) & NFQA_SKB_GSO != 0;
+    let datagrams = match of(NFQA_PAYLOAD).and_then(protocol) {
+        Some(TCP) => 0,
+        _ if joined => STEP as u8,
+        _ => 1,
+    };
+    Some((number, datagrams))
+}
+
+/// The protocol that an IP header names; an IPv6 extension counts as one.
+fn protocol(packet: &[u8]) -> Option<u8> {
+    let version = packet.first()? >> 4;
+    packet.get(if version == 4 { 9 } else { 6 }).copied()
 }
 
 /// Waits until no UDP socket of this thread's network namespace has much to read; TCP does not lose
@@ -298,7 +332,7 @@ fn wait_for_readers(leaving: &mut Queue, buffer: &mut Vec<u8>) {
             return;
         }
         leaving.follow(buffer);
-        if leaving.waiting() > 0 {
+        if !leaving.waiting.is_empty() {
             leaving.let_go(u32::MAX);
         }
         std::thread::sleep(Duration::from_micros(200));

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
 use super::mark::{Direction, Index, Mark};
 use super::tunnel::{self, Dirs, Tunnel, TunnelError};
@@ -754,6 +755,39 @@ fn held_packets_wait_and_go_in_order() {
     quarantine::lift(&inside.netns).unwrap();
     send(&there, 360..361);
     assert_eq!(receive(&here), Some(360));
+}
+
+#[test]
+fn joined_datagrams_go_as_they_are_read() {
+    if unable() {
+        return;
+    }
+    let (inside, outside) = (Host::new(), Host::new());
+    inside.connect("eth0", &outside, "eth0", 1);
+    let here = inside.run(|| UdpSocket::bind("198.18.1.1:7000").unwrap());
+    let there = outside.run(|| UdpSocket::bind("198.18.1.2:7000").unwrap());
+    there.connect("198.18.1.1:7000").unwrap();
+    here.set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    const DATAGRAM: usize = 16;
+    const JOINED: usize = 64;
+    setsockopt(&there, UdpGsoSegment, &(DATAGRAM as i32)).unwrap();
+
+    let hold = quarantine::hold(&inside.netns).unwrap();
+    // Several times what the socket has room for.
+    for number in 0..30 {
+        there.send(&[number; JOINED * DATAGRAM]).unwrap();
+    }
+    hold.release();
+    for number in 0..30 {
+        for _ in 0..JOINED {
+            let mut datagram = [0; 2 * DATAGRAM];
+            assert_eq!(here.recv(&mut datagram).unwrap(), DATAGRAM);
+            assert_eq!(datagram[0], number);
+        }
+    }
+    assert!(hold.wait_until_empty(TIMEOUT).unwrap());
+    quarantine::lift(&inside.netns).unwrap();
 }
 
 #[test]
