@@ -94,7 +94,7 @@ pub fn installed(work: &Path) -> Vec<Installed> {
 /// Removes a quarantine whose packets pass already, without losing one of them.
 fn remove_quarantine(netns: &Path, hold: &Hold) -> anyhow::Result<()> {
     // Those that wait first, or later ones would overtake them.
-    if !hold.wait_until_empty(RELEASE_LIMIT)? {
+    if !hold.wait_until_caught_up(RELEASE_LIMIT) {
         tracing::warn!("the container does not read its packets as fast as they come");
     }
     quarantine::open(netns)?;

@@ -8,7 +8,6 @@
 //! Requests: include/uapi/linux/netfilter/nfnetlink_queue.h. Written out here because the crate
 //! `nfq` needs a buffer for each packet that waits, and lets them go one by one.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -24,7 +23,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use super::netns::{self, EnterError};
 use crate::container::drain;
 
-use super::nfnetlink::{Message, Nfnetlink, attributes};
+use super::nfnetlink::{Message, Nfnetlink};
 
 /// Numbers of the queues, in the container's namespace: for packets that come, and for those that
 /// the container sends. Apart, because an application that has sent much reads on only when that
@@ -51,21 +50,14 @@ const NFQA_CFG_MASK: u16 = 4;
 const NFQA_CFG_FLAGS: u16 = 5;
 const NFQA_CFG_F_GSO: u32 = 4;
 const NFQNL_CFG_CMD_BIND: u8 = 1;
-const NFQNL_COPY_PACKET: u8 = 2;
+const NFQNL_COPY_META: u8 = 1;
 const NFQA_VERDICT_HDR: u16 = 2;
 const NF_ACCEPT: u32 = 1;
 const NFQA_PACKET_HDR: u16 = 1;
-const NFQA_PAYLOAD: u16 = 10;
-const NFQA_SKB_INFO: u16 = 14;
-const NFQA_SKB_GSO: u32 = 2;
 
-/// How much of each packet is looked at: as far as an IP header names the protocol.
-const PACKET_BYTES: u32 = 10;
-const TCP: u8 = 6;
-
-/// How many datagrams go at once, and how much of them a UDP socket may still have unread when the
+/// How many packets go at once, and how much of them a UDP socket may still have unread when the
 /// next go, in bytes: released at once, more than it has room for would be lost.
-const STEP: u32 = 128;
+const STEP_PACKETS: u32 = 128;
 const UNREAD_BYTES: u64 = 64 << 10;
 
 /// How long an application that reads nothing at all is waited for.
@@ -98,6 +90,8 @@ struct Shared {
     mode: Mutex<Mode>,
     /// Signalled when the mode changes.
     changed: EventFd,
+    /// Whether those have gone that waited, and others do not wait for readers any more.
+    caught_up: AtomicBool,
     /// Whether all packets have gone whose coming the thread has noticed.
     idle: AtomicBool,
 }
@@ -115,12 +109,17 @@ impl Hold {
     /// Takes the queue of the namespace at `netns`.
     pub(super) fn begin(netns: &Path) -> Result<Self, HoldError> {
         let queues = netns::in_netns(netns, || {
-            Ok::<_, io::Error>([Queue::bind(ARRIVING)?, Queue::bind(LEAVING)?])
+            // Joined datagrams are cut up: nothing says how many there are, and they go by number.
+            // Large segments that leave wait whole, since cut up they would take many times the room.
+            let arriving = Queue::bind(ARRIVING, 0)?;
+            let leaving = Queue::bind(LEAVING, NFQA_CFG_F_GSO)?;
+            Ok::<_, io::Error>([arriving, leaving])
         })??;
         let shared = Arc::new(Shared {
             mode: Mutex::new(Mode::Hold),
             changed: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
                 .map_err(io::Error::from)?,
+            caught_up: AtomicBool::new(false),
             idle: AtomicBool::new(false),
         });
         let (entered, theirs) = (netns.to_owned(), shared.clone());
@@ -144,23 +143,21 @@ impl Hold {
         self.set(Mode::Pass);
     }
 
-    /// Waits until all have gone that wait, at most for `limit`; says whether they have.
+    /// Waits until those have gone that waited, and the others go as they come, at most for `limit`; says
+    /// whether they do.
+    pub fn wait_until_caught_up(&self, limit: Duration) -> bool {
+        wait(limit, || self.shared.caught_up.load(Ordering::SeqCst))
+    }
+
+    /// Waits until all have gone, at most for `limit`; says whether they have. For when no more come.
     ///
     /// # Errors
     /// If the namespace is gone.
     pub fn wait_until_empty(&self, limit: Duration) -> Result<bool, HoldError> {
-        let deadline = Instant::now() + limit;
-        Ok(netns::in_netns(&self.netns, || {
-            // The kernel's count first: a packet that it counts no more is still on its way until
-            // the thread is idle again.
-            while packets_waiting() > 0 || !self.shared.idle.load(Ordering::SeqCst) {
-                if Instant::now() > deadline {
-                    return false;
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            true
-        })?)
+        // The kernel's count first: a packet that it counts no more is still on its way until the thread
+        // is idle again.
+        let empty = || packets_waiting() == 0 && self.shared.idle.load(Ordering::SeqCst);
+        Ok(netns::in_netns(&self.netns, || wait(limit, empty))?)
     }
 
     fn set(&self, mode: Mode) {
@@ -179,18 +176,29 @@ impl Drop for Hold {
     }
 }
 
+fn wait(limit: Duration, done: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    while !done() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
+}
+
 /// One of the queues, and how far it has come.
 struct Queue {
     netlink: Nfnetlink,
     number: u16,
+    /// The packet that came last.
+    newest: u32,
     /// The packet that went last.
     gone: u32,
-    /// How many datagrams a socket may get from each packet that came after it.
-    waiting: VecDeque<u8>,
 }
 
 impl Queue {
-    fn bind(number: u16) -> io::Result<Self> {
+    fn bind(number: u16, flags: u32) -> io::Result<Self> {
         let netlink = Nfnetlink::open()?;
         setsockopt(&netlink, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
         let config = || Message::new(NFQNL_MSG_CONFIG, 0, number);
@@ -198,20 +206,17 @@ impl Queue {
         let mut command = config();
         command.attribute(NFQA_CFG_CMD, &[NFQNL_CFG_CMD_BIND, 0, 0, 0]);
         netlink.request(command)?;
-        let mut copied = [0, 0, 0, 0, NFQNL_COPY_PACKET];
-        copied[..4].copy_from_slice(&PACKET_BYTES.to_be_bytes());
         let mut parameters = config();
-        parameters.attribute(NFQA_CFG_PARAMS, &copied);
+        parameters.attribute(NFQA_CFG_PARAMS, &[0, 0, 0, 0, NFQNL_COPY_META]);
         parameters.attribute(NFQA_CFG_QUEUE_MAXLEN, &MOST_PACKETS.to_be_bytes());
-        // Large segments wait whole: cut up, they would take many times the room.
-        parameters.attribute(NFQA_CFG_FLAGS, &NFQA_CFG_F_GSO.to_be_bytes());
+        parameters.attribute(NFQA_CFG_FLAGS, &flags.to_be_bytes());
         parameters.attribute(NFQA_CFG_MASK, &NFQA_CFG_F_GSO.to_be_bytes());
         netlink.request(parameters)?;
         Ok(Queue {
             netlink,
             number,
+            newest: 0,
             gone: 0,
-            waiting: VecDeque::new(),
         })
     }
 
@@ -219,27 +224,20 @@ impl Queue {
     /// word; `ENOBUFS` and the like only mean that some words were lost.
     fn follow(&mut self, buffer: &mut Vec<u8>) {
         while self.netlink.receive_waiting(buffer).is_ok() {
-            let Some((number, datagrams)) = packet(buffer) else {
-                continue;
-            };
-            let known = self.gone.wrapping_add(self.waiting.len() as u32);
-            let unheard = number.wrapping_sub(known).saturating_sub(1);
-            self.waiting.extend((0..unheard).map(|_| STEP as u8));
-            self.waiting.push_back(datagrams);
+            self.newest = packet(buffer).unwrap_or(self.newest);
         }
     }
 
-    /// Lets the packets go that came first, as long as they are not more than `most` datagrams; a larger
-    /// one goes alone.
+    fn waiting(&self) -> u32 {
+        self.newest.wrapping_sub(self.gone)
+    }
+
+    /// Lets the packets go that came first, `most` of them.
     fn let_go(&mut self, most: u32) {
-        let mut datagrams = 0;
-        let fits = |of_packet: &&u8| {
-            datagrams += u32::from(**of_packet);
-            datagrams <= most
-        };
-        let packets = self.waiting.iter().take_while(fits).count().max(1);
-        self.waiting.drain(..packets.min(self.waiting.len()));
-        self.gone = self.gone.wrapping_add(packets as u32);
+        if self.waiting() == 0 {
+            return;
+        }
+        self.gone = self.gone.wrapping_add(self.waiting().min(most));
         let mut verdict = Message::new(NFQNL_MSG_VERDICT_BATCH, 0, self.number);
         let header = [NF_ACCEPT.to_be_bytes(), self.gone.to_be_bytes()].concat();
         verdict.attribute(NFQA_VERDICT_HDR, &header);
@@ -251,28 +249,60 @@ impl Queue {
 fn keep(queues: [Queue; 2], shared: &Shared) {
     let [mut arriving, mut leaving] = queues;
     let mut buffer = Vec::with_capacity(DATAGRAM_BYTES);
+    let mut pace = Pace::default();
     loop {
         arriving.follow(&mut buffer);
         leaving.follow(&mut buffer);
-        let empty = arriving.waiting.is_empty() && leaving.waiting.is_empty();
+        let empty = arriving.waiting() == 0 && leaving.waiting() == 0;
         let mode = *shared.mode.lock().expect("not poisoned");
         match mode {
             Mode::End => return,
             Mode::Pass if !empty => {
                 shared.idle.store(false, Ordering::SeqCst);
-                if !leaving.waiting.is_empty() {
-                    leaving.let_go(u32::MAX);
-                }
-                if !arriving.waiting.is_empty() {
+                leaving.let_go(u32::MAX);
+                if pace.has_caught_up(arriving.waiting()) {
+                    arriving.let_go(u32::MAX);
+                    shared.caught_up.store(true, Ordering::SeqCst);
+                } else {
                     wait_for_readers(&mut leaving, &mut buffer);
-                    arriving.let_go(STEP);
+                    arriving.let_go(STEP_PACKETS);
                 }
             }
             Mode::Pass | Mode::Hold => {
-                shared.idle.store(mode == Mode::Pass, Ordering::SeqCst);
+                let passing = mode == Mode::Pass;
+                shared.idle.store(passing, Ordering::SeqCst);
+                shared.caught_up.fetch_or(passing, Ordering::SeqCst);
                 wait_for_news([&arriving, &leaving], &shared.changed);
             }
         }
+    }
+}
+
+/// Until when packets go only as fast as they are read. Others come meanwhile: if they are more than
+/// that, they get lost as they would anywhere.
+struct Pace {
+    /// The fewest packets that waited, and since when.
+    fewest: (u32, Instant),
+    caught_up: bool,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace {
+            fewest: (u32::MAX, Instant::now()),
+            caught_up: false,
+        }
+    }
+}
+
+impl Pace {
+    /// Whether that is over, now that so many packets wait. It does not begin again.
+    fn has_caught_up(&mut self, waiting: u32) -> bool {
+        if waiting < self.fewest.0 {
+            self.fewest = (waiting, Instant::now());
+        }
+        self.caught_up |= waiting <= STEP_PACKETS || self.fewest.1.elapsed() > READER_LIMIT;
+        self.caught_up
     }
 }
 
@@ -295,27 +325,13 @@ fn wait_for_news(queues: [&Queue; 2], changed: &EventFd) {
     let _ = changed.read();
 }
 
-/// Number of the packet that a message is about, and how many datagrams a socket may get from it. Packets
-/// are numbered from 1 in the order they came (nfqnl_build_packet_message in the kernel's
+/// Number of the packet that a message is about; they are numbered from 1 in the order they came.
+/// Its header is the first attribute (nfqnl_build_packet_message in the kernel's
 /// net/netfilter/nfnetlink_queue.c).
-fn packet(message: &[u8]) -> Option<(u32, u8)> {
-    let of =
-        |wanted| attributes(message).find_map(|(kind, value)| (kind == wanted).then_some(value));
-    let word = |bytes: &[u8]| Some(u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?));
-    let number = word(of(NFQA_PACKET_HDR)?)?;
-    let joined = of(NFQA_SKB_INFO).and_then(word).unwrap_or(0) & NFQA_SKB_GSO != 0;
-    let datagrams = match of(NFQA_PAYLOAD).and_then(protocol) {
-        Some(TCP) => 0,
-        _ if joined => STEP as u8,
-        _ => 1,
-    };
-    Some((number, datagrams))
-}
-
-/// The protocol that an IP header names; an IPv6 extension counts as one.
-fn protocol(packet: &[u8]) -> Option<u8> {
-    let version = packet.first()? >> 4;
-    packet.get(if version == 4 { 9 } else { 6 }).copied()
+fn packet(message: &[u8]) -> Option<u32> {
+    let kind = u16::from_ne_bytes(message.get(22..24)?.try_into().ok()?);
+    let number = u32::from_be_bytes(message.get(24..28)?.try_into().ok()?);
+    (kind == NFQA_PACKET_HDR).then_some(number)
 }
 
 /// Waits until no UDP socket of this thread's network namespace has much to read; TCP does not lose
@@ -332,9 +348,7 @@ fn wait_for_readers(leaving: &mut Queue, buffer: &mut Vec<u8>) {
             return;
         }
         leaving.follow(buffer);
-        if !leaving.waiting.is_empty() {
-            leaving.let_go(u32::MAX);
-        }
+        leaving.let_go(u32::MAX);
         std::thread::sleep(Duration::from_micros(200));
     }
 }

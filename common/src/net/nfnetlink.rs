@@ -163,18 +163,6 @@ fn answer(datagram: &[u8]) -> Option<i32> {
     (kind == NLMSG_ERROR).then_some(code)
 }
 
-/// The attributes of a message of the kernel: their kinds and values.
-pub(super) fn attributes(message: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    let mut rest = message.get(HEADER_BYTES..).unwrap_or_default();
-    std::iter::from_fn(move || {
-        let (length, kind) = (rest.get(..2)?, rest.get(2..4)?);
-        let length = usize::from(u16::from_ne_bytes(length.try_into().ok()?));
-        let value = rest.get(4..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((u16::from_ne_bytes(kind.try_into().ok()?), value))
-    })
-}
-
 /// A message under construction.
 pub(super) struct Message(Vec<u8>);
 
