@@ -60,6 +60,10 @@ const NFQA_PACKET_HDR: u16 = 1;
 const STEP_PACKETS: u32 = 128;
 const UNREAD_BYTES: u64 = 64 << 10;
 
+/// How long packets come before they are looked at while they wait, in ms: the receive buffer has room for
+/// the kernel's word of some ten thousand.
+const GATHER: u8 = 5;
+
 /// How long an application that reads nothing at all is waited for.
 const READER_LIMIT: Duration = Duration::from_millis(200);
 
@@ -273,6 +277,11 @@ fn keep(queues: [Queue; 2], shared: &Shared) {
                 shared.idle.store(passing, Ordering::SeqCst);
                 shared.caught_up.fetch_or(passing, Ordering::SeqCst);
                 wait_for_news([&arriving, &leaving], &shared.changed);
+                if !passing {
+                    // Under a flood the processors have more to do than to wake this thread for each packet.
+                    wait_for_mode(&shared.changed, GATHER);
+                }
+                let _ = shared.changed.read();
             }
         }
     }
@@ -322,7 +331,14 @@ fn wait_for_news(queues: [&Queue; 2], changed: &EventFd) {
     let [one, other] = queues.map(|queue| queue.netlink.as_fd());
     let mut any = [one, other, changed.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     let _ = poll(&mut any, PollTimeout::NONE);
-    let _ = changed.read();
+}
+
+/// Waits for another mode, at most for so many milliseconds.
+fn wait_for_mode(changed: &EventFd, limit_ms: u8) {
+    let _ = poll(
+        &mut [PollFd::new(changed.as_fd(), PollFlags::POLLIN)],
+        limit_ms,
+    );
 }
 
 /// Number of the packet that a message is about; they are numbered from 1 in the order they came.
