@@ -7,6 +7,7 @@ mod address;
 mod checklist;
 mod cli;
 mod control;
+mod flood;
 mod forwards;
 mod interactive;
 mod lock;

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::address::Address;
 use crate::control::{Control, RequestError, unexpected};
+use crate::flood;
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
 use crate::recovery;
@@ -43,6 +44,9 @@ use crate::timeline::Timeline;
 /// For how long, and with what pause, the destination is asked what became of a commit.
 const OUTCOME_LIMIT: Duration = Duration::from_secs(15);
 const OUTCOME_PAUSE: Duration = Duration::from_secs(2);
+
+const TOO_MANY_DATAGRAMS: &str = "datagrams to the container were dropped while the checkpoint was sent: \
+                                  more came than the tunnel carries";
 
 /// Why a migration did not happen.
 #[derive(Debug)]
@@ -352,6 +356,7 @@ impl<'a> Migration<'a> {
             .await
             .context("cannot freeze the container")?;
 
+        let watch = flood::Watch::begin(flows[0].clone(), tunnel.index());
         self.begin(PhaseName::Dump);
         let (dumping, ended) = mpsc::channel();
         let dump = async {
@@ -380,6 +385,11 @@ impl<'a> Migration<'a> {
         };
         self.end_stream(shipped.context("cannot send the checkpoint"))
             .await?;
+        if watch.end().await? > 0 {
+            let turned = flows[0].turn(tunnel.index()).await;
+            turned.context("cannot turn the flows again")?;
+            self.report.warnings.push(TOO_MANY_DATAGRAMS.into());
+        }
 
         self.begin(PhaseName::Restore);
         // The record is on disk by the time that it must be, and nothing waits for the disk.

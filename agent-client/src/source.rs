@@ -418,6 +418,13 @@ impl Flows {
         .await?
     }
 
+    /// Gives those of datagrams back the marks they had. Undone by [`Flows::turn`]. Returns how many
+    /// there are.
+    pub(crate) async fn hold_datagrams_back(&self) -> anyhow::Result<usize> {
+        let departing = self.departing.clone();
+        Ok(spawn_blocking(move || departing.restore_datagrams()).await??)
+    }
+
     /// Gives them back the marks they had.
     pub(crate) async fn restore(&self) -> anyhow::Result<()> {
         let (departing, addresses) = (self.departing.clone(), self.addresses.clone());

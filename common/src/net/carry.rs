@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use conntrack::{Conntrack, Error, Filter, Flow, Key, Tuple};
+use conntrack::{Conntrack, Error, Filter, Flow, Key, Protocol, Tuple};
 use serde::{Deserialize, Serialize};
 
 use super::flows::{self, Arrival, Departure, MovedFlow};
@@ -153,14 +153,23 @@ impl Departing {
     /// # Errors
     /// Those of the netlink socket.
     pub fn restore(&self) -> Result<(), Error> {
-        let marks = self.flows.iter().map(|(moved, flow)| {
-            let before = field(Mark(flow.mark), moved.to_container());
-            (Key::from(flow), before)
-        });
         let mut table = Conntrack::open()?;
-        accept_missing(table.set_marks(marks)?)?;
+        accept_missing(table.set_marks(self.flows.iter().map(before))?)?;
         let untracked = self.untracked.iter();
         accept_missing(untracked.map(|flow| table.set_timeout(flow, FADE)))
+    }
+
+    /// Does so for flows of datagrams only; [`Departing::turn`] turns them again. Returns how many there are.
+    ///
+    /// # Errors
+    /// Those of the netlink socket.
+    pub fn restore_datagrams(&self) -> Result<usize, Error> {
+        let of_datagrams =
+            |(moved, _): &&(MovedFlow, Flow)| moved.original.protocol == Protocol::Udp;
+        let marks: Vec<_> = self.flows.iter().filter(of_datagrams).map(before).collect();
+        let count = marks.len();
+        accept_missing(Conntrack::open()?.set_marks(marks)?)?;
+        Ok(count)
     }
 
     /// What moved through `tunnel` without entering here, by the tunnel it comes through.
@@ -517,6 +526,12 @@ fn make_anew(table: &mut Conntrack, flow: &Flow) -> Result<(), Error> {
 
 /// What a mark says of one direction, as a change that leaves the rest alone: at the other end of the flow
 /// there can be a container as well, which moves at the same time.
+/// The mark that a flow had when it was listed.
+fn before((moved, flow): &(MovedFlow, Flow)) -> (Key, conntrack::Mark) {
+    let mark = field(Mark(flow.mark), moved.to_container());
+    (Key::from(flow), mark)
+}
+
 fn field(mark: Mark, direction: Direction) -> conntrack::Mark {
     conntrack::Mark::masked(mark.0, direction.mask())
 }
