@@ -154,6 +154,20 @@ impl Moved<'_> {
         }
     }
 
+    /// Waits until what was turned aside has passed this host: first what comes through `through`, and what
+    /// comes back, then what that has become.
+    async fn wait_until_arrived(&self, through: Index) {
+        for tunnel in [self.tunnel, through] {
+            let echo = move || tunnel::echo(&Dirs::default(), tunnel, UNDER_WAY);
+            match spawn_blocking(echo).await {
+                Ok(Ok(true)) => {}
+                failed => {
+                    tracing::debug!(%tunnel, "no echo, packets may overtake others: {failed:?}")
+                }
+            }
+        }
+    }
+
     async fn introduce(
         &self,
         control: &mut Control,
@@ -179,6 +193,8 @@ impl Moved<'_> {
         for batch in passing.chunks(FLOWS_PER_BATCH) {
             count += entry.turn(batch.to_vec()).await?;
         }
+        self.wait_until_arrived(through).await;
+        entry.arrived().await?;
         for flows in self.flows {
             flows.fade(through).await.map_err(Obstacle::Here)?;
         }

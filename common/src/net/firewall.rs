@@ -62,6 +62,9 @@
 //! have turned ([`super::flows::keeps_to_its_interface`]): it drops what the container sends of those flows
 //! in between, which this host would answer with a reset.
 //!
+//! Two chains `waiting_1` and `queued_1` have rules only while flows are led past a host: what leaves through
+//! the tunnel waits for what is under way ([`super::order`]).
+//!
 //! The chains `forward_1` are empty unless new connections are sent after a container
 //! ([`super::published`]). At the other end those are new as well, and are answered through the tunnel:
 //! the first rule of `prerouting_1`. What this host sends to itself keeps its address, which the other
@@ -76,6 +79,7 @@
 //!
 //! Every change is one transaction of `nft`. Concurrent callers must hold the tunnels' lock.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use conntrack::{Protocol, Tuple};
@@ -86,10 +90,13 @@ use nftables::expr::{
 };
 use nftables::helper::{self, NftablesError};
 use nftables::schema::{Chain, FlushObject, NfCmd, NfListObject, Rule, Table};
-use nftables::stmt::{Limit, Mangle, Match, NAT, NATFamily, Operator, Statement};
+use nftables::stmt::{
+    JumpTarget, Limit, Mangle, Match, NAT, NATFamily, Operator, Queue, QueueFlag, Statement,
+};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::mark::{Direction, FWMARK_MASK, Index, Mark};
+use super::nfnetlink::Nfnetlink;
 use super::published::{self, Forward};
 use super::stand_in;
 use super::wireguard::MTU;
@@ -236,6 +243,74 @@ fn fill(batch: &mut Batch<'static>, chain: &Chain<'static>, rules: Vec<Vec<State
     }
 }
 
+/// What becomes of packets for a queue that nobody reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IfNobodyReads {
+    Drop,
+    Pass,
+}
+
+/// Hands every packet that comes so far in a chain to queue `number`.
+pub(super) fn queue(
+    table: &'static str,
+    chain: &str,
+    number: u16,
+    orphans: IfNobodyReads,
+) -> Result<(), FirewallError> {
+    let bypass = orphans == IfNobodyReads::Pass;
+    // Every kernel with netfilter queues has the target; nft's own statement is newer.
+    let by_target = Nfnetlink::open()
+        .and_then(|netlink| netlink.append_nfqueue_target(table, chain, number, bypass));
+    if by_target.is_ok() {
+        return Ok(());
+    }
+    let mut batch = Batch::new();
+    let queue = Statement::Queue(Queue {
+        num: Expression::Number(number.into()),
+        flags: bypass.then(|| HashSet::from([QueueFlag::Bypass])),
+    });
+    batch.add(NfListObject::Rule(Rule {
+        family: NfFamily::INet,
+        table: table.into(),
+        chain: chain.to_owned().into(),
+        expr: vec![queue].into(),
+        ..Rule::default()
+    }));
+    apply("queue packets", batch)
+}
+
+/// Has packets of moved flows that leave through the tunnel wait in queue `number`; if nobody has it they
+/// pass. Undone by [`let_pass`], and by [`remove_tunnel`].
+pub(super) fn hold(index: Index, number: u16) -> Result<(), FirewallError> {
+    let [waiting, queued] = waiting_chains(index);
+    queue(TABLE, &queued.name, number, IfNobodyReads::Pass)?;
+    let out = Expression::String(index.interface().into());
+    let mut batch = Batch::new();
+    let moved = Statement::Match(Match {
+        left: and(
+            ct("mark"),
+            Direction::BOTH.map(Direction::mask).iter().sum(),
+        ),
+        right: Expression::Number(0),
+        op: Operator::NEQ,
+    });
+    let jump = Statement::Jump(JumpTarget {
+        target: queued.name,
+    });
+    let rule = vec![equal(meta(MetaKey::Oifname), out), moved, jump];
+    fill(&mut batch, &waiting, vec![rule]);
+    apply("have packets wait", batch)
+}
+
+/// Has packets wait no more; those that do are not touched.
+pub(super) fn let_pass(index: Index) -> Result<(), FirewallError> {
+    let mut batch = Batch::new();
+    for chain in waiting_chains(index) {
+        empty(&mut batch, &chain);
+    }
+    apply("have packets wait no more", batch)
+}
+
 /// Diverts nothing to this tunnel any more, whether or not it did.
 pub fn remove_tunnel(index: Index) -> Result<(), FirewallError> {
     let mut batch = emptied(index);
@@ -305,7 +380,8 @@ fn table() -> Table<'static> {
 fn all_chains(index: Index) -> impl Iterator<Item = Chain<'static>> {
     let others = forward_chains(index)
         .into_iter()
-        .chain([guard_chain(index)]);
+        .chain([guard_chain(index)])
+        .chain(waiting_chains(index));
     chains(index).into_iter().chain(others)
 }
 
@@ -335,6 +411,19 @@ fn forward_chains(index: Index) -> [Chain<'static>; 2] {
         let name = format!("{name}_{index}").into();
         base_chain(name, hook, NfChainType::NAT, PRIORITY_FORWARD)
     })
+}
+
+/// For what leaves, in the end; and the rule about a queue, which has no conditions.
+fn waiting_chains(index: Index) -> [Chain<'static>; 2] {
+    let (hook, kind) = (NfHook::Postrouting, NfChainType::Filter);
+    let queued = Chain {
+        family: NfFamily::INet,
+        table: TABLE.into(),
+        name: format!("queued_{index}").into(),
+        ..Chain::default()
+    };
+    let name = format!("waiting_{index}").into();
+    [base_chain(name, hook, kind, PRIORITY_LEAVING + 1), queued]
 }
 
 /// For what is for this host itself.

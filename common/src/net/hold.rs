@@ -31,6 +31,9 @@ use super::nfnetlink::{Message, Nfnetlink};
 pub(super) const ARRIVING: u16 = 0xC114;
 pub(super) const LEAVING: u16 = 0xC115;
 
+/// The calling thread's namespace, for it and others.
+const HERE: &str = "/proc/thread-self/ns/net";
+
 /// Most packets that wait; what comes then is dropped.
 const MOST_PACKETS: u32 = 1 << 18;
 
@@ -105,19 +108,29 @@ struct Shared {
 /// Dropping it drops the packets that still wait, and those that the quarantine hands over later.
 pub struct Hold {
     netns: PathBuf,
+    numbers: Vec<u16>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Hold {
-    /// Takes the queue of the namespace at `netns`.
+    /// Takes the queues of the container's namespace at `netns`.
     pub(super) fn begin(netns: &Path) -> Result<Self, HoldError> {
+        Hold::of(netns, Some(ARRIVING), LEAVING)
+    }
+
+    /// Takes one queue of the calling thread's namespace, which waits for nobody who reads.
+    pub(super) fn begin_here(number: u16) -> Result<Self, HoldError> {
+        Hold::of(Path::new(HERE), None, number)
+    }
+
+    fn of(netns: &Path, arriving: Option<u16>, leaving: u16) -> Result<Self, HoldError> {
         let queues = netns::in_netns(netns, || {
             // Joined datagrams are cut up: nothing says how many there are, and they go by number.
             // Large segments that leave wait whole, since cut up they would take many times the room.
-            let arriving = Queue::bind(ARRIVING, 0)?;
-            let leaving = Queue::bind(LEAVING, NFQA_CFG_F_GSO)?;
-            Ok::<_, io::Error>([arriving, leaving])
+            let arriving = arriving.map(|number| Queue::bind(number, 0));
+            let leaving = Queue::bind(leaving, NFQA_CFG_F_GSO)?;
+            Ok::<_, io::Error>((arriving.transpose()?, leaving))
         })??;
         let shared = Arc::new(Shared {
             mode: Mutex::new(Mode::Hold),
@@ -130,12 +143,15 @@ impl Hold {
         let thread = std::thread::Builder::new()
             .name("packet-queue".into())
             .spawn(move || {
-                if let Err(error) = netns::in_netns(&entered, || keep(queues, &theirs)) {
+                let (incoming, outgoing) = queues;
+                if let Err(error) = netns::in_netns(&entered, || keep(incoming, outgoing, &theirs))
+                {
                     tracing::error!("{error}");
                 }
             })?;
         Ok(Hold {
             netns: netns.to_owned(),
+            numbers: arriving.into_iter().chain([leaving]).collect(),
             shared,
             thread: Some(thread),
         })
@@ -160,7 +176,8 @@ impl Hold {
     pub fn wait_until_empty(&self, limit: Duration) -> Result<bool, HoldError> {
         // The kernel's count first: a packet that it counts no more is still on its way until the thread
         // is idle again.
-        let empty = || packets_waiting() == 0 && self.shared.idle.load(Ordering::SeqCst);
+        let empty =
+            || packets_waiting(&self.numbers) == 0 && self.shared.idle.load(Ordering::SeqCst);
         Ok(netns::in_netns(&self.netns, || wait(limit, empty))?)
     }
 
@@ -250,23 +267,30 @@ impl Queue {
 }
 
 /// Follows the packets that come, and lets them go when that is wanted.
-fn keep(queues: [Queue; 2], shared: &Shared) {
-    let [mut arriving, mut leaving] = queues;
+fn keep(mut arriving: Option<Queue>, mut leaving: Queue, shared: &Shared) {
     let mut buffer = Vec::with_capacity(DATAGRAM_BYTES);
     let mut pace = Pace::default();
     loop {
-        arriving.follow(&mut buffer);
         leaving.follow(&mut buffer);
-        let empty = arriving.waiting() == 0 && leaving.waiting() == 0;
+        let mut to_come = 0;
+        if let Some(arriving) = &mut arriving {
+            arriving.follow(&mut buffer);
+            to_come = arriving.waiting();
+        }
+        let empty = to_come == 0 && leaving.waiting() == 0;
         let mode = *shared.mode.lock().expect("not poisoned");
         match mode {
             Mode::End => return,
             Mode::Pass if !empty => {
                 shared.idle.store(false, Ordering::SeqCst);
                 leaving.let_go(u32::MAX);
-                if pace.has_caught_up(arriving.waiting()) {
+                let caught_up = pace.has_caught_up(to_come);
+                shared.caught_up.store(caught_up, Ordering::SeqCst);
+                let Some(arriving) = &mut arriving else {
+                    continue;
+                };
+                if caught_up {
                     arriving.let_go(u32::MAX);
-                    shared.caught_up.store(true, Ordering::SeqCst);
                 } else {
                     wait_for_readers(&mut leaving, &mut buffer);
                     arriving.let_go(STEP_PACKETS);
@@ -276,7 +300,7 @@ fn keep(queues: [Queue; 2], shared: &Shared) {
                 let passing = mode == Mode::Pass;
                 shared.idle.store(passing, Ordering::SeqCst);
                 shared.caught_up.fetch_or(passing, Ordering::SeqCst);
-                wait_for_news([&arriving, &leaving], &shared.changed);
+                wait_for_news(arriving.iter().chain([&leaving]), &shared.changed);
                 if !passing {
                     // Under a flood the processors have more to do than to wake this thread for each packet.
                     wait_for_mode(&shared.changed, GATHER);
@@ -315,21 +339,27 @@ impl Pace {
     }
 }
 
-/// How many packets the kernel has in the queues of this thread's network namespace: column 3 of
+/// How many packets the kernel has in these queues of this thread's network namespace: columns 1 and 3 of
 /// each line (seq_show in the kernel's net/netfilter/nfnetlink_queue.c).
-fn packets_waiting() -> u64 {
+fn packets_waiting(numbers: &[u16]) -> u64 {
     let table = std::fs::read_to_string("/proc/thread-self/net/netfilter/nfnetlink_queue");
     let table = table.unwrap_or_default();
     table
         .lines()
-        .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok())
+        .filter_map(|line| {
+            let mut columns = line.split_whitespace();
+            let number: u16 = columns.next()?.parse().ok()?;
+            let waiting: u64 = columns.nth(1)?.parse().ok()?;
+            numbers.contains(&number).then_some(waiting)
+        })
         .sum()
 }
 
 /// Waits for a packet or for another mode.
-fn wait_for_news(queues: [&Queue; 2], changed: &EventFd) {
-    let [one, other] = queues.map(|queue| queue.netlink.as_fd());
-    let mut any = [one, other, changed.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+fn wait_for_news<'a>(queues: impl Iterator<Item = &'a Queue>, changed: &'a EventFd) {
+    let any = queues.map(|queue| queue.netlink.as_fd());
+    let any = any.chain([changed.as_fd()]);
+    let mut any: Vec<_> = any.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     let _ = poll(&mut any, PollTimeout::NONE);
 }
 

@@ -9,13 +9,19 @@
 //!   its end of it  ◀── Meet ─────────┤                                    to the entry is up
 //!        ◀─────── Turn ──────────────┤
 //!        ├──────────── Return, to the keeper of the new tunnel ────────▶  packets to the peers
-//!   packets to the container                                              go straight
-//!   go straight
+//!   packets to the container                                              wait
+//!   wait             ◀─ echo ────────┼────────── echo ─────────────────▶
+//!        ◀─────── Arrived ───────────┤
+//!   and go straight ─────────── Arrived ────────────────────────────────▶  and go straight
 //! ```
 //!
 //! Flows of a container that moves on from the middle are known at its new host through the middle only.
 //! The entry trusts the middle with them already; now the middle names the host that it has trusted with
 //! the container. Until `Turn` is answered, and if any of this fails, they go on through the middle.
+//!
+//! Packets that go straight would overtake those that are on their way through the middle ([`super::order`]),
+//! so they wait. What the middle sends through both tunnels after `Turn` comes after these in each of them:
+//! when its echoes are back nothing is on that way any more, in either direction.
 //!
 //! New connections that the entry sends after the container ([`super::published`]) follow it in the same
 //! conversation.
@@ -43,6 +49,7 @@ use super::echo;
 use super::flows::MovedFlow;
 use super::mark::Index;
 use super::occupied::OccupiedError;
+use super::order::Waiting;
 use super::plan::{Offer, Terms};
 use super::published;
 use super::tunnel::{self, Dirs, Record, Tunnel, TunnelError};
@@ -107,6 +114,8 @@ enum Request {
     Turn { flows: Vec<MovedFlow> },
     /// From the entry: what you send to the peers of these flows, send through this tunnel.
     Return { flows: Vec<MovedFlow> },
+    /// To the entry, and from there to the one that it has met: what you sent on the long way has arrived.
+    Arrived,
     /// To the entry: do you send new connections to this container through this tunnel?
     Forwarding { container: String },
     /// To the entry: send them to the host that you have met.
@@ -127,6 +136,8 @@ enum Reply {
     Turned {
         flows: usize,
     },
+    /// To `Arrived`.
+    Going,
     /// To `Forwarding` and `Follow`: whether there are any.
     Forwards {
         any: bool,
@@ -220,9 +231,17 @@ impl Introduction {
     }
 
     /// Has flows that the other end sends here take the tunnel to the host that it has met. Returns
-    /// how many do. Not undone.
+    /// how many do. Their packets wait there, for a second or until [`Introduction::arrived`]. Not undone.
     pub async fn turn(&mut self, flows: Vec<MovedFlow>) -> Result<usize, IntroductionError> {
         self.count(Request::Turn { flows }).await
+    }
+
+    /// Lets the packets go that wait since [`Introduction::turn`].
+    pub async fn arrived(&mut self) -> Result<(), IntroductionError> {
+        match self.ask(Request::Arrived).await? {
+            Reply::Going => Ok(()),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Whether the other end sends new connections to this container, by id, through the tunnel.
@@ -344,6 +363,7 @@ pub(super) async fn serve(dirs: Dirs, record: Record, keeper: fn(Index) -> Comma
             keeper,
             stay: stay.clone(),
             met: None,
+            waiting: None,
         };
         let ticket = ticket.clone();
         tokio::spawn(async move {
@@ -400,6 +420,8 @@ struct Host {
     keeper: fn(Index) -> Command,
     stay: Stay,
     met: Option<(Arc<Tunnel>, Introduction)>,
+    /// What goes straight from here.
+    waiting: Option<Waiting>,
 }
 
 impl Host {
@@ -445,10 +467,11 @@ impl Host {
                 // Their peers may have moved meanwhile.
                 let leaving = move || carry::leaving_through(flows, index);
                 let flows = spawn_blocking(leaving).await??;
+                let met = tunnel.index();
+                self.waiting = wait(self.waiting.take(), &dirs, met).await;
                 // The other direction first: as long as this one is not turned, the middle keeps
                 // the flows alive, whatever becomes of the other.
                 there.return_through(flows.clone()).await?;
-                let met = tunnel.index();
                 Reply::Turned {
                     flows: spawn_blocking(move || carry::turn_aside(&flows, index, met)).await??,
                 }
@@ -472,9 +495,33 @@ impl Host {
                 self.stay.ask();
                 Reply::Staying
             }
-            Request::Return { flows } => Reply::Turned {
-                flows: spawn_blocking(move || carry::return_through(&flows, index)).await??,
-            },
+            Request::Return { flows } => {
+                self.waiting = wait(self.waiting.take(), &dirs, index).await;
+                Reply::Turned {
+                    flows: spawn_blocking(move || carry::return_through(&flows, index)).await??,
+                }
+            }
+            Request::Arrived => {
+                self.waiting = None;
+                if let Some((_, there)) = &mut self.met {
+                    there.arrived().await?;
+                }
+                Reply::Going
+            }
         })
+    }
+}
+
+/// Has packets wait that are to leave through a tunnel, unless they do.
+async fn wait(waiting: Option<Waiting>, dirs: &Dirs, tunnel: Index) -> Option<Waiting> {
+    if waiting.is_some() {
+        return waiting;
+    }
+    match Waiting::begin(dirs, tunnel).await {
+        Ok(waiting) => Some(waiting),
+        Err(error) => {
+            tracing::warn!("packets may overtake others: {error}");
+            None
+        }
     }
 }

@@ -88,17 +88,20 @@ impl Nfnetlink {
     }
 
     /// Appends a rule to a chain of an `inet` table that hands every packet to queue number
-    /// `queue`, by the xtables target: for kernels without nft's own statement for it.
+    /// `queue`, by the xtables target: for kernels without nft's own statement for it. `bypass`: if nobody
+    /// has that queue, they pass.
     pub(super) fn append_nfqueue_target(
         &self,
         table: &str,
         chain: &str,
         queue: u16,
+        bypass: bool,
     ) -> io::Result<()> {
         // struct xt_NFQ_info_v3 (xt_NFQUEUE.h), in host order: number, how many, flags; padded.
         let mut info = [0; 8];
         info[..2].copy_from_slice(&queue.to_ne_bytes());
         info[2..4].copy_from_slice(&1_u16.to_ne_bytes());
+        info[4..6].copy_from_slice(&u16::from(bypass).to_ne_bytes());
 
         let mut rule = Message::new(NFT_MSG_NEWRULE, NFPROTO_INET, 0);
         rule.text(NFTA_RULE_TABLE, table);

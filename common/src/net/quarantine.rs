@@ -18,10 +18,10 @@ use std::path::Path;
 use nftables::batch::Batch;
 use nftables::expr::{Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, SetItem};
 use nftables::schema::{Chain, FlushObject, NfCmd, NfListObject, Rule, Table};
-use nftables::stmt::{Accept, Match, Operator, Queue, Statement};
+use nftables::stmt::{Accept, Match, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
-use super::firewall::{self, FirewallError};
+use super::firewall::{self, FirewallError, IfNobodyReads};
 use super::hold::{ARRIVING, Hold, HoldError, LEAVING};
 use super::netns::{self, EnterError};
 use super::nfnetlink::{Nfnetlink, TableState};
@@ -92,25 +92,10 @@ pub fn hold(netns: &Path) -> Result<Hold, QuarantineError> {
     apply(netns)?;
     // Bound before any packet is handed to it: without a reader they would be dropped.
     let hold = Hold::begin(netns)?;
-    let queues = [(CHAINS[0].0, ARRIVING), (CHAINS[1].0, LEAVING)];
-    // Every kernel with netfilter queues has the target; nft's own statement is newer.
-    let by_target = netns::in_netns(netns, || {
-        let netlink = Nfnetlink::open()?;
-        queues
-            .into_iter()
-            .try_for_each(|(chain, queue)| netlink.append_nfqueue_target(TABLE, chain, queue))
-    })?;
-    if by_target.is_err() {
-        let mut batch = Batch::new();
-        for (chain, queue) in queues {
-            let queue = Statement::Queue(Queue {
-                num: Expression::Number(queue.into()),
-                flags: None,
-            });
-            batch.add(rule(chain, vec![queue]));
-        }
-        change(netns, "queue the container's packets", batch)?;
-    }
+    netns::in_netns(netns, || {
+        firewall::queue(TABLE, CHAINS[0].0, ARRIVING, IfNobodyReads::Drop)?;
+        firewall::queue(TABLE, CHAINS[1].0, LEAVING, IfNobodyReads::Drop)
+    })??;
     Ok(hold)
 }
 

@@ -18,6 +18,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
 use super::mark::{Direction, Index, Mark};
+use super::order::Waiting;
 use super::tunnel::{self, Dirs, Tunnel, TunnelError};
 use super::wireguard::Backend;
 use super::{keeper, netns, occupied, quarantine, segments};
@@ -422,6 +423,78 @@ fn marked_flows_take_the_tunnel_and_hold_it() {
         host.sh("sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_time_wait=120");
         assert_same(before, &host.snapshot());
     }
+}
+
+#[test]
+fn packets_that_leave_through_a_tunnel_wait_for_others() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    let client = Host::new();
+    client.connect("eth0", &source, "eth1", 2);
+    client.sh("ip route add default via 198.18.2.2");
+    destination.sh("ip addr add 198.51.100.7/32 dev lo");
+    let (here, there) = tunnel(&source, &destination);
+    let here = prove(&source, here);
+    let index = here.index();
+    let to = Mark(0).with(Direction::Original, Some(index)).0;
+    source.sh(&format!(
+        "nft add table ip t
+         nft 'add chain ip t c {{ type filter hook prerouting priority -160; }}'
+         nft add rule ip t c iifname eth1 ip daddr 198.51.100.7 ct mark set {to}"
+    ));
+    let peer = destination.run(|| UdpSocket::bind("198.51.100.7:7000").unwrap());
+    peer.set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    let sender = client.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    let send = |numbers: std::ops::Range<u8>| {
+        for number in numbers {
+            sender.send_to(&[number], "198.51.100.7:7000").unwrap();
+        }
+    };
+    let receive = || {
+        let mut number = [0];
+        peer.recv(&mut number).ok().map(|_| number[0])
+    };
+    send(0..1);
+    assert_eq!(receive(), Some(0));
+
+    // Its threads are on the source.
+    let runtime = source.run(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_time()
+            .build()
+            .unwrap()
+    });
+    let begin = || {
+        let dirs = source.dirs.clone();
+        let begun = runtime.spawn(async move { Waiting::begin(&dirs, index).await.unwrap() });
+        runtime.block_on(begun).unwrap()
+    };
+    let waiting = begin();
+    // What is of no moved flow does not wait.
+    let here = prove(&source, here);
+    send(1..100);
+    assert_eq!(receive(), None);
+    drop(waiting);
+    send(100..200);
+    for number in 1..200 {
+        assert_eq!(receive(), Some(number));
+    }
+
+    // Nobody says that they may go.
+    peer.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let rules = || source.sh("nft list chain inet live_migration waiting_1");
+    eventually("the rule is gone", TIMEOUT, || !rules().contains("jump"));
+    let _waiting = begin();
+    assert!(rules().contains("jump"));
+    send(200..210);
+    for number in 200..210 {
+        assert_eq!(receive(), Some(number));
+    }
+    drop((here, there));
 }
 
 /// Ends all tracked connections of the namespace: time-outs would take minutes.

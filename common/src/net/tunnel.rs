@@ -714,6 +714,18 @@ pub fn clean_up(dirs: &Dirs, keeper: KeeperCommand) -> Result<Vec<Cleaned>, Tunn
     before.into_iter().map(clean).collect()
 }
 
+/// Waits until an echo has come back through a tunnel, at most for `timeout`: nothing is in it any more then
+/// that was sent before, in either direction. Says whether it has.
+pub fn echo(dirs: &Dirs, index: Index, timeout: Duration) -> Result<bool, TunnelError> {
+    let record = Record::read(dirs, index)?.ok_or(TunnelError::NotOurs)?;
+    let view = record.view()?;
+    let (local, peer) = (view.addresses[0].addr(), view.peer_addresses[0]);
+    let (IpAddr::V4(local), IpAddr::V4(peer)) = (local, peer) else {
+        return Err(TunnelError::NotOurs);
+    };
+    echo::round_trip(local, peer, timeout).map_err(TunnelError::Echo)
+}
+
 /// The tunnels of this host that packets can take.
 pub fn alive(dirs: &Dirs) -> Result<Vec<Index>, TunnelError> {
     let mut alive = Vec::new();
