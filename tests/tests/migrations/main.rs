@@ -6,6 +6,7 @@ mod cancelled;
 mod chains;
 mod failures;
 mod firewalls;
+mod floods;
 mod flows;
 mod forwards;
 mod images;
