@@ -5,6 +5,8 @@
 //! of its retransmissions. The queue belongs to this process; if it dies, the kernel drops what is
 //! queued and what would be, so the quarantine stays as tight as without a queue.
 //!
+//! Packets that are to leave through a tunnel wait likewise when their way gets shorter ([`super::order`]).
+//!
 //! Requests: include/uapi/linux/netfilter/nfnetlink_queue.h. Written out here because the crate
 //! `nfq` needs a buffer for each packet that waits, and lets them go one by one.
 
