@@ -133,6 +133,12 @@ its client stands still (SIGSTOP) and its connections stay. Each turn is measure
 after the flow's start, the migration's end or the stop's. Ratios are medians of the turns' own
 ratios of all rounds, with their quartiles in parentheses; rates are medians. The tunnels are the
 agents' own, the same for all; both agents are built for release.
+
+The first stop after the first migration can hit a flow from the container that no plain flow has: its
+client's window is one for segments of 64 KiB, from before there was a tunnel, and while it stands still its
+buffer fills up with segments of 1368 bytes, which take more room. The kernel drops those that have none
+though they are within the window, and the sender goes on when its retransmission timer ends: some seconds
+later, so that this turn measures next to nothing. That is between the two ends, whoever carries the packets.
 ";
 
 #[cfg(test)]
