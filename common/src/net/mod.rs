@@ -26,7 +26,7 @@ pub mod neighbours;
 pub mod netns;
 mod nfnetlink;
 pub mod occupied;
-mod order;
+pub mod order;
 pub mod overflow;
 pub mod plan;
 pub mod published;
