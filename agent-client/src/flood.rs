@@ -51,7 +51,7 @@ impl Watch {
     }
 }
 
-/// Comes back when the tunnel drops packets one look after the other.
+/// Waits until the tunnel has dropped more than it may from one look to the next.
 async fn overflows(tunnel: Index) {
     let look = || spawn_blocking(move || overflow::dropped(tunnel));
     let mut before = None;
@@ -59,7 +59,7 @@ async fn overflows(tunnel: Index) {
         // An interface that is gone is noticed by whoever sends through it.
         let now = look().await.ok().and_then(Result::ok);
         if let (Some(before), Some(now)) = (before, now)
-            && now - before > MOST_DROPPED
+            && now.saturating_sub(before) > MOST_DROPPED
         {
             return;
         }
