@@ -215,12 +215,13 @@ fn echo_requests() {
         let output = ping.wait(Duration::from_secs(20));
         assert!(output.stdout.contains(" 0% packet loss"), "{output}");
     }
-    let seen = seen.stdout();
+    // The capture hands packets on a while after they came.
+    let seen = eventually(Duration::from_secs(10), || match seen.stdout() {
+        three if three.lines().count() >= 3 => Ok(three),
+        fewer => Err(fewer),
+    });
     let from_a = format!("IP {} >", f.host("a").ipv4());
-    assert!(
-        seen.lines().count() >= 3 && seen.lines().all(|line| line.contains(&from_a)),
-        "{seen}"
-    );
+    assert!(seen.lines().all(|line| line.contains(&from_a)), "{seen}");
 
     for host in ["a", "b"] {
         f.sh(
