@@ -204,8 +204,12 @@ impl<'a> Boot<'a> {
             .arg(parts.image.kernel())
             .args(["-append", KERNEL])
             .args(["-serial", &format!("file:{}", at(&self.console()))])
-            // A killed emulator has given the machine all that the host has flushed.
-            .args(["-drive", &drive("root", disk, "cache=unsafe")])
+            // All that the host has written outlives a killed emulator. With a write cache (`unsafe`) files were
+            // lost now and then that had been synced.
+            .args([
+                "-drive",
+                &drive("root", disk, "cache.writeback=off,cache.no-flush=on"),
+            ])
             .args(["-drive", &drive("seed", seed, "format=raw,readonly=on")])
             // The kernel has a driver for the one, and needs a module for the other. Two of a kind
             // would get their names in any order.
