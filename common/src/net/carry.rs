@@ -524,14 +524,14 @@ fn make_anew(table: &mut Conntrack, flow: &Flow) -> Result<(), Error> {
     Ok(())
 }
 
-/// What a mark says of one direction, as a change that leaves the rest alone: at the other end of the flow
-/// there can be a container as well, which moves at the same time.
 /// The mark that a flow had when it was listed.
 fn before((moved, flow): &(MovedFlow, Flow)) -> (Key, conntrack::Mark) {
     let mark = field(Mark(flow.mark), moved.to_container());
     (Key::from(flow), mark)
 }
 
+/// What a mark says of one direction, as a change that leaves the rest alone: at the other end of the flow
+/// there can be a container as well, which moves at the same time.
 fn field(mark: Mark, direction: Direction) -> conntrack::Mark {
     conntrack::Mark::masked(mark.0, direction.mask())
 }

@@ -95,7 +95,7 @@ use nftables::stmt::{
 };
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
-use super::mark::{Direction, FWMARK_MASK, Index, Mark};
+use super::mark::{CONNMARK_MASK, Direction, FWMARK_MASK, Index, Mark};
 use super::nfnetlink::Nfnetlink;
 use super::published::{self, Forward};
 use super::stand_in;
@@ -250,17 +250,17 @@ pub(super) enum IfNobodyReads {
     Pass,
 }
 
-/// Hands every packet that comes so far in a chain to queue `number`.
+/// Hands every packet that comes so far in a chain of the family `inet` to queue `number`.
 pub(super) fn queue(
-    table: &'static str,
-    chain: &str,
+    chain: &Chain<'static>,
     number: u16,
     orphans: IfNobodyReads,
 ) -> Result<(), FirewallError> {
     let bypass = orphans == IfNobodyReads::Pass;
     // Every kernel with netfilter queues has the target; nft's own statement is newer.
-    let by_target = Nfnetlink::open()
-        .and_then(|netlink| netlink.append_nfqueue_target(table, chain, number, bypass));
+    let by_target = Nfnetlink::open().and_then(|netlink| {
+        netlink.append_nfqueue_target(&chain.table, &chain.name, number, bypass)
+    });
     if by_target.is_ok() {
         return Ok(());
     }
@@ -269,13 +269,7 @@ pub(super) fn queue(
         num: Expression::Number(number.into()),
         flags: bypass.then(|| HashSet::from([QueueFlag::Bypass])),
     });
-    batch.add(NfListObject::Rule(Rule {
-        family: NfFamily::INet,
-        table: table.into(),
-        chain: chain.to_owned().into(),
-        expr: vec![queue].into(),
-        ..Rule::default()
-    }));
+    fill(&mut batch, chain, vec![vec![queue]]);
     apply("queue packets", batch)
 }
 
@@ -283,21 +277,17 @@ pub(super) fn queue(
 /// pass. Undone by [`let_pass`], and by [`remove_tunnel`].
 pub(super) fn hold(index: Index, number: u16) -> Result<(), FirewallError> {
     let [waiting, queued] = waiting_chains(index);
-    queue(TABLE, &queued.name, number, IfNobodyReads::Pass)?;
-    let out = Expression::String(index.interface().into());
+    queue(&queued, number, IfNobodyReads::Pass)?;
     let mut batch = Batch::new();
     let moved = Statement::Match(Match {
-        left: and(
-            ct("mark"),
-            Direction::BOTH.map(Direction::mask).iter().sum(),
-        ),
+        left: and(ct("mark"), CONNMARK_MASK),
         right: Expression::Number(0),
         op: Operator::NEQ,
     });
     let jump = Statement::Jump(JumpTarget {
         target: queued.name,
     });
-    let rule = vec![equal(meta(MetaKey::Oifname), out), moved, jump];
+    let rule = vec![leaves_through(index), moved, jump];
     fill(&mut batch, &waiting, vec![rule]);
     apply("have packets wait", batch)
 }
@@ -487,10 +477,9 @@ fn show(stand_in: IpAddr, direction: Direction, index: Index) -> Vec<Statement<'
         Direction::Original => CTDir::Original,
         Direction::Reply => CTDir::Reply,
     };
-    let out = Expression::String(index.interface().into());
     let destination = || field(protocol, "daddr");
     vec![
-        equal(meta(MetaKey::Oifname), out),
+        leaves_through(index),
         equal(destination(), text(&stand_in)),
         in_direction(direction),
         Statement::Mangle(Mangle {
@@ -611,6 +600,11 @@ fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
             field: field.into(),
         },
     )))
+}
+
+fn leaves_through(index: Index) -> Statement<'static> {
+    let interface = Expression::String(index.interface().into());
+    equal(meta(MetaKey::Oifname), interface)
 }
 
 fn came_through(index: Index) -> Statement<'static> {

@@ -93,8 +93,9 @@ pub fn hold(netns: &Path) -> Result<Hold, QuarantineError> {
     // Bound before any packet is handed to it: without a reader they would be dropped.
     let hold = Hold::begin(netns)?;
     netns::in_netns(netns, || {
-        firewall::queue(TABLE, CHAINS[0].0, ARRIVING, IfNobodyReads::Drop)?;
-        firewall::queue(TABLE, CHAINS[1].0, LEAVING, IfNobodyReads::Drop)
+        let [arriving, leaving] = CHAINS.map(|(name, hook)| chain(name, hook));
+        firewall::queue(&arriving, ARRIVING, IfNobodyReads::Drop)?;
+        firewall::queue(&leaving, LEAVING, IfNobodyReads::Drop)
     })??;
     Ok(hold)
 }

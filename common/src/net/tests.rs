@@ -355,10 +355,7 @@ fn marked_flows_take_the_tunnel_and_hold_it() {
         return;
     }
     let (source, destination) = hosts();
-    let client = Host::new();
-    client.connect("eth0", &source, "eth1", 2);
-    client.sh("ip route add default via 198.18.2.2");
-    destination.sh("ip addr add 198.51.100.7/32 dev lo");
+    let client = client_of(&source, &destination);
     let before = [&source, &destination].map(Host::snapshot);
     let (here, there) = tunnel(&source, &destination);
     let here = prove(&source, here);
@@ -368,18 +365,10 @@ fn marked_flows_take_the_tunnel_and_hold_it() {
     // the tunnel, the destination the reply direction. Neither may pass outside the tunnel.
     let to = Mark(0).with(Direction::Original, Some(index)).0;
     let back = Mark(0).with(Direction::Reply, Some(there.index())).0;
-    source.sh(&format!(
-        "nft add table ip t
-         nft 'add chain ip t c {{ type filter hook prerouting priority -160; }}'
-         nft add rule ip t c iifname eth1 ip daddr 198.51.100.7 ct mark set {to}
-         nft add rule ip t c iifname eth0 ip protocol tcp drop"
-    ));
-    destination.sh(&format!(
-        "nft add table ip t
-         nft 'add chain ip t c {{ type filter hook prerouting priority -160; }}'
-         nft add rule ip t c iifname lmwg1 ip daddr 198.51.100.7 ct mark set {back}
-         nft add rule ip t c iifname eth0 ip protocol tcp drop"
-    ));
+    for (host, interface, mark) in [(&source, "eth1", to), (&destination, "lmwg1", back)] {
+        mark_flows(host, interface, mark);
+        host.sh("nft add rule ip t c iifname eth0 ip protocol tcp drop");
+    }
     let address: SocketAddr = "198.51.100.7:7000".parse().unwrap();
     let listener = destination.run(move || TcpListener::bind(address).unwrap());
     let mut stream =
@@ -431,19 +420,12 @@ fn packets_that_leave_through_a_tunnel_wait_for_others() {
         return;
     }
     let (source, destination) = hosts();
-    let client = Host::new();
-    client.connect("eth0", &source, "eth1", 2);
-    client.sh("ip route add default via 198.18.2.2");
-    destination.sh("ip addr add 198.51.100.7/32 dev lo");
+    let client = client_of(&source, &destination);
     let (here, there) = tunnel(&source, &destination);
     let here = prove(&source, here);
     let index = here.index();
     let to = Mark(0).with(Direction::Original, Some(index)).0;
-    source.sh(&format!(
-        "nft add table ip t
-         nft 'add chain ip t c {{ type filter hook prerouting priority -160; }}'
-         nft add rule ip t c iifname eth1 ip daddr 198.51.100.7 ct mark set {to}"
-    ));
+    mark_flows(&source, "eth1", to);
     let peer = destination.run(|| UdpSocket::bind("198.51.100.7:7000").unwrap());
     peer.set_read_timeout(Some(Duration::from_millis(300)))
         .unwrap();
@@ -495,6 +477,24 @@ fn packets_that_leave_through_a_tunnel_wait_for_others() {
         assert_eq!(receive(), Some(number));
     }
     drop((here, there));
+}
+
+/// A client that reaches an address of the destination by way of the source.
+fn client_of(source: &Host, destination: &Host) -> Host {
+    let client = Host::new();
+    client.connect("eth0", source, "eth1", 2);
+    client.sh("ip route add default via 198.18.2.2");
+    destination.sh("ip addr add 198.51.100.7/32 dev lo");
+    client
+}
+
+/// Gives what comes in there for that address a connmark.
+fn mark_flows(host: &Host, interface: &str, mark: u32) {
+    host.sh(&format!(
+        "nft add table ip t
+         nft 'add chain ip t c {{ type filter hook prerouting priority -160; }}'
+         nft add rule ip t c iifname {interface} ip daddr 198.51.100.7 ct mark set {mark}"
+    ));
 }
 
 /// Ends all tracked connections of the namespace: time-outs would take minutes.

@@ -25,7 +25,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -410,17 +410,12 @@ impl Tunnel {
     /// Shows that packets come through and back, within `timeout`. Both ends may do so at once.
     pub fn prove(&self, timeout: Duration) -> Result<(), TunnelError> {
         let interface = self.interface();
-        let (Some(IpNet::V4(local)), Some(IpAddr::V4(peer))) = (
-            self.view.addresses.first().copied(),
-            self.view.peer_addresses.first().copied(),
-        ) else {
-            return Err(TunnelError::NotOurs);
-        };
+        let (local, peer) = ends(&self.view)?;
         // The other end asks as well.
-        if let Err(error) = admit::echo(peer.into(), local.addr().into(), echo::IDENTIFIER) {
+        if let Err(error) = admit::echo(peer.into(), local.into(), echo::IDENTIFIER) {
             tracing::debug!("{error}");
         }
-        let answered = echo::round_trip(local.addr(), peer, timeout).map_err(TunnelError::Echo)?;
+        let answered = echo::round_trip(local, peer, timeout).map_err(TunnelError::Echo)?;
         if answered {
             return Ok(());
         }
@@ -718,12 +713,16 @@ pub fn clean_up(dirs: &Dirs, keeper: KeeperCommand) -> Result<Vec<Cleaned>, Tunn
 /// that was sent before, in either direction. Says whether it has.
 pub fn echo(dirs: &Dirs, index: Index, timeout: Duration) -> Result<bool, TunnelError> {
     let record = Record::read(dirs, index)?.ok_or(TunnelError::NotOurs)?;
-    let view = record.view()?;
-    let (local, peer) = (view.addresses[0].addr(), view.peer_addresses[0]);
-    let (IpAddr::V4(local), IpAddr::V4(peer)) = (local, peer) else {
-        return Err(TunnelError::NotOurs);
-    };
+    let (local, peer) = ends(&record.view()?)?;
     echo::round_trip(local, peer, timeout).map_err(TunnelError::Echo)
+}
+
+/// The IPv4 addresses of this end and the other one, inside the tunnel.
+fn ends(view: &View) -> Result<(Ipv4Addr, Ipv4Addr), TunnelError> {
+    match (view.addresses.first(), view.peer_addresses.first()) {
+        (Some(IpNet::V4(local)), Some(IpAddr::V4(peer))) => Ok((local.addr(), *peer)),
+        _ => Err(TunnelError::NotOurs),
+    }
 }
 
 /// The tunnels of this host that packets can take.
