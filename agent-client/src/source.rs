@@ -81,7 +81,7 @@ impl Source {
     ) -> anyhow::Result<Self> {
         Ok(Source {
             layout: Layout::read(placement.oci_config.as_ref())?,
-            freezer: Freezer::new(&placement.cgroup)?,
+            freezer: Freezer::of_running(&facts.runtime, &facts.id, &placement.cgroup)?,
             runtime: command::find(&facts.runtime)
                 .with_context(|| format!("{} is not installed", facts.runtime))?,
             facts,

@@ -304,7 +304,8 @@ impl PodmanIncoming {
     async fn bring_to_gate(&mut self) -> anyhow::Result<Staged> {
         let scratch = self.work.join("gate");
         std::fs::create_dir(&scratch)?;
-        Ok(gate::stage(&self.work.join("skeleton.tar"), &scratch).await?)
+        let scope = format!("live-migration-{}", self.record.migration);
+        Ok(gate::stage(&scope, &self.work.join("skeleton.tar"), &scratch).await?)
     }
 
     async fn let_packets_pass(&mut self) -> anyhow::Result<()> {

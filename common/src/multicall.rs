@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::container::{gate, skeleton};
+use crate::container::{command, gate, skeleton};
 use crate::net::keeper;
 use crate::net::mark::Index;
 use crate::net::tunnel::Dirs;
@@ -46,7 +46,7 @@ pub fn executable() -> io::Result<PathBuf> {
 /// The command that becomes the keeper of tunnel `index`.
 pub fn keeper_command(index: Index) -> Command {
     // Not the path it was started by: that may have been replaced by an upgrade meanwhile.
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = command::blocking("/proc/self/exe");
     command.arg0(KEEPER_NAME).arg(index.to_string());
     command
 }

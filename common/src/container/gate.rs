@@ -26,10 +26,12 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Child;
 
-use super::command::CommandError;
+use super::command::{self, CommandError};
 use super::freezer::Freezer;
+use super::runtime;
 use super::spec::Layout;
 use super::stragglers;
+use crate::systemd;
 
 /// Name the agent's executable is linked to, to act as conmon.
 pub const CONMON_NAME: &str = "gate-conmon";
@@ -91,8 +93,11 @@ pub struct Staged {
 /// Starts `podman container restore` of the skeleton `archive` and returns once it waits at the
 /// gate. `scratch` receives the socket and two small files.
 ///
+/// Where there is systemd, Podman runs in a scope of this name: the container lives where it would if it
+/// had been started after a login, and not in this agent's service.
+///
 /// Undone by [`Staged::cancel`] and [`super::podman::remove_container`].
-pub async fn stage(archive: &Path, scratch: &Path) -> Result<Staged, GateError> {
+pub async fn stage(scope: &str, archive: &Path, scratch: &Path) -> Result<Staged, GateError> {
     let stand_in = scratch.join(CONMON_NAME);
     std::os::unix::fs::symlink(crate::multicall::executable()?, &stand_in)?;
     let overrides = scratch.join("gate.conf");
@@ -108,7 +113,7 @@ pub async fn stage(archive: &Path, scratch: &Path) -> Result<Staged, GateError> 
 
     // A file, not a pipe: conmon inherits it for the container's whole life.
     let log = scratch.join("podman-restore.log");
-    let mut command = super::podman::podman();
+    let mut command = systemd::in_scope(scope, "podman");
     command
         .args([
             "container",
@@ -239,13 +244,13 @@ pub fn end_processes(runtime: &str, id: &str) -> Result<(), GateError> {
 ///
 /// Harmless where nothing is left. Not undone. Blocks.
 pub fn forget(id: &str) {
-    for runtime in ["runc", "crun"] {
-        let state = Path::new("/run").join(runtime).join(id);
+    for runtime in runtime::NAMES {
+        let state = runtime::state_directory(runtime, id);
         if !state.exists() {
             continue;
         }
         let _ = umount2(&state.join("criu-root"), MntFlags::MNT_DETACH);
-        let mut delete = std::process::Command::new(runtime);
+        let mut delete = command::blocking(runtime);
         let deleted = delete.args(["delete", "--force", id]).output();
         tracing::debug!("{} was left: {deleted:?}", state.display());
     }

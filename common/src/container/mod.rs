@@ -12,6 +12,7 @@ pub mod image;
 mod images;
 pub mod podman;
 pub mod repair;
+pub mod runtime;
 pub mod skeleton;
 pub mod sockets;
 pub mod spec;

@@ -555,7 +555,7 @@ pub async fn conmon_path() -> Result<String, CommandError> {
 
 /// A `podman` command line to be completed.
 pub fn podman() -> Command {
-    Command::new("podman")
+    command::new("podman")
 }
 
 async fn json<T: DeserializeOwned>(arguments: &[&str]) -> Result<T, CommandError> {
