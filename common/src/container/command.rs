@@ -70,6 +70,15 @@ pub enum CommandError {
         /// The last lines it wrote to stderr, or its exit status.
         message: String,
     },
+    /// A file that a program reads could not be written or removed.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The program's output is not what this version of it is known to print.
     #[error("{program} printed something unexpected: {message}")]
     Output {
