@@ -51,6 +51,18 @@ echo 60 >nf_conntrack_udp_timeout
 echo 60 >nf_conntrack_udp_timeout_stream
 ";
 
+/// Runs a command as if it was typed after a login: PAM registers a session with systemd, which sets
+/// XDG_RUNTIME_DIR, for one.
+pub const LOGIN: [&str; 7] = [
+    "su",
+    "--login",
+    "--command",
+    "exec \"$@\"",
+    "--",
+    "root",
+    "sh",
+];
+
 /// States that soon become others.
 const PASSING: [&str; 6] = [
     " TIME_WAIT ",
@@ -72,15 +84,17 @@ pub struct Setup<'a> {
     pub pairs: &'a [(&'a str, &'a str)],
     /// Images to have on each host.
     pub images: &'a [(&'a str, &'a [&'a str])],
+    /// Whether hosts that run containers have systemd, and Podman as Debian leaves it.
+    pub services: bool,
 }
 
 impl Setup<'_> {
     fn kind(&self, host: &str) -> Kind {
         let runs_containers = self.images.iter().any(|(name, _)| *name == host);
-        if runs_containers || self.servers.contains(&host) {
-            kind()
-        } else {
-            Kind::Namespaces
+        match runs_containers || self.servers.contains(&host) {
+            true if self.services => Kind::Services,
+            true => kind(),
+            false => Kind::Namespaces,
         }
     }
 }
@@ -103,8 +117,23 @@ impl Fixture {
                 servers: &["b"],
                 pairs: &[("a", "b")],
                 images: &[("a", images), ("b", images)],
+                services: false,
             },
         )
+    }
+
+    /// Hosts `a` and `b` as a distribution leaves them: with systemd, Podman and CRIU installed and
+    /// nothing configured, and `agent-server` as the service that the README describes. Each can send to
+    /// the other. What a person types there, [`Fixture::begin`] for one, is typed in a login session.
+    pub fn services(lab: &str, images: &[&str]) -> Self {
+        let setup = Setup {
+            hosts: &["a", "b", "c"],
+            servers: &["a", "b"],
+            pairs: &[("a", "b"), ("b", "a")],
+            images: &[("a", images), ("b", images)],
+            services: true,
+        };
+        Self::make(lab, setup, artifacts::agents())
     }
 
     /// The same, where `b` can send to `a` as well.
@@ -127,6 +156,7 @@ impl Fixture {
                 servers: &["a", "b", "d"],
                 pairs: &[("a", "b"), ("b", "d"), ("d", "a"), ("b", "a"), ("a", "d")],
                 images: &[("a", images), ("b", images), ("d", images)],
+                services: false,
             },
         )
     }
@@ -145,6 +175,7 @@ impl Fixture {
             servers: &["a", "b"],
             pairs: &[("a", "b"), ("b", "a")],
             images: &[("a", images), ("b", images)],
+            services: false,
         };
         Self::make(lab, setup, agents)
     }
@@ -152,7 +183,7 @@ impl Fixture {
     fn make(lab: &str, setup: Setup<'_>, agents: &[PathBuf]) -> Self {
         // Labs of both kinds can be side by side.
         let lab = &match kind() {
-            Kind::Namespaces => lab.to_owned(),
+            Kind::Namespaces | Kind::Services => lab.to_owned(),
             Kind::Machine => lab.replacen("m-", "v-", 1),
         };
         let turn = turn(lab).expect("a lock can be had");
@@ -274,6 +305,9 @@ impl Fixture {
     /// Starts `agent-server` with these variables in its environment, in place of one that runs,
     /// which is killed; waits until it listens.
     pub fn serve_with(&mut self, host: &str, environment: &[(&str, &str)]) {
+        if self.host(host).kind() == Kind::Services {
+            return self.serve_as_service(host);
+        }
         self.servers.remove(host);
         // One that was killed takes a moment to go.
         let limit = Duration::from_secs(30);
@@ -291,6 +325,21 @@ impl Fixture {
             }
             let listens = self.listens(host);
             listens.then_some(()).ok_or("no listener".to_owned())
+        });
+    }
+
+    /// As the README says; the unit is the project's.
+    fn serve_as_service(&self, host: &str) {
+        self.host(host)
+            .put(artifacts::unit(), "/etc/systemd/system/")
+            .expect("the unit fits");
+        self.sh(
+            host,
+            "systemctl daemon-reload && systemctl enable --quiet --now agent-server",
+        );
+        eventually(Duration::from_secs(30), || match self.listens(host) {
+            true => Ok(()),
+            false => Err(self.server_log(host)),
         });
     }
 
@@ -331,7 +380,13 @@ impl Fixture {
 
     /// What the `agent-server` of a host has said so far.
     pub fn server_log(&self, host: &str) -> String {
-        self.servers[host].stderr()
+        match self.servers.get(host) {
+            Some(server) => server.stderr(),
+            None => self.sh(
+                host,
+                "journalctl --no-pager --output cat --unit agent-server",
+            ),
+        }
     }
 
     /// A new invitation's token.
@@ -374,6 +429,9 @@ impl Fixture {
         let mut argv = vec!["agent-client", "migrate", container, "--to", to];
         argv.extend(["--yes", "--format", "json"]);
         argv.extend(more);
+        if self.host(source).kind() == Kind::Services {
+            argv.splice(0..0, LOGIN);
+        }
         Job::start_with(self.host(source), &argv, environment)
     }
 

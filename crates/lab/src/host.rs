@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, unshare};
@@ -16,11 +17,17 @@ use crate::cgroup::Cgroup;
 use crate::enter::Door;
 use crate::{init, machine, mounts};
 
+/// How long the services of a boot may take.
+const PATIENCE: Duration = Duration::from_secs(90);
+
 /// What a host is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Namespaces of the machine: there in a moment, on the machine's own kernel.
     Namespaces,
+    /// The same with systemd as the first process and nothing of Podman configured: there in some
+    /// seconds.
+    Services,
     /// A virtual machine: there in some ten seconds, on Debian's kernel, slower at everything.
     Machine,
 }
@@ -91,7 +98,7 @@ impl Host {
     /// [`Host::put`] and [`Host::write`]. A virtual machine has none.
     pub fn root_path(&self) -> Result<PathBuf> {
         ensure!(
-            self.kind == Kind::Namespaces,
+            self.kind != Kind::Machine,
             "the files of {} are on a disk of its own",
             self.name
         );
@@ -121,7 +128,7 @@ impl Host {
     /// If the host is a virtual machine and the program `lab`, which it needs, does not build.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = match self.kind {
-            Kind::Namespaces => Command::new(program),
+            Kind::Namespaces | Kind::Services => Command::new(program),
             Kind::Machine => machine::command(&self.init_cgroup(), program.as_ref()),
         };
         let terminal = std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned());
@@ -248,6 +255,10 @@ impl Host {
         self.init_cgroup().create()?;
         self.cgroup.child(COMMANDS).create()?;
         let (host, leaf) = (self.cgroup.entrance()?, self.init_cgroup().entrance()?);
+        let program: &[&str] = match self.kind {
+            Kind::Services => &init::SYSTEMD,
+            Kind::Namespaces | Kind::Machine => &init::CATATONIT,
+        };
         // A thread can leave the machine's namespaces without taking the caller along.
         let boot = || {
             unshare(
@@ -263,12 +274,30 @@ impl Host {
             for (path, contents) in files {
                 fs::write(path, contents).context(*path)?;
             }
-            init::start(host, leaf)
+            init::start(program, host, leaf)
         };
         thread::scope(|scope| scope.spawn(boot).join())
             .map_err(|_| anyhow!("the thread that starts it panicked"))
             .and_then(|booted| booted)
             .with_context(|| format!("cannot start the host {}", self.name))
+    }
+
+    /// Waits until systemd has started all that belongs to a boot. An error if some of it failed.
+    pub(crate) fn wait_for_services(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // Its bus is not there at once.
+            let state = self.run(&["systemctl", "is-system-running", "--wait"])?;
+            match state.stdout.trim() {
+                "running" => return Ok(()),
+                "degraded" => {
+                    let failed = self.run(&["systemctl", "--no-legend", "--failed"])?;
+                    bail!("on {} failed:\n{failed}", self.name);
+                }
+                _ if Instant::now() > deadline => bail!("{} does not boot: {state}", self.name),
+                _ => thread::sleep(Duration::from_millis(50)),
+            }
+        }
     }
 
     /// Kills all that runs in the host. Its namespaces and mounts go with the last process; its disk
@@ -289,7 +318,11 @@ impl Host {
 
     /// The cgroup that has a process in it exactly when the host is up.
     pub(crate) fn init_cgroup(&self) -> Cgroup {
-        self.cgroup.child("init")
+        self.cgroup.child(match self.kind {
+            // Where systemd puts itself, wherever it was started.
+            Kind::Services => "init.scope",
+            Kind::Namespaces | Kind::Machine => "init",
+        })
     }
 
     fn is_down(&self) -> anyhow::Error {

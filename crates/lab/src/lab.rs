@@ -43,7 +43,10 @@ impl Lab {
                 "{host:?} is what the switch is called"
             );
         }
+        // The switch is always of the plain kind.
         let rootfs = rootfs::rootfs()?;
+        let services = hosts.iter().any(|(_, kind)| *kind == Kind::Services);
+        let services = services.then(rootfs::with_services).transpose()?;
         let machines = hosts.iter().any(|(_, kind)| *kind == Kind::Machine);
         let parts = machines.then(machine::Parts::get).transpose()?;
         let dir = dir(name);
@@ -62,7 +65,11 @@ impl Lab {
 
         let mut lab = Self::assemble(name, &order)?;
         let wanted: Vec<&str> = hosts.iter().map(|(host, _)| *host).collect();
-        lab.start(&wanted, &rootfs, parts.as_ref())?;
+        let roots = Roots {
+            plain: &rootfs,
+            services: services.as_deref(),
+        };
+        lab.start(&wanted, roots, parts.as_ref())?;
         lab.owned = true;
         Ok(lab)
     }
@@ -178,7 +185,12 @@ impl Lab {
         })
     }
 
-    fn start(&self, wanted: &[&str], rootfs: &Path, parts: Option<&machine::Parts>) -> Result<()> {
+    fn start(
+        &self,
+        wanted: &[&str],
+        roots: Roots<'_>,
+        parts: Option<&machine::Parts>,
+    ) -> Result<()> {
         let names = self.names();
         let files = |host: &Host| {
             [
@@ -190,9 +202,11 @@ impl Lab {
             // The hosts' links ended at the old one.
             Cgroup::of_lab(&self.name)?.destroy()?;
             let network = || switch::bridge(&self.switch);
-            self.switch.boot(rootfs, &files(&self.switch), network)?;
+            self.switch
+                .boot(roots.plain, &files(&self.switch), network)?;
         }
         let mut boots = Vec::new();
+        let mut services = Vec::new();
         for host in &self.hosts {
             if host.init().is_some() {
                 host.write("/etc/hosts", &names)?;
@@ -202,11 +216,19 @@ impl Lab {
                     boots.push(boot);
                 } else {
                     let network = || switch::plug_in(host, &self.switch);
-                    host.boot(rootfs, &files(host), network)?;
+                    let root = match (host.kind(), roots.services) {
+                        (Kind::Services, Some(root)) => {
+                            services.push(host);
+                            root
+                        }
+                        _ => roots.plain,
+                    };
+                    host.boot(root, &files(host), network)?;
                 }
             }
         }
-        boots.into_iter().try_for_each(machine::Boot::finish)
+        boots.into_iter().try_for_each(machine::Boot::finish)?;
+        services.into_iter().try_for_each(Host::wait_for_services)
     }
 
     /// What every host's `/etc/hosts` says.
@@ -218,6 +240,13 @@ impl Lab {
         }
         text
     }
+}
+
+/// The root file systems that namespace hosts start from; that with services if one of them wants it.
+#[derive(Debug, Clone, Copy)]
+struct Roots<'a> {
+    plain: &'a Path,
+    services: Option<&'a Path>,
 }
 
 impl Drop for Lab {
@@ -299,8 +328,9 @@ fn lock(dir: &Path) -> Result<File> {
 
 /// A lab's hosts in the order of their numbers. They keep them for the lab's life.
 fn order(dir: &Path) -> Result<Vec<(String, Kind)>> {
-    let host = |line: &str| match line.strip_suffix(MACHINE) {
-        Some(name) => (name.to_owned(), Kind::Machine),
+    let host = |line: &str| match line.split_once(' ') {
+        Some((name, MACHINE)) => (name.to_owned(), Kind::Machine),
+        Some((name, _)) => (name.to_owned(), Kind::Services),
         None => (line.to_owned(), Kind::Namespaces),
     };
     match fs::read_to_string(dir.join(ORDER)) {
@@ -313,15 +343,17 @@ fn order(dir: &Path) -> Result<Vec<(String, Kind)>> {
 fn save_order(dir: &Path, order: &[(String, Kind)]) -> Result<()> {
     let new = dir.join(format!("{ORDER}.new"));
     let line = |(name, kind): &(String, Kind)| match kind {
-        Kind::Machine => format!("{name}{MACHINE}\n"),
+        Kind::Machine => format!("{name} {MACHINE}\n"),
+        Kind::Services => format!("{name} {SERVICES}\n"),
         Kind::Namespaces => format!("{name}\n"),
     };
     fs::write(&new, order.iter().map(line).collect::<String>())?;
     Ok(fs::rename(new, dir.join(ORDER))?)
 }
 
-/// What follows the names of virtual machines in that file.
-const MACHINE: &str = " machine";
+/// What follows the names of virtual machines, and of hosts with services, in that file.
+const MACHINE: &str = "machine";
+const SERVICES: &str = "services";
 
 /// No host is called so: it has a dot.
 const ORDER: &str = "hosts.txt";

@@ -20,6 +20,9 @@ struct Cli {
     /// Hosts that `up` adds are virtual machines.
     #[arg(long, global = true)]
     vm: bool,
+    /// Namespace hosts that `up` adds have systemd as their first process, and Debian's defaults.
+    #[arg(long, global = true, conflicts_with = "vm")]
+    services: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -83,9 +86,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let name = &cli.name;
     match cli.command {
         Command::Up { hosts } => {
-            let kind = match cli.vm {
-                true => Kind::Machine,
-                false => Kind::Namespaces,
+            let kind = match (cli.vm, cli.services) {
+                (true, _) => Kind::Machine,
+                (_, true) => Kind::Services,
+                _ => Kind::Namespaces,
             };
             let hosts: Vec<_> = hosts.iter().map(|host| (host.as_str(), kind)).collect();
             Lab::up_as(name, &hosts)?.keep();
