@@ -18,6 +18,7 @@ pub mod service;
 pub mod skeleton;
 pub mod sockets;
 pub mod spec;
+pub mod starter;
 pub mod stragglers;
 pub mod tree;
 

@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::command::CommandError;
+use crate::paths;
 use crate::systemd::{self, ServiceName};
 
 /// Where Quadlet looks for its files, for root: podman-systemd.unit(5). Those of `/usr` come with packages.
@@ -210,7 +211,8 @@ impl ServiceFacts {
         }
         let unit = self.name.show(&["ActiveState", "LoadState"]).await?;
         here.state = unit["ActiveState"].clone();
-        here.masked = unit["LoadState"] == "masked";
+        // What a move from here has masked, a move to here unmasks.
+        here.masked = unit["LoadState"] == "masked" && parted(&self.name).is_none();
         for other in &self.requires {
             let state = systemd::show(other, &["LoadState"]).await?;
             if state["LoadState"] != "loaded" {
@@ -221,6 +223,133 @@ impl ServiceFacts {
         here.missing_named_files = missing.cloned().collect();
         Ok(here)
     }
+}
+
+/// Where it is written down what was done to services whose containers have moved away.
+fn parted_file(name: &ServiceName) -> PathBuf {
+    Path::new(paths::STATE_DIR)
+        .join("services")
+        .join(name.as_str())
+}
+
+/// What keeps a service from being started where its container has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Parted {
+    /// It is masked: what Quadlet makes can be kept back in no other way.
+    Masked,
+    /// It is disabled.
+    Disabled,
+}
+
+/// What was done to this service when its container moved away from here.
+fn parted(name: &ServiceName) -> Option<Parted> {
+    serde_json::from_slice(&std::fs::read(parted_file(name)).ok()?).ok()
+}
+
+/// File in the scratch space that says which service is held.
+const HELD: &str = "service.json";
+
+/// What a service says while its container moves away: its end is no failure, restarts nothing, and runs
+/// none of its own commands, which would remove the container.
+const HOLD: &str =
+    "[Service]\nRestart=no\nExecStop=\nExecStopPost=\nSuccessExitStatus=137 143 SIGKILL\n";
+
+/// Keeps the service from reacting when its container stands still and ends. `work` is told before. Undone
+/// by [`release`], ended by [`part`].
+pub async fn hold(service: &ServiceFacts, work: &Path) -> Result<(), ServiceError> {
+    let bytes = serde_json::to_vec(service).map_err(std::io::Error::from)?;
+    std::fs::write(work.join(HELD), bytes)?;
+    Ok(service.name.add_override(HOLD).await?)
+}
+
+/// Undoes [`hold`], as the scratch space says. Harmless if nothing is held.
+pub async fn release(work: &Path) -> Result<(), ServiceError> {
+    if let Some(service) = held(work)? {
+        service.name.remove_override().await?;
+        std::fs::remove_file(work.join(HELD))?;
+    }
+    Ok(())
+}
+
+/// Ends the service of a container that has moved away and was removed here, as if an operator had stopped
+/// it, and sees to it that it does not come back at boot. Returns its name and what was done; nothing if
+/// nothing is held. May be repeated.
+pub async fn part(work: &Path) -> Result<Option<(ServiceName, Parted)>, ServiceError> {
+    let Some(service) = held(work)? else {
+        return Ok(None);
+    };
+    let name = service.name;
+    let quadlet = service.files.iter().any(|file| {
+        let kind = file.path.extension();
+        kind.is_some_and(|kind| kind == "container")
+    });
+    let how = match quadlet {
+        true => Parted::Masked,
+        false => Parted::Disabled,
+    };
+    // First the note: with it the next arrival undoes what follows.
+    let note = serde_json::to_string(&how).map_err(std::io::Error::from)?;
+    systemd::write(&parted_file(&name), &note)?;
+    name.stop().await?;
+    match how {
+        Parted::Masked => name.mask().await?,
+        Parted::Disabled => name.disable().await?,
+    }
+    name.remove_override().await?;
+    std::fs::remove_file(work.join(HELD))?;
+    Ok(Some((name, how)))
+}
+
+fn held(work: &Path) -> Result<Option<ServiceFacts>, ServiceError> {
+    match std::fs::read(work.join(HELD)) {
+        Ok(bytes) => Ok(Some(
+            serde_json::from_slice(&bytes).map_err(std::io::Error::from)?,
+        )),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Lets a service come whose container had left. Its files are there. Undone by [`undo_arrival`].
+pub async fn prepare_arrival(service: &ServiceFacts) -> Result<(), CommandError> {
+    if parted(&service.name) == Some(Parted::Masked) {
+        service.name.unmask().await?;
+    }
+    Ok(())
+}
+
+/// Undoes [`prepare_arrival`] and the start of the service by [`gate::stage`](super::gate::stage).
+pub async fn undo_arrival(service: &ServiceFacts) -> Result<(), CommandError> {
+    service.name.stop().await?;
+    service.name.remove_override().await?;
+    if parted(&service.name) == Some(Parted::Masked) {
+        service.name.mask().await?;
+    }
+    Ok(())
+}
+
+/// The container `id` runs here for good: its service is from now on what its files say. May be repeated.
+pub async fn arrived(service: &ServiceFacts, id: &str) -> Result<(), CommandError> {
+    if let Some(file) = &service.id_file {
+        systemd::write(file, id)?;
+    }
+    service.name.remove_override().await?;
+    if service.enabled {
+        service.name.enable().await?;
+    }
+    systemd::remove(&parted_file(&service.name))
+}
+
+/// A service cannot be held, or let go.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// systemd did not do it.
+    #[error(transparent)]
+    Systemd(#[from] CommandError),
+    /// The scratch space could not be read or written.
+    #[error("{HELD}: {0}")]
+    File(#[from] std::io::Error),
 }
 
 const PROPERTIES: [&str; 8] = [

@@ -6,9 +6,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::programs::programs;
+use super::service;
 use super::{Check, Checks, Side, Verdict, join};
 use crate::container::ContainerFacts;
 use crate::container::facts::PublishedPort;
+use crate::container::service::ServiceHere;
 use crate::host::HostFacts;
 
 /// What the destination found out about itself for this container.
@@ -30,6 +32,8 @@ pub struct DestinationFacts {
     pub volumes: Vec<String>,
     /// Free space for containers, bytes.
     pub free_bytes: u64,
+    /// What it has of the container's service.
+    pub service: Option<ServiceHere>,
 }
 
 /// Checks that the destination makes.
@@ -195,6 +199,11 @@ pub fn destination(
             crate::units::bytes(needed)
         ),
         "make room where Podman keeps its containers",
+    );
+    service::at_destination(
+        &mut checks,
+        container.service.as_ref(),
+        facts.service.as_ref(),
     );
     checks.found
 }

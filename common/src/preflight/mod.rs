@@ -6,6 +6,7 @@ use crate::net::forward::Obstacle;
 
 mod destination;
 mod programs;
+mod service;
 mod source;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! What only the source can tell.
 
 use super::programs::programs;
+use super::service;
 use super::{Check, Checks, Side, list_or_none, short};
 use crate::container::ContainerFacts;
 use crate::host::HostFacts;
@@ -126,5 +127,6 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         },
         "pull it here or there first, it cannot be sent",
     );
+    service::at_source(&mut checks, container.service.as_ref());
     checks.found
 }
