@@ -44,8 +44,11 @@ fn there_and_back_with_the_defaults() {
 
     // Where they would be if Podman had started it, and not in the agent's service.
     assert_eq!(self::places(&f, "b", "echo"), places);
-    assert!(places[0].ends_with(&format!("libpod-{id}.scope/container")));
-    let keeper = f.sh("b", "cat /proc/$(pgrep tunnel-keeper)/cgroup | tail -n 1");
+    assert!(
+        places[0].ends_with(&format!("libpod-{id}.scope/container")),
+        "{places:?}"
+    );
+    let keeper = f.sh("b", "cat /proc/$(pgrep -f ^tunnel-keeper)/cgroup | tail -n 1");
     assert!(keeper.contains("live-migration-tunnel-"), "{keeper}");
 
     // Nothing of it is the service's: that ends, in whatever way, and begins again.
