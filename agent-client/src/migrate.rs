@@ -403,12 +403,14 @@ impl<'a> Migration<'a> {
 
         self.begin(PhaseName::Restore);
         // The record is on disk by the time that it must be, and nothing waits for the disk.
-        let (recorded, restored) = tokio::join!(
+        let (recorded, kept_down, restored) = tokio::join!(
             self.write_later(Progress::Committing),
+            source.keep_service_down(),
             self.ask(Request::Restore)
         );
         restored?;
         recorded?;
+        kept_down.context("the container's service may come back at boot")?;
 
         self.begin(PhaseName::CutOver);
         self.stop_if_cancelled()?;

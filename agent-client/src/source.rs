@@ -154,6 +154,12 @@ impl Source {
         Ok(())
     }
 
+    /// From now on a boot of this host does not bring the container's service back. Undone by
+    /// [`Source::release`].
+    pub(crate) async fn keep_service_down(&self) -> anyhow::Result<()> {
+        Ok(service::keep_down(&self.work).await?)
+    }
+
     /// Gives the container back to them. Harmless if it was not held.
     pub(crate) async fn release(&self) -> anyhow::Result<()> {
         health::resume(&self.facts.id, &self.work).await?;

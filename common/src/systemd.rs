@@ -133,14 +133,19 @@ impl ServiceName {
         reload().await
     }
 
-    /// Keeps the service from being started, by whomever. Undone by [`unmask`](Self::unmask).
+    /// Keeps the service from being started, by whomever, from the next [`reload`] or boot on. Undone by
+    /// [`unmask`](Self::unmask).
     pub async fn mask(&self) -> Result<(), CommandError> {
-        systemctl(&["mask", "--quiet", &self.0]).await.map(drop)
+        // Without a reload what runs of it keeps its settings.
+        systemctl(&["mask", "--quiet", "--no-reload", &self.0])
+            .await
+            .map(drop)
     }
 
-    /// Undoes [`mask`](Self::mask).
+    /// Undoes [`mask`](Self::mask), at once.
     pub async fn unmask(&self) -> Result<(), CommandError> {
-        systemctl(&["unmask", "--quiet", &self.0]).await.map(drop)
+        systemctl(&["unmask", "--quiet", "--no-reload", &self.0]).await?;
+        reload().await
     }
 
     /// Has the service started at boot. Undone by [`disable`](Self::disable).
@@ -148,9 +153,11 @@ impl ServiceName {
         systemctl(&["enable", "--quiet", &self.0]).await.map(drop)
     }
 
-    /// Undoes [`enable`](Self::enable).
+    /// Undoes [`enable`](Self::enable). What runs of it keeps its settings.
     pub async fn disable(&self) -> Result<(), CommandError> {
-        systemctl(&["disable", "--quiet", &self.0]).await.map(drop)
+        systemctl(&["disable", "--quiet", "--no-reload", &self.0])
+            .await
+            .map(drop)
     }
 
     /// Stops the service, without those that belong to it, and forgets that it failed. One that does not

@@ -126,6 +126,15 @@ impl Fixture {
     /// nothing configured, and `agent-server` as the service that the README describes. Each can send to
     /// the other. What a person types there, [`Fixture::begin`] for one, is typed in a login session.
     pub fn services(lab: &str, images: &[&str]) -> Self {
+        Self::make_services(lab, images, artifacts::agents())
+    }
+
+    /// The same, whose agents break where they are told to; a server by [`Fixture::break_service`].
+    pub fn fragile_services(lab: &str, images: &[&str]) -> Self {
+        Self::make_services(lab, images, artifacts::fragile_agents())
+    }
+
+    fn make_services(lab: &str, images: &[&str], agents: &[PathBuf]) -> Self {
         let setup = Setup {
             hosts: &["a", "b", "c"],
             servers: &["a", "b"],
@@ -133,7 +142,29 @@ impl Fixture {
             images: &[("a", images), ("b", images)],
             services: true,
         };
-        Self::make(lab, setup, artifacts::agents())
+        Self::make(lab, setup, agents)
+    }
+
+    /// Has the service `agent-server` of a host break at these places, once it is started again.
+    pub fn break_service(&self, host: &str, failpoints: &str) {
+        let path = "/run/systemd/system/agent-server.service.d/failpoints.conf";
+        let text = format!("[Service]\nEnvironment=\"FAILPOINTS={failpoints}\"\n");
+        self.host(host)
+            .write(path, text)
+            .expect("it can be written");
+        self.sh(
+            host,
+            "systemctl daemon-reload && systemctl restart agent-server",
+        );
+        self.wait_for_service(host);
+    }
+
+    /// Waits until the service `agent-server` of a host listens.
+    pub fn wait_for_service(&self, host: &str) {
+        eventually(Duration::from_secs(30), || match self.listens(host) {
+            true => Ok(()),
+            false => Err(self.server_log(host)),
+        });
     }
 
     /// The same, where `b` can send to `a` as well.
@@ -337,10 +368,7 @@ impl Fixture {
             host,
             "systemctl daemon-reload && systemctl enable --quiet --now agent-server",
         );
-        eventually(Duration::from_secs(30), || match self.listens(host) {
-            true => Ok(()),
-            false => Err(self.server_log(host)),
-        });
+        self.wait_for_service(host);
     }
 
     fn listens(&self, host: &str) -> bool {
@@ -429,7 +457,14 @@ impl Fixture {
         let mut argv = vec!["agent-client", "migrate", container, "--to", to];
         argv.extend(["--yes", "--format", "json"]);
         argv.extend(more);
+        // A login starts with an environment of its own.
+        let variables: Vec<String> = environment
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         if self.host(source).kind() == Kind::Services {
+            argv.splice(0..0, variables.iter().map(String::as_str));
+            argv.insert(0, "env");
             argv.splice(0..0, LOGIN);
         }
         Job::start_with(self.host(source), &argv, environment)

@@ -193,6 +193,17 @@ impl ServiceFacts {
         Ok(())
     }
 
+    fn how_to_part(&self) -> Parted {
+        let quadlet = self.files.iter().any(|file| {
+            let kind = file.path.extension();
+            kind.is_some_and(|kind| kind == "container")
+        });
+        match quadlet {
+            true => Parted::Masked,
+            false => Parted::Disabled,
+        }
+    }
+
     /// What this host has of it.
     pub async fn look_here(&self) -> Result<ServiceHere, CommandError> {
         if !systemd::runs() {
@@ -263,42 +274,51 @@ pub async fn hold(service: &ServiceFacts, work: &Path) -> Result<(), ServiceErro
     Ok(service.name.add_override(HOLD).await?)
 }
 
-/// Undoes [`hold`], as the scratch space says. Harmless if nothing is held.
-pub async fn release(work: &Path) -> Result<(), ServiceError> {
-    if let Some(service) = held(work)? {
-        service.name.remove_override().await?;
-        std::fs::remove_file(work.join(HELD))?;
+/// Sees to it that the held service does not come back at boot, from now on: before the destination can
+/// take over, so that a source that loses its power then does not start a second one. What runs of it runs
+/// on. Undone by [`release`]. Harmless if nothing is held.
+pub async fn keep_down(work: &Path) -> Result<(), ServiceError> {
+    let Some(service) = held(work)? else {
+        return Ok(());
+    };
+    let how = service.how_to_part();
+    // First the note: by it what follows is undone, now or when the container comes back.
+    let note = serde_json::to_string(&how).map_err(std::io::Error::from)?;
+    systemd::write(&parted_file(&service.name), &note)?;
+    match how {
+        Parted::Masked => service.name.mask().await?,
+        Parted::Disabled => service.name.disable().await?,
     }
     Ok(())
 }
 
-/// Ends the service of a container that has moved away and was removed here, as if an operator had stopped
-/// it, and sees to it that it does not come back at boot. Returns its name and what was done; nothing if
-/// nothing is held. May be repeated.
+/// Undoes [`hold`] and [`keep_down`], as the scratch space says. Harmless if nothing is held.
+pub async fn release(work: &Path) -> Result<(), ServiceError> {
+    let Some(service) = held(work)? else {
+        return Ok(());
+    };
+    match parted(&service.name) {
+        Some(Parted::Masked) => service.name.unmask().await?,
+        Some(Parted::Disabled) if service.enabled => service.name.enable().await?,
+        _ => {}
+    }
+    systemd::remove(&parted_file(&service.name))?;
+    service.name.remove_override().await?;
+    Ok(std::fs::remove_file(work.join(HELD))?)
+}
+
+/// Ends the held service of a container that has moved away and was removed here, as if an operator had
+/// stopped it. Returns its name and what keeps it from coming back; nothing if nothing is held. May be
+/// repeated.
 pub async fn part(work: &Path) -> Result<Option<(ServiceName, Parted)>, ServiceError> {
     let Some(service) = held(work)? else {
         return Ok(None);
     };
-    let name = service.name;
-    let quadlet = service.files.iter().any(|file| {
-        let kind = file.path.extension();
-        kind.is_some_and(|kind| kind == "container")
-    });
-    let how = match quadlet {
-        true => Parted::Masked,
-        false => Parted::Disabled,
-    };
-    // First the note: with it the next arrival undoes what follows.
-    let note = serde_json::to_string(&how).map_err(std::io::Error::from)?;
-    systemd::write(&parted_file(&name), &note)?;
-    name.stop().await?;
-    match how {
-        Parted::Masked => name.mask().await?,
-        Parted::Disabled => name.disable().await?,
-    }
-    name.remove_override().await?;
+    keep_down(work).await?;
+    service.name.stop().await?;
+    service.name.remove_override().await?;
     std::fs::remove_file(work.join(HELD))?;
-    Ok(Some((name, how)))
+    Ok(Some((service.name.clone(), service.how_to_part())))
 }
 
 fn held(work: &Path) -> Result<Option<ServiceFacts>, ServiceError> {
@@ -322,11 +342,11 @@ pub async fn prepare_arrival(service: &ServiceFacts) -> Result<(), CommandError>
 /// Undoes [`prepare_arrival`] and the start of the service by [`gate::stage`](super::gate::stage).
 pub async fn undo_arrival(service: &ServiceFacts) -> Result<(), CommandError> {
     service.name.stop().await?;
-    service.name.remove_override().await?;
     if parted(&service.name) == Some(Parted::Masked) {
         service.name.mask().await?;
     }
-    Ok(())
+    // Which reloads, if the service came to be started.
+    service.name.remove_override().await
 }
 
 /// The container `id` runs here for good: its service is from now on what its files say. May be repeated.

@@ -48,7 +48,10 @@ fn there_and_back_with_the_defaults() {
         places[0].ends_with(&format!("libpod-{id}.scope/container")),
         "{places:?}"
     );
-    let keeper = f.sh("b", "cat /proc/$(pgrep -f ^tunnel-keeper)/cgroup | tail -n 1");
+    let keeper = f.sh(
+        "b",
+        "cat /proc/$(pgrep -f ^tunnel-keeper)/cgroup | tail -n 1",
+    );
     assert!(keeper.contains("live-migration-tunnel-"), "{keeper}");
 
     // Nothing of it is the service's: that ends, in whatever way, and begins again.
@@ -75,11 +78,7 @@ fn a_service_moves_as_one() {
         return;
     }
     let f = Fixture::services("m-quadlet", &["echo"]);
-    for (name, text) in WEB {
-        let path = format!("/etc/containers/systemd/{name}");
-        f.host("a").write(&path, text).expect("it can be written");
-    }
-    f.sh("a", "systemctl daemon-reload && systemctl start web");
+    install(&f, "a");
     // Podman's part of what a service needs; the files of systemd move with it.
     f.sh("b", "podman network create --subnet 10.77.0.0/24 web");
     let streams = f.client("echo", &f.at("a", 7000), &["--connections", "3"]);
@@ -107,6 +106,15 @@ fn a_service_moves_as_one() {
     });
     f.sh("a", "systemctl stop web");
     assert!(f.containers("a").is_empty(), "{:?}", f.containers("a"));
+}
+
+/// Puts the Quadlet files into a host and starts what they are for.
+fn install(f: &Fixture, host: &str) {
+    for (name, text) in WEB {
+        let path = format!("/etc/containers/systemd/{name}");
+        f.host(host).write(&path, text).expect("it can be written");
+    }
+    f.sh(host, "systemctl daemon-reload && systemctl start web");
 }
 
 /// Moves it, and looks at both ends.
@@ -190,11 +198,7 @@ fn a_migration_that_fails_leaves_the_service_as_it_was() {
         return;
     }
     let f = Fixture::services("m-quadlet-fail", &["echo"]);
-    for (name, text) in WEB {
-        let path = format!("/etc/containers/systemd/{name}");
-        f.host("a").write(&path, text).expect("it can be written");
-    }
-    f.sh("a", "systemctl daemon-reload && systemctl start web");
+    install(&f, "a");
     f.sh("b", "podman network create --subnet 10.77.0.0/24 web");
     healthy(&f, "a");
     let (before, id) = (
@@ -230,6 +234,51 @@ fn a_migration_that_fails_leaves_the_service_as_it_was() {
         "systemctl show --value --property LoadState web.service",
     );
     assert_eq!(state, "not-found");
+}
+
+#[test]
+fn an_agent_that_is_killed_leaves_the_service_to_the_next() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::fragile_services("m-quadlet-kill", &["echo"]);
+    install(&f, "a");
+    f.sh("b", "podman network create --subnet 10.77.0.0/24 web");
+    let client = f.client("echo", &f.at("a", 7000), &[]);
+
+    // Held and frozen, and nobody there who would let it go on.
+    let killed = |place: &str| {
+        let failpoints = format!("client.phase.{place}=return(kill)");
+        let job = f.begin_with("a", "web", "b", &[], &[("FAILPOINTS", &failpoints)]);
+        let output = job.wait(Duration::from_secs(60));
+        assert_eq!(output.status.code(), Some(137), "{output}");
+    };
+    killed("dump");
+    assert_eq!(show(&f, "a", "Restart"), "no");
+    f.sh("a", "agent-client recover");
+    assert_eq!(show(&f, "a", "Restart"), "always");
+    assert_eq!(show(&f, "a", "UnitFileState"), "generated");
+    healthy(&f, "a");
+    f.sh("b", "systemctl restart agent-server");
+    f.wait_for_service("b");
+
+    // Taken over, and the source does not know. A boot would not bring it back there.
+    f.break_service("b", "server.commit.after=1*return(kill)");
+    f.migrate("a", "web", "b");
+    f.wait_for_service("b");
+    f.sh("a", "agent-client recover");
+    assert_eq!(show(&f, "a", "ActiveState"), "inactive");
+    assert_eq!(show(&f, "a", "UnitFileState"), "masked");
+    assert!(f.containers("a").is_empty(), "{:?}", f.containers("a"));
+    eventually(Duration::from_secs(30), || {
+        match show(&f, "b", "Restart").as_str() {
+            "always" => Ok(()),
+            _ => Err(f.server_log("b")),
+        }
+    });
+    assert_eq!(show(&f, "b", "ActiveState"), "active");
+    healthy(&f, "b");
+    client.finish_whole();
 }
 
 #[test]
