@@ -7,22 +7,56 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::str::FromStr;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::cgroup::Cgroup;
+use crate::distribution::Distribution;
 use crate::enter::Door;
 use crate::{init, machine, mounts};
 
 /// What a host is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// Namespaces of the machine: there in a moment, on the machine's own kernel.
     Namespaces,
     /// A virtual machine: there in some ten seconds, on Debian's kernel, slower at everything.
     Machine,
+    /// A virtual machine as a distribution has it by default, with systemd: there in a minute or so.
+    /// Commands run in sessions of their own, as those do that are given by ssh.
+    Systemd(Distribution),
+}
+
+impl Kind {
+    /// Whether it is a virtual machine.
+    pub fn is_machine(self) -> bool {
+        self != Self::Namespaces
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespaces => f.write_str("namespaces"),
+            Self::Machine => f.write_str("machine"),
+            Self::Systemd(distribution) => distribution.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "namespaces" => Ok(Self::Namespaces),
+            "machine" => Ok(Self::Machine),
+            other => Ok(Self::Systemd(other.parse()?)),
+        }
+    }
 }
 
 /// One host of a lab.
@@ -117,12 +151,18 @@ impl Host {
     /// 125 to 127, as in a shell. And output ends with the command, whatever it has started still
     /// writes. If stdin and stdout are a terminal, the command has one in the virtual machine.
     ///
+    /// On a host with systemd each command is a login session as one by ssh is: PAM has registered it, so
+    /// it is in a scope of its own below `user.slice`, and its environment has `XDG_SESSION_ID`,
+    /// `XDG_RUNTIME_DIR` and what else PAM adds. What is killed leaves to the session what it started.
+    ///
     /// # Panics
     /// If the host is a virtual machine and the program `lab`, which it needs, does not build.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = match self.kind {
             Kind::Namespaces => Command::new(program),
-            Kind::Machine => machine::command(&self.init_cgroup(), program.as_ref()),
+            Kind::Machine | Kind::Systemd(_) => {
+                machine::command(&self.init_cgroup(), program.as_ref())
+            }
         };
         let terminal = std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned());
         command.env_clear().envs([
@@ -132,7 +172,7 @@ impl Host {
             ("LANG", "C.UTF-8"),
             ("TERM", &terminal),
         ]);
-        if self.kind == Kind::Machine {
+        if self.kind.is_machine() {
             return command;
         }
         let door = Door::open(&self.init_cgroup(), &self.cgroup.child(COMMANDS));

@@ -44,15 +44,17 @@ impl Lab {
             );
         }
         let rootfs = rootfs::rootfs()?;
-        let machines = hosts.iter().any(|(_, kind)| *kind == Kind::Machine);
-        let parts = machines.then(machine::Parts::get).transpose()?;
+        let parts = machine::Parts::get(hosts.iter().map(|(_, kind)| *kind))?;
         let dir = dir(name);
         let _lock = lock(&dir)?;
         let mut order = order(&dir)?;
         for (host, kind) in hosts {
             match order.iter().find(|(known, _)| known == host) {
                 Some((_, known)) => {
-                    ensure!(known == kind, "the host {host} exists, of another kind");
+                    ensure!(
+                        known == kind,
+                        "the host {host} exists, of another kind: {known}"
+                    );
                 }
                 None => order.push(((*host).to_owned(), *kind)),
             }
@@ -62,7 +64,7 @@ impl Lab {
 
         let mut lab = Self::assemble(name, &order)?;
         let wanted: Vec<&str> = hosts.iter().map(|(host, _)| *host).collect();
-        lab.start(&wanted, &rootfs, parts.as_ref())?;
+        lab.start(&wanted, &rootfs, &parts)?;
         lab.owned = true;
         Ok(lab)
     }
@@ -178,7 +180,7 @@ impl Lab {
         })
     }
 
-    fn start(&self, wanted: &[&str], rootfs: &Path, parts: Option<&machine::Parts>) -> Result<()> {
+    fn start(&self, wanted: &[&str], rootfs: &Path, parts: &machine::Parts) -> Result<()> {
         let names = self.names();
         let files = |host: &Host| {
             [
@@ -197,7 +199,7 @@ impl Lab {
             if host.init().is_some() {
                 host.write("/etc/hosts", &names)?;
             } else if wanted.contains(&host.name()) {
-                if let (Kind::Machine, Some(parts)) = (host.kind(), parts) {
+                if host.kind().is_machine() {
                     let boot = machine::Boot::begin(host, &self.switch, parts, &names)?;
                     boots.push(boot);
                 } else {
@@ -297,14 +299,15 @@ fn lock(dir: &Path) -> Result<File> {
     }
 }
 
-/// A lab's hosts in the order of their numbers. They keep them for the lab's life.
+/// A lab's hosts in the order of their numbers. They keep them for the lab's life. Each has a line: its
+/// name and, if it is no host of namespaces, its kind.
 fn order(dir: &Path) -> Result<Vec<(String, Kind)>> {
-    let host = |line: &str| match line.strip_suffix(MACHINE) {
-        Some(name) => (name.to_owned(), Kind::Machine),
-        None => (line.to_owned(), Kind::Namespaces),
+    let host = |line: &str| match line.split_once(' ') {
+        Some((name, kind)) => Ok((name.to_owned(), kind.parse()?)),
+        None => Ok((line.to_owned(), Kind::Namespaces)),
     };
     match fs::read_to_string(dir.join(ORDER)) {
-        Ok(text) => Ok(text.lines().map(host).collect()),
+        Ok(text) => text.lines().map(host).collect(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(e).with_context(|| format!("cannot read {ORDER} in {}", dir.display())),
     }
@@ -313,15 +316,12 @@ fn order(dir: &Path) -> Result<Vec<(String, Kind)>> {
 fn save_order(dir: &Path, order: &[(String, Kind)]) -> Result<()> {
     let new = dir.join(format!("{ORDER}.new"));
     let line = |(name, kind): &(String, Kind)| match kind {
-        Kind::Machine => format!("{name}{MACHINE}\n"),
         Kind::Namespaces => format!("{name}\n"),
+        kind => format!("{name} {kind}\n"),
     };
     fs::write(&new, order.iter().map(line).collect::<String>())?;
     Ok(fs::rename(new, dir.join(ORDER))?)
 }
-
-/// What follows the names of virtual machines in that file.
-const MACHINE: &str = " machine";
 
 /// No host is called so: it has a dot.
 const ORDER: &str = "hosts.txt";
