@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::kind;
 
-fn workspace() -> &'static Path {
+pub(crate) fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
@@ -75,7 +75,9 @@ fn build_agents(options: &[&str]) -> Result<Vec<PathBuf>> {
     ensure!(programs.len() == 2, "not two programs: {programs:?}");
     match kind() {
         Kind::Namespaces => Ok(programs),
-        Kind::Machine => programs.iter().map(|program| stripped(program)).collect(),
+        Kind::Machine | Kind::Systemd(_) => {
+            programs.iter().map(|program| stripped(program)).collect()
+        }
     }
 }
 
