@@ -102,8 +102,8 @@ fn server_restarts(world: &mut World, how: &str) -> Result<String, String> {
     clients.finish()
 }
 
-/// A check every five seconds that says how often it was made.
-const CHECK: &str = "--health-cmd 'CMD /echo --help' --health-interval 5s";
+/// A check every five seconds. There is no shell in the image.
+const CHECK: &str = r#"--health-cmd '["/echo", "--help"]' --health-interval 5s"#;
 
 fn health_check(world: &mut World) -> Result<String, String> {
     world.do_on("a", &WEB.replace("--name", &format!("{CHECK} --name")))?;
@@ -117,7 +117,7 @@ fn health_check(world: &mut World) -> Result<String, String> {
 }
 
 /// As podman-systemd.unit(5) has it.
-const QUADLET: &str = "
+const QUADLET: &str = r#"
 mkdir -p /etc/containers/systemd
 cat >/etc/containers/systemd/web.container <<'END'
 [Container]
@@ -125,6 +125,8 @@ ContainerName=web
 Image=localhost/echo
 PublishPort=8080:7000
 PublishPort=8080:7000/udp
+HealthCmd=["/echo", "--help"]
+HealthInterval=5s
 
 [Service]
 Restart=always
@@ -134,7 +136,7 @@ WantedBy=multi-user.target
 END
 systemctl daemon-reload
 systemctl start web
-";
+"#;
 
 /// A service that goes on as a service of the destination, and is the source's no more.
 fn quadlet(world: &mut World) -> Result<String, String> {
