@@ -8,6 +8,7 @@ use anyhow::Context;
 use common::bulk;
 use common::container::cargo::Sent;
 use common::container::podman::{self, PodmanError};
+use common::container::service::{self, Parted};
 use common::container::{ContainerFacts, dump::DumpError};
 use common::faults;
 use common::host::HostFacts;
@@ -127,6 +128,7 @@ impl<'a> Migration<'a> {
                 forwarded_ports: Vec::new(),
                 tunnel: None,
                 packets: None,
+                notes: Vec::new(),
                 warnings: Vec::new(),
                 error: None,
             },
@@ -331,6 +333,14 @@ impl<'a> Migration<'a> {
         if self.forward_new {
             self.prepare_forward(source, &tunnel).await?;
         }
+        // Before the freeze: a check must not begin while the container stands still.
+        let held = source.clone();
+        self.undo
+            .register("service and health checks", move || async move {
+                held.release().await
+            });
+        let holding = source.hold().await;
+        holding.context("cannot keep systemd from looking after the container")?;
         let thawed = source.clone();
         self.undo
             .register("freeze", move || async move { thawed.thaw().await });
@@ -764,6 +774,10 @@ impl<'a> Migration<'a> {
             )),
             Err(error) => tracing::debug!("{error:#}"),
         }
+        let removed = match removed {
+            Ok(()) => self.part_from_service().await,
+            Err(error) => Err(error),
+        };
         if let Err(error) = removed {
             // The scratch space stays with it: by that recovery knows.
             self.report.warnings.push(format!(
@@ -774,6 +788,25 @@ impl<'a> Migration<'a> {
         } else if let Some(migration) = &self.report.migration_id {
             let _ = paths::remove_work_dir(migration);
         }
+    }
+
+    /// The container's service is stopped here and does not come back. In the scratch space is which.
+    async fn part_from_service(&mut self) -> anyhow::Result<()> {
+        let Some(migration) = &self.report.migration_id else {
+            return Ok(());
+        };
+        let parted = service::part(&paths::work_dir(migration)).await;
+        if let Some((name, how)) = parted.context("its service could not be stopped")? {
+            let (done, back) = match how {
+                Parted::Masked => ("masked", "unmask"),
+                Parted::Disabled => ("disabled", "enable"),
+            };
+            self.report.notes.push(format!(
+                "{name} went with it: here it is stopped and {done} (`systemctl {back} {name}` takes that \
+                 back; so does a migration to here)"
+            ));
+        }
+        Ok(())
     }
 
     fn outcome_after_commit(&self) -> Outcome {

@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::Context;
 use common::bulk::{self, Receiving};
 use common::container::cargo::{self, Places};
-use common::container::gate::{self, Staged};
-use common::container::{ContainerFacts, dump, image, podman, spec};
+use common::container::gate::{self, Owner, Staged};
+use common::container::service::{self, ServiceFacts};
+use common::container::{ContainerFacts, dump, health, image, podman, spec};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::admit;
@@ -29,6 +30,7 @@ use common::net::sysctl;
 use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
 use common::paths;
 use common::protocol::{Packets, RefusalCode, Refused, StreamDigest, StreamKind};
+use common::systemd;
 use common::ticket::Ticket;
 use common::undo::Undo;
 use serde::{Deserialize, Serialize};
@@ -58,6 +60,10 @@ pub enum Created {
     Tag(String, String),
     /// A volume, by name.
     Volume(String),
+    /// A file of a unit.
+    UnitFile(PathBuf),
+    /// The start of a service.
+    Service(Box<ServiceFacts>),
 }
 
 impl Created {
@@ -67,6 +73,11 @@ impl Created {
             Created::Image(id) => podman::remove_image(id).await?,
             Created::Tag(id, name) => podman::untag_image(id, name).await?,
             Created::Volume(name) => podman::remove_volume(name).await?,
+            Created::UnitFile(path) => {
+                service::remove_file(path)?;
+                systemd::reload().await?;
+            }
+            Created::Service(service) => service::undo_arrival(service).await?,
         }
         Ok(())
     }
@@ -100,6 +111,18 @@ fn remove_quarantine(netns: &Path, hold: &Hold) -> anyhow::Result<()> {
     quarantine::open(netns)?;
     hold.wait_until_empty(RELEASE_LIMIT)?;
     Ok(quarantine::lift(netns)?)
+}
+
+/// Gives a container that runs here for good back to those who look after it: its service, and the
+/// timer of its health checks. May be repeated.
+pub(crate) async fn watch_over(container: &ContainerFacts) -> anyhow::Result<()> {
+    if let Some(service) = &container.service {
+        service::arrived(service, &container.id).await?;
+    }
+    if let Some(health) = &container.health {
+        health::begin(&container.id, health).await?;
+    }
+    Ok(())
 }
 
 /// A migration under way at this host.
@@ -302,9 +325,32 @@ impl PodmanIncoming {
     /// gate leaves a network namespace and mounts behind. It takes about a second, and closing the
     /// gate is clean.
     async fn bring_to_gate(&mut self) -> anyhow::Result<Staged> {
+        let owner = match self.container.service.clone() {
+            Some(service) => {
+                self.prepare_service(&service).await?;
+                Owner::Service(service.name)
+            }
+            None => Owner::Scope(format!("live-migration-{}", self.record.migration)),
+        };
         let scratch = self.work.join("gate");
         std::fs::create_dir(&scratch)?;
-        Ok(gate::stage(&self.work.join("skeleton.tar"), &scratch).await?)
+        Ok(gate::stage(&owner, &self.work.join("skeleton.tar"), &scratch).await?)
+    }
+
+    /// Puts the unit's files here that are missing, and has systemd know them.
+    async fn prepare_service(&mut self, service: &ServiceFacts) -> anyhow::Result<()> {
+        for file in service.files.iter().filter(|file| !file.path.exists()) {
+            anyhow::ensure!(
+                file.may_be_written(),
+                "{} must not be put here",
+                file.path.display()
+            );
+            self.will_create(Created::UnitFile(file.path.clone()))?;
+            file.install()?;
+        }
+        self.will_create(Created::Service(Box::new(service.clone())))?;
+        service::prepare_arrival(service).await?;
+        Ok(systemd::reload().await?)
     }
 
     async fn let_packets_pass(&mut self) -> anyhow::Result<()> {
@@ -567,6 +613,10 @@ impl Incoming for PodmanIncoming {
                 "new connections to {} may go elsewhere: {error:#}",
                 self.container.name
             );
+            return;
+        }
+        if let Err(error) = watch_over(&self.container).await {
+            tracing::error!("{} is not looked after yet: {error:#}", self.container.name);
             return;
         }
         if let Err(error) = paths::remove_work_dir(&self.record.migration) {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use common::container::facts::PublishedPort;
+use common::container::service::ServiceHere;
 use common::container::{ContainerFacts, podman};
 use common::net::forward::{self, Obstacle, Part};
 use common::net::published::{self, Forward};
@@ -30,12 +31,19 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
     }
     let forwards = spawn_blocking(|| published::list(&Dirs::default())).await;
     let forwards = forwards.ok().and_then(Result::ok).unwrap_or_default();
-    let (image, id, name, addresses, root) = tokio::join!(
+    let service = async {
+        match &container.service {
+            Some(service) => service.look_here().await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let (image, id, name, addresses, root, service) = tokio::join!(
         podman::exists("image", &container.image_id),
         podman::exists("container", &container.id),
         podman::exists("container", &container.name),
         podman::addresses_in_use(),
         podman::graph_root(),
+        service,
     );
     DestinationFacts {
         image_present: image.unwrap_or(false),
@@ -58,6 +66,11 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
             .collect(),
         volumes,
         free_bytes: root.map(|r| free_bytes(Path::new(&r))).unwrap_or(0),
+        // One that cannot be asked has no systemd that works.
+        service: service.unwrap_or(Some(ServiceHere {
+            no_systemd: true,
+            ..ServiceHere::default()
+        })),
     }
 }
 

@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-use tokio::process::Command;
-
 use crate::container::command::{self, CommandError};
 use crate::container::freezer;
 use crate::net;
+use serde::{Deserialize, Serialize};
 
 /// A host, as told to its peer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +70,7 @@ impl HostFacts {
 
 /// What `criu check` says is missing from the kernel.
 async fn checkpoint_problem() -> Option<String> {
-    let mut command = Command::new("criu");
+    let mut command = command::new("criu");
     command.arg("check");
     match command::output(&mut command).await {
         Ok(output) if output.status.success() => None,
@@ -83,7 +81,7 @@ async fn checkpoint_problem() -> Option<String> {
 
 /// The number in the first line of `program --version`.
 async fn version(program: &str) -> Result<String, CommandError> {
-    let text = command::stdout(Command::new(program).arg("--version")).await?;
+    let text = command::stdout(command::new(program).arg("--version")).await?;
     parse_version(&text).ok_or_else(|| CommandError::Output {
         program: program.to_owned(),
         message: text,

@@ -12,7 +12,12 @@ use serde_json::Value;
 
 use crate::kind;
 
-pub(crate) fn workspace() -> &'static Path {
+/// The service that `agent-server` is.
+pub(crate) fn unit() -> PathBuf {
+    workspace().join("dist/agent-server.service")
+}
+
+fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
@@ -74,7 +79,7 @@ fn build_agents(options: &[&str]) -> Result<Vec<PathBuf>> {
         .collect();
     ensure!(programs.len() == 2, "not two programs: {programs:?}");
     match kind() {
-        Kind::Namespaces => Ok(programs),
+        Kind::Namespaces | Kind::Services => Ok(programs),
         Kind::Machine | Kind::Systemd(_) => {
             programs.iter().map(|program| stripped(program)).collect()
         }

@@ -51,6 +51,18 @@ echo 60 >nf_conntrack_udp_timeout
 echo 60 >nf_conntrack_udp_timeout_stream
 ";
 
+/// Runs a command as if it was typed after a login: PAM registers a session with systemd, which sets
+/// XDG_RUNTIME_DIR, for one.
+pub const LOGIN: [&str; 7] = [
+    "su",
+    "--login",
+    "--command",
+    "exec \"$@\"",
+    "--",
+    "root",
+    "sh",
+];
+
 /// States that soon become others.
 const PASSING: [&str; 6] = [
     " TIME_WAIT ",
@@ -72,15 +84,17 @@ pub struct Setup<'a> {
     pub pairs: &'a [(&'a str, &'a str)],
     /// Images to have on each host.
     pub images: &'a [(&'a str, &'a [&'a str])],
+    /// Whether hosts that run containers have systemd, and Podman as Debian leaves it.
+    pub services: bool,
 }
 
 impl Setup<'_> {
     fn kind(&self, host: &str) -> Kind {
         let runs_containers = self.images.iter().any(|(name, _)| *name == host);
-        if runs_containers || self.servers.contains(&host) {
-            kind()
-        } else {
-            Kind::Namespaces
+        match runs_containers || self.servers.contains(&host) {
+            true if self.services => Kind::Services,
+            true => kind(),
+            false => Kind::Namespaces,
         }
     }
 }
@@ -103,8 +117,23 @@ impl Fixture {
                 servers: &["b"],
                 pairs: &[("a", "b")],
                 images: &[("a", images), ("b", images)],
+                services: false,
             },
         )
+    }
+
+    /// Hosts `a` and `b` as a distribution leaves them: with systemd, Podman and CRIU installed and
+    /// nothing configured, and `agent-server` as the service that the README describes. Each can send to
+    /// the other. What a person types there, [`Fixture::begin`] for one, is typed in a login session.
+    pub fn services(lab: &str, images: &[&str]) -> Self {
+        let setup = Setup {
+            hosts: &["a", "b", "c"],
+            servers: &["a", "b"],
+            pairs: &[("a", "b"), ("b", "a")],
+            images: &[("a", images), ("b", images)],
+            services: true,
+        };
+        Self::make(lab, setup, artifacts::agents())
     }
 
     /// The same, where `b` can send to `a` as well.
@@ -127,6 +156,7 @@ impl Fixture {
                 servers: &["a", "b", "d"],
                 pairs: &[("a", "b"), ("b", "d"), ("d", "a"), ("b", "a"), ("a", "d")],
                 images: &[("a", images), ("b", images), ("d", images)],
+                services: false,
             },
         )
     }
@@ -156,7 +186,7 @@ impl Fixture {
                 host.put(program, "/root/target/release/")
                     .expect("agents fit");
             }
-            host.put(artifacts::workspace().join(unit::FILE), "/root/dist/")
+            host.put(artifacts::unit(), "/root/dist/")
                 .expect("the unit fits");
         }
         let load = artifacts::workloads().join("load");
@@ -184,6 +214,7 @@ impl Fixture {
             servers: &["a", "b"],
             pairs: &[("a", "b"), ("b", "a")],
             images: &[("a", images), ("b", images)],
+            services: false,
         };
         Self::make(lab, setup, agents)
     }
@@ -191,7 +222,7 @@ impl Fixture {
     fn make(lab: &str, setup: Setup<'_>, agents: &[PathBuf]) -> Self {
         // Labs of both kinds can be side by side.
         let lab = &match kind() {
-            Kind::Namespaces => lab.to_owned(),
+            Kind::Namespaces | Kind::Services => lab.to_owned(),
             Kind::Machine => lab.replacen("m-", "v-", 1),
             Kind::Systemd(_) => lab.replacen("m-", "s-", 1),
         };
@@ -318,11 +349,9 @@ impl Fixture {
     pub fn serve_with(&mut self, host: &str, environment: &[(&str, &str)]) {
         if unit::is_for(self.host(host)) {
             unit::start(self.host(host), environment).expect("the service starts");
-            eventually(Duration::from_secs(30), || {
-                let listens = self.listens(host);
-                listens
-                    .then_some(())
-                    .ok_or_else(|| unit::log(self.host(host)))
+            eventually(Duration::from_secs(30), || match self.listens(host) {
+                true => Ok(()),
+                false => Err(self.server_log(host)),
             });
             return;
         }
@@ -445,6 +474,9 @@ impl Fixture {
         let mut argv = vec!["agent-client", "migrate", container, "--to", to];
         argv.extend(["--yes", "--format", "json"]);
         argv.extend(more);
+        if self.host(source).kind() == Kind::Services {
+            argv.splice(0..0, LOGIN);
+        }
         Job::start_with(self.host(source), &argv, environment)
     }
 

@@ -32,7 +32,7 @@ pub fn kind() -> Kind {
 /// A limit for hosts that are namespaces, made one for those that there are.
 pub(crate) fn patience(limit: Duration) -> Duration {
     match kind() {
-        Kind::Namespaces => limit,
+        Kind::Namespaces | Kind::Services => limit,
         Kind::Machine | Kind::Systemd(_) => limit * SLOWER,
     }
 }

@@ -27,7 +27,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 pub use errors::Errors;
-pub use fixture::{Fixture, Setup};
+pub use fixture::{Fixture, LOGIN, Setup};
 pub use job::Job;
 pub use kind::kind;
 pub use load::Load;

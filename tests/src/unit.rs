@@ -1,28 +1,21 @@
 //! `agent-server` as a service of a host with systemd.
 
-use std::path::Path;
-
 use anyhow::Result;
 use lab::{Host, Kind};
 
 use crate::artifacts;
-
-/// The unit, in the workspace.
-pub(crate) const FILE: &str = "dist/agent-server.service";
 
 /// What adds variables to its environment.
 const DROP_IN: &str = "/run/systemd/system/agent-server.service.d/environment.conf";
 
 /// Whether a host runs it as a service.
 pub(crate) fn is_for(host: &Host) -> bool {
-    matches!(host.kind(), Kind::Systemd(_))
+    matches!(host.kind(), Kind::Services | Kind::Systemd(_))
 }
 
 /// Installs the unit and starts it, with these variables in its environment; one that runs is restarted.
 pub(crate) fn start(host: &Host, environment: &[(&str, &str)]) -> Result<()> {
-    let file = artifacts::workspace().join(FILE);
-    let directory = Path::new("/etc/systemd/system");
-    host.put(file, &format!("{}/", directory.display()))?;
+    host.put(artifacts::unit(), "/etc/systemd/system/")?;
     let variables: String = environment
         .iter()
         .map(|(name, value)| format!("Environment=\"{name}={value}\"\n"))

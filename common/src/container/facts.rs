@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::health::HealthFacts;
+use super::service::ServiceFacts;
 use crate::protocol::ContainerRef;
 
 /// A running container as its source host sees it.
@@ -51,6 +53,10 @@ pub struct ContainerFacts {
     pub terminal: bool,
     /// Whether its root file system is an overlay of image layers.
     pub overlay: bool,
+    /// The service of systemd that runs it, if one does.
+    pub service: Option<ServiceFacts>,
+    /// How often its health is checked, if it is.
+    pub health: Option<HealthFacts>,
 }
 
 /// A network of the container.

@@ -9,9 +9,11 @@
 //! The gate is a Unix socket rather than a file so that the agent's death closes it: the waiting
 //! process then exits, Podman's restore fails and cleans up after itself.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -26,10 +28,13 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Child;
 
-use super::command::CommandError;
+use super::command::{self, CommandError};
 use super::freezer::Freezer;
+use super::runtime;
 use super::spec::Layout;
+use super::starter::{self, Start};
 use super::stragglers;
+use crate::systemd::{self, ServiceName};
 
 /// Name the agent's executable is linked to, to act as conmon.
 pub const CONMON_NAME: &str = "gate-conmon";
@@ -88,11 +93,23 @@ pub struct Staged {
     log: PathBuf,
 }
 
+/// What a container is to live in at its destination.
+#[derive(Debug, Clone)]
+pub enum Owner {
+    /// In a scope of this name, where there is systemd: where it would live if it had been started after a
+    /// login, and not in this agent's service.
+    Scope(String),
+    /// In this service.
+    Service(ServiceName),
+}
+
 /// Starts `podman container restore` of the skeleton `archive` and returns once it waits at the
 /// gate. `scratch` receives the socket and two small files.
 ///
+/// For a service its unit is changed until [`super::service::arrived`] or [`super::service::undo_arrival`].
+///
 /// Undone by [`Staged::cancel`] and [`super::podman::remove_container`].
-pub async fn stage(archive: &Path, scratch: &Path) -> Result<Staged, GateError> {
+pub async fn stage(owner: &Owner, archive: &Path, scratch: &Path) -> Result<Staged, GateError> {
     let stand_in = scratch.join(CONMON_NAME);
     std::os::unix::fs::symlink(crate::multicall::executable()?, &stand_in)?;
     let overrides = scratch.join("gate.conf");
@@ -108,22 +125,52 @@ pub async fn stage(archive: &Path, scratch: &Path) -> Result<Staged, GateError> 
 
     // A file, not a pipe: conmon inherits it for the container's whole life.
     let log = scratch.join("podman-restore.log");
-    let mut command = super::podman::podman();
+    let arguments = vec![
+        "container".to_owned(),
+        "restore".to_owned(),
+        "--tcp-established".to_owned(),
+        "--file-locks".to_owned(),
+        "--ignore-volumes".to_owned(),
+        format!("--import={}", archive.display()),
+    ];
+    let text = |path: &Path| path.display().to_string();
+    let environment = BTreeMap::from([
+        ("CONTAINERS_CONF_OVERRIDE".to_owned(), text(&overrides)),
+        (GATE_SOCKET.to_owned(), text(&socket)),
+        (REAL_CONMON.to_owned(), super::podman::conmon_path().await?),
+    ]);
+    let mut command = match owner {
+        Owner::Scope(name) => {
+            let mut command = systemd::in_scope(name, "podman");
+            command
+                .args(&arguments)
+                .envs(&environment)
+                .stderr(File::create(&log)?);
+            command
+        }
+        Owner::Service(name) => {
+            let log = log.clone();
+            let start = Start {
+                arguments,
+                environment,
+                log,
+            };
+            start.write(scratch)?;
+            let starter = scratch.join(starter::STARTER_NAME);
+            std::os::unix::fs::symlink(crate::multicall::executable()?, &starter)?;
+            name.add_override(&starter::override_of(&starter, scratch))
+                .await?;
+            let mut command = command::new("systemctl");
+            // What it requires would be started as well.
+            command
+                .args(["start", "--job-mode=ignore-dependencies", name.as_str()])
+                .stderr(Stdio::null());
+            command
+        }
+    };
     command
-        .args([
-            "container",
-            "restore",
-            "--tcp-established",
-            "--file-locks",
-            "--ignore-volumes",
-        ])
-        .arg(format!("--import={}", archive.display()))
-        .env("CONTAINERS_CONF_OVERRIDE", &overrides)
-        .env(GATE_SOCKET, &socket)
-        .env(REAL_CONMON, super::podman::conmon_path().await?)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(File::create(&log)?)
         .kill_on_drop(true);
     let mut podman = command.spawn().map_err(|source| CommandError::Start {
         program: "podman".into(),
@@ -239,13 +286,13 @@ pub fn end_processes(runtime: &str, id: &str) -> Result<(), GateError> {
 ///
 /// Harmless where nothing is left. Not undone. Blocks.
 pub fn forget(id: &str) {
-    for runtime in ["runc", "crun"] {
-        let state = Path::new("/run").join(runtime).join(id);
+    for runtime in runtime::NAMES {
+        let state = runtime::state_directory(runtime, id);
         if !state.exists() {
             continue;
         }
         let _ = umount2(&state.join("criu-root"), MntFlags::MNT_DETACH);
-        let mut delete = std::process::Command::new(runtime);
+        let mut delete = command::blocking(runtime);
         let deleted = delete.args(["delete", "--force", id]).output();
         tracing::debug!("{} was left: {deleted:?}", state.display());
     }
@@ -285,6 +332,11 @@ fn wait_and_become_conmon(arguments: &[OsString]) -> io::Result<std::convert::In
     // Podman also probes `conmon --version`.
     if let (Some(bundle), Some(checkpoint)) = (value("-b"), value("--restore")) {
         let socket = std::env::var_os(GATE_SOCKET).ok_or_else(|| missing(GATE_SOCKET))?;
+        // For the service that the container belongs to.
+        let scratch = Path::new(&socket).parent().unwrap_or(Path::new("/"));
+        if let Some(file) = value("--conmon-pidfile") {
+            std::fs::write(scratch.join(starter::PID_FILE), file.as_os_str().as_bytes())?;
+        }
         let mut gate = BlockingStream::connect(socket)?;
         let mut line = serde_json::to_vec(&Arrival { bundle, checkpoint })?;
         line.push(b'\n');

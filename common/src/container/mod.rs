@@ -8,13 +8,17 @@ pub mod dump;
 pub mod facts;
 pub mod freezer;
 pub mod gate;
+pub mod health;
 pub mod image;
 mod images;
 pub mod podman;
 pub mod repair;
+pub mod runtime;
+pub mod service;
 pub mod skeleton;
 pub mod sockets;
 pub mod spec;
+pub mod starter;
 pub mod stragglers;
 pub mod tree;
 

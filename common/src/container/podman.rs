@@ -11,6 +11,8 @@ use tokio::process::Command;
 
 use super::command::{self, CommandError};
 use super::facts::{ContainerFacts, NetworkFacts, PublishedPort, VolumeFacts};
+use super::health::HealthFacts;
+use super::service::ServiceFacts;
 
 /// Why a container name means no container.
 #[derive(Debug, thiserror::Error)]
@@ -184,6 +186,8 @@ struct InspectState {
     pid: i32,
     #[serde(default)]
     cgroup_path: String,
+    #[serde(default)]
+    conmon_pid: i32,
 }
 
 #[derive(Deserialize)]
@@ -236,6 +240,31 @@ struct InspectNetwork {
 struct InspectConfig {
     #[serde(default)]
     tty: bool,
+    healthcheck: Option<InspectHealthcheck>,
+    startup_health_check: Option<InspectHealthcheck>,
+    #[serde(rename = "sdNotifyMode", default)]
+    sd_notify_mode: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectHealthcheck {
+    #[serde(default)]
+    interval: u64,
+}
+
+impl InspectConfig {
+    /// An interval of 0 means that nothing is checked by itself.
+    fn health(&self) -> Option<HealthFacts> {
+        let interval = |check: &Option<InspectHealthcheck>| {
+            let check = check.as_ref()?;
+            (check.interval > 0).then_some(check.interval)
+        };
+        Some(HealthFacts {
+            interval_ns: interval(&self.healthcheck)?,
+            startup_interval_ns: interval(&self.startup_health_check),
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -360,6 +389,11 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
         exec_sessions: inspect.exec_ids.unwrap_or_default().len(),
         terminal: inspect.config.tty,
         overlay: inspect.graph_driver.name == "overlay" && !placement.upper_dir.is_empty(),
+        service: match inspect.state.conmon_pid {
+            0 => None,
+            conmon => ServiceFacts::of(conmon, &inspect.config.sd_notify_mode).await?,
+        },
+        health: inspect.config.health(),
     };
     Ok((facts, placement))
 }
@@ -555,7 +589,7 @@ pub async fn conmon_path() -> Result<String, CommandError> {
 
 /// A `podman` command line to be completed.
 pub fn podman() -> Command {
-    Command::new("podman")
+    command::new("podman")
 }
 
 async fn json<T: DeserializeOwned>(arguments: &[&str]) -> Result<T, CommandError> {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::str::FromStr;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, unshare};
@@ -18,11 +19,17 @@ use crate::distribution::Distribution;
 use crate::enter::Door;
 use crate::{init, machine, mounts};
 
+/// How long the services of a boot may take.
+const PATIENCE: Duration = Duration::from_secs(90);
+
 /// What a host is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// Namespaces of the machine: there in a moment, on the machine's own kernel.
     Namespaces,
+    /// The same with systemd as the first process and nothing of Podman configured: there in some
+    /// seconds.
+    Services,
     /// A virtual machine: there in some ten seconds, on Debian's kernel, slower at everything.
     Machine,
     /// A virtual machine as a distribution has it by default, with systemd: there in a minute or so.
@@ -33,7 +40,7 @@ pub enum Kind {
 impl Kind {
     /// Whether it is a virtual machine.
     pub fn is_machine(self) -> bool {
-        self != Self::Namespaces
+        matches!(self, Self::Machine | Self::Systemd(_))
     }
 }
 
@@ -41,6 +48,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Namespaces => f.write_str("namespaces"),
+            Self::Services => f.write_str("services"),
             Self::Machine => f.write_str("machine"),
             Self::Systemd(distribution) => distribution.fmt(f),
         }
@@ -53,6 +61,7 @@ impl FromStr for Kind {
     fn from_str(name: &str) -> Result<Self> {
         match name {
             "namespaces" => Ok(Self::Namespaces),
+            "services" => Ok(Self::Services),
             "machine" => Ok(Self::Machine),
             other => Ok(Self::Systemd(other.parse()?)),
         }
@@ -125,7 +134,7 @@ impl Host {
     /// [`Host::put`] and [`Host::write`]. A virtual machine has none.
     pub fn root_path(&self) -> Result<PathBuf> {
         ensure!(
-            self.kind == Kind::Namespaces,
+            !self.kind.is_machine(),
             "the files of {} are on a disk of its own",
             self.name
         );
@@ -159,7 +168,7 @@ impl Host {
     /// If the host is a virtual machine and the program `lab`, which it needs, does not build.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = match self.kind {
-            Kind::Namespaces => Command::new(program),
+            Kind::Namespaces | Kind::Services => Command::new(program),
             Kind::Machine | Kind::Systemd(_) => {
                 machine::command(&self.init_cgroup(), program.as_ref())
             }
@@ -288,6 +297,10 @@ impl Host {
         self.init_cgroup().create()?;
         self.cgroup.child(COMMANDS).create()?;
         let (host, leaf) = (self.cgroup.entrance()?, self.init_cgroup().entrance()?);
+        let program: &[&str] = match self.kind {
+            Kind::Services => &init::SYSTEMD,
+            _ => &init::CATATONIT,
+        };
         // A thread can leave the machine's namespaces without taking the caller along.
         let boot = || {
             unshare(
@@ -303,12 +316,30 @@ impl Host {
             for (path, contents) in files {
                 fs::write(path, contents).context(*path)?;
             }
-            init::start(host, leaf)
+            init::start(program, host, leaf)
         };
         thread::scope(|scope| scope.spawn(boot).join())
             .map_err(|_| anyhow!("the thread that starts it panicked"))
             .and_then(|booted| booted)
             .with_context(|| format!("cannot start the host {}", self.name))
+    }
+
+    /// Waits until systemd has started all that belongs to a boot. An error if some of it failed.
+    pub(crate) fn wait_for_services(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // Its bus is not there at once.
+            let state = self.run(&["systemctl", "is-system-running", "--wait"])?;
+            match state.stdout.trim() {
+                "running" => return Ok(()),
+                "degraded" => {
+                    let failed = self.run(&["systemctl", "--no-legend", "--failed"])?;
+                    bail!("on {} failed:\n{failed}", self.name);
+                }
+                _ if Instant::now() > deadline => bail!("{} does not boot: {state}", self.name),
+                _ => thread::sleep(Duration::from_millis(50)),
+            }
+        }
     }
 
     /// Kills all that runs in the host. Its namespaces and mounts go with the last process; its disk
@@ -329,7 +360,11 @@ impl Host {
 
     /// The cgroup that has a process in it exactly when the host is up.
     pub(crate) fn init_cgroup(&self) -> Cgroup {
-        self.cgroup.child("init")
+        self.cgroup.child(match self.kind {
+            // Where systemd puts itself, wherever it was started.
+            Kind::Services => "init.scope",
+            _ => "init",
+        })
     }
 
     fn is_down(&self) -> anyhow::Error {

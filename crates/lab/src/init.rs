@@ -13,17 +13,22 @@ use nix::unistd::{ForkResult, fork, setsid};
 use crate::enter::close_on_exec;
 
 /// A process that does nothing but reap its children, found in the host's own root.
-pub(crate) const PROGRAM: [&str; 2] = ["/usr/bin/catatonit", "-P"];
+pub(crate) const CATATONIT: [&str; 2] = ["/usr/bin/catatonit", "-P"];
+
+/// The one that starts services.
+pub(crate) const SYSTEMD: [&str; 1] = ["/usr/lib/systemd/systemd"];
 
 /// Starts the host's init from a thread that is already in all of the host's namespaces but the pid
 /// and cgroup ones. `host` and `leaf` are the entrances of the host's cgroup and of the one for its
 /// init alone. The init is no child of the caller and outlives it. Being in `leaf` is the last thing
 /// that happens to it: a host with a process there is complete.
-pub(crate) fn start(host: File, leaf: File) -> Result<()> {
-    let mut command = Command::new(PROGRAM[0]);
+pub(crate) fn start(program: &[&str], host: File, leaf: File) -> Result<()> {
+    let mut command = Command::new(program[0]);
     command
-        .args(&PROGRAM[1..])
+        .args(&program[1..])
         .env_clear()
+        // By this systemd knows that it is not the machine's (systemd.io/CONTAINER_INTERFACE).
+        .env("container", "lab")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());

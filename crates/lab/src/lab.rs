@@ -43,7 +43,10 @@ impl Lab {
                 "{host:?} is what the switch is called"
             );
         }
+        // The switch is always of the plain kind.
         let rootfs = rootfs::rootfs()?;
+        let services = hosts.iter().any(|(_, kind)| *kind == Kind::Services);
+        let services = services.then(rootfs::with_services).transpose()?;
         let parts = machine::Parts::get(hosts.iter().map(|(_, kind)| *kind))?;
         let dir = dir(name);
         let _lock = lock(&dir)?;
@@ -64,7 +67,11 @@ impl Lab {
 
         let mut lab = Self::assemble(name, &order)?;
         let wanted: Vec<&str> = hosts.iter().map(|(host, _)| *host).collect();
-        lab.start(&wanted, &rootfs, &parts)?;
+        let roots = Roots {
+            plain: &rootfs,
+            services: services.as_deref(),
+        };
+        lab.start(&wanted, roots, &parts)?;
         lab.owned = true;
         Ok(lab)
     }
@@ -180,7 +187,7 @@ impl Lab {
         })
     }
 
-    fn start(&self, wanted: &[&str], rootfs: &Path, parts: &machine::Parts) -> Result<()> {
+    fn start(&self, wanted: &[&str], roots: Roots<'_>, parts: &machine::Parts) -> Result<()> {
         let names = self.names();
         let files = |host: &Host| {
             [
@@ -192,9 +199,11 @@ impl Lab {
             // The hosts' links ended at the old one.
             Cgroup::of_lab(&self.name)?.destroy()?;
             let network = || switch::bridge(&self.switch);
-            self.switch.boot(rootfs, &files(&self.switch), network)?;
+            self.switch
+                .boot(roots.plain, &files(&self.switch), network)?;
         }
         let mut boots = Vec::new();
+        let mut services = Vec::new();
         for host in &self.hosts {
             if host.init().is_some() {
                 host.write("/etc/hosts", &names)?;
@@ -204,11 +213,19 @@ impl Lab {
                     boots.push(boot);
                 } else {
                     let network = || switch::plug_in(host, &self.switch);
-                    host.boot(rootfs, &files(host), network)?;
+                    let root = match (host.kind(), roots.services) {
+                        (Kind::Services, Some(root)) => {
+                            services.push(host);
+                            root
+                        }
+                        _ => roots.plain,
+                    };
+                    host.boot(root, &files(host), network)?;
                 }
             }
         }
-        boots.into_iter().try_for_each(machine::Boot::finish)
+        boots.into_iter().try_for_each(machine::Boot::finish)?;
+        services.into_iter().try_for_each(Host::wait_for_services)
     }
 
     /// What every host's `/etc/hosts` says.
@@ -220,6 +237,13 @@ impl Lab {
         }
         text
     }
+}
+
+/// The root file systems that namespace hosts start from; that with services if one of them wants it.
+#[derive(Debug, Clone, Copy)]
+struct Roots<'a> {
+    plain: &'a Path,
+    services: Option<&'a Path>,
 }
 
 impl Drop for Lab {

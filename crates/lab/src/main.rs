@@ -25,13 +25,16 @@ struct Cli {
     #[arg(
         long,
         global = true,
-        conflicts_with = "vm",
+        conflicts_with_all = ["vm", "services"],
         value_name = "NAME",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "trixie"
     )]
     systemd: Option<Distribution>,
+    /// Namespace hosts that `up` adds have systemd as their first process, and Debian's defaults.
+    #[arg(long, global = true, conflicts_with = "vm")]
+    services: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -100,10 +103,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let name = &cli.name;
     match cli.command {
         Command::Up { hosts } => {
-            let kind = match cli.systemd {
-                Some(distribution) => Kind::Systemd(distribution),
-                None if cli.vm => Kind::Machine,
-                None => Kind::Namespaces,
+            let kind = match (cli.systemd, cli.vm, cli.services) {
+                (Some(distribution), ..) => Kind::Systemd(distribution),
+                (None, true, _) => Kind::Machine,
+                (None, _, true) => Kind::Services,
+                _ => Kind::Namespaces,
             };
             let hosts: Vec<_> = hosts.iter().map(|host| (host.as_str(), kind)).collect();
             Lab::up_as(name, &hosts)?.keep();

@@ -73,6 +73,36 @@ pub fn rootfs() -> Result<PathBuf> {
     })
 }
 
+/// What a host with services has besides.
+const SERVICES: &[&str] = &["dbus", "libpam-systemd", "systemd", "systemd-sysv"];
+
+/// What such a host is told, because the machine is what it is and not because of what it shall be:
+/// the cgroup2 hierarchy has no controllers beside v1, so no limits, and CRIU must not look at v1.
+const SERVICES_FILES: &[(&str, &str)] = &[
+    (
+        "etc/containers/containers.conf",
+        "[containers]\npids_limit = 0\n",
+    ),
+    ("etc/criu/default.conf", "cgroup-dump-controller \"\"\n"),
+    // The first boot gives the host one of its own.
+    ("etc/machine-id", ""),
+];
+
+/// The root file system of namespace hosts with services, like [`rootfs`].
+pub(crate) fn with_services() -> Result<PathBuf> {
+    let packages = [PACKAGES, SERVICES].concat();
+    let recipe = format!("{SUITE} {packages:?} {OPTIONS:?} {SERVICES_FILES:?}");
+    cached("services", &recipe, |dir, lock| {
+        let log = dir.with_extension("log");
+        eprintln!(
+            "building the root file system of hosts with services, once (log: {})",
+            log.display()
+        );
+        debian(SUITE, dir, lock, OPTIONS, &packages, &log)?;
+        write(dir, SERVICES_FILES)
+    })
+}
+
 /// What is in every root file system, to name one that is built from it.
 pub(crate) fn recipe() -> String {
     format!("{SUITE} {PACKAGES:?} {OPTIONS:?} {FILES:?}")
@@ -81,8 +111,16 @@ pub(crate) fn recipe() -> String {
 /// Builds a root file system of these packages into `dir`.
 pub(crate) fn build(dir: &Path, lock: &File, packages: &[&str], log: &Path) -> Result<()> {
     debian(SUITE, dir, lock, OPTIONS, packages, log)?;
-    for (path, contents) in FILES {
-        fs::write(dir.join(path), contents).with_context(|| (*path).to_owned())?;
+    write(dir, FILES)
+}
+
+fn write(dir: &Path, files: &[(&str, &str)]) -> Result<()> {
+    for (path, contents) in files {
+        let at = dir.join(path);
+        if let Some(parent) = at.parent() {
+            fs::create_dir_all(parent).with_context(|| (*path).to_owned())?;
+        }
+        fs::write(&at, contents).with_context(|| (*path).to_owned())?;
     }
     Ok(())
 }

@@ -128,6 +128,8 @@ fn container() -> ContainerFacts {
         exec_sessions: 0,
         terminal: false,
         overlay: true,
+        service: None,
+        health: None,
     }
 }
 

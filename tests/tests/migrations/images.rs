@@ -22,6 +22,7 @@ fn sent_if_missing_and_only_then() {
             servers: &["b"],
             pairs: &[("a", "b")],
             images: &[("a", &["counter"]), ("b", &["echo"])],
+            services: false,
         },
     );
     f.start("a", "counter", "-p 9000:9000 localhost/counter");

@@ -128,6 +128,7 @@ fn end_with_every_flow_alive_and_every_host_clean() {
             servers: &HOSTS,
             pairs: &PAIRS,
             images: &images,
+            services: false,
         },
     );
     let dual = "--ipv6 --subnet 10.77.0.0/24 --subnet fd77::/64";

@@ -16,6 +16,7 @@ mod outages;
 mod refusals;
 mod segments;
 mod series;
+mod services;
 mod strangers;
 mod trust;
 mod workloads;

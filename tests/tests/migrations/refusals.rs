@@ -159,6 +159,7 @@ fn what_is_wrong_on_the_command_line() {
             servers: &["b"],
             pairs: &[("a", "b")],
             images: &[("a", &["counter"]), ("b", &["counter"])],
+            services: false,
         },
     );
     f.start("a", "counter", "-p 9000:9000 localhost/counter");

@@ -28,6 +28,7 @@ fn tokens_and_peers() {
             servers: &["b", "c"],
             pairs: &[],
             images: &[("a", &["counter"]), ("b", &["counter"])],
+            services: false,
         },
     );
     f.start("a", "counter", "-p 9000:9000 localhost/counter");

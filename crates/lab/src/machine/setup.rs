@@ -66,7 +66,7 @@ pub(crate) fn run() -> Result<()> {
         .context("cannot start the agent")?;
     let procs = Path::new(COMMANDS).join("cgroup.procs");
     fs::write(procs, agent.id().to_string())?;
-    let [program, arguments @ ..] = init::PROGRAM;
+    let [program, arguments @ ..] = init::CATATONIT;
     Err(Command::new(program).args(arguments).exec()).context(program)
 }
 

@@ -1,0 +1,209 @@
+//! What the destination must have, and what must not be in the way there.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::programs::programs;
+use super::service;
+use super::{Check, Checks, Side, Verdict, join};
+use crate::container::ContainerFacts;
+use crate::container::facts::PublishedPort;
+use crate::container::service::ServiceHere;
+use crate::host::HostFacts;
+
+/// What the destination found out about itself for this container.
+#[derive(Debug, Clone, Default)]
+pub struct DestinationFacts {
+    /// Whether the image is in its store.
+    pub image_present: bool,
+    /// Whether it has a container of this id.
+    pub id_taken: bool,
+    /// Whether it has a container of this name.
+    pub name_taken: bool,
+    /// Driver and subnets of each of the container's networks that it has.
+    pub networks: BTreeMap<String, (String, Vec<IpNet>)>,
+    /// Addresses of its own running containers, by container name.
+    pub addresses: Vec<(String, Vec<IpAddr>)>,
+    /// Published ports of the container that cannot be bound, with the reason.
+    pub busy_ports: Vec<(PublishedPort, String)>,
+    /// Volumes of the container that exist already.
+    pub volumes: Vec<String>,
+    /// Free space for containers, bytes.
+    pub free_bytes: u64,
+    /// What it has of the container's service.
+    pub service: Option<ServiceHere>,
+}
+
+/// Checks that the destination makes.
+pub fn destination(
+    container: &ContainerFacts,
+    source: &HostFacts,
+    host: &HostFacts,
+    facts: &DestinationFacts,
+) -> Vec<Check> {
+    let mut checks = Checks {
+        host: Side::Destination,
+        found: Vec::new(),
+    };
+    programs(&mut checks, host, &container.runtime);
+    checks.expect(
+        "architecture",
+        source.architecture == host.architecture,
+        format!("{} to {}", source.architecture, host.architecture),
+        "memory images do not move between architectures",
+    );
+    let missing: Vec<&str> = source
+        .cpu_flags
+        .difference(&host.cpu_flags)
+        .map(String::as_str)
+        .collect();
+    checks.expect(
+        "CPU features",
+        missing.is_empty(),
+        if missing.is_empty() {
+            format!("all {} of the source", source.cpu_flags.len())
+        } else {
+            format!("lacks {}", missing.join(" "))
+        },
+        "a process that found these features at the source would crash here",
+    );
+    if (source.podman.as_deref(), source.criu.as_deref())
+        != (host.podman.as_deref(), host.criu.as_deref())
+    {
+        let version = |v: &Option<String>| v.clone().unwrap_or_else(|| "none".into());
+        checks.add(
+            "same versions",
+            Verdict::Warning,
+            format!(
+                "podman {} to {}, criu {} to {}",
+                version(&source.podman),
+                version(&host.podman),
+                version(&source.criu),
+                version(&host.criu)
+            ),
+        );
+    }
+    checks.expect(
+        "container id",
+        !facts.id_taken,
+        if facts.id_taken { "taken" } else { "free" },
+        "a container of this id exists here; remove it (`podman rm`)",
+    );
+    checks.expect(
+        "container name",
+        !facts.name_taken,
+        format!(
+            "{} is {}",
+            container.name,
+            if facts.name_taken { "taken" } else { "free" }
+        ),
+        "rename or remove the one here (`podman rename`, `podman rm`)",
+    );
+    for network in &container.networks {
+        match facts.networks.get(&network.name) {
+            None => checks.add(
+                "network",
+                Verdict::Failed,
+                format!(
+                    "there is no network {}: create it with `podman network create{} {}`",
+                    network.name,
+                    network
+                        .subnets
+                        .iter()
+                        .map(|s| format!(" --subnet {s}"))
+                        .collect::<String>(),
+                    network.name
+                ),
+            ),
+            Some((_, subnets)) => checks.expect(
+                "network",
+                network.addresses.iter().all(|a| subnets.iter().any(|s| s.contains(a))),
+                format!("{} {}", network.name, join(subnets)),
+                &format!(
+                    "the container's addresses ({}) must be in the network of the same name; create it with the source's subnets ({})",
+                    join(&network.addresses),
+                    join(&network.subnets)
+                ),
+            ),
+        }
+        for address in &network.addresses {
+            let holder = facts
+                .addresses
+                .iter()
+                .find(|(_, addresses)| addresses.contains(address));
+            checks.expect(
+                "address",
+                holder.is_none(),
+                match holder {
+                    None => format!("{address} is free"),
+                    Some((name, _)) => format!("{address} is used by container {name}"),
+                },
+                "stop that container, or move it to another address",
+            );
+        }
+    }
+    for (port, reason) in &facts.busy_ports {
+        checks.add(
+            "port",
+            Verdict::Failed,
+            format!("{port} cannot be published here: {reason}"),
+        );
+    }
+    if facts.busy_ports.is_empty() && !container.ports.is_empty() {
+        checks.add(
+            "ports",
+            Verdict::Ok,
+            format!("{} free", join(&container.ports)),
+        );
+    }
+    for volume in &container.volumes {
+        let taken = facts.volumes.contains(&volume.name);
+        checks.expect(
+            "volume name",
+            !taken,
+            format!(
+                "{} is {}",
+                volume.name,
+                if taken { "taken" } else { "free" }
+            ),
+            "a volume of this name exists here and is not overwritten; remove or rename it",
+        );
+    }
+    checks.add(
+        "image present",
+        Verdict::Ok,
+        if facts.image_present {
+            container.image_name.clone()
+        } else {
+            format!(
+                "no; will be sent ({})",
+                crate::units::bytes(container.image_bytes)
+            )
+        },
+    );
+    // The image exists up to twice while it is loaded, memory once as images.
+    let image = if facts.image_present {
+        0
+    } else {
+        2 * container.image_bytes
+    };
+    let needed = container.memory_bytes + image + (64 << 20);
+    checks.expect(
+        "disk space",
+        facts.free_bytes >= needed,
+        format!(
+            "{} free, about {} needed",
+            crate::units::bytes(facts.free_bytes),
+            crate::units::bytes(needed)
+        ),
+        "make room where Podman keeps its containers",
+    );
+    service::at_destination(
+        &mut checks,
+        container.service.as_ref(),
+        facts.service.as_ref(),
+    );
+    checks.found
+}

@@ -1,0 +1,121 @@
+//! Could this container move? Pure rules over facts; the gathering is done by the agents.
+
+use serde::{Deserialize, Serialize};
+
+use crate::net::forward::Obstacle;
+
+mod destination;
+mod programs;
+mod service;
+mod source;
+#[cfg(test)]
+mod tests;
+
+pub use destination::{DestinationFacts, destination};
+pub use source::source;
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What, in a word or two.
+    pub name: String,
+    /// Where it was looked at.
+    pub host: Side,
+    /// Whether it holds.
+    pub verdict: Verdict,
+    /// What was found; for a failure, also what to do about it.
+    pub detail: String,
+}
+
+/// One of the two hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// The host the container runs on.
+    Source,
+    /// The host it is to run on.
+    Destination,
+}
+
+/// Result of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Holds.
+    Ok,
+    /// Holds, with something the operator should know.
+    Warning,
+    /// Does not hold: the container cannot move.
+    Failed,
+}
+
+struct Checks {
+    host: Side,
+    found: Vec<Check>,
+}
+
+impl Checks {
+    fn add(&mut self, name: &str, verdict: Verdict, detail: impl Into<String>) {
+        self.found.push(Check {
+            name: name.to_owned(),
+            host: self.host,
+            verdict,
+            detail: detail.into(),
+        });
+    }
+
+    fn expect(&mut self, name: &str, holds: bool, found: impl Into<String>, advice: &str) {
+        let found = found.into();
+        if holds {
+            self.add(name, Verdict::Ok, found);
+        } else {
+            self.add(name, Verdict::Failed, format!("{found}: {advice}"));
+        }
+    }
+}
+
+/// Whether other programs' firewalls on one of the hosts let moved connections pass, given what was
+/// found in the way.
+pub fn firewalls(host: Side, obstacles: &[Obstacle]) -> Vec<Check> {
+    let mut checks = Checks {
+        host,
+        found: Vec::new(),
+    };
+    for obstacle in obstacles {
+        let verdict = match obstacle.certain {
+            true => Verdict::Failed,
+            false => Verdict::Warning,
+        };
+        let detail = format!("{}: {}", obstacle.found, obstacle.advice);
+        checks.add("firewalls", verdict, detail);
+    }
+    if obstacles.is_empty() {
+        checks.add("firewalls", Verdict::Ok, "moved connections pass");
+    }
+    checks.found
+}
+
+/// Whether nothing failed.
+pub fn passed(checks: &[Check]) -> bool {
+    checks.iter().all(|c| c.verdict != Verdict::Failed)
+}
+
+fn join<T: ToString>(items: &[T]) -> String {
+    items
+        .iter()
+        .map(T::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn list_or_none(items: &[String]) -> String {
+    if items.is_empty() {
+        "none".into()
+    } else {
+        items.join(", ")
+    }
+}
+
+fn short(id: &str) -> &str {
+    &id[..id.len().min(12)]
+}

@@ -1,0 +1,132 @@
+//! What only the source can tell.
+
+use super::programs::programs;
+use super::service;
+use super::{Check, Checks, Side, list_or_none, short};
+use crate::container::ContainerFacts;
+use crate::host::HostFacts;
+
+/// Checks that need only the source.
+pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
+    let mut checks = Checks {
+        host: Side::Source,
+        found: Vec::new(),
+    };
+    programs(&mut checks, host, &container.runtime);
+    checks.expect(
+        "state",
+        container.state == "running",
+        container.state.clone(),
+        match container.state.as_str() {
+            "paused" => "unpause it first (`podman unpause`)",
+            _ => "only a running container can move live; start it, or copy a stopped one with `podman container export` and `import`",
+        },
+    );
+    checks.expect(
+        "pod",
+        container.pod.is_none(),
+        match &container.pod {
+            None => "not in a pod".into(),
+            Some(pod) => format!("in pod {}", short(pod)),
+        },
+        "a container of a pod cannot move alone; pods are not supported",
+    );
+    checks.expect(
+        "namespaces",
+        container.dependencies.is_empty(),
+        if container.dependencies.is_empty() {
+            "its own".to_owned()
+        } else {
+            format!("shared with {}", container.dependencies.join(", "))
+        },
+        "containers that share namespaces with others cannot move",
+    );
+    checks.expect(
+        "exec sessions",
+        container.exec_sessions == 0,
+        container.exec_sessions.to_string(),
+        "an exec session cannot move: end it first",
+    );
+    checks.expect(
+        "terminal",
+        !container.terminal,
+        if container.terminal {
+            "attached (-t)"
+        } else {
+            "none"
+        },
+        "CRIU cannot carry a container's terminal: run it without -t",
+    );
+    checks.expect(
+        "devices",
+        container.devices.is_empty(),
+        list_or_none(&container.devices),
+        "host devices do not exist elsewhere",
+    );
+    checks.expect(
+        "bind mounts",
+        container.bind_mounts.is_empty(),
+        list_or_none(&container.bind_mounts),
+        "host directories stay behind; use named volumes, which move along",
+    );
+    checks.expect(
+        "root file system",
+        container.overlay,
+        if container.overlay {
+            "overlay"
+        } else {
+            "not an overlay"
+        },
+        "only containers made from an image on overlay storage can move",
+    );
+    let drivers: Vec<&str> = container
+        .networks
+        .iter()
+        .map(|n| n.driver.as_str())
+        .collect();
+    let bridged = container.network_mode == "none" || container.network_mode == "bridge";
+    checks.expect(
+        "network mode",
+        bridged && drivers.iter().all(|d| *d == "bridge"),
+        if drivers.is_empty() {
+            container.network_mode.clone()
+        } else {
+            format!("{} ({})", container.network_mode, drivers.join(", "))
+        },
+        "only bridge networks can move: the addresses of others belong to the host",
+    );
+    for volume in &container.volumes {
+        let shared = !volume.shared_with.is_empty();
+        checks.expect(
+            "volume",
+            volume.driver == "local" && volume.options.is_empty() && !shared,
+            if shared {
+                format!(
+                    "{} is also used by {}",
+                    volume.name,
+                    volume
+                        .shared_with
+                        .iter()
+                        .map(|id| short(id))
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                )
+            } else {
+                format!("{} ({})", volume.name, volume.driver)
+            },
+            "only local volumes without options, used by this container alone, can move",
+        );
+    }
+    checks.expect(
+        "image",
+        container.image_bytes > 0,
+        if container.image_bytes > 0 {
+            container.image_name.clone()
+        } else {
+            format!("{} is not in the local store", container.image_name)
+        },
+        "pull it here or there first, it cannot be sent",
+    );
+    service::at_source(&mut checks, container.service.as_ref());
+    checks.found
+}
