@@ -95,7 +95,7 @@ fn chosen() -> Vec<Case> {
     let mut cases = case::all();
     cases.retain(|case| {
         let [a, b] = case.hosts;
-        let name = format!("{} {a} to {b}", case.name);
+        let name = format!("{a} to {b}: {}", case.name);
         words.split(',').any(|word| name.contains(word.trim()))
     });
     assert!(!cases.is_empty(), "no case is called like {words}");
