@@ -241,7 +241,7 @@ fn an_agent_that_is_killed_leaves_the_service_to_the_next() {
     if !lab::can_run() {
         return;
     }
-    let f = Fixture::fragile_services("m-quadlet-kill", &["echo"]);
+    let mut f = Fixture::fragile_services("m-quadlet-kill", &["echo"]);
     install(&f, "a");
     f.sh("b", "podman network create --subnet 10.77.0.0/24 web");
     let client = f.client("echo", &f.at("a", 7000), &[]);
@@ -263,7 +263,7 @@ fn an_agent_that_is_killed_leaves_the_service_to_the_next() {
     f.wait_for_service("b");
 
     // Taken over, and the source does not know. A boot would not bring it back there.
-    f.break_service("b", "server.commit.after=1*return(kill)");
+    f.serve_with("b", &[("FAILPOINTS", "server.commit.after=1*return(kill)")]);
     f.migrate("a", "web", "b");
     f.wait_for_service("b");
     f.sh("a", "agent-client recover");
