@@ -276,7 +276,7 @@ impl<'a> Migration<'a> {
         let begin = Request::Begin {
             migration: migration.clone(),
             container: Box::new(facts),
-            source: host,
+            source: Box::new(host),
         };
         let missing_image = match control.request(begin, &self.cancel).await {
             Ok(Reply::Begun { missing_image }) => missing_image,
@@ -531,7 +531,7 @@ impl<'a> Migration<'a> {
     ) -> anyhow::Result<Vec<Check>> {
         let request = Request::Check {
             container: Box::new(facts.clone()),
-            source: host.clone(),
+            source: Box::new(host.clone()),
             forward_new: self.forward_new,
         };
         match control.request(request, &self.cancel).await? {

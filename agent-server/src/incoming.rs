@@ -11,7 +11,7 @@ use anyhow::Context;
 use common::bulk::{self, Receiving};
 use common::container::cargo::{self, Places};
 use common::container::gate::{self, Staged};
-use common::container::{ContainerFacts, dump, image, podman, spec};
+use common::container::{ContainerFacts, apparmor, dump, image, podman, spec};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::admit;
@@ -58,6 +58,8 @@ pub enum Created {
     Tag(String, String),
     /// A volume, by name.
     Volume(String),
+    /// A container that has Podman load a security profile, by name.
+    Scratch(String),
 }
 
 impl Created {
@@ -67,6 +69,7 @@ impl Created {
             Created::Image(id) => podman::remove_image(id).await?,
             Created::Tag(id, name) => podman::untag_image(id, name).await?,
             Created::Volume(name) => podman::remove_volume(name).await?,
+            Created::Scratch(name) => podman::remove_container(name).await?,
         }
         Ok(())
     }
@@ -243,6 +246,7 @@ impl PodmanIncoming {
             self.will_create(Created::Tag(id.clone(), name.clone()))?;
             podman::tag_image(&id, &name).await?;
         }
+        self.load_profiles().await?;
         for volume in self.container.volumes.clone() {
             self.will_create(Created::Volume(volume.name.clone()))?;
             podman::create_volume(&volume).await?;
@@ -296,6 +300,18 @@ impl PodmanIncoming {
             Some(_) => Packets::Held,
             None => Packets::Dropped,
         })
+    }
+
+    /// Has Podman load its own profiles that confine the container: it does not by itself when it
+    /// restores one.
+    async fn load_profiles(&mut self) -> anyhow::Result<()> {
+        let loaded = apparmor::loaded().context("cannot list the profiles of AppArmor")?;
+        for profile in apparmor::to_load(&self.container.labels, &loaded) {
+            let scratch = format!("live-migration-{}", self.record.migration);
+            self.will_create(Created::Scratch(scratch.clone()))?;
+            apparmor::load(&profile, &self.container.image_id, &scratch).await?;
+        }
+        Ok(())
     }
 
     /// Not interrupted when the migration is cancelled: a Podman that is killed on its way to the

@@ -1,5 +1,6 @@
 //! What a migration needs to know of a container. Pure data; [`super::podman`] gathers it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::protocol::ContainerRef;
 
 /// A running container as its source host sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerFacts {
     /// Podman's full id.
     pub id: String,
@@ -51,6 +52,10 @@ pub struct ContainerFacts {
     pub terminal: bool,
     /// Whether its root file system is an overlay of image layers.
     pub overlay: bool,
+    /// Labels of a security module that confine its processes.
+    pub labels: BTreeSet<String>,
+    /// Sizes of the rings that it has for asynchronous I/O, bytes.
+    pub aio_rings: BTreeSet<u64>,
 }
 
 /// A network of the container.

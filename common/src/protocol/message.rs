@@ -159,7 +159,7 @@ pub enum Request {
         /// The container.
         container: Box<ContainerFacts>,
         /// The source host.
-        source: HostFacts,
+        source: Box<HostFacts>,
         /// Whether new connections to the source are to follow it.
         forward_new: bool,
     },
@@ -170,7 +170,7 @@ pub enum Request {
         /// The container.
         container: Box<ContainerFacts>,
         /// The source host.
-        source: HostFacts,
+        source: Box<HostFacts>,
     },
     /// Asks for a tunnel.
     OpenTunnel {
