@@ -640,7 +640,11 @@ impl<'a> Migration<'a> {
     async fn end_stream(&mut self, sent: anyhow::Result<StreamDigest>) -> Result<(), Failure> {
         let error = match sent {
             Ok(digest) => {
-                self.ask(Request::StreamEnd { digest }).await?;
+                if let Reply::Received { warnings } =
+                    self.ask(Request::StreamEnd { digest }).await?
+                {
+                    self.warn_once(warnings);
+                }
                 return Ok(());
             }
             Err(error) => error,
@@ -670,6 +674,15 @@ impl<'a> Migration<'a> {
                 Err(RequestError::Refused(refused).into())
             }
             _ => Err(error.into()),
+        }
+    }
+
+    /// Files are sent several times, and each time the destination says the same of them.
+    fn warn_once(&mut self, warnings: Vec<String>) {
+        for warning in warnings {
+            if !self.report.warnings.contains(&warning) {
+                self.report.warnings.push(warning);
+            }
         }
     }
 

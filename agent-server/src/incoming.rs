@@ -105,6 +105,9 @@ fn remove_quarantine(netns: &Path, hold: &Hold) -> anyhow::Result<()> {
     Ok(quarantine::lift(netns)?)
 }
 
+/// What a stream turned out to be, and warnings for the operator.
+type Arrived = (StreamDigest, Vec<String>);
+
 /// A migration under way at this host.
 pub struct PodmanIncoming {
     record: MigrationRecord,
@@ -117,7 +120,7 @@ pub struct PodmanIncoming {
     cancel: CancellationToken,
     tunnel: Option<Arc<Tunnel>>,
     receiving: Option<Arc<Receiving>>,
-    stream: Option<JoinHandle<anyhow::Result<StreamDigest>>>,
+    stream: Option<JoinHandle<anyhow::Result<Arrived>>>,
     staged: Option<Staged>,
     bundle: PathBuf,
     netns: Option<PathBuf>,
@@ -490,6 +493,7 @@ impl Incoming for PodmanIncoming {
         }
         self.stream = Some(spawn_blocking(move || {
             let mut receiver = receiving.accept(stream, &cancel)?;
+            let mut warnings = Vec::new();
             match kind {
                 StreamKind::Image => image::load(&mut receiver, &work)?,
                 StreamKind::Skeleton => {
@@ -498,20 +502,20 @@ impl Incoming for PodmanIncoming {
                 }
                 StreamKind::Files | StreamKind::Checkpoint => {
                     let places = places.context("nothing is staged")?;
-                    cargo::unpack(&places, &mut receiver)?;
+                    warnings = cargo::unpack(&places, &mut receiver)?;
                 }
             }
-            Ok(receiver.finish()?)
+            Ok((receiver.finish()?, warnings))
         }));
         Ok(())
     }
 
-    async fn stream_end(&mut self, digest: StreamDigest) -> Step<()> {
+    async fn stream_end(&mut self, digest: StreamDigest) -> Step<Vec<String>> {
         let stream = self
             .stream
             .take()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "no stream is open"))?;
-        let received = stream.await.map_err(failed)?.map_err(failed)?;
+        let (received, warnings) = stream.await.map_err(failed)?.map_err(failed)?;
         if received != digest {
             return Err(Refused::new(
                 RefusalCode::Corrupt,
@@ -521,7 +525,7 @@ impl Incoming for PodmanIncoming {
                 ),
             ));
         }
-        Ok(())
+        Ok(warnings)
     }
 
     async fn stage(&mut self) -> Step<Packets> {
