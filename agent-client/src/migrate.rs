@@ -278,7 +278,7 @@ impl<'a> Migration<'a> {
         let begin = Request::Begin {
             migration: migration.clone(),
             container: Box::new(facts),
-            source: host,
+            source: Box::new(host),
         };
         let missing_image = match control.request(begin, &self.cancel).await {
             Ok(Reply::Begun { missing_image }) => missing_image,
@@ -543,7 +543,7 @@ impl<'a> Migration<'a> {
     ) -> anyhow::Result<Vec<Check>> {
         let request = Request::Check {
             container: Box::new(facts.clone()),
-            source: host.clone(),
+            source: Box::new(host.clone()),
             forward_new: self.forward_new,
         };
         match control.request(request, &self.cancel).await? {
@@ -652,7 +652,11 @@ impl<'a> Migration<'a> {
     async fn end_stream(&mut self, sent: anyhow::Result<StreamDigest>) -> Result<(), Failure> {
         let error = match sent {
             Ok(digest) => {
-                self.ask(Request::StreamEnd { digest }).await?;
+                if let Reply::Received { warnings } =
+                    self.ask(Request::StreamEnd { digest }).await?
+                {
+                    self.warn_once(warnings);
+                }
                 return Ok(());
             }
             Err(error) => error,
@@ -682,6 +686,15 @@ impl<'a> Migration<'a> {
                 Err(RequestError::Refused(refused).into())
             }
             _ => Err(error.into()),
+        }
+    }
+
+    /// Files are sent several times, and each time the destination says the same of them.
+    fn warn_once(&mut self, warnings: Vec<String>) {
+        for warning in warnings {
+            if !self.report.warnings.contains(&warning) {
+                self.report.warnings.push(warning);
+            }
         }
     }
 

@@ -24,7 +24,7 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  agent-server serve                     listen on 0.0.0.0:50051
+  agent-server serve                     listen on port 50051
   agent-server invite > token            let one more host pair with this one
   agent-server peers list                who may send containers here
   agent-server status                    tunnels, and migrations under way and past";
@@ -33,8 +33,8 @@ Examples:
 enum Command {
     /// Listen for migrations until SIGTERM or SIGINT.
     Serve {
-        /// Address and port to listen on.
-        #[arg(long, default_value = "0.0.0.0:50051")]
+        /// Address and port to listen on. `[::]` is all of them, those of IPv4 too.
+        #[arg(long, default_value = "[::]:50051")]
         listen: SocketAddr,
     },
     /// Print a token that lets one host pair with this one, once.

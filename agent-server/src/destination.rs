@@ -72,8 +72,11 @@ pub trait Incoming: Send {
     /// Gets ready for a bulk stream; returns at once.
     fn receive(&mut self, stream: u32, kind: StreamKind) -> impl Future<Output = Step<()>> + Send;
 
-    /// Waits for the stream's end and compares it with what was sent.
-    fn stream_end(&mut self, digest: StreamDigest) -> impl Future<Output = Step<()>> + Send;
+    /// Waits for the stream's end and compares it with what was sent. Returns warnings for the operator.
+    fn stream_end(
+        &mut self,
+        digest: StreamDigest,
+    ) -> impl Future<Output = Step<Vec<String>>> + Send;
 
     /// Brings the container to the gate; says what becomes of its packets until the commit.
     fn stage(&mut self) -> impl Future<Output = Step<Packets>> + Send;

@@ -12,7 +12,7 @@ use common::bulk::{self, Receiving};
 use common::container::cargo::{self, Places};
 use common::container::gate::{self, Owner, Staged};
 use common::container::service::{self, ServiceFacts};
-use common::container::{ContainerFacts, dump, health, image, podman, spec};
+use common::container::{ContainerFacts, apparmor, dump, health, image, podman, spec};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::admit;
@@ -64,6 +64,8 @@ pub enum Created {
     UnitFile(PathBuf),
     /// The start of a service.
     Service(Box<ServiceFacts>),
+    /// A container that has Podman load a security profile, by name.
+    Scratch(String),
 }
 
 impl Created {
@@ -78,6 +80,7 @@ impl Created {
                 systemd::reload().await?;
             }
             Created::Service(service) => service::undo_arrival(service).await?,
+            Created::Scratch(name) => podman::remove_container(name).await?,
         }
         Ok(())
     }
@@ -125,6 +128,9 @@ pub(crate) async fn watch_over(container: &ContainerFacts) -> anyhow::Result<()>
     Ok(())
 }
 
+/// What a stream turned out to be, and warnings for the operator.
+type Arrived = (StreamDigest, Vec<String>);
+
 /// A migration under way at this host.
 pub struct PodmanIncoming {
     record: MigrationRecord,
@@ -137,7 +143,7 @@ pub struct PodmanIncoming {
     cancel: CancellationToken,
     tunnel: Option<Arc<Tunnel>>,
     receiving: Option<Arc<Receiving>>,
-    stream: Option<JoinHandle<anyhow::Result<StreamDigest>>>,
+    stream: Option<JoinHandle<anyhow::Result<Arrived>>>,
     staged: Option<Staged>,
     bundle: PathBuf,
     netns: Option<PathBuf>,
@@ -266,6 +272,7 @@ impl PodmanIncoming {
             self.will_create(Created::Tag(id.clone(), name.clone()))?;
             podman::tag_image(&id, &name).await?;
         }
+        self.load_profiles().await?;
         for volume in self.container.volumes.clone() {
             self.will_create(Created::Volume(volume.name.clone()))?;
             podman::create_volume(&volume).await?;
@@ -319,6 +326,18 @@ impl PodmanIncoming {
             Some(_) => Packets::Held,
             None => Packets::Dropped,
         })
+    }
+
+    /// Has Podman load its own profiles that confine the container: it does not by itself when it
+    /// restores one.
+    async fn load_profiles(&mut self) -> anyhow::Result<()> {
+        let loaded = apparmor::loaded().context("cannot list the profiles of AppArmor")?;
+        for profile in apparmor::to_load(&self.container.labels, &loaded) {
+            let scratch = format!("live-migration-{}", self.record.migration);
+            self.will_create(Created::Scratch(scratch.clone()))?;
+            apparmor::load(&profile, &self.container.image_id, &scratch).await?;
+        }
+        Ok(())
     }
 
     /// Not interrupted when the migration is cancelled: a Podman that is killed on its way to the
@@ -520,6 +539,7 @@ impl Incoming for PodmanIncoming {
         }
         self.stream = Some(spawn_blocking(move || {
             let mut receiver = receiving.accept(stream, &cancel)?;
+            let mut warnings = Vec::new();
             match kind {
                 StreamKind::Image => image::load(&mut receiver, &work)?,
                 StreamKind::Skeleton => {
@@ -528,20 +548,20 @@ impl Incoming for PodmanIncoming {
                 }
                 StreamKind::Files | StreamKind::Checkpoint => {
                     let places = places.context("nothing is staged")?;
-                    cargo::unpack(&places, &mut receiver)?;
+                    warnings = cargo::unpack(&places, &mut receiver)?;
                 }
             }
-            Ok(receiver.finish()?)
+            Ok((receiver.finish()?, warnings))
         }));
         Ok(())
     }
 
-    async fn stream_end(&mut self, digest: StreamDigest) -> Step<()> {
+    async fn stream_end(&mut self, digest: StreamDigest) -> Step<Vec<String>> {
         let stream = self
             .stream
             .take()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "no stream is open"))?;
-        let received = stream.await.map_err(failed)?.map_err(failed)?;
+        let (received, warnings) = stream.await.map_err(failed)?.map_err(failed)?;
         if received != digest {
             return Err(Refused::new(
                 RefusalCode::Corrupt,
@@ -551,7 +571,7 @@ impl Incoming for PodmanIncoming {
                 ),
             ));
         }
-        Ok(())
+        Ok(warnings)
     }
 
     async fn stage(&mut self) -> Step<Packets> {

@@ -1,6 +1,7 @@
 //! The listening socket.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -9,7 +10,9 @@ use common::multicall::keeper_command;
 use common::net::tunnel::{self, Dirs};
 use common::paths;
 use common::protocol::liveness;
-use tokio::net::TcpListener;
+use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -18,6 +21,9 @@ use trust::{Acceptor, Gate, Identity, Invites, Peers};
 use crate::podman_host::PodmanHost;
 use crate::recovery;
 use crate::session::Session;
+
+/// Connections that wait to be accepted, as in the standard library and in tokio.
+const BACKLOG: u32 = 1024;
 
 /// Most connections served at once; more wait in the socket's queue.
 const MOST_CONNECTIONS: usize = 256;
@@ -31,9 +37,10 @@ pub async fn serve(address: SocketAddr) -> anyhow::Result<()> {
 
     // The socket first: a second server on this host stops here, before it takes the first one's
     // migrations for what a crash has left.
-    let listener = TcpListener::bind(address).await.with_context(|| {
+    let listener = listen(address).with_context(|| {
         format!("cannot listen on {address} (is another agent-server running?)")
     })?;
+    let address = listener.local_addr()?;
     let journal = Journal::of("server");
     recovery::recover(&journal).await?;
     tokio::task::spawn_blocking(|| tunnel::sweep(&Dirs::default(), &keeper_command))
@@ -52,7 +59,7 @@ pub async fn serve(address: SocketAddr) -> anyhow::Result<()> {
         let permit = permits.clone().acquire_owned().await?;
         let (stream, from) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
+                Ok((stream, from)) => (stream, canonical(from)),
                 Err(error) => {
                     // Usually out of descriptors: wait for some to be closed.
                     tracing::warn!("accept: {error}");
@@ -87,6 +94,45 @@ pub async fn serve(address: SocketAddr) -> anyhow::Result<()> {
     sessions.close();
     sessions.wait().await;
     Ok(())
+}
+
+/// Listens on `address`; if that is all of IPv6, on all of IPv4 as well, whatever the host's
+/// `net.ipv6.bindv6only` says, and on a host without IPv6 on those of IPv4 alone.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let all = address.is_ipv6() && address.ip().is_unspecified();
+    match listen_on(address, all) {
+        Err(error) if all && has_no_ipv6(&error) => {
+            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            tracing::info!("this host has no IPv6: listening on {address}");
+            listen_on(address, false)
+        }
+        listening => listening,
+    }
+}
+
+fn listen_on(address: SocketAddr, both: bool) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Connections of a server before may still be dying.
+    socket.set_reuseaddr(true)?;
+    if both {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
+    }
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Without the module, or booted with `ipv6.disable=1`.
+fn has_no_ipv6(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
+}
+
+/// A client by IPv4 at a socket of both families, as it is known everywhere else.
+fn canonical(from: SocketAddr) -> SocketAddr {
+    SocketAddr::new(from.ip().to_canonical(), from.port())
 }
 
 fn host_name() -> String {
@@ -144,5 +190,41 @@ impl<S: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite for StopAtShutdown<
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<std::io::Result<()>> {
         std::pin::Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    #[tokio::test]
+    async fn both_families_are_heard_and_known_by_their_own_addresses() {
+        let listener = listen("[::]:0".parse().unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut heard = Vec::new();
+        for to in ["127.0.0.1", "::1"] {
+            let to: IpAddr = to.parse().unwrap();
+            match tokio::net::TcpStream::connect((to, port)).await {
+                Ok(_) => {}
+                Err(error) if to.is_ipv6() => {
+                    println!("skipped: no IPv6 here: {error}");
+                    continue;
+                }
+                Err(error) => panic!("{to}: {error}"),
+            }
+            let from = canonical(listener.accept().await.unwrap().1);
+            heard.push((from.ip(), to));
+        }
+        assert!(!heard.is_empty());
+        assert!(heard.iter().all(|(from, to)| from == to), "{heard:?}");
+    }
+
+    #[tokio::test]
+    async fn an_address_of_one_family_is_that_alone() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        assert!(listener.local_addr().unwrap().is_ipv4());
+        assert!(has_no_ipv6(&Errno::EAFNOSUPPORT.into()));
+        assert!(!has_no_ipv6(&Errno::EADDRINUSE.into()));
     }
 }

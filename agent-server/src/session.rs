@@ -276,8 +276,8 @@ where
                     Ok(Reply::Receiving)
                 }
                 Request::StreamEnd { digest } => {
-                    open(incoming)?.stream_end(digest).await?;
-                    Ok(Reply::Received)
+                    let warnings = open(incoming)?.stream_end(digest).await?;
+                    Ok(Reply::Received { warnings })
                 }
                 Request::Stage => {
                     let packets = open(incoming)?.stage().await?;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::container::facts::PublishedPort;
 use common::container::service::ServiceHere;
-use common::container::{ContainerFacts, podman};
+use common::container::{ContainerFacts, apparmor, podman};
 use common::net::forward::{self, Obstacle, Part};
 use common::net::published::{self, Forward};
 use common::net::tunnel::Dirs;
@@ -65,6 +65,8 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
             })
             .collect(),
         volumes,
+        profiles: apparmor::loaded().unwrap_or_default(),
+        loads_profiles: apparmor::has_parser(),
         free_bytes: root.map(|r| free_bytes(Path::new(&r))).unwrap_or(0),
         // One that cannot be asked has no systemd that works.
         service: service.unwrap_or(Some(ServiceHere {

@@ -71,7 +71,7 @@ fn pair(secret: &Secret) -> Request {
 fn check() -> Request {
     Request::Check {
         container: Box::new(container()),
-        source: source(),
+        source: Box::new(source()),
         forward_new: false,
     }
 }
@@ -80,7 +80,7 @@ fn begin() -> Request {
     Request::Begin {
         migration: MigrationId::random(),
         container: Box::new(container()),
-        source: source(),
+        source: Box::new(source()),
     }
 }
 
@@ -156,8 +156,7 @@ fn container() -> ContainerFacts {
         exec_sessions: 0,
         terminal: false,
         overlay: true,
-        service: None,
-        health: None,
+        ..Default::default()
     }
 }
 
@@ -170,7 +169,7 @@ fn source() -> HostFacts {
         criu: None,
         runtimes: Default::default(),
         cpu_flags: Default::default(),
-        features: Default::default(),
+        ..Default::default()
     }
 }
 

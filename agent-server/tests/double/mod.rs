@@ -214,8 +214,9 @@ impl Incoming for Migration {
         self.step("receive", format!("{stream} {kind:?}")).await
     }
 
-    async fn stream_end(&mut self, digest: StreamDigest) -> Step<()> {
-        self.step("stream_end", digest.bytes).await
+    async fn stream_end(&mut self, digest: StreamDigest) -> Step<Vec<String>> {
+        self.step("stream_end", digest.bytes).await?;
+        Ok(Vec::new())
     }
 
     async fn stage(&mut self) -> Step<Packets> {

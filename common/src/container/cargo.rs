@@ -27,6 +27,18 @@ pub struct Places {
     pub log: PathBuf,
 }
 
+impl Places {
+    /// Where the volume with this number is mounted.
+    fn volume_mounted(&self, number: &Path) -> String {
+        let number = number.to_str().and_then(|number| number.parse().ok());
+        let mut mounts = self.volumes.keys();
+        number
+            .and_then(|number| mounts.nth(number))
+            .cloned()
+            .unwrap_or_default()
+    }
+}
+
 const CHECKPOINT: &str = "checkpoint";
 const ROOTFS: &str = "rootfs";
 const SHM: &str = "shm";
@@ -132,8 +144,9 @@ fn files<W: Write>(
     Ok(now)
 }
 
-/// Reads what [`Frozen`] or [`pack_files`] wrote and puts everything in place below `places`.
-pub fn unpack<R: Read>(places: &Places, source: R) -> io::Result<()> {
+/// Reads what [`Frozen`] or [`pack_files`] wrote and puts everything in place below `places`. Returns
+/// warnings: what of it this host has no room for.
+pub fn unpack<R: Read>(places: &Places, source: R) -> io::Result<Vec<String>> {
     let mut roots: BTreeMap<PathBuf, &Path> = BTreeMap::new();
     roots.insert(ROOTFS.into(), &places.rootfs);
     if let Some(shm) = &places.shm {
@@ -180,7 +193,20 @@ pub fn unpack<R: Read>(places: &Places, source: R) -> io::Result<()> {
             .ok_or_else(|| malformed(&path))?
             .entry(&relative, link.as_deref(), &mut entry)?;
     }
-    unpackers.into_values().try_for_each(Unpacker::finish)
+    let mut warnings = Vec::new();
+    for (prefix, unpacker) in unpackers {
+        let place = match prefix.strip_prefix(VOLUMES) {
+            Ok(number) => places.volume_mounted(number),
+            Err(_) => "the root file system".to_owned(),
+        };
+        warnings.extend(unpacker.finish()?.iter().map(|attribute| {
+            format!(
+                "files of {place} are without their attribute {attribute:?}: the file system at the \
+                 destination does not take it"
+            )
+        }));
+    }
+    Ok(warnings)
 }
 
 /// Splits an entry's path into prefix and rest.
@@ -240,7 +266,7 @@ mod tests {
     fn carry(from: &Host, to: &Host) -> io::Result<()> {
         let upper = from.dir.path().join("upper");
         let bytes = pack(&from.places, &upper, None);
-        unpack(&to.places, bytes.as_slice())
+        unpack(&to.places, bytes.as_slice()).map(drop)
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a migration needs to know of a container. Pure data; [`super::podman`] gathers it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -10,7 +11,7 @@ use super::service::ServiceFacts;
 use crate::protocol::ContainerRef;
 
 /// A running container as its source host sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerFacts {
     /// Podman's full id.
     pub id: String,
@@ -57,6 +58,10 @@ pub struct ContainerFacts {
     pub service: Option<ServiceFacts>,
     /// How often its health is checked, if it is.
     pub health: Option<HealthFacts>,
+    /// Labels of a security module that confine its processes.
+    pub labels: BTreeSet<String>,
+    /// Sizes of the rings that it has for asynchronous I/O, bytes.
+    pub aio_rings: BTreeSet<u64>,
 }
 
 /// A network of the container.

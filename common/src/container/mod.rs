@@ -1,6 +1,7 @@
 //! The container on this host: everything that talks to Podman, the OCI runtime, CRIU and the
 //! container's files. Networking is in [`crate::net`].
 
+pub mod apparmor;
 pub mod cargo;
 pub mod command;
 pub mod drain;
@@ -12,6 +13,7 @@ pub mod health;
 pub mod image;
 mod images;
 pub mod podman;
+pub mod processes;
 pub mod repair;
 pub mod runtime;
 pub mod service;

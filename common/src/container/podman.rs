@@ -12,6 +12,7 @@ use tokio::process::Command;
 use super::command::{self, CommandError};
 use super::facts::{ContainerFacts, NetworkFacts, PublishedPort, VolumeFacts};
 use super::health::HealthFacts;
+use super::processes;
 use super::service::ServiceFacts;
 
 /// Why a container name means no container.
@@ -362,7 +363,10 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
             .and_then(|d| d.get("UpperDir").cloned())
             .unwrap_or_default(),
     };
+    let pids = processes::of(&placement.cgroup, placement.pid);
     let facts = ContainerFacts {
+        labels: processes::labels(&pids),
+        aio_rings: processes::aio_rings(&pids),
         memory_bytes: super::freezer::memory_bytes(&placement.cgroup, placement.pid),
         ports: published(inspect.network_settings.ports.unwrap_or_default()),
         id: inspect.id,

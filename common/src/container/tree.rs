@@ -7,7 +7,7 @@
 //! (Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories"). Sockets are left
 //! out: CRIU binds them anew.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
@@ -26,6 +26,16 @@ use tar::{Builder, Entry, EntryType, Header};
 const OPAQUE: &str = "LIVEMIGRATION.opaque";
 const XATTR: &str = "SCHILY.xattr.";
 const OVERLAY_XATTR: &str = "trusted.overlay.";
+
+/// Attributes that each host gives by itself: where Podman mounts with `context=` the label of SELinux
+/// cannot even be set (`selinux_inode_setxattr` in Linux' security/selinux/hooks.c), and the
+/// measurements of IMA and EVM are signed with a key of the host's (evm_protected_xattrs).
+const OF_THE_HOST: [&str; 3] = ["security.selinux", "security.ima", "security.evm"];
+
+/// Whether the attribute `name` goes with its file.
+fn travels(name: &str) -> bool {
+    !name.starts_with(OVERLAY_XATTR) && !OF_THE_HOST.contains(&name)
+}
 
 /// What to pack.
 #[derive(Debug, Clone, Copy)]
@@ -309,7 +319,7 @@ impl<W: Write> Packer<'_, W> {
             records.push((OPAQUE.to_owned(), b"1".to_vec()));
         }
         for name in xattr::list(here)? {
-            let Some(text) = name.to_str().filter(|n| !n.starts_with(OVERLAY_XATTR)) else {
+            let Some(text) = name.to_str().filter(|name| travels(name)) else {
                 continue;
             };
             if let Some(value) = xattr::get(here, &name)? {
@@ -373,6 +383,8 @@ pub struct Unpacker {
     root: OwnedFd,
     /// Directories' times, set at the end: creating their entries changes them.
     times: Vec<(PathBuf, TimeSpec)>,
+    /// Names of attributes that the file system here does not take.
+    untaken: BTreeSet<OsString>,
 }
 
 impl Unpacker {
@@ -383,6 +395,7 @@ impl Unpacker {
                 .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", root.display())))?
                 .into(),
             times: Vec::new(),
+            untaken: BTreeSet::new(),
         })
     }
 
@@ -430,7 +443,7 @@ impl Unpacker {
                 mkdirat(&parent, name, Mode::S_IRWXU)?;
             }
             self.times.push((relative.to_owned(), records.mtime));
-            return attributes(&parent, name, &header, mode, &records);
+            return self.attributes(&parent, name, &header, mode, &records);
         }
         if existing.is_some() {
             remove(&at)?;
@@ -476,7 +489,7 @@ impl Unpacker {
             }
             other => return Err(invalid(format!("unexpected entry type {other:?}"))),
         }
-        attributes(&parent, name, &header, mode, &records)?;
+        self.attributes(&parent, name, &header, mode, &records)?;
         Ok(utimensat(
             &parent,
             name,
@@ -491,7 +504,21 @@ impl Unpacker {
             empty(&magic_path(&self.root, OsStr::new(".")))?;
         }
         self.times.push((PathBuf::from("."), records.mtime));
-        attributes(&self.root, OsStr::new("."), header, mode, records)
+        let root = self.root.try_clone()?;
+        self.attributes(&root, OsStr::new("."), header, mode, records)
+    }
+
+    fn attributes(
+        &mut self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        header: &Header,
+        mode: Mode,
+        records: &Records,
+    ) -> io::Result<()> {
+        let untaken = attributes(parent, name, header, mode, records)?;
+        self.untaken.extend(untaken);
+        Ok(())
     }
 
     /// Opens the directory that holds `relative`, without following any symbolic link.
@@ -510,8 +537,9 @@ impl Unpacker {
         Ok((openat2(self.root.as_fd(), parent, how)?, name))
     }
 
-    /// Sets the directories' times. Call once, after the last entry.
-    pub fn finish(self) -> io::Result<()> {
+    /// Sets the directories' times. Call once, after the last entry. Returns the names of extended
+    /// attributes that some files are without, because the file system here does not take them.
+    pub fn finish(self) -> io::Result<BTreeSet<OsString>> {
         for (relative, mtime) in self.times.iter().rev() {
             // A directory may have been replaced by a later entry.
             if relative == Path::new(".") {
@@ -526,7 +554,7 @@ impl Unpacker {
                 let _ = utimensat(&parent, name, mtime, mtime, UtimensatFlags::NoFollowSymlink);
             }
         }
-        Ok(())
+        Ok(self.untaken)
     }
 }
 
@@ -555,7 +583,7 @@ impl Records {
                     .ok()
                     .and_then(parse_time)
                     .ok_or_else(|| invalid("bad mtime"))?;
-            } else if let Some(name) = key.strip_prefix(XATTR) {
+            } else if let Some(name) = key.strip_prefix(XATTR).filter(|name| travels(name)) {
                 records.xattrs.push((name.into(), value.to_vec()));
             }
         }
@@ -571,14 +599,16 @@ fn parse_time(text: &str) -> Option<TimeSpec> {
     ))
 }
 
-/// Owner first (it clears set-id bits and capabilities), then mode, then extended attributes.
+/// Owner first (it clears set-id bits and capabilities), then mode, then extended attributes. Returns
+/// the names of those that the file system does not have.
 fn attributes(
     parent: &OwnedFd,
     name: &OsStr,
     header: &Header,
     mode: Mode,
     records: &Records,
-) -> io::Result<()> {
+) -> io::Result<Vec<OsString>> {
+    let mut untaken = Vec::new();
     let id = |n: u64| u32::try_from(n).map_err(invalid);
     fchownat(
         parent,
@@ -595,9 +625,14 @@ fn attributes(
         )?;
     }
     for (key, value) in &records.xattrs {
-        xattr::set(&at, key, value)?;
+        match xattr::set(&at, key, value) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                untaken.push(key.clone())
+            }
+            set => set?,
+        }
     }
-    Ok(())
+    Ok(untaken)
 }
 
 /// A path to `name` in an open directory for calls that have no `…at` form (proc_pid_fd(5)).

@@ -1,11 +1,13 @@
 //! What the destination must have, and what must not be in the way there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::programs::programs;
+use super::confinement::confinement;
+use super::cpu::cpu;
+use super::programs::{pair, programs};
 use super::service;
 use super::{Check, Checks, Side, Verdict, join};
 use crate::container::ContainerFacts;
@@ -30,6 +32,10 @@ pub struct DestinationFacts {
     pub busy_ports: Vec<(PublishedPort, String)>,
     /// Volumes of the container that exist already.
     pub volumes: Vec<String>,
+    /// AppArmor's profiles that are loaded.
+    pub profiles: BTreeSet<String>,
+    /// Whether Podman can load its own.
+    pub loads_profiles: bool,
     /// Free space for containers, bytes.
     pub free_bytes: u64,
     /// What it has of the container's service.
@@ -48,43 +54,9 @@ pub fn destination(
         found: Vec::new(),
     };
     programs(&mut checks, host, &container.runtime);
-    checks.expect(
-        "architecture",
-        source.architecture == host.architecture,
-        format!("{} to {}", source.architecture, host.architecture),
-        "memory images do not move between architectures",
-    );
-    let missing: Vec<&str> = source
-        .cpu_flags
-        .difference(&host.cpu_flags)
-        .map(String::as_str)
-        .collect();
-    checks.expect(
-        "CPU features",
-        missing.is_empty(),
-        if missing.is_empty() {
-            format!("all {} of the source", source.cpu_flags.len())
-        } else {
-            format!("lacks {}", missing.join(" "))
-        },
-        "a process that found these features at the source would crash here",
-    );
-    if (source.podman.as_deref(), source.criu.as_deref())
-        != (host.podman.as_deref(), host.criu.as_deref())
-    {
-        let version = |v: &Option<String>| v.clone().unwrap_or_else(|| "none".into());
-        checks.add(
-            "same versions",
-            Verdict::Warning,
-            format!(
-                "podman {} to {}, criu {} to {}",
-                version(&source.podman),
-                version(&host.podman),
-                version(&source.criu),
-                version(&host.criu)
-            ),
-        );
-    }
+    cpu(&mut checks, container, source, host);
+    confinement(&mut checks, container, source, host, facts);
+    pair(&mut checks, source, host);
     checks.expect(
         "container id",
         !facts.id_taken,

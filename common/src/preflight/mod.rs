@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::net::forward::Obstacle;
 
+mod confinement;
+mod cpu;
 mod destination;
 mod programs;
 mod service;

@@ -1,6 +1,6 @@
 //! The programs that both hosts need, and their versions.
 
-use super::Checks;
+use super::{Checks, Verdict};
 use crate::host::{HostFacts, version_numbers};
 
 /// Oldest CRIU known to work: earlier ones fail on kernels since 6.15 (vDSO layout).
@@ -8,6 +8,22 @@ const OLDEST_CRIU: (u32, u32, u32) = (4, 0, 0);
 
 /// Oldest Podman known to work.
 const OLDEST_PODMAN: (u32, u32, u32) = (4, 4, 0);
+
+/// Since this kernel (6.16) SO_PASSCRED and SO_PASSSEC are refused to sockets of other families than
+/// AF_UNIX, AF_NETLINK and AF_BLUETOOTH; a CRIU that reads them of every socket cannot dump any other
+/// ("Can't get 1:16 opt"). `criu check` does not see it. Mended in 4.2: "criu/sockets: Restrict
+/// SO_PASSCRED and SO_PASSSEC to supported families",
+/// <https://github.com/checkpoint-restore/criu/issues/2705>.
+const RESTRICTED_OPTIONS: (u32, u32, u32) = (6, 16, 0);
+
+/// Oldest CRIU for such a kernel.
+const CRIU_FOR_RESTRICTED_OPTIONS: (u32, u32, u32) = (4, 2, 0);
+
+/// Podmans that leave /etc/hosts and /etc/resolv.conf of a restored container empty: from the first
+/// that writes them when the network is set up, to before the one whose `restore` does so as well.
+/// <https://github.com/containers/podman/issues/22901>, mended by
+/// <https://github.com/containers/podman/pull/23083> and in 5.1.2.
+const EMPTY_HOSTS: std::ops::Range<(u32, u32, u32)> = (5, 0, 0)..(5, 1, 2);
 
 /// Whether the host has what a container with this runtime needs.
 pub(super) fn programs(checks: &mut Checks, host: &HostFacts, runtime: &str) {
@@ -27,6 +43,22 @@ pub(super) fn programs(checks: &mut Checks, host: &HostFacts, runtime: &str) {
     program("podman", host.podman.as_ref(), Some(OLDEST_PODMAN));
     program("criu", host.criu.as_ref(), Some(OLDEST_CRIU));
     program(runtime, host.runtimes.get(runtime), None);
+    if let Some(problem) = host.runtime_problems.get(runtime) {
+        checks.add(runtime, Verdict::Failed, problem);
+    }
+    if let Some(criu) = &host.criu
+        && version_numbers(&host.kernel) >= RESTRICTED_OPTIONS
+        && (OLDEST_CRIU..CRIU_FOR_RESTRICTED_OPTIONS).contains(&version_numbers(criu))
+    {
+        checks.add(
+            "criu for this kernel",
+            Verdict::Failed,
+            format!(
+                "criu {criu} cannot dump sockets on Linux {}: install criu 4.2 or newer",
+                host.kernel
+            ),
+        );
+    }
     for (feature, problem) in &host.features {
         checks.expect(
             feature,
@@ -35,4 +67,36 @@ pub(super) fn programs(checks: &mut Checks, host: &HostFacts, runtime: &str) {
             "this host cannot take part without it",
         );
     }
+}
+
+/// Whether what the `source`'s programs write is read by those of the destination.
+pub(super) fn pair(checks: &mut Checks, source: &HostFacts, host: &HostFacts) {
+    if let Some(podman) = &host.podman
+        && EMPTY_HOSTS.contains(&version_numbers(podman))
+    {
+        checks.add(
+            "podman's restore",
+            Verdict::Failed,
+            format!(
+                "podman {podman} leaves /etc/hosts and /etc/resolv.conf of a restored container empty: \
+                 install podman 5.1.2 or newer"
+            ),
+        );
+    }
+    // One that is too old has been named already.
+    let recent = |criu: &&String| version_numbers(criu) >= OLDEST_CRIU;
+    let (Some(written), Some(read)) = (&source.criu, host.criu.as_ref().filter(recent)) else {
+        return;
+    };
+    let minor = |version: &str| {
+        let (major, minor, _) = version_numbers(version);
+        (major, minor)
+    };
+    // An older one's images are read by a newer one, but not the other way: the format only grows.
+    checks.expect(
+        "criu's images",
+        minor(written) <= minor(read),
+        format!("written by criu {written}, read by criu {read}"),
+        "an older criu does not read them; install the same version here",
+    );
 }

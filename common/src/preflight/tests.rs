@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::container::ContainerFacts;
+use crate::container::apparmor::SecurityModule;
 use crate::container::facts::{NetworkFacts, VolumeFacts};
 use crate::host::HostFacts;
 
@@ -15,6 +16,9 @@ fn host() -> HostFacts {
         runtimes: [("runc".into(), "1.3.3".into())].into(),
         cpu_flags: ["avx2".into(), "fpu".into()].into(),
         features: [("conntrack".into(), None)].into(),
+        possible_cpus: 8,
+        page_bytes: 4096,
+        ..Default::default()
     }
 }
 
@@ -45,8 +49,7 @@ fn container() -> ContainerFacts {
         exec_sessions: 0,
         terminal: false,
         overlay: true,
-        service: None,
-        health: None,
+        ..Default::default()
     }
 }
 
@@ -175,4 +178,135 @@ fn what_the_destination_lacks_is_named() {
         })),
         ["network"]
     );
+}
+
+#[test]
+fn versions_that_do_not_go_together_are_named() {
+    let both = |change: &dyn Fn(&mut HostFacts, &mut HostFacts)| {
+        let (mut from, mut to) = (host(), host());
+        change(&mut from, &mut to);
+        let mut checks = source(&container(), &from);
+        checks.extend(destination(&container(), &from, &to, &here()));
+        failures(&checks).join(", ")
+    };
+    let criu = |from: &str, to: &str| {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        both(&move |a, b| {
+            (a.criu, b.criu) = (Some(from.clone()), Some(to.clone()));
+            (a.kernel, b.kernel) = ("6.12.117+deb13".into(), "6.12.117+deb13".into());
+        })
+    };
+    assert_eq!(criu("4.2", "4.1.1"), "criu's images");
+    assert_eq!(criu("4.1.1", "4.2.1"), "");
+    assert_eq!(criu("4.1.1", "4.1"), "");
+    let old = |kernel: &str, criu: &str| {
+        let (kernel, criu) = (kernel.to_owned(), criu.to_owned());
+        both(&move |a, b| {
+            for host in [a, b] {
+                (host.kernel, host.criu) = (kernel.clone(), Some(criu.clone()));
+            }
+        })
+    };
+    assert_eq!(
+        old("6.16.3-amd64", "4.1.1"),
+        "criu for this kernel, criu for this kernel"
+    );
+    assert_eq!(old("7.2.12", "4.2.1"), "");
+    assert_eq!(old("6.15.11", "4.1.1"), "");
+    let podman = |version: &str| {
+        let version = version.to_owned();
+        both(&move |_, b| b.podman = Some(version.clone()))
+    };
+    for broken in ["5.0.0", "5.0.3", "5.1.0", "5.1.1"] {
+        assert_eq!(podman(broken), "podman's restore");
+    }
+    for whole in ["4.9.3+ds1", "5.1.2", "5.2.0", "5.10.0"] {
+        assert_eq!(podman(whole), "");
+    }
+    // It restores nothing there.
+    assert_eq!(both(&|a, _| a.podman = Some("5.0.3".into())), "");
+    let problem = |host: &mut HostFacts| {
+        let problem = ("runc".to_owned(), "no library".to_owned());
+        host.runtime_problems.extend([problem]);
+    };
+    assert_eq!(both(&|a, _| problem(a)), "runc");
+    assert_eq!(both(&|_, b| problem(b)), "runc");
+}
+
+#[test]
+fn only_what_programs_can_use_of_a_processor_counts() {
+    let (mut from, to) = (host(), host());
+    for word in [
+        "hypervisor",
+        "pti",
+        "tsc_known_freq",
+        "rep_good",
+        "nopl",
+        "ibrs",
+        "md_clear",
+    ] {
+        from.cpu_flags.insert(word.into());
+    }
+    assert!(passed(&destination(&container(), &from, &to, &here())));
+    from.cpu_flags.insert("avx512f".into());
+    let checks = destination(&container(), &from, &to, &here());
+    assert_eq!(failures(&checks), ["CPU features"]);
+    assert!(
+        checks
+            .iter()
+            .any(|c| c.detail.starts_with("lacks avx512f:"))
+    );
+}
+
+#[test]
+fn rings_for_asynchronous_io_come_out_the_same_or_it_is_said() {
+    let check = |ring: u64, cpus: u32| {
+        let (mut container, mut there) = (container(), host());
+        container.aio_rings.insert(ring);
+        there.possible_cpus = cpus;
+        passed(&destination(&container, &host(), &there, &here()))
+    };
+    // 32 requests of nginx on 2 processors: 32 + 32 * (2 * 32 + 2) bytes, in pages.
+    assert!(check(4096, 2));
+    assert!(check(4096, 8));
+    assert!(!check(4096, 64));
+    // As it is made by 64 possible processors: 256 requests.
+    assert!(check(20480, 64));
+    assert!(check(20480, 2));
+    assert!(!check(20480, 128));
+}
+
+#[test]
+fn what_confines_the_container_confines_it_there() {
+    let go = |here_is, there_is, labels: &[&str], change: &dyn Fn(&mut DestinationFacts)| {
+        let (mut from, mut to) = (host(), host());
+        (from.security, to.security) = (here_is, there_is);
+        let mut moving = container();
+        moving.labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        let mut facts = here();
+        change(&mut facts);
+        let checks = destination(&moving, &from, &to, &facts);
+        let found = checks.into_iter().filter(|c| c.name == "confinement");
+        let failed = found.filter(|c| c.verdict == Verdict::Failed);
+        failed.map(|c| c.detail).collect::<Vec<_>>().join("; ")
+    };
+    use SecurityModule::{Apparmor, None, Selinux};
+    let podmans = "containers-default-0.62.2";
+    let nothing = |_: &mut DestinationFacts| ();
+    let loads = |facts: &mut DestinationFacts| facts.loads_profiles = true;
+    let context = "system_u:system_r:container_t:s0:c1,c2";
+    assert_eq!(go(None, None, &[], &nothing), "");
+    assert_eq!(go(Apparmor, Apparmor, &[podmans], &loads), "");
+    assert!(go(Apparmor, Apparmor, &[podmans], &nothing).contains("install apparmor_parser"));
+    assert!(go(Apparmor, Apparmor, &["mine"], &loads).contains("profile mine is not loaded"));
+    let loaded = |facts: &mut DestinationFacts| facts.profiles = ["mine".to_owned()].into();
+    assert_eq!(go(Apparmor, Apparmor, &["mine"], &loaded), "");
+    assert_eq!(go(Apparmor, Apparmor, &[], &nothing), "");
+    assert!(go(Apparmor, None, &[podmans], &nothing).contains("turn on AppArmor"));
+    assert_eq!(go(Apparmor, None, &[], &nothing), "");
+    assert!(go(None, Apparmor, &[], &nothing).contains("not confined"));
+    assert!(go(None, Selinux, &[], &nothing).contains("SELinux"));
+    assert!(go(Selinux, None, &[context], &nothing).contains(context));
+    assert!(go(Selinux, Apparmor, &[context], &loads).contains("turn on SELinux"));
+    assert_eq!(go(Selinux, Selinux, &[context], &nothing), "");
 }

@@ -159,7 +159,7 @@ pub enum Request {
         /// The container.
         container: Box<ContainerFacts>,
         /// The source host.
-        source: HostFacts,
+        source: Box<HostFacts>,
         /// Whether new connections to the source are to follow it.
         forward_new: bool,
     },
@@ -170,7 +170,7 @@ pub enum Request {
         /// The container.
         container: Box<ContainerFacts>,
         /// The source host.
-        source: HostFacts,
+        source: Box<HostFacts>,
     },
     /// Asks for a tunnel.
     OpenTunnel {
@@ -272,7 +272,10 @@ pub enum Reply {
     /// To `Receive`.
     Receiving,
     /// To `StreamEnd`: length and digest agree and the data has been put in place.
-    Received,
+    Received {
+        /// What of it the destination has no room for, in sentences for the operator.
+        warnings: Vec<String>,
+    },
     /// To `Stage`: Podman waits at the gate.
     Staged {
         /// What becomes of packets that arrive before the commit.

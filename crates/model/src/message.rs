@@ -54,7 +54,7 @@ impl Message {
         static BEGIN: LazyLock<Request> = LazyLock::new(|| Request::Begin {
             migration: MigrationId::random(),
             container: Box::new(container()),
-            source: host(),
+            source: Box::new(host()),
         });
         static OPEN_TUNNEL: LazyLock<Request> = LazyLock::new(|| Request::OpenTunnel {
             offer: Offer {
@@ -128,8 +128,7 @@ fn container() -> ContainerFacts {
         exec_sessions: 0,
         terminal: false,
         overlay: true,
-        service: None,
-        health: None,
+        ..Default::default()
     }
 }
 
@@ -142,6 +141,6 @@ fn host() -> HostFacts {
         criu: None,
         runtimes: Default::default(),
         cpu_flags: Default::default(),
-        features: Default::default(),
+        ..Default::default()
     }
 }

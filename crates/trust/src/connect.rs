@@ -15,6 +15,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::{
+    dial,
     fingerprint::Fingerprint,
     identity::Identity,
     tls::{self, PATIENCE, Standing, farewell},
@@ -160,7 +161,7 @@ async fn dial(host: &str) -> Result<TcpStream, ConnectError> {
             source,
         })?
         .collect();
-    let stream = TcpStream::connect(&addresses[..])
+    let stream = dial::first(addresses, TcpStream::connect)
         .await
         .map_err(|source| dial_error(host, source))?;
     // Requests and answers are short and wait for each other.

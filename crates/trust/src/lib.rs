@@ -33,6 +33,7 @@
 
 mod accept;
 mod connect;
+mod dial;
 mod error;
 mod fingerprint;
 mod gate;

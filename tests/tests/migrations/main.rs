@@ -2,6 +2,7 @@
 //!
 //! One program, so that tests of all kinds fill the processors together.
 
+mod attributes;
 mod cancelled;
 mod chains;
 mod failures;

@@ -118,3 +118,35 @@ fn another_key_than_the_pinned_one() {
     f.migrate("a", "counter", "b").assert_moved();
     client.finish_whole();
 }
+
+/// A name that has an IPv6 address which a firewall makes dead.
+#[test]
+fn a_name_with_a_dead_address() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-dead-address", &["counter"]);
+    let (ipv6, ipv4) = (f.host("b").ipv6(), f.host("b").ipv4());
+    // In the order in which the resolver gives them back.
+    f.sh(
+        "a",
+        &format!("printf '%s two\\n%s two\\n' {ipv6} {ipv4} >> /etc/hosts; getent ahosts two"),
+    );
+    f.start("a", "counter", "-p 9000:9000 localhost/counter");
+    let client = f.client("count", &f.at("a", 9000), &[]);
+    f.sh("b", "ip6tables -A INPUT -p tcp --dport 50051 -j DROP");
+
+    let output = pair(&f, "two", &f.invite("b"));
+    assert!(output.status.success(), "{output}");
+    let check = f.run("a", &["agent-client", "check", "counter", "--to", "two"]);
+    assert!(check.status.success(), "{check}");
+    // And by the other one, at the same socket.
+    f.sh(
+        "b",
+        "ip6tables -F INPUT; iptables -A INPUT -p tcp --dport 50051 -j DROP",
+    );
+    f.migrate("a", "counter", "two").assert_moved();
+    let log = f.server_log("b");
+    assert!(!log.contains("::ffff:"), "{log}");
+    client.finish_whole();
+}

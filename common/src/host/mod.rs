@@ -2,13 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::container::apparmor::SecurityModule;
 use crate::container::command::{self, CommandError};
 use crate::container::freezer;
 use crate::net;
 use serde::{Deserialize, Serialize};
 
+mod cpu;
+mod libcriu;
+
 /// A host, as told to its peer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {
     /// Host name.
     pub name: String,
@@ -22,6 +26,14 @@ pub struct HostFacts {
     pub criu: Option<String>,
     /// Version of each OCI runtime installed, by name.
     pub runtimes: BTreeMap<String, String>,
+    /// What keeps one of these runtimes from checkpointing, by name.
+    pub runtime_problems: BTreeMap<String, String>,
+    /// Processors that the kernel has room for, more than there are where they can be plugged in.
+    pub possible_cpus: u32,
+    /// Size of a page of memory, bytes.
+    pub page_bytes: u64,
+    /// The security module that labels processes.
+    pub security: SecurityModule,
     /// CPU feature flags, as the kernel names them.
     pub cpu_flags: BTreeSet<String>,
     /// What the kernel must be able to do, each with what is wrong with it, if anything.
@@ -48,6 +60,12 @@ impl HostFacts {
                 runtimes.insert(name.to_owned(), found);
             }
         }
+        let mut runtime_problems = BTreeMap::new();
+        if runtimes.contains_key("crun")
+            && let Some(problem) = libcriu::problem().await
+        {
+            runtime_problems.insert("crun".to_owned(), problem);
+        }
         let uname = nix::sys::utsname::uname().ok();
         let text = |get: fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr| {
             uname
@@ -62,7 +80,11 @@ impl HostFacts {
             podman: podman.ok(),
             criu: criu.ok(),
             runtimes,
-            cpu_flags: cpu_flags(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+            runtime_problems,
+            possible_cpus: cpu::possible(),
+            page_bytes: cpu::page_bytes(),
+            security: SecurityModule::of_host(),
+            cpu_flags: cpu::flags(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
             features,
         }
     }
@@ -96,17 +118,6 @@ fn parse_version(text: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-fn cpu_flags(cpuinfo: &str) -> BTreeSet<String> {
-    cpuinfo
-        .lines()
-        .find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            matches!(key.trim(), "flags" | "Features").then_some(value)
-        })
-        .map(|flags| flags.split_whitespace().map(str::to_owned).collect())
-        .unwrap_or_default()
-}
-
 /// `5.8.2` and `5.8.0+dfsg1` as numbers that compare: up to three, missing ones zero.
 pub fn version_numbers(version: &str) -> (u32, u32, u32) {
     let mut numbers = version
@@ -138,14 +149,5 @@ mod tests {
         assert!(version_numbers("5.10.0") > version_numbers("5.8.2"));
         assert_eq!(version_numbers("1.26"), (1, 26, 0));
         assert_eq!(version_numbers("1.3.3+ds1"), (1, 3, 3));
-    }
-
-    #[test]
-    fn flags_of_the_first_processor() {
-        let info = "processor\t: 0\nflags\t\t: fpu avx2\nprocessor\t: 1\nflags\t\t: fpu\n";
-        assert_eq!(
-            cpu_flags(info).into_iter().collect::<Vec<_>>(),
-            ["avx2", "fpu"]
-        );
     }
 }

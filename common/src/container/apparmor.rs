@@ -1,0 +1,229 @@
+//! What confines a container's processes, and Podman's own AppArmor profile.
+//!
+//! Podman names its profile after the version of its library (`containers-default-0.62.2`) and loads
+//! it when it first starts a container after boot, but not when it restores one
+//! (`CheckProfileAndLoadDefault`, which only `generateSpec` calls in libpod's
+//! container_internal_common.go): CRIU then asks the kernel for a profile that is not there. So Podman
+//! is made to load it before: it generates any profile whose name begins like that from its own
+//! template, under the name that it is asked for. A container of another version so gets the
+//! content of the destination's default, under the name that its configuration has; the same as after
+//! an upgrade of Podman, and `podman exec` and later starts find that name.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::command::{self, CommandError};
+use super::podman;
+
+/// How the names of Podman's own profiles begin (`ProfilePrefix` in go.podman.io/common/pkg/apparmor).
+pub const PODMANS: &str = "containers-default-";
+
+/// Lists the profiles that are loaded, one a line, each with its mode.
+const LOADED: &str = "/sys/kernel/security/apparmor/profiles";
+
+/// Where Podman looks for the program that loads profiles, besides its search path.
+const PARSER: &str = "apparmor_parser";
+
+/// A security module of the kernel that labels processes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
+pub enum SecurityModule {
+    /// None that CRIU knows of.
+    #[default]
+    #[strum(to_string = "no security module")]
+    None,
+    /// Labels are names of profiles.
+    #[strum(to_string = "AppArmor")]
+    Apparmor,
+    /// Labels are contexts, which every process has.
+    #[strum(to_string = "SELinux")]
+    Selinux,
+}
+
+impl SecurityModule {
+    /// That of this host.
+    pub fn of_host() -> Self {
+        Self::below(Path::new("/sys"))
+    }
+
+    /// In the order in which CRIU looks (`kerndat_lsm` in its lsm.c).
+    fn below(sys: &Path) -> Self {
+        if sys.join("kernel/security/apparmor").exists() {
+            SecurityModule::Apparmor
+        } else if sys.join("fs/selinux/enforce").exists() {
+            SecurityModule::Selinux
+        } else {
+            SecurityModule::None
+        }
+    }
+}
+
+/// Podman's profile could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// The kernel does not say which there are.
+    #[error("{LOADED}: {0}")]
+    Unknown(#[from] io::Error),
+    /// Podman ran and it is not there.
+    #[error("podman did not load the AppArmor profile {profile}: {why}")]
+    NotLoaded {
+        /// Its name.
+        profile: String,
+        /// What Podman said.
+        why: CommandError,
+    },
+    /// Podman did not even try.
+    #[error("cannot have podman load the AppArmor profile {profile}: {why}")]
+    Podman {
+        /// Its name.
+        profile: String,
+        /// What Podman said.
+        why: CommandError,
+    },
+}
+
+/// The label of the process with this directory below /proc; none if nothing confines it.
+///
+/// AppArmor's own file comes first: where several modules are stacked the other one belongs to the
+/// first of them (Documentation/admin-guide/LSM/index.rst).
+pub fn label(process: &Path) -> Option<String> {
+    ["attr/apparmor/current", "attr/current"]
+        .iter()
+        .find_map(|file| std::fs::read_to_string(process.join(file)).ok())
+        .and_then(|text| parse_label(&text))
+}
+
+/// `profile (enforce)`; a context of SELinux stands alone.
+fn parse_label(text: &str) -> Option<String> {
+    let text = text.trim_end_matches(['\0', '\n']).trim();
+    let name = match text.rsplit_once(" (") {
+        Some((name, mode)) if mode.ends_with(')') => name,
+        _ => text,
+    };
+    (!name.is_empty() && name != "unconfined").then(|| name.to_owned())
+}
+
+/// Names of the profiles that are loaded on this host; none without AppArmor.
+pub fn loaded() -> io::Result<BTreeSet<String>> {
+    match std::fs::read_to_string(LOADED) {
+        Ok(text) => Ok(text.lines().filter_map(parse_label).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether Podman can load its profiles here.
+pub fn has_parser() -> bool {
+    command::find(PARSER).is_some()
+}
+
+/// Those of a container's `labels` that Podman has to load before a container with them is restored,
+/// where `loaded` are there.
+pub fn to_load(labels: &BTreeSet<String>, loaded: &BTreeSet<String>) -> Vec<String> {
+    let missing = labels.difference(loaded);
+    missing
+        .filter(|label| label.starts_with(PODMANS))
+        .cloned()
+        .collect()
+}
+
+/// Has Podman load its own `profile`, by a container `name` of `image` that is created and never
+/// started.
+///
+/// The container is removed again; cut short, it is undone by [`podman::remove_container`]. The
+/// profile stays loaded until the host goes down, as those that Podman loads by itself.
+///
+/// # Errors
+/// If the profile is not loaded afterwards.
+pub async fn load(profile: &str, image: &str, name: &str) -> Result<(), ProfileError> {
+    let failed = |why| ProfileError::Podman {
+        profile: profile.to_owned(),
+        why,
+    };
+    let mut create = podman::podman();
+    // As little of a container as there can be: its program is never run.
+    create.args(["container", "create", "--pull=never", "--network=none"]);
+    create.args(["--log-driver=none", "--image-volume=ignore"]);
+    create.args(["--no-healthcheck", "--restart=no", "--name", name]);
+    create.args(["--entrypoint", "/bin/true"]);
+    create.arg(format!("--security-opt=apparmor={profile}"));
+    command::stdout(create.arg(image)).await.map_err(failed)?;
+    // It fails if the image has no such program, but only after the profile was loaded.
+    let prepared = command::stdout(podman::podman().args(["container", "init", name])).await;
+    podman::remove_container(name).await.map_err(failed)?;
+    match (loaded()?.contains(profile), prepared) {
+        (true, _) => Ok(()),
+        (false, Err(why)) => Err(ProfileError::NotLoaded {
+            profile: profile.to_owned(),
+            why,
+        }),
+        (false, Ok(_)) => Err(ProfileError::Unknown(io::Error::other(format!(
+            "{profile} is not there although podman has started a container with it"
+        )))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_label_is_a_profile_or_a_context() {
+        for (text, expected) in [
+            (
+                "containers-default-0.62.2 (enforce)\n",
+                Some("containers-default-0.62.2"),
+            ),
+            ("a profile//&other (complain)\n", Some("a profile//&other")),
+            ("unconfined\n", None),
+            ("", None),
+            (
+                "system_u:system_r:container_t:s0:c1,c2\0",
+                Some("system_u:system_r:container_t:s0:c1,c2"),
+            ),
+        ] {
+            assert_eq!(parse_label(text).as_deref(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_label_is_that_of_apparmor_where_it_has_a_file_of_its_own() {
+        let process = tempfile::tempdir().unwrap();
+        assert_eq!(label(process.path()), None);
+        std::fs::create_dir_all(process.path().join("attr/apparmor")).unwrap();
+        std::fs::write(process.path().join("attr/current"), "other\n").unwrap();
+        assert_eq!(label(process.path()).as_deref(), Some("other"));
+        let own = process.path().join("attr/apparmor/current");
+        std::fs::write(own, "mine (enforce)\n").unwrap();
+        assert_eq!(label(process.path()).as_deref(), Some("mine"));
+    }
+
+    #[test]
+    fn a_host_has_the_module_that_shows_itself() {
+        let sys = tempfile::tempdir().unwrap();
+        let below = || SecurityModule::below(sys.path());
+        assert_eq!(below(), SecurityModule::None);
+        std::fs::create_dir_all(sys.path().join("fs/selinux")).unwrap();
+        std::fs::write(sys.path().join("fs/selinux/enforce"), "1").unwrap();
+        assert_eq!(below(), SecurityModule::Selinux);
+        std::fs::create_dir_all(sys.path().join("kernel/security/apparmor")).unwrap();
+        assert_eq!(below(), SecurityModule::Apparmor);
+    }
+
+    #[test]
+    fn only_podmans_own_profiles_are_loaded_by_podman() {
+        let labels = set(&[
+            "containers-default-0.62.2",
+            "mine",
+            "containers-default-0.64.1",
+        ]);
+        let there = set(&["containers-default-0.64.1"]);
+        assert_eq!(to_load(&labels, &there), ["containers-default-0.62.2"]);
+    }
+}
