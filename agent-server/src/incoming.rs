@@ -219,6 +219,11 @@ impl PodmanIncoming {
         }
         if let Some(staged) = self.staged.take() {
             staged.cancel().await;
+            let (runtime, id) = (self.container.runtime.clone(), self.container.id.clone());
+            let ended = spawn_blocking(move || gate::end_processes(&runtime, &id)).await;
+            if let Err(error) = ended.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
+                tracing::warn!("{} may have left processes: {error}", self.container.name);
+            }
         }
         let leftovers = self.undo.unwind().await;
         self.hold = None;
@@ -391,17 +396,15 @@ impl PodmanIncoming {
     async fn try_restore(&mut self) -> Step<()> {
         let staged = self
             .staged
-            .take()
+            .as_mut()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "nothing is staged"))?;
-        let (runtime, id) = (self.container.runtime.clone(), self.container.id.clone());
-        let restored = staged.open(&runtime, &id).await;
+        let restored = staged
+            .open(&self.container.runtime, &self.container.id)
+            .await;
         let Err(error) = restored else {
+            self.staged = None;
             return self.put_mtus_back().await.map_err(failed);
         };
-        let ended = spawn_blocking(move || gate::end_processes(&runtime, &id)).await;
-        if let Err(error) = ended.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
-            tracing::warn!("{} may have left processes: {error}", self.container.name);
-        }
         let log = self.bundle.join("restore.log");
         let mut refused = match dump::criu_error(&log) {
             Some(line) => Refused::new(

@@ -12,6 +12,7 @@ pub mod image;
 mod images;
 pub mod podman;
 pub mod repair;
+mod restore_watch;
 pub mod skeleton;
 pub mod sockets;
 pub mod spec;
