@@ -11,7 +11,7 @@ use anyhow::Context;
 use common::bulk::{self, Receiving};
 use common::container::cargo::{self, Places};
 use common::container::gate::{self, Staged};
-use common::container::{ContainerFacts, dump, image, podman, spec};
+use common::container::{ContainerFacts, dump, image, podman, spec, timerfds};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::admit;
@@ -398,6 +398,11 @@ impl PodmanIncoming {
             .staged
             .as_mut()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "nothing is staged"))?;
+        let images = staged.checkpoint.clone();
+        spawn_blocking(move || timerfds::mend(&images))
+            .await
+            .map_err(failed)?
+            .map_err(failed)?;
         let restored = staged
             .open(&self.container.runtime, &self.container.id)
             .await;

@@ -17,6 +17,7 @@ pub mod skeleton;
 pub mod sockets;
 pub mod spec;
 pub mod stragglers;
+pub mod timerfds;
 pub mod tree;
 
 pub use facts::ContainerFacts;

@@ -17,5 +17,6 @@ mod refusals;
 mod segments;
 mod series;
 mod strangers;
+mod timers;
 mod trust;
 mod workloads;
