@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use common::container::facts::PublishedPort;
+use common::container::init::InitProgram;
 use common::container::{ContainerFacts, podman};
 use common::net::forward::{self, Obstacle, Part};
 use common::net::published::{self, Forward};
@@ -57,6 +58,10 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
             })
             .collect(),
         volumes,
+        init: container.init.as_ref().and_then(|init| {
+            let here = InitProgram::at(&init.path);
+            here.ok().filter(|here| here.path == init.path)
+        }),
         free_bytes: root.map(|r| free_bytes(Path::new(&r))).unwrap_or(0),
     }
 }

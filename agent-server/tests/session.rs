@@ -155,6 +155,7 @@ fn container() -> ContainerFacts {
         dependencies: vec![],
         exec_sessions: 0,
         terminal: false,
+        init: None,
         overlay: true,
     }
 }

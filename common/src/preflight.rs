@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::ContainerFacts;
 use crate::container::facts::PublishedPort;
+use crate::container::init::InitProgram;
 use crate::host::{HostFacts, version_numbers};
 use crate::net::forward::Obstacle;
 
@@ -69,6 +70,8 @@ pub struct DestinationFacts {
     pub busy_ports: Vec<(PublishedPort, String)>,
     /// Volumes of the container that exist already.
     pub volumes: Vec<String>,
+    /// What it has in the place of the container's [`ContainerFacts::init`].
+    pub init: Option<InitProgram>,
     /// Free space for containers, bytes.
     pub free_bytes: u64,
 }
@@ -240,6 +243,19 @@ pub fn destination(
         format!("{} to {}", source.architecture, host.architecture),
         "memory images do not move between architectures",
     );
+    if let Some(init) = &container.init {
+        checks.expect(
+            "init program",
+            facts.init.as_ref() == Some(init),
+            match &facts.init {
+                Some(here) if here == init => init.path.display().to_string(),
+                Some(_) => format!("{} is another build", init.path.display()),
+                None => format!("there is no {}", init.path.display()),
+            },
+            "the container runs from the source's (--init), so have the same version of its package on \
+             both hosts",
+        );
+    }
     let missing: Vec<&str> = source
         .cpu_flags
         .difference(&host.cpu_flags)
@@ -506,6 +522,7 @@ mod tests {
             dependencies: vec![],
             exec_sessions: 0,
             terminal: false,
+            init: None,
             overlay: true,
         }
     }
@@ -528,6 +545,27 @@ mod tests {
             .filter(|c| c.verdict == Verdict::Failed)
             .map(|c| c.name.as_str())
             .collect()
+    }
+
+    #[test]
+    fn the_init_program_is_the_same() {
+        let program = |digest| InitProgram {
+            path: "/usr/bin/catatonit".into(),
+            blake3: [digest; 32],
+        };
+        let mut moving = container();
+        let judged = |moving: &ContainerFacts, here: Option<InitProgram>| {
+            let mut facts = self::here();
+            facts.init = here;
+            let checks = destination(moving, &host(), &host(), &facts);
+            let mut found = checks.into_iter().filter(|c| c.name == "init program");
+            found.next().map(|check| check.verdict)
+        };
+        assert_eq!(judged(&moving, None), None);
+        moving.init = Some(program(1));
+        assert_eq!(judged(&moving, Some(program(1))), Some(Verdict::Ok));
+        assert_eq!(judged(&moving, Some(program(2))), Some(Verdict::Failed));
+        assert_eq!(judged(&moving, None), Some(Verdict::Failed));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::init::InitProgram;
 use crate::protocol::ContainerRef;
 
 /// A running container as its source host sees it.
@@ -49,6 +50,9 @@ pub struct ContainerFacts {
     pub exec_sessions: usize,
     /// Whether it has a terminal.
     pub terminal: bool,
+    /// What runs before its own program, if it has such a thing.
+    #[serde(default)]
+    pub init: Option<InitProgram>,
     /// Whether its root file system is an overlay of image layers.
     pub overlay: bool,
 }

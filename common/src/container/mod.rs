@@ -10,6 +10,7 @@ pub mod freezer;
 pub mod gate;
 pub mod image;
 mod images;
+pub mod init;
 pub mod podman;
 pub mod repair;
 mod restore_watch;

@@ -10,6 +10,7 @@ mod floods;
 mod flows;
 mod forwards;
 mod images;
+mod inits;
 mod journeys;
 mod neighbours;
 mod outages;
