@@ -12,7 +12,7 @@ use common::bulk::{self, Receiving};
 use common::container::cargo::{self, Places};
 use common::container::gate::{self, Owner, Staged};
 use common::container::service::{self, ServiceFacts};
-use common::container::{ContainerFacts, apparmor, dump, health, image, podman, spec};
+use common::container::{ContainerFacts, apparmor, dump, health, image, podman, spec, timerfds};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::admit;
@@ -248,6 +248,11 @@ impl PodmanIncoming {
         }
         if let Some(staged) = self.staged.take() {
             staged.cancel().await;
+            let (runtime, id) = (self.container.runtime.clone(), self.container.id.clone());
+            let ended = spawn_blocking(move || gate::end_processes(&runtime, &id)).await;
+            if let Err(error) = ended.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
+                tracing::warn!("{} may have left processes: {error}", self.container.name);
+            }
         }
         let leftovers = self.undo.unwind().await;
         self.hold = None;
@@ -456,17 +461,20 @@ impl PodmanIncoming {
     async fn try_restore(&mut self) -> Step<()> {
         let staged = self
             .staged
-            .take()
+            .as_mut()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "nothing is staged"))?;
-        let (runtime, id) = (self.container.runtime.clone(), self.container.id.clone());
-        let restored = staged.open(&runtime, &id).await;
+        let images = staged.checkpoint.clone();
+        spawn_blocking(move || timerfds::mend(&images))
+            .await
+            .map_err(failed)?
+            .map_err(failed)?;
+        let restored = staged
+            .open(&self.container.runtime, &self.container.id)
+            .await;
         let Err(error) = restored else {
+            self.staged = None;
             return self.put_mtus_back().await.map_err(failed);
         };
-        let ended = spawn_blocking(move || gate::end_processes(&runtime, &id)).await;
-        if let Err(error) = ended.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
-            tracing::warn!("{} may have left processes: {error}", self.container.name);
-        }
         let log = self.bundle.join("restore.log");
         let mut refused = match dump::criu_error(&log) {
             Some(line) => Refused::new(

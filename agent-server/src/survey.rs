@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use common::container::facts::PublishedPort;
+use common::container::init::InitProgram;
 use common::container::service::ServiceHere;
 use common::container::{ContainerFacts, apparmor, podman};
 use common::net::forward::{self, Obstacle, Part};
@@ -67,6 +68,10 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
         volumes,
         profiles: apparmor::loaded().unwrap_or_default(),
         loads_profiles: apparmor::has_parser(),
+        init: container.init.as_ref().and_then(|init| {
+            let here = InitProgram::at(&init.path);
+            here.ok().filter(|here| here.path == init.path)
+        }),
         free_bytes: root.map(|r| free_bytes(Path::new(&r))).unwrap_or(0),
         // One that cannot be asked has no systemd that works.
         service: service.unwrap_or(Some(ServiceHere {

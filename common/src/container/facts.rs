@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::health::HealthFacts;
+use super::init::InitProgram;
 use super::service::ServiceFacts;
 use crate::protocol::ContainerRef;
 
@@ -52,6 +53,9 @@ pub struct ContainerFacts {
     pub exec_sessions: usize,
     /// Whether it has a terminal.
     pub terminal: bool,
+    /// What runs before its own program, if it has such a thing.
+    #[serde(default)]
+    pub init: Option<InitProgram>,
     /// Whether its root file system is an overlay of image layers.
     pub overlay: bool,
     /// The service of systemd that runs it, if one does.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -12,8 +13,10 @@ use tokio::process::Command;
 use super::command::{self, CommandError};
 use super::facts::{ContainerFacts, NetworkFacts, PublishedPort, VolumeFacts};
 use super::health::HealthFacts;
+use super::init::InitProgram;
 use super::processes;
 use super::service::ServiceFacts;
+use super::spec::Layout;
 
 /// Why a container name means no container.
 #[derive(Debug, thiserror::Error)]
@@ -392,6 +395,7 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
         dependencies: inspect.dependencies.unwrap_or_default(),
         exec_sessions: inspect.exec_ids.unwrap_or_default().len(),
         terminal: inspect.config.tty,
+        init: init(&placement.oci_config),
         overlay: inspect.graph_driver.name == "overlay" && !placement.upper_dir.is_empty(),
         service: match inspect.state.conmon_pid {
             0 => None,
@@ -400,6 +404,15 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
         health: inspect.config.health(),
     };
     Ok((facts, placement))
+}
+
+/// None of a container that does not run: it has no configuration.
+fn init(oci_config: &str) -> Option<InitProgram> {
+    let layout = Layout::read(Path::new(oci_config)).ok()?;
+    InitProgram::of(&layout).unwrap_or_else(|error| {
+        tracing::warn!("{}: {error}", super::init::DESTINATION);
+        None
+    })
 }
 
 async fn volume(mount: InspectMount, container: &str) -> Result<VolumeFacts, CommandError> {

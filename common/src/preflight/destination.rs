@@ -12,6 +12,7 @@ use super::service;
 use super::{Check, Checks, Side, Verdict, join};
 use crate::container::ContainerFacts;
 use crate::container::facts::PublishedPort;
+use crate::container::init::InitProgram;
 use crate::container::service::ServiceHere;
 use crate::host::HostFacts;
 
@@ -36,6 +37,8 @@ pub struct DestinationFacts {
     pub profiles: BTreeSet<String>,
     /// Whether Podman can load its own.
     pub loads_profiles: bool,
+    /// What it has in the place of the container's [`ContainerFacts::init`].
+    pub init: Option<InitProgram>,
     /// Free space for containers, bytes.
     pub free_bytes: u64,
     /// What it has of the container's service.
@@ -172,6 +175,19 @@ pub fn destination(
         ),
         "make room where Podman keeps its containers",
     );
+    if let Some(init) = &container.init {
+        checks.expect(
+            "init program",
+            facts.init.as_ref() == Some(init),
+            match &facts.init {
+                Some(here) if here == init => init.path.display().to_string(),
+                Some(_) => format!("{} is another build", init.path.display()),
+                None => format!("there is no {}", init.path.display()),
+            },
+            "the container runs from the source's (--init), so have the same version of its package on \
+             both hosts",
+        );
+    }
     service::at_destination(
         &mut checks,
         container.service.as_ref(),
