@@ -158,6 +158,65 @@ impl FirewallError {
 /// Diverts the flows whose connmark names this tunnel. Undone by [`remove_tunnel`].
 pub fn add_tunnel(index: Index) -> Result<(), FirewallError> {
     let mut batch = emptied(index);
+    for (chain, rules) in lasting(index) {
+        fill(&mut batch, &chain, rules);
+    }
+    apply("add the tunnel's firewall rules", batch)
+}
+
+/// Makes the rules that [`add_tunnel`] makes anew, and those chains that are missing. Rules that are there
+/// for a while, and forwards, stay.
+pub(super) fn put_back(index: Index) -> Result<(), FirewallError> {
+    let mut batch = made(index);
+    for (chain, rules) in lasting(index) {
+        empty(&mut batch, &chain);
+        fill(&mut batch, &chain, rules);
+    }
+    apply("put the tunnel's firewall rules back", batch)
+}
+
+/// Which chains of the tunnel are not there, or do not have as many rules as they must, in words; the
+/// whole table, if that is gone. `ways` is how many rules forwards have.
+///
+/// Starts `nft`.
+pub(super) fn missing(index: Index, ways: usize) -> Result<Vec<String>, FirewallError> {
+    let what = "look at the firewall's rules";
+    let exists = Nfnetlink::open().and_then(|netlink| netlink.has_table(TABLE));
+    let exists = exists.map_err(|source| FirewallError::Nft {
+        what,
+        source: NftablesError::NftExecution {
+            program: "netlink".into(),
+            inner: source,
+        },
+    })?;
+    if !exists {
+        return Ok(vec![format!("the table inet {TABLE}")]);
+    }
+    let list = ["--json", "list", "table", "inet", TABLE];
+    let text = helper::get_current_ruleset_raw(helper::DEFAULT_NFT, list)
+        .map_err(|source| FirewallError::new(what, source))?;
+    Ok(incomplete(&text, index, ways))
+}
+
+fn incomplete(text: &str, index: Index, ways: usize) -> Vec<String> {
+    let all: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+    let objects = all["nftables"].as_array();
+    let of_kind = |kind: &'static str| objects.into_iter().flatten().map(move |o| &o[kind]);
+    let expected = lasting(index).map(|(chain, rules)| (chain, rules.len()));
+    let forwards = forward_chains(index).map(|chain| (chain, ways));
+    let nat = nat_chains().map(|chain| (chain, 0));
+    let all = expected.into_iter().chain(forwards).chain(nat);
+    all.filter(|(chain, rules)| {
+        let there = of_kind("chain").any(|found| found["name"] == *chain.name);
+        let found = of_kind("rule").filter(|rule| rule["chain"] == *chain.name);
+        !there || found.count() != *rules
+    })
+    .map(|(chain, _)| format!("the chain {}", chain.name))
+    .collect()
+}
+
+/// The rules that a tunnel has for as long as it is there.
+fn lasting(index: Index) -> [(Chain<'static>, Vec<Vec<Statement<'static>>>); 4] {
     let diverts = || Direction::BOTH.map(|direction| divert(direction, index));
     let stand_ins = [IpAddr::V4(stand_in::IPV4), IpAddr::V6(stand_in::IPV6)];
     let rules = [
@@ -178,10 +237,14 @@ pub fn add_tunnel(index: Index) -> Result<(), FirewallError> {
             .flat_map(|peer| Direction::BOTH.map(|direction| show(peer, direction, index)))
             .collect(),
     ];
-    for (chain, rules) in chains(index).iter().zip(rules) {
-        fill(&mut batch, chain, rules);
-    }
-    apply("add the tunnel's firewall rules", batch)
+    let [first, last, output, leaving] = chains(index);
+    let [of_first, of_last, of_output, of_leaving] = rules;
+    [
+        (first, of_first),
+        (last, of_last),
+        (output, of_output),
+        (leaving, of_leaving),
+    ]
 }
 
 /// Makes these the forwards through the tunnel, in place of what there was. Those of none are none.
@@ -333,24 +396,29 @@ pub(super) fn apply(what: &'static str, batch: Batch) -> Result<(), FirewallErro
 /// the same state every time. (`destroy`, which ignores what is missing, needs nft 1.0.7 and
 /// Linux 6.3.)
 fn emptied(index: Index) -> Batch<'static> {
-    let mut batch = Batch::new();
-    batch.add(NfListObject::Table(table()));
-    for (name, hook, priority) in [
-        ("nat_prerouting", NfHook::Prerouting, PRIORITY_DSTNAT),
-        ("nat_postrouting", NfHook::Postrouting, PRIORITY_SRCNAT),
-    ] {
-        let name = name.into();
-        batch.add(NfListObject::Chain(base_chain(
-            name,
-            hook,
-            NfChainType::NAT,
-            priority,
-        )));
-    }
+    let mut batch = made(index);
     for chain in all_chains(index) {
         empty(&mut batch, &chain);
     }
     batch
+}
+
+/// Table and chains, made if missing.
+fn made(index: Index) -> Batch<'static> {
+    let mut batch = Batch::new();
+    batch.add(NfListObject::Table(table()));
+    for chain in nat_chains().into_iter().chain(all_chains(index)) {
+        batch.add(NfListObject::Chain(chain));
+    }
+    batch
+}
+
+fn nat_chains() -> [Chain<'static>; 2] {
+    [
+        ("nat_prerouting", NfHook::Prerouting, PRIORITY_DSTNAT),
+        ("nat_postrouting", NfHook::Postrouting, PRIORITY_SRCNAT),
+    ]
+    .map(|(name, hook, priority)| base_chain(name.into(), hook, NfChainType::NAT, priority))
 }
 
 /// Makes the chain if it is missing, and empties it if not.

@@ -20,6 +20,7 @@ use super::lock::Lock;
 use super::mark::{Direction, Index, Mark};
 use super::published::{self, Bound};
 use super::tunnel::{self, Dirs, KeeperCommand, Record, TunnelError};
+use super::upkeep::Upkeep;
 use super::userspace::{self, UserspaceError};
 use super::wireguard::Backend;
 use crate::systemd;
@@ -161,6 +162,7 @@ pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<()
         stay.clone(),
     ));
     runtime.spawn(introduction::ask_to_stay(dirs.clone(), index));
+    let mut upkeep = Upkeep::of(dirs, &record)?;
     let mut bound = Bound::default();
     let mut idle_since = None;
     while Record::exists(dirs, index) {
@@ -169,6 +171,9 @@ pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<()
         }
         if let Err(error) = introduction::expect(&record) {
             tracing::debug!("{error}");
+        }
+        if let Err(error) = upkeep.look() {
+            tracing::warn!("what the tunnel needs may be missing: {error}");
         }
         let forwards = published::of_tunnel(dirs, index)?;
         bound.update(&forwards);

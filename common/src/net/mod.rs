@@ -36,6 +36,7 @@ pub mod segments;
 pub mod stand_in;
 pub mod sysctl;
 pub mod tunnel;
+mod upkeep;
 pub mod userspace;
 pub mod wireguard;
 

@@ -22,6 +22,9 @@ const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFT_MSG_NEWTABLE: u16 = NFNL_SUBSYS_NFTABLES << 8;
 const NFT_MSG_GETTABLE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 1;
 const NFT_MSG_NEWRULE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 6;
+const NFT_MSG_NEWGEN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 15;
+const NFT_MSG_GETGEN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 16;
+const NFTA_GEN_ID: u16 = 1;
 const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_TABLE_FLAGS: u16 = 2;
 const NFTA_RULE_TABLE: u16 = 1;
@@ -85,6 +88,15 @@ impl Nfnetlink {
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(false),
             asked => asked.map(|()| true),
         }
+    }
+
+    /// A number that is another one after every change of the ruleset, by whomever.
+    pub(super) fn generation(&self) -> io::Result<u32> {
+        let ask = Message::new(NFT_MSG_GETGEN, 0, 0);
+        self.socket.send(&ask.finish(0), 0)?;
+        let mut buffer = Vec::with_capacity(8192);
+        self.socket.recv(&mut buffer, 0)?;
+        generation(&buffer).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     }
 
     /// Appends a rule to a chain of an `inet` table that hands every packet to queue number
@@ -164,6 +176,28 @@ fn answer(datagram: &[u8]) -> Option<i32> {
     let kind = u16::from_ne_bytes(datagram.get(4..6)?.try_into().ok()?);
     let code = i32::from_ne_bytes(datagram.get(16..20)?.try_into().ok()?);
     (kind == NLMSG_ERROR).then_some(code)
+}
+
+/// The number in an answer about it.
+fn generation(datagram: &[u8]) -> Option<u32> {
+    let number = |at: usize| {
+        Some(u16::from_ne_bytes(
+            datagram.get(at..at + 2)?.try_into().ok()?,
+        ))
+    };
+    if number(4)? != NFT_MSG_NEWGEN {
+        return None;
+    }
+    let mut at = HEADER_BYTES;
+    loop {
+        let length = usize::from(number(at)?);
+        if number(at + 2)? == NFTA_GEN_ID {
+            let value = datagram.get(at + 4..at + 8)?;
+            return Some(u32::from_be_bytes(value.try_into().ok()?));
+        }
+        // An attribute has a header of four bytes at least.
+        at += length.max(4).next_multiple_of(4);
+    }
 }
 
 /// A message under construction.

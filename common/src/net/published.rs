@@ -213,6 +213,18 @@ fn apply(dirs: &Dirs, index: Index, forwards: &[Forward]) -> Result<(), TunnelEr
     Ok(firewall::forward(index, &working)?)
 }
 
+/// How many rules the forwards of a tunnel have in each of its chains.
+pub(super) fn ways(dirs: &Dirs, index: Index) -> Result<usize, TunnelError> {
+    let forwards = of_tunnel(dirs, index)?;
+    let working = forwards.iter().filter(|f| f.state != State::Prepared);
+    Ok(working.map(|forward| forward.ways().count()).sum())
+}
+
+/// Makes the rules of a tunnel's forwards anew. The caller has its turn.
+pub(super) fn put_back(dirs: &Dirs, index: Index) -> Result<(), TunnelError> {
+    apply(dirs, index, &of_tunnel(dirs, index)?)
+}
+
 /// Ports that a keeper has bound.
 #[derive(Debug, Default)]
 pub(super) struct Bound(BTreeMap<String, OwnedFd>);

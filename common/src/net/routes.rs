@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use rtnetlink::packet_core::ErrorMessage;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
@@ -149,16 +149,19 @@ impl Routes {
             .ok_or_else(|| RouteError::NoInterface(name.into()))
     }
 
-    /// Gives the interface its addresses and MTU and brings it up. Goes with the interface.
+    /// Gives the interface its addresses and MTU and brings it up; what it has already it keeps. Goes with
+    /// the interface.
     pub fn configure(&self, interface: &str, mtu: u32, addresses: &[IpNet]) -> Result<()> {
         let number = self.existing(interface)?;
         for net in addresses {
-            self.request(
-                format!("give {interface} the address {net}"),
-                self.handle
-                    .address()
-                    .add(number, net.addr(), net.prefix_len())
-                    .execute(),
+            there_already(
+                self.request(
+                    format!("give {interface} the address {net}"),
+                    self.handle
+                        .address()
+                        .add(number, net.addr(), net.prefix_len())
+                        .execute(),
+                ),
             )?;
         }
         let up = LinkUnspec::new_with_index(number).mtu(mtu).up().build();
@@ -176,14 +179,10 @@ impl Routes {
             .handle
             .address()
             .add(number, net.addr(), net.prefix_len());
-        let added = self.request(
+        there_already(self.request(
             format!("give {interface} the address {address}"),
             add.execute(),
-        );
-        match added {
-            Err(error) if error.errno() == libc::EEXIST => Ok(()),
-            added => added,
-        }
+        ))
     }
 
     /// Each interface's number and MTU.
@@ -214,7 +213,7 @@ impl Routes {
     ///
     /// A second, worse route drops what is left when the interface has vanished (its process was
     /// killed): a packet of a moved flow must never go by ordinary routing. Rules come last, when
-    /// the table is ready. Undone by [`unroute`](Self::unroute).
+    /// the table is ready. What is there already stays. Undone by [`unroute`](Self::unroute).
     ///
     /// All of them say that the kernel made them. systemd-networkd removes rules and routes of others
     /// when it starts and when it configures a link, of both families, except for those
@@ -229,18 +228,72 @@ impl Routes {
             let mut through = default_route(family, index.table());
             through.attributes.push(RouteAttribute::Oif(number));
             for route in [through, drop] {
-                self.request(
+                there_already(self.request(
                     format!("add a route through {interface} to table {}", index.table()),
                     self.handle.route().add(route).execute(),
-                )?;
+                ))?;
             }
             let mut add = self.handle.rule().add();
             *add.message_mut() = rule(family, index);
             let protocol = RuleAttribute::Protocol(RouteProtocol::Kernel);
             add.message_mut().attributes.push(protocol);
-            self.request(format!("add the rule for {interface}"), add.execute())?;
+            there_already(self.request(format!("add the rule for {interface}"), add.execute()))?;
         }
         Ok(())
+    }
+
+    /// Which of a tunnel's rules and routes are not there, in words.
+    pub fn missing(&self, index: Index, ipv6: bool) -> Result<Vec<String>> {
+        let number = self.existing(&index.interface())?;
+        let mut missing = Vec::new();
+        for family in families(ipv6) {
+            let name = match family {
+                AddressFamily::Inet => "IPv4",
+                _ => "IPv6",
+            };
+            let routes = self.routes(family)?;
+            let own = || routes.iter().filter(|route| table(route) == index.table());
+            if !own().any(|route| route.attributes.contains(&RouteAttribute::Oif(number))) {
+                missing.push(format!("the {name} route of table {}", index.table()));
+            }
+            if !own().any(|route| route.header.kind == RouteType::BlackHole) {
+                missing.push(format!("the {name} blackhole of table {}", index.table()));
+            }
+            let expected = parse_rule(&rule(family, index));
+            if !self
+                .rules(family)?
+                .iter()
+                .any(|rule| parse_rule(rule) == expected)
+            {
+                missing.push(format!("the {name} rule {}", index.priority()));
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Whether the interface is up, with this MTU.
+    pub fn is_up(&self, interface: &str, mtu: u32) -> Result<bool> {
+        let links = self.handle.link().get().match_name(interface).execute();
+        let links = self.request(
+            format!("look for {interface}"),
+            links.try_collect::<Vec<_>>(),
+        )?;
+        Ok(links.first().is_some_and(|link| {
+            link.header.flags.contains(LinkFlags::Up)
+                && link.attributes.contains(&LinkAttribute::Mtu(mtu))
+        }))
+    }
+
+    /// Those of these addresses that the interface does not have.
+    pub fn missing_addresses(&self, interface: &str, addresses: &[IpNet]) -> Result<Vec<IpNet>> {
+        let number = self.existing(interface)?;
+        let there = self.addresses()?;
+        let is_there = |net: &&IpNet| there.contains(&(number, **net));
+        Ok(addresses
+            .iter()
+            .filter(|net| !is_there(net))
+            .copied()
+            .collect())
     }
 
     /// Removes the rules and the routes of a tunnel, as far as they exist, whatever they say of who made
@@ -350,21 +403,24 @@ impl Routes {
                 facts.tables.entry(table(&route)).or_insert(text);
                 facts.prefixes.extend(destination);
             }
-            let version = match family {
-                AddressFamily::Inet => IpVersion::V4,
-                _ => IpVersion::V6,
-            };
-            let rules = self.handle.rule().get(version).execute();
-            let rules = self.request("list rules", rules.try_collect::<Vec<_>>());
             facts
                 .rules
-                .extend(unsupported(rules)?.iter().map(parse_rule));
+                .extend(self.rules(family)?.iter().map(parse_rule));
         }
         // Two halves of the internet are how some VPN software writes a default route.
         facts.prefixes.retain(|net| net.prefix_len() > 1);
         facts.prefixes.sort();
         facts.prefixes.dedup();
         Ok(facts)
+    }
+
+    fn rules(&self, family: AddressFamily) -> Result<Vec<RuleMessage>> {
+        let version = match family {
+            AddressFamily::Inet => IpVersion::V4,
+            _ => IpVersion::V6,
+        };
+        let rules = self.handle.rule().get(version).execute();
+        unsupported(self.request("list rules", rules.try_collect::<Vec<_>>()))
     }
 
     fn routes(&self, family: AddressFamily) -> Result<Vec<RouteMessage>> {
@@ -379,6 +435,14 @@ fn families(ipv6: bool) -> impl Iterator<Item = AddressFamily> {
     [AddressFamily::Inet]
         .into_iter()
         .chain(ipv6.then_some(AddressFamily::Inet6))
+}
+
+/// What is there need not be made.
+fn there_already(result: Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.errno() == libc::EEXIST => Ok(()),
+        other => other,
+    }
 }
 
 /// What is not there need not be removed. The kernel says so with a different number per kind of
@@ -420,6 +484,7 @@ fn default_route(family: AddressFamily, table: u32) -> RouteMessage {
     }
 }
 
+/// Without who made it: a rule that is looked for or removed is ours whatever it says of that.
 fn rule(family: AddressFamily, index: Index) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = family;

@@ -33,15 +33,33 @@ pub struct SysctlError {
 ///   loopback addresses is dropped by [`super::firewall`].
 /// - `addr_gen_mode=1`: no link-local IPv6 address, hence no multicast chatter through the tunnel.
 pub fn prepare_interface(interface: &str, ipv6: bool) -> Result<(), SysctlError> {
-    let rp_filter = if filters_reverse_path() { "2" } else { "0" };
-    set(format!("ipv4/conf/{interface}/rp_filter"), rp_filter)?;
-    set(format!("ipv4/conf/{interface}/forwarding"), "1")?;
-    set(format!("ipv4/conf/{interface}/route_localnet"), "1")?;
-    if ipv6 {
-        set(format!("ipv6/conf/{interface}/addr_gen_mode"), "1")?;
-        set(format!("ipv6/conf/{interface}/forwarding"), "1")?;
+    for (name, value) in settings(interface, ipv6) {
+        set(name, value)?;
     }
     Ok(())
+}
+
+/// Whether the interface has still the settings of [`prepare_interface`].
+pub fn is_prepared(interface: &str, ipv6: bool) -> bool {
+    settings(interface, ipv6).iter().all(|(name, value)| {
+        let path = PathBuf::from("/proc/sys/net").join(name);
+        fs::read_to_string(path).is_ok_and(|found| found.trim() == *value)
+    })
+}
+
+fn settings(interface: &str, ipv6: bool) -> Vec<(String, &'static str)> {
+    let rp_filter = if filters_reverse_path() { "2" } else { "0" };
+    let of = |family: &str, name: &str| format!("{family}/conf/{interface}/{name}");
+    let mut settings = vec![
+        (of("ipv4", "rp_filter"), rp_filter),
+        (of("ipv4", "forwarding"), "1"),
+        (of("ipv4", "route_localnet"), "1"),
+    ];
+    if ipv6 {
+        settings.push((of("ipv6", "addr_gen_mode"), "1"));
+        settings.push((of("ipv6", "forwarding"), "1"));
+    }
+    settings
 }
 
 /// Does what brings an interface up. The kernel's WireGuard turns `send_redirects` of `all` off when

@@ -48,6 +48,7 @@ use super::plan::{self, Agreement, Offer, PlanError, PublicKey, Terms, View};
 use super::published;
 use super::routes::{RouteError, Routes};
 use super::sysctl::{self, SysctlError};
+use super::upkeep::Upkeep;
 use super::userspace;
 use super::wireguard::{self, Backend, PrivateKey, WireguardError};
 use crate::paths;
@@ -491,6 +492,8 @@ fn reuse(
         record.endpoint = endpoint;
         record.write(dirs)?;
     }
+    // Its keeper may not have looked yet.
+    Upkeep::of(dirs, &record)?.put_back()?;
     Ok(record)
 }
 

@@ -16,6 +16,7 @@ mod journeys;
 mod neighbours;
 mod outages;
 mod refusals;
+mod removed;
 mod segments;
 mod series;
 mod services;

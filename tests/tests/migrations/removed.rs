@@ -1,0 +1,72 @@
+//! Somebody removes what moved connections need, at either end of their tunnel.
+
+use std::time::Duration;
+
+use tests::{Fixture, eventually, pause};
+
+/// What is done to a host that has tunnel 1, and what its keeper says is missing. Connections stand still
+/// until it has put that back.
+const DAMAGE: [(&str, &str); 5] = [
+    ("ip rule del priority 1001", "rule 1001"),
+    ("ip -6 rule del priority 1001", "rule 1001"),
+    ("ip route flush table 21001", "route of table 21001"),
+    ("ip link set lmwg1 down", "lmwg1 from those that are up"),
+    (
+        "echo 1 >/proc/sys/net/ipv4/conf/lmwg1/rp_filter",
+        "settings of lmwg1",
+    ),
+];
+
+/// The same of rules without which the kernel answers packets itself that are not for it: connections that
+/// send anything within that second may be reset.
+const WORSE: [(&str, &str); 3] = [
+    ("nft flush ruleset", "table inet live_migration"),
+    (
+        "nft delete table inet live_migration",
+        "table inet live_migration",
+    ),
+    (
+        "nft flush chain inet live_migration prerouting_1",
+        "chain prerouting_1",
+    ),
+];
+
+#[test]
+fn what_somebody_removes_is_put_back() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::both_ways("m-removed", &["echo"]);
+    f.start("a", "echo", "-p 7000:7000 -p 7000:7000/udp localhost/echo");
+    f.migrate("a", "echo", "b").assert_moved();
+    f.migrate("b", "echo", "a").assert_moved();
+    let streams = f.client("echo", &f.at("a", 7000), &["--connections", "3"]);
+    let out = f.migrate("a", "echo", "b");
+    out.assert_moved();
+    assert_eq!(out.report["tunnel"]["interface"], "lmwg1");
+    pause(300);
+    let said = |host: &str| f.sh(host, "cat /run/live-migration/tunnels/lmwg1.log");
+    let damage = |host: &str, (damage, missing): (&str, &str)| {
+        let before = said(host).matches(missing).count();
+        f.sh(host, damage);
+        eventually(Duration::from_secs(20), || {
+            let said = said(host);
+            let again = said.matches(missing).count() > before;
+            again
+                .then_some(())
+                .ok_or(format!("{damage} on {host}:\n{said}"))
+        });
+    };
+    for host in ["a", "b"] {
+        DAMAGE.iter().for_each(|done| damage(host, *done));
+    }
+    // The next migration does not wait for the keeper.
+    f.sh("a", "ip rule del priority 1001");
+    f.migrate("b", "echo", "a").assert_moved();
+    f.migrate("a", "echo", "b").assert_moved();
+    pause(500);
+    streams.finish_whole();
+    for host in ["a", "b"] {
+        WORSE.iter().for_each(|done| damage(host, *done));
+    }
+}
