@@ -138,11 +138,24 @@ impl Agreement {
         })
     }
 
+    /// Whether its networks are such as [`answer`] chooses: the other host has named them, and they become
+    /// routes of this one.
+    pub(super) fn is_private(&self) -> bool {
+        let pools = POOLS.map(|(base, length)| Ipv4Net::new(base, length).expect("a length"));
+        let unique_local =
+            Ipv6Net::new(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0), 8).expect("a length");
+        self.ipv4.prefix_len() == 30
+            && pools.iter().any(|pool| pool.contains(&self.ipv4))
+            && self
+                .ipv6
+                .is_none_or(|net| net.prefix_len() == 126 && unique_local.contains(&net))
+    }
+
     fn is_between(&self, a: &PublicKey, b: &PublicKey) -> bool {
         self.view(a).is_some_and(|view| view.peer.public_key == *b)
     }
 
-    fn overlaps(&self, prefixes: &[IpNet]) -> bool {
+    pub(super) fn overlaps(&self, prefixes: &[IpNet]) -> bool {
         overlaps(&IpNet::V4(self.ipv4), prefixes)
             || self
                 .ipv6
@@ -313,6 +326,40 @@ mod tests {
         let other = answer(&offer(&[]), &key("third"), &[], &occupied(&[])).unwrap();
         assert_ne!(here.ipv4, other.ipv4);
         assert_ne!(here.ipv6, other.ipv6);
+    }
+
+    #[test]
+    fn only_networks_of_the_size_and_the_place_of_a_tunnel_are_private() {
+        let good = agree(&offer(&[]), &occupied(&[]));
+        assert!(good.is_private());
+        for ipv4 in [
+            "128.0.0.0/1",
+            "10.0.0.0/8",
+            "10.1.2.0/29",
+            "192.0.2.0/30",
+            "255.255.255.255/32",
+        ] {
+            let ipv4 = ipv4.parse().unwrap();
+            assert!(
+                !Agreement {
+                    ipv4,
+                    ..good.clone()
+                }
+                .is_private(),
+                "{ipv4}"
+            );
+        }
+        for ipv6 in ["::/1", "fd00::/8", "2001:db8::/126", "fd00::/64"] {
+            let ipv6 = Some(ipv6.parse().unwrap());
+            assert!(
+                !Agreement {
+                    ipv6,
+                    ..good.clone()
+                }
+                .is_private(),
+                "{ipv6:?}"
+            );
+        }
     }
 
     #[test]

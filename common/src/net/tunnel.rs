@@ -156,6 +156,11 @@ pub enum TunnelError {
     /// The agreement does not name this host's key and a port of ours.
     #[error("the other host agreed to a tunnel that is not for this host")]
     NotOurs,
+    /// The agreed networks are not such as tunnels have.
+    #[error(
+        "the other host asks for a tunnel with the networks {0}, which this host does not give it"
+    )]
+    NotPrivate(String),
     /// Something took the agreed index since the plan was made. Negotiate again.
     #[error("tunnel {0} has been taken meanwhile: {1}")]
     Taken(Index, String),
@@ -373,6 +378,11 @@ impl Tunnel {
         keeper: KeeperCommand,
     ) -> Result<Self, TunnelError> {
         let agreement = &terms.agreement;
+        // Before addresses are worked out of them.
+        if !agreement.is_private() {
+            let networks = format!("{} and {:?}", agreement.ipv4, agreement.ipv6);
+            return Err(TunnelError::NotPrivate(networks));
+        }
         let key = PrivateKey::load_or_create(&dirs.state)?;
         let view = agreement.view(&key.public()).ok_or(TunnelError::NotOurs)?;
         let index = Index::from_port(view.local.port).ok_or(TunnelError::NotOurs)?;
@@ -510,6 +520,10 @@ fn make(
     remove_orphan(dirs, view)?;
     let occupied = occupied::gather(&[])?;
     if let Some((_, why)) = occupied.indexes.into_iter().find(|(i, _)| *i == index) {
+        return Err(TunnelError::Taken(index, why));
+    }
+    if terms.agreement.overlaps(&occupied.prefixes) {
+        let why = "its networks are in use here".to_owned();
         return Err(TunnelError::Taken(index, why));
     }
     let mut record = Record {
