@@ -117,6 +117,14 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
             _ => "only a running container can move live; start it, or copy a stopped one with `podman container export` and `import`",
         },
     );
+    if container.user_namespace {
+        checks.add(
+            "users",
+            Verdict::Failed,
+            "it has users of its own (--userns, --uidmap, --gidmap): Podman cannot restore a network for \
+             such a container; start it without",
+        );
+    }
     checks.expect(
         "pod",
         container.pod.is_none(),
@@ -522,6 +530,7 @@ mod tests {
             dependencies: vec![],
             exec_sessions: 0,
             terminal: false,
+            user_namespace: false,
             init: None,
             overlay: true,
         }
