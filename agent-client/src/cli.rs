@@ -22,6 +22,10 @@ use crate::{checklist, forwards, interactive, pair, recovery};
 /// Exit status for mistakes in the command line; the others are in [`Outcome::exit_status`].
 const USAGE: u8 = 2;
 
+/// Longest freeze unless the user says otherwise: no client waits for longer, and nothing that hangs
+/// may keep the container frozen for ever.
+const MAX_FREEZE_MS: u64 = 120_000;
+
 /// Moves a running Podman container to another host while its clients keep talking to it.
 ///
 /// Alone on a terminal it asks what to move where.
@@ -70,8 +74,9 @@ enum Command {
         dry_run: bool,
         /// Longest that the container may be frozen before it is committed, in milliseconds: past
         /// it, the migration is undone.
-        #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
-        max_freeze_ms: Option<u64>,
+        #[arg(long, value_name = "MS", default_value_t = MAX_FREEZE_MS,
+              value_parser = clap::value_parser!(u64).range(1..))]
+        max_freeze_ms: u64,
         /// Afterwards, send new connections to the ports published here after the container, until
         /// `forward remove`.
         #[arg(long)]
@@ -254,7 +259,7 @@ async fn execute(command: Option<Command>) -> anyhow::Result<u8> {
             let options = Options {
                 yes,
                 dry_run,
-                max_freeze: max_freeze_ms.map(Duration::from_millis),
+                max_freeze: Duration::from_millis(max_freeze_ms),
                 forward_new,
                 format,
             };
@@ -299,13 +304,24 @@ async fn execute(command: Option<Command>) -> anyhow::Result<u8> {
 }
 
 /// How a container migrates.
-#[derive(Default)]
 struct Options {
     yes: bool,
     dry_run: bool,
-    max_freeze: Option<Duration>,
+    max_freeze: Duration,
     forward_new: bool,
     format: Format,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            yes: false,
+            dry_run: false,
+            max_freeze: Duration::from_millis(MAX_FREEZE_MS),
+            forward_new: false,
+            format: Format::default(),
+        }
+    }
 }
 
 async fn migrate(container: &str, to: Address, options: Options) -> anyhow::Result<u8> {

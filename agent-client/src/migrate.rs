@@ -92,7 +92,7 @@ pub(crate) struct Migration<'a> {
     frozen_at: Option<Instant>,
     /// Flows that the destination knows and has yet to turn.
     waiting: bool,
-    max_freeze: Option<Duration>,
+    max_freeze: Duration,
     forward_new: bool,
     /// Cancelled when the container has been frozen for too long.
     overdue: CancellationToken,
@@ -143,7 +143,7 @@ impl<'a> Migration<'a> {
             control: None,
             frozen_at: None,
             waiting: false,
-            max_freeze: None,
+            max_freeze: Duration::MAX,
             forward_new: false,
             overdue: CancellationToken::new(),
             lock: None,
@@ -151,7 +151,7 @@ impl<'a> Migration<'a> {
     }
 
     /// Undoes the migration if the container has been frozen for longer than this before it commits.
-    pub(crate) fn max_freeze(mut self, limit: Option<Duration>) -> Self {
+    pub(crate) fn max_freeze(mut self, limit: Duration) -> Self {
         self.max_freeze = limit;
         self
     }
@@ -184,12 +184,12 @@ impl<'a> Migration<'a> {
             }
             Err(Failure::Failed(error)) => {
                 usage = is_usage_error(&error);
-                let error = match self.max_freeze {
-                    Some(limit) if self.overdue.is_cancelled() => error.context(format!(
+                let error = match self.overdue.is_cancelled() {
+                    true => error.context(format!(
                         "not committed within the {} ms that --max-freeze-ms allows",
-                        limit.as_millis()
+                        self.max_freeze.as_millis()
                     )),
-                    _ => error,
+                    false => error,
                 };
                 self.roll_back(&error).await;
             }
@@ -222,7 +222,9 @@ impl<'a> Migration<'a> {
         confirm: Confirm<'_>,
     ) -> Result<Outcome, Failure> {
         self.begin(PhaseName::Connect);
-        let (facts, placement, host) = self.look(container).await?;
+        let cancel = self.cancel.clone();
+        let looked = cancel.run_until_cancelled(self.look(container)).await;
+        let (facts, placement, host) = looked.context("cancelled")??;
         self.report.container = Some(facts.reference());
         self.lock = Some(lock::container(&facts.id)?.ok_or_else(|| {
             anyhow::anyhow!("another agent-client is migrating {} right now", facts.name)
@@ -313,8 +315,9 @@ impl<'a> Migration<'a> {
 
         // Everything that needs no memory image: the container runs on meanwhile.
         self.begin(PhaseName::Stage);
-        source.write_skeleton().await?;
-        self.stop_if_cancelled()?;
+        // Nothing of the container has been changed, so a Podman that hangs can be given up.
+        let written = self.cancel.run_until_cancelled(source.write_skeleton());
+        written.await.context("cancelled")??;
         let sent = source.send_skeleton(2, &data, self.cancel.clone());
         self.send(StreamKind::Skeleton, 2, sent).await?;
         match self.ask(Request::Stage).await? {
@@ -369,8 +372,9 @@ impl<'a> Migration<'a> {
         let watch = flood::Watch::begin(flows[0].clone(), tunnel.index());
         self.begin(PhaseName::Dump);
         let (dumping, ended) = mpsc::channel();
+        let cancel = self.cancel.clone();
         let dump = async {
-            let dumped = source.dump().await;
+            let dumped = source.dump(&cancel).await;
             drop(dumping);
             dumped
         };
@@ -926,7 +930,7 @@ impl<'a> Migration<'a> {
     /// Cancels the migration when the container has been frozen for too long. What happens after
     /// the commit was sent does not care.
     fn watch_freeze(&self) {
-        let Some(limit) = self.max_freeze else { return };
+        let limit = self.max_freeze;
         let (overdue, cancel) = (self.overdue.clone(), self.cancel.clone());
         tokio::spawn(async move {
             tokio::time::sleep(limit).await;

@@ -27,9 +27,6 @@ use common::ticket::Ticket;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-/// How long a CRIU that nobody waits for may hold on to the container before it is thawed.
-const TRACED_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
-
 /// How often it is looked whether CRIU has written more.
 const LOOK: std::time::Duration = std::time::Duration::from_millis(2);
 
@@ -221,8 +218,7 @@ impl Source {
     pub(crate) async fn thaw(&self) -> anyhow::Result<()> {
         let source = self.clone();
         spawn_blocking(move || {
-            // A CRIU whose runtime was killed may still be at work: let it leave in order.
-            if !source.freezer.wait_untraced(TRACED_LIMIT) {
+            if !dump::leave(&source.freezer) {
                 tracing::warn!("a process still traces the container: it is thawed all the same");
             }
             // While nothing can use them.
@@ -247,8 +243,9 @@ impl Source {
     }
 
     /// Writes CRIU's images of the frozen container.
-    pub(crate) async fn dump(&self) -> Result<(), dump::DumpError> {
-        dump::dump(&self.runtime, &self.facts.id, &self.images(), &self.work).await
+    pub(crate) async fn dump(&self, cancel: &CancellationToken) -> Result<(), dump::DumpError> {
+        let (runtime, id) = (&self.runtime, &self.facts.id);
+        dump::dump(runtime, id, &self.images(), &self.work, cancel).await
     }
 
     /// Sends the files of the running container, or what has changed of them since `sent`.

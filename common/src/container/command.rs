@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use tokio::process::Command;
 
@@ -79,6 +80,14 @@ pub enum CommandError {
         #[source]
         source: std::io::Error,
     },
+    /// The program did not come to its end.
+    #[error("{program} {verb} did not end within {} s", LIMIT.as_secs())]
+    Hangs {
+        /// Its name.
+        program: String,
+        /// Its first argument or two.
+        verb: String,
+    },
     /// The program's output is not what this version of it is known to print.
     #[error("{program} printed something unexpected: {message}")]
     Output {
@@ -89,9 +98,22 @@ pub enum CommandError {
     },
 }
 
-/// Runs `command` to its end and returns its stdout. The child is killed if the future is dropped.
+/// How long a program may take whose work does not depend on the container's size. Most take a second;
+/// on a slow host with much else to do, a Podman may take half a minute.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Runs `command` to its end, which must come within two minutes, and returns its stdout. The child is
+/// killed if the future is dropped.
 pub async fn stdout(command: &mut Command) -> Result<String, CommandError> {
-    let output = output(command).await?;
+    let output = match tokio::time::timeout(LIMIT, output(command)).await {
+        Ok(output) => output?,
+        Err(_) => {
+            return Err(CommandError::Hangs {
+                program: name(command),
+                verb: verb(command),
+            });
+        }
+    };
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -125,18 +147,17 @@ pub fn failed(command: &Command, output: &Output) -> CommandError {
     } else {
         last.into_iter().rev().collect::<Vec<_>>().join("; ")
     };
-    let verb = command
-        .as_std()
-        .get_args()
-        .take(2)
-        .map(|a| a.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ");
     CommandError::Failed {
         program: name(command),
-        verb,
+        verb: verb(command),
         message,
     }
+}
+
+fn verb(command: &Command) -> String {
+    let words = command.as_std().get_args().take(2);
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    words.join(" ")
 }
 
 fn name(command: &Command) -> String {

@@ -1,8 +1,19 @@
 //! The memory image: the OCI runtime's checkpoint of a frozen container, which stays frozen.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio_util::sync::CancellationToken;
 
 use super::command::{self, CommandError};
+use super::freezer::Freezer;
+use super::stragglers::Process;
+
+/// How long a CRIU that nobody waits for may take to leave the container, and one that was killed.
+const LEAVE_LIMIT: Duration = Duration::from_secs(20);
+const KILL_LIMIT: Duration = Duration::from_secs(2);
 
 /// The dump failed. The container is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +35,10 @@ pub enum DumpError {
         /// Its whole log.
         log: PathBuf,
     },
+    /// The user, or a limit, does not let it go on. CRIU may be leaving the container still: see
+    /// [`leave`].
+    #[error("cancelled")]
+    Cancelled,
     /// The runtime failed before CRIU said why.
     #[error(transparent)]
     Runtime(#[from] CommandError),
@@ -42,6 +57,7 @@ pub async fn dump(
     id: &str,
     images: &Path,
     scratch: &Path,
+    cancel: &CancellationToken,
 ) -> Result<(), DumpError> {
     let io = |path: &Path| {
         let path = path.to_owned();
@@ -63,7 +79,11 @@ pub async fn dump(
         .args(["--leave-running", "--tcp-established", "--file-locks"])
         .arg(id)
         .env("CRIU_CONFIG_FILE", &configuration);
-    let output = command::output(&mut command).await?;
+    let output = tokio::select! {
+        output = command::output(&mut command) => output?,
+        // The runtime is killed with its future.
+        () = cancel.cancelled() => return Err(DumpError::Cancelled),
+    };
     if output.status.success() {
         return Ok(());
     }
@@ -72,6 +92,28 @@ pub async fn dump(
         Some(line) => Err(DumpError::Criu { line, log }),
         None => Err(command::failed(&command, &output).into()),
     }
+}
+
+/// Has a CRIU that nobody waits for leave the container, and says whether it has. Blocks.
+///
+/// Without its runtime it finds nobody to report to, and leaves in order, also when it had been stopped.
+/// One that does not is killed after [`LEAVE_LIMIT`]: what it has put into the tasks ends by itself when
+/// its connection does (`parasite_daemon` in compel/plugins/std/infect.c).
+pub fn leave(freezer: &Freezer) -> bool {
+    let signal = |signal| {
+        for pid in freezer.tracers() {
+            // The container may have a debugger of its own.
+            if Process::read(pid).is_some_and(|process| process.name == "criu") {
+                let _ = kill(Pid::from_raw(pid), signal);
+            }
+        }
+    };
+    signal(Signal::SIGCONT);
+    if freezer.wait_untraced(LEAVE_LIMIT) {
+        return true;
+    }
+    signal(Signal::SIGKILL);
+    freezer.wait_untraced(KILL_LIMIT)
 }
 
 /// The first error line in a log of CRIU: those after it are consequences.

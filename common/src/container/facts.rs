@@ -53,6 +53,9 @@ pub struct ContainerFacts {
     pub exec_sessions: usize,
     /// Whether it has a terminal.
     pub terminal: bool,
+    /// Whether its users are not the host's (`--userns`, `--uidmap`).
+    #[serde(default)]
+    pub user_namespace: bool,
     /// What runs before its own program, if it has such a thing.
     #[serde(default)]
     pub init: Option<InitProgram>,

@@ -3,6 +3,7 @@
 //! The freeze is held by the kernel, not by a process: the death of the agent thaws nothing and
 //! kills nothing (Documentation/admin-guide/cgroup-v2.rst, `cgroup.freeze`).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -115,13 +116,18 @@ impl Freezer {
     /// runtime was killed is still at it. Whether there is none any more before `limit`.
     pub fn wait_untraced(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        while self.processes().into_iter().any(is_traced) {
+        while !self.tracers().is_empty() {
             if Instant::now() > deadline {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         true
+    }
+
+    /// The processes that trace a thread of its tasks.
+    pub fn tracers(&self) -> BTreeSet<i32> {
+        self.processes().into_iter().flat_map(tracers).collect()
     }
 
     /// The processes in it and below.
@@ -197,14 +203,20 @@ fn processes(directory: &Path) -> Vec<i32> {
     found
 }
 
-/// Of any thread of the process: proc_pid_status(5).
-fn is_traced(pid: i32) -> bool {
+/// Of all threads of the process: proc_pid_status(5).
+fn tracers(pid: i32) -> Vec<i32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
-    threads.into_iter().flatten().flatten().any(|thread| {
-        let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-        let tracer = status.lines().find_map(|l| l.strip_prefix("TracerPid:"));
-        tracer.is_some_and(|pid| pid.trim() != "0")
-    })
+    let tracer = |thread: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(thread.path().join("status")).ok()?;
+        let tracer = status.lines().find_map(|l| l.strip_prefix("TracerPid:"))?;
+        tracer.trim().parse().ok().filter(|pid| *pid != 0)
+    };
+    threads
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(tracer)
+        .collect()
 }
 
 fn resident_bytes(pid: i32) -> u64 {

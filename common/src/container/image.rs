@@ -4,11 +4,15 @@ use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
 
 use tar::{Archive, Builder};
 
 use super::command::{self, CommandError};
 use super::stragglers;
+
+/// How much of Podman's words is kept, in bytes.
+const MOST_WORDS: usize = 4096;
 
 /// Streams `podman save` of the image into `sink`, without the layers `present`, named by the digests
 /// of what they unpack to: whoever loads it has those. Blocks; returns when Podman is done.
@@ -30,7 +34,7 @@ pub fn save(image_id: &str, present: &[String], sink: &mut impl Write) -> Result
             .stdin(Stdio::null())
             .stdout(Stdio::piped()),
     )?;
-    let mut stdout = child.0.stdout.take().expect("stdout is piped");
+    let mut stdout = child.child.stdout.take().expect("stdout is piped");
     copy_without(present, &mut stdout, sink).map_err(ImageError::Stream)?;
     drop(stdout);
     finish(child, "image save")
@@ -102,7 +106,7 @@ pub fn load(source: &mut impl Read, work: &Path) -> Result<(), ImageError> {
             .stdin(Stdio::piped())
             .stdout(Stdio::null()),
     )?;
-    let mut stdin = child.0.stdin.take().expect("stdin is piped");
+    let mut stdin = child.child.stdin.take().expect("stdin is piped");
     let copied = io::copy(source, &mut stdin);
     drop(stdin);
     // Podman's own words say more than the broken pipe that its failure causes here.
@@ -122,35 +126,53 @@ pub enum ImageError {
 }
 
 /// A child that does not outlive its owner.
-struct Owned(Child);
+struct Owned {
+    child: Child,
+    /// What it says on stderr, from its beginning on: one that says more than a pipe holds while nobody
+    /// reads would wait for ever.
+    said: Option<JoinHandle<Vec<u8>>>,
+}
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
 fn spawn(command: &mut Command) -> Result<Owned, CommandError> {
-    command
-        .stderr(Stdio::piped())
-        .spawn()
-        .map(Owned)
-        .map_err(|source| CommandError::Start {
-            program: "podman".into(),
-            source,
-        })
+    let child = command.stderr(Stdio::piped()).spawn();
+    let mut child = child.map_err(|source| CommandError::Start {
+        program: "podman".into(),
+        source,
+    })?;
+    let stderr = child.stderr.take().expect("stderr is piped");
+    let said = thread::spawn(move || last_of(stderr));
+    Ok(Owned {
+        child,
+        said: Some(said),
+    })
 }
 
-fn finish(mut child: Owned, verb: &str) -> Result<(), ImageError> {
-    let mut stderr = String::new();
-    if let Some(mut pipe) = child.0.stderr.take() {
-        let _ = pipe.read_to_string(&mut stderr);
+/// Reads all, and returns some of the end.
+fn last_of(mut source: impl Read) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut buffer = [0; MOST_WORDS];
+    while let Ok(count @ 1..) = source.read(&mut buffer) {
+        kept.extend_from_slice(&buffer[..count]);
+        let surplus = kept.len().saturating_sub(MOST_WORDS);
+        kept.drain(..surplus);
     }
-    let status = child.0.wait().map_err(ImageError::Stream)?;
+    kept
+}
+
+fn finish(mut owned: Owned, verb: &str) -> Result<(), ImageError> {
+    let status = owned.child.wait().map_err(ImageError::Stream)?;
     if status.success() {
         return Ok(());
     }
+    let said = owned.said.take().and_then(|said| said.join().ok());
+    let stderr = String::from_utf8_lossy(&said.unwrap_or_default()).into_owned();
     Err(CommandError::Failed {
         program: "podman".into(),
         verb: verb.into(),
@@ -166,6 +188,23 @@ fn finish(mut child: Owned, verb: &str) -> Result<(), ImageError> {
 mod tests {
     use super::*;
     use tar::Header;
+
+    #[test]
+    fn one_that_says_much_does_not_wait() {
+        let script =
+            "head -c 300000 /dev/zero | tr '\\0' x >&2; cat; echo >&2; echo why >&2; exit 1";
+        let mut child = spawn(
+            Command::new("sh")
+                .args(["-c", script])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped()),
+        )
+        .unwrap();
+        let mut stdout = child.child.stdout.take().unwrap();
+        assert_eq!(io::copy(&mut stdout, &mut io::sink()).unwrap(), 0);
+        let error = finish(child, "image load").unwrap_err().to_string();
+        assert!(error.ends_with("image load failed: why"), "{error}");
+    }
 
     fn archive(files: &[(&str, &str)]) -> Vec<u8> {
         let mut builder = Builder::new(Vec::new());

@@ -367,6 +367,8 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
             .unwrap_or_default(),
     };
     let pids = processes::of(&placement.cgroup, placement.pid);
+    // One that does not run has no configuration.
+    let layout = Layout::read(Path::new(&placement.oci_config)).ok();
     let facts = ContainerFacts {
         labels: processes::labels(&pids),
         aio_rings: processes::aio_rings(&pids),
@@ -395,7 +397,8 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
         dependencies: inspect.dependencies.unwrap_or_default(),
         exec_sessions: inspect.exec_ids.unwrap_or_default().len(),
         terminal: inspect.config.tty,
-        init: init(&placement.oci_config),
+        user_namespace: layout.as_ref().is_some_and(|layout| layout.user_namespace),
+        init: layout.as_ref().and_then(init),
         overlay: inspect.graph_driver.name == "overlay" && !placement.upper_dir.is_empty(),
         service: match inspect.state.conmon_pid {
             0 => None,
@@ -406,10 +409,8 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
     Ok((facts, placement))
 }
 
-/// None of a container that does not run: it has no configuration.
-fn init(oci_config: &str) -> Option<InitProgram> {
-    let layout = Layout::read(Path::new(oci_config)).ok()?;
-    InitProgram::of(&layout).unwrap_or_else(|error| {
+fn init(layout: &Layout) -> Option<InitProgram> {
+    InitProgram::of(layout).unwrap_or_else(|error| {
         tracing::warn!("{}: {error}", super::init::DESTINATION);
         None
     })

@@ -18,6 +18,8 @@ pub struct Layout {
     pub rootfs: PathBuf,
     /// Path of the network namespace, unless the container has the host's.
     pub netns: Option<PathBuf>,
+    /// Whether it has users of its own (`--userns`, `--uidmap`).
+    pub user_namespace: bool,
     /// Directory bound to /dev/shm: Podman's own, so not in CRIU's images.
     pub shm: Option<PathBuf>,
     /// Source of every bind mount by its path in the container.
@@ -79,12 +81,13 @@ impl Layout {
             .filter(|m| m.r#type == "bind")
             .map(|m| (m.destination, m.source))
             .collect();
+        let namespaces = spec.linux.map(|linux| linux.namespaces);
+        let namespaces = namespaces.unwrap_or_default();
         Ok(Layout {
             rootfs: spec.root.path,
-            netns: spec
-                .linux
+            user_namespace: namespaces.iter().any(|n| n.r#type == "user"),
+            netns: namespaces
                 .into_iter()
-                .flat_map(|l| l.namespaces)
                 .find(|n| n.r#type == "network")
                 .and_then(|n| n.path),
             shm: binds.get("/dev/shm").cloned(),
@@ -112,5 +115,9 @@ mod tests {
         assert_eq!(layout.shm.as_deref(), Some(Path::new("/s/shm")));
         assert_eq!(layout.binds["/data"], Path::new("/v/data"));
         assert!(!layout.binds.contains_key("/proc"));
+        assert!(!layout.user_namespace);
+        let layout =
+            Layout::parse(r#"{"root":{"path":"/m"},"linux":{"namespaces":[{"type":"user"}]}}"#);
+        assert!(layout.unwrap().user_namespace);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::programs::programs;
 use super::service;
-use super::{Check, Checks, Side, list_or_none, short};
+use super::{Check, Checks, Side, Verdict, list_or_none, short};
 use crate::container::ContainerFacts;
 use crate::host::HostFacts;
 
@@ -22,6 +22,14 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
             _ => "only a running container can move live; start it, or copy a stopped one with `podman container export` and `import`",
         },
     );
+    if container.user_namespace {
+        checks.add(
+            "users",
+            Verdict::Failed,
+            "it has users of its own (--userns, --uidmap, --gidmap): Podman cannot restore a network for \
+             such a container; start it without",
+        );
+    }
     checks.expect(
         "pod",
         container.pod.is_none(),

@@ -90,6 +90,68 @@ fn criu_fails_at_either_end() {
     datagrams.finish_whole();
 }
 
+/// A runtime that never gets to its checkpoint.
+const HANGING: &str = r#"#!/bin/sh
+case " $* " in
+*" checkpoint --image-path "*) exec sleep 300 ;;
+esac
+exec /tmp/runc "$@"
+"#;
+
+#[test]
+fn a_dump_that_hangs() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-hangs", &["echo"]);
+    f.start("a", "echo", "-p 7000:7000 localhost/echo");
+    let mut client = f.client("echo", &f.at("a", 7000), &["--connections", "10"]);
+    let before = f.look(&["a", "b"]);
+
+    f.sh("a", "cp /usr/sbin/runc /tmp/runc");
+    let hanging = f.host("a").write("/tmp/hanging", HANGING);
+    hanging.expect("a script fits");
+    f.sh("a", "chmod +x /tmp/hanging");
+    let late = ["--max-freeze-ms", "1500"];
+    let failed = |job| {
+        let migration = tests::Migration::of(job);
+        migration.assert_failed(FAILED, &["not committed within the 1500 ms"]);
+    };
+    f.sh("a", "mount --bind /tmp/hanging /usr/sbin/runc");
+    failed(f.begin("a", "echo", "b", &late));
+    client.assert_runs();
+    // Also if somebody does not want to wait for it.
+    let migration = f.begin("a", "echo", "b", &[]);
+    f.sh("a", "until pgrep -x sleep; do sleep 0.05; done");
+    let cancelled = tests::Migration::interrupted(migration);
+    cancelled.assert_failed(FAILED, &["cancelled"]);
+    client.assert_runs();
+    f.sh("a", "umount /usr/sbin/runc; ! pgrep -x sleep");
+
+    // CRIU, as it has the container's processes in its hands.
+    let migration = f.begin("a", "echo", "b", &late);
+    f.sh(
+        "a",
+        "status=/proc/$(podman inspect -f '{{.State.Pid}}' echo)/status
+         while read -r name value; do
+             case $name in TracerPid:) tracer=$value ;; esac
+         done <$status
+         while [ $tracer = 0 ]; do
+             while read -r name value; do
+                 case $name in TracerPid:) tracer=$value ;; esac
+             done <$status
+         done
+         kill -STOP $tracer",
+    );
+    failed(migration);
+    client.assert_runs();
+    f.assert_as_before(&before);
+
+    f.migrate("a", "echo", "b").assert_moved();
+    pause(300);
+    client.finish_whole();
+}
+
 /// A runtime whose CRIU finds the images damaged, and which takes its time to clean up after that, as
 /// one does that waits for systemd.
 const SLOW_TO_FAIL: &str = r#"#!/bin/sh

@@ -14,6 +14,7 @@ fn what_is_wrong_at_the_source() {
     f.start("a", "counter", "-p 9000:9000 localhost/counter");
     f.start("a", "paused", "-p 9001:9000 localhost/counter");
     f.start("a", "stopped", "-p 9002:9000 localhost/counter");
+    f.start("a", "mapped", "--uidmap 0:100000:5000 localhost/counter");
     f.sh("a", "podman pause paused; podman stop -t0 stopped");
     let shared = two_ids_that_begin_alike(&f);
     let mut client = f.client("count", &f.at("a", 9000), &[]);
@@ -32,6 +33,8 @@ fn what_is_wrong_at_the_source() {
         .assert_failed(REFUSED, &["paused", "unpause"]);
     f.migrate("a", "stopped", "b")
         .assert_failed(REFUSED, &["exited", "running"]);
+    f.migrate("a", "mapped", "b")
+        .assert_failed(REFUSED, &["users", "--uidmap"]);
     // The same by the check alone.
     let check = f.run("a", &["agent-client", "check", "paused", "--to", "b"]);
     assert_eq!(check.status.code(), Some(REFUSED), "{check}");
