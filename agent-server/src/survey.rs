@@ -1,11 +1,11 @@
 //! What this host finds out about itself for preflight. Changes nothing.
 
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use common::container::facts::PublishedPort;
+use common::container::podman::Listed;
 use common::container::{ContainerFacts, apparmor, podman};
 use common::net::forward::{self, Obstacle, Part};
 use common::net::published::{self, Forward};
@@ -16,31 +16,33 @@ use tokio::task::spawn_blocking;
 /// Gathers what [`common::preflight::destination`] judges. What cannot be found out counts as
 /// absent, and so fails the check it belongs to.
 pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
-    let mut networks = BTreeMap::new();
-    for network in &container.networks {
-        if let Ok(Some(found)) = podman::network_subnets(&network.name).await {
-            networks.insert(network.name.clone(), found);
-        }
-    }
-    let mut volumes = Vec::new();
-    for volume in &container.volumes {
-        if podman::exists("volume", &volume.name).await.unwrap_or(true) {
-            volumes.push(volume.name.clone());
-        }
-    }
     let forwards = spawn_blocking(|| published::list(&Dirs::default())).await;
     let forwards = forwards.ok().and_then(Result::ok).unwrap_or_default();
-    let (image, id, name, addresses, root) = tokio::join!(
+    let (image, containers, networks, volumes, places) = tokio::join!(
         podman::exists("image", &container.image_id),
-        podman::exists("container", &container.id),
-        podman::exists("container", &container.name),
-        podman::addresses_in_use(),
-        podman::graph_root(),
+        podman::list(),
+        podman::networks(),
+        podman::volumes(),
+        podman::places(),
     );
+    let addresses = match &containers {
+        Ok(containers) => podman::addresses_in_use(containers).await,
+        Err(_) => Ok(Vec::new()),
+    };
+    let taken = |is: fn(&Listed, &ContainerFacts) -> bool| match &containers {
+        Ok(containers) => containers.iter().any(|listed| is(listed, container)),
+        Err(_) => true,
+    };
+    let mut networks = networks.unwrap_or_default();
+    networks.retain(|name, _| container.networks.iter().any(|n| n.name == *name));
+    let mut wanted: Vec<_> = container.volumes.iter().map(|v| v.name.clone()).collect();
+    if let Ok(volumes) = volumes {
+        wanted.retain(|name| volumes.contains(name));
+    }
     DestinationFacts {
         image_present: image.unwrap_or(false),
-        id_taken: id.unwrap_or(true),
-        name_taken: name.unwrap_or(true),
+        id_taken: taken(|listed, container| listed.id == container.id),
+        name_taken: taken(|listed, container| listed.name == container.name),
         networks,
         addresses: addresses.unwrap_or_default(),
         busy_ports: container
@@ -56,10 +58,10 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
                 Some((port.clone(), why_busy(port, forward)?))
             })
             .collect(),
-        volumes,
+        volumes: wanted,
         profiles: apparmor::loaded().unwrap_or_default(),
         loads_profiles: apparmor::has_parser(),
-        free_bytes: root.map(|r| free_bytes(Path::new(&r))).unwrap_or(0),
+        free_bytes: places.map_or(0, |places| free_bytes(Path::new(&places.graph_root))),
     }
 }
 
@@ -75,11 +77,10 @@ pub async fn obstacles(container: &ContainerFacts, new: bool) -> Vec<Obstacle> {
 /// The bridges of the container's networks, as far as they have any. Podman waits with the answer while
 /// it creates a container in one of them.
 pub async fn bridges(container: &ContainerFacts) -> Vec<String> {
-    let mut bridges = Vec::new();
-    for network in &container.networks {
-        bridges.extend(podman::network_bridge(&network.name).await.ok().flatten());
-    }
-    bridges
+    let known = podman::networks().await.unwrap_or_default();
+    let joined = container.networks.iter();
+    let found = joined.filter_map(|network| known.get(&network.name)?.bridge.clone());
+    found.collect()
 }
 
 fn free_bytes(path: &Path) -> u64 {

@@ -120,7 +120,7 @@ pub async fn stage(archive: &Path, scratch: &Path) -> Result<Staged, GateError> 
         .arg(format!("--import={}", archive.display()))
         .env("CONTAINERS_CONF_OVERRIDE", &overrides)
         .env(GATE_SOCKET, &socket)
-        .env(REAL_CONMON, super::podman::conmon_path().await?)
+        .env(REAL_CONMON, super::podman::places().await?.conmon)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(File::create(&log)?)

@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
 use super::confinement::confinement;
 use super::cpu::cpu;
 use super::programs::{pair, programs};
 use super::{Check, Checks, Side, Verdict, join};
 use crate::container::ContainerFacts;
 use crate::container::facts::PublishedPort;
+use crate::container::podman::Network;
 use crate::host::HostFacts;
 
 /// What the destination found out about itself for this container.
@@ -22,8 +21,8 @@ pub struct DestinationFacts {
     pub id_taken: bool,
     /// Whether it has a container of this name.
     pub name_taken: bool,
-    /// Driver and subnets of each of the container's networks that it has.
-    pub networks: BTreeMap<String, (String, Vec<IpNet>)>,
+    /// Those of the container's networks that it has.
+    pub networks: BTreeMap<String, Network>,
     /// Addresses of its own running containers, by container name.
     pub addresses: Vec<(String, Vec<IpAddr>)>,
     /// Published ports of the container that cannot be bound, with the reason.
@@ -85,12 +84,25 @@ pub fn destination(
                     network.name
                 ),
             ),
-            Some((_, subnets)) => checks.expect(
+            Some(there) if there.driver != network.driver => checks.add(
                 "network",
-                network.addresses.iter().all(|a| subnets.iter().any(|s| s.contains(a))),
-                format!("{} {}", network.name, join(subnets)),
+                Verdict::Failed,
+                format!(
+                    "{} is a {} network here and a {} network at the source: remove it and create it with \
+                     the source's driver",
+                    network.name, there.driver, network.driver
+                ),
+            ),
+            Some(there) => checks.expect(
+                "network",
+                network
+                    .addresses
+                    .iter()
+                    .all(|a| there.subnets.iter().any(|s| s.contains(a))),
+                format!("{} {}", network.name, join(&there.subnets)),
                 &format!(
-                    "the container's addresses ({}) must be in the network of the same name; create it with the source's subnets ({})",
+                    "the container's addresses ({}) must be in the network of the same name; create it \
+                     with the source's subnets ({})",
                     join(&network.addresses),
                     join(&network.subnets)
                 ),

@@ -4,6 +4,7 @@ use super::*;
 use crate::container::ContainerFacts;
 use crate::container::apparmor::SecurityModule;
 use crate::container::facts::{NetworkFacts, VolumeFacts};
+use crate::container::podman::Network;
 use crate::host::HostFacts;
 
 fn host() -> HostFacts {
@@ -57,7 +58,11 @@ fn here() -> DestinationFacts {
     DestinationFacts {
         networks: [(
             "podman".into(),
-            ("bridge".into(), vec!["10.88.0.0/16".parse().unwrap()]),
+            Network {
+                driver: "bridge".into(),
+                bridge: Some("podman0".into()),
+                subnets: vec!["10.88.0.0/16".parse().unwrap()],
+            },
         )]
         .into(),
         free_bytes: 10 << 30,
@@ -169,12 +174,19 @@ fn what_the_destination_lacks_is_named() {
     assert_eq!(go(&|_, f| f.networks.clear()), ["network"]);
     assert_eq!(go(&|_, f| f.free_bytes = 0), ["disk space"]);
     assert_eq!(
+        go(&|_, f| f
+            .networks
+            .values_mut()
+            .for_each(|n| n.driver = "macvlan".into())),
+        ["network"]
+    );
+    assert_eq!(
         go(&|_, f| f.addresses = vec![("other".into(), vec!["10.88.0.5".parse().unwrap()])]),
         ["address"]
     );
     assert_eq!(
         go(&|_, f| f.networks.values_mut().for_each(|n| {
-            n.1 = vec!["10.99.0.0/16".parse().unwrap()];
+            n.subnets = vec!["10.99.0.0/16".parse().unwrap()];
         })),
         ["network"]
     );
