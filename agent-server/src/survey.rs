@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use common::container::facts::PublishedPort;
-use common::container::podman::Listed;
+use common::container::podman::{Listed, Places};
 use common::container::{ContainerFacts, apparmor, podman};
+use common::host::Room;
 use common::net::forward::{self, Obstacle, Part};
 use common::net::published::{self, Forward};
 use common::net::tunnel::Dirs;
@@ -39,6 +40,10 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
     if let Ok(volumes) = volumes {
         wanted.retain(|name| volumes.contains(name));
     }
+    let room = |of: fn(&Places) -> &String| match &places {
+        Ok(places) => Room::at(Path::new(of(places))),
+        Err(_) => Room::default(),
+    };
     DestinationFacts {
         image_present: image.unwrap_or(false),
         id_taken: taken(|listed, container| listed.id == container.id),
@@ -61,7 +66,8 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
         volumes: wanted,
         profiles: apparmor::loaded().unwrap_or_default(),
         loads_profiles: apparmor::has_parser(),
-        free_bytes: places.map_or(0, |places| free_bytes(Path::new(&places.graph_root))),
+        storage: room(|places| &places.graph_root),
+        volume_storage: room(|places| &places.volumes),
     }
 }
 
@@ -81,12 +87,6 @@ pub async fn bridges(container: &ContainerFacts) -> Vec<String> {
     let joined = container.networks.iter();
     let found = joined.filter_map(|network| known.get(&network.name)?.bridge.clone());
     found.collect()
-}
-
-fn free_bytes(path: &Path) -> u64 {
-    nix::sys::statvfs::statvfs(path)
-        .map(|s| s.blocks_available() * s.fragment_size())
-        .unwrap_or(0)
 }
 
 /// Binds the port as Podman will, and lets go of it at once.

@@ -28,8 +28,12 @@ pub struct ContainerFacts {
     pub image_layers: Vec<String>,
     /// OCI runtime by Podman's name, e.g. `runc`.
     pub runtime: String,
-    /// Memory in use, bytes.
+    /// Memory in use, bytes, without what the kernel could read again from files.
     pub memory_bytes: u64,
+    /// What its changes to the image take on disk, bytes.
+    pub changed_bytes: u64,
+    /// What its volumes take on disk, bytes.
+    pub volume_bytes: u64,
     /// Network mode, e.g. `bridge`, `host`.
     pub network_mode: String,
     /// Networks joined.

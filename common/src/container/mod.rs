@@ -19,5 +19,6 @@ pub mod sockets;
 pub mod spec;
 pub mod stragglers;
 pub mod tree;
+pub mod usage;
 
 pub use facts::ContainerFacts;

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -11,7 +12,7 @@ use tokio::process::Command;
 
 use super::command::{self, CommandError};
 use super::facts::{ContainerFacts, NetworkFacts, PublishedPort, VolumeFacts};
-use super::processes;
+use super::{processes, usage};
 
 /// Why a container name means no container.
 #[derive(Debug, thiserror::Error)]
@@ -310,6 +311,7 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
     let (mounted, others): (Vec<_>, Vec<_>) = mounts
         .into_iter()
         .partition(|mount| mount.r#type == "volume");
+    let directories: Vec<_> = mounted.iter().map(|m| PathBuf::from(&m.source)).collect();
     let bind_mounts = others.into_iter().filter(|mount| mount.r#type == "bind");
     let bind_mounts = bind_mounts.map(|mount| mount.source).collect();
     let image = [inspect.image.as_str()];
@@ -347,6 +349,12 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
             .and_then(|d| d.get("UpperDir").cloned())
             .unwrap_or_default(),
     };
+    let upper = PathBuf::from(&placement.upper_dir);
+    let counted = tokio::task::spawn_blocking(move || {
+        let volumes = directories.iter().map(|volume| usage::allocated(volume));
+        (usage::allocated(&upper), volumes.sum())
+    });
+    let (changed_bytes, volume_bytes) = counted.await.unwrap_or_default();
     let pids = processes::of(&placement.cgroup, placement.pid);
     // Podman keeps those that have ended for a while.
     let exec_sessions = match inspect.exec_ids.is_none_or(|ids| ids.is_empty()) {
@@ -354,6 +362,8 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
         false => processes::from_outside(&pids, placement.pid),
     };
     let facts = ContainerFacts {
+        changed_bytes,
+        volume_bytes,
         labels: processes::labels(&pids),
         aio_rings: processes::aio_rings(&pids),
         memory_bytes: super::freezer::memory_bytes(&placement.cgroup, placement.pid),

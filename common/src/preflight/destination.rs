@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use super::confinement::confinement;
 use super::cpu::cpu;
 use super::programs::{pair, programs};
+use super::room::{Wanted, room};
 use super::{Check, Checks, Side, Verdict, join};
 use crate::container::ContainerFacts;
 use crate::container::facts::PublishedPort;
 use crate::container::podman::Network;
-use crate::host::HostFacts;
+use crate::host::{HostFacts, Room};
 
 /// What the destination found out about itself for this container.
 #[derive(Debug, Clone, Default)]
@@ -33,8 +34,10 @@ pub struct DestinationFacts {
     pub profiles: BTreeSet<String>,
     /// Whether Podman can load its own.
     pub loads_profiles: bool,
-    /// Free space for containers, bytes.
-    pub free_bytes: u64,
+    /// Where Podman keeps containers and images.
+    pub storage: Room,
+    /// Where Podman keeps volumes.
+    pub volume_storage: Room,
 }
 
 /// Checks that the destination makes.
@@ -163,22 +166,24 @@ pub fn destination(
             )
         },
     );
-    // The image exists up to twice while it is loaded, memory once as images.
-    let image = if facts.image_present {
-        0
-    } else {
-        2 * container.image_bytes
+    // The image exists up to twice while it is loaded, memory once as images: Podman keeps those with the
+    // container. What is in /dev/shm is memory on both sides, and counted there.
+    let image = match facts.image_present {
+        true => 0,
+        false => 2 * container.image_bytes,
     };
-    let needed = container.memory_bytes + image + (64 << 20);
-    checks.expect(
-        "disk space",
-        facts.free_bytes >= needed,
-        format!(
-            "{} free, about {} needed",
-            crate::units::bytes(facts.free_bytes),
-            crate::units::bytes(needed)
-        ),
-        "make room where Podman keeps its containers",
-    );
+    let mut wanted = vec![Wanted {
+        what: "image, files and memory",
+        bytes: image + container.changed_bytes + container.memory_bytes,
+        room: &facts.storage,
+    }];
+    if !container.volumes.is_empty() {
+        wanted.push(Wanted {
+            what: "volumes",
+            bytes: container.volume_bytes,
+            room: &facts.volume_storage,
+        });
+    }
+    room(&mut checks, &wanted);
     checks.found
 }

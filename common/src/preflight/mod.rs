@@ -8,6 +8,7 @@ mod confinement;
 mod cpu;
 mod destination;
 mod programs;
+mod room;
 mod source;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! What only the source can tell.
 
 use super::programs::programs;
+use super::room::{Wanted, room};
 use super::{Check, Checks, Side, list_or_none, short};
 use crate::container::ContainerFacts;
 use crate::host::HostFacts;
@@ -126,5 +127,12 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         },
         "pull it here or there first, it cannot be sent",
     );
+    // CRIU writes all memory here before it is sent.
+    let memory = Wanted {
+        what: "memory",
+        bytes: container.memory_bytes,
+        room: &host.scratch,
+    };
+    room(&mut checks, &[memory]);
     checks.found
 }

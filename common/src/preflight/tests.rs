@@ -5,7 +5,7 @@ use crate::container::ContainerFacts;
 use crate::container::apparmor::SecurityModule;
 use crate::container::facts::{NetworkFacts, VolumeFacts};
 use crate::container::podman::Network;
-use crate::host::HostFacts;
+use crate::host::{HostFacts, Room};
 
 fn host() -> HostFacts {
     HostFacts {
@@ -19,6 +19,7 @@ fn host() -> HostFacts {
         features: [("conntrack".into(), None)].into(),
         possible_cpus: 8,
         page_bytes: 4096,
+        scratch: space(10 << 30),
         ..Default::default()
     }
 }
@@ -65,8 +66,17 @@ fn here() -> DestinationFacts {
             },
         )]
         .into(),
-        free_bytes: 10 << 30,
+        storage: space(10 << 30),
+        volume_storage: space(10 << 30),
         ..Default::default()
+    }
+}
+
+fn space(free_bytes: u64) -> Room {
+    Room {
+        path: "/there".into(),
+        device: 1,
+        free_bytes,
     }
 }
 
@@ -172,7 +182,7 @@ fn what_the_destination_lacks_is_named() {
     assert_eq!(go(&|_, f| f.id_taken = true), ["container id"]);
     assert_eq!(go(&|_, f| f.name_taken = true), ["container name"]);
     assert_eq!(go(&|_, f| f.networks.clear()), ["network"]);
-    assert_eq!(go(&|_, f| f.free_bytes = 0), ["disk space"]);
+    assert_eq!(go(&|_, f| f.storage = space(0)), ["disk space"]);
     assert_eq!(
         go(&|_, f| f
             .networks
@@ -321,4 +331,44 @@ fn what_confines_the_container_confines_it_there() {
     assert!(go(Selinux, None, &[context], &nothing).contains(context));
     assert!(go(Selinux, Apparmor, &[context], &loads).contains("turn on SELinux"));
     assert_eq!(go(Selinux, Selinux, &[context], &nothing), "");
+}
+
+#[test]
+fn room_is_counted_on_each_file_system() {
+    let mut moving = container();
+    moving.memory_bytes = 1 << 30;
+    moving.changed_bytes = 2 << 30;
+    moving.volume_bytes = 4 << 30;
+    moving.volumes = vec![VolumeFacts {
+        name: "v".into(),
+        destination: "/data".into(),
+        driver: "local".into(),
+        options: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        anonymous: false,
+        shared_with: vec![],
+    }];
+    let go = |storage: Room, volumes: Room| {
+        let facts = DestinationFacts {
+            image_present: true,
+            storage,
+            volume_storage: volumes,
+            ..here()
+        };
+        let checks = destination(&moving, &host(), &host(), &facts);
+        failures(&checks).len()
+    };
+    let another = |free_bytes| Room {
+        device: 2,
+        ..space(free_bytes)
+    };
+    assert_eq!(go(space(8 << 30), space(8 << 30)), 0);
+    assert_eq!(go(space(6 << 30), space(6 << 30)), 1);
+    assert_eq!(go(space(4 << 30), another(5 << 30)), 0);
+    assert_eq!(go(space(2 << 30), another(5 << 30)), 1);
+    assert_eq!(go(space(2 << 30), another(3 << 30)), 2);
+
+    let mut small = host();
+    small.scratch = space(1 << 30);
+    assert_eq!(failures(&source(&moving, &small)), ["disk space"]);
 }

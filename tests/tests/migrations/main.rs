@@ -14,6 +14,7 @@ mod images;
 mod journeys;
 mod neighbours;
 mod outages;
+mod questions;
 mod refusals;
 mod segments;
 mod series;
