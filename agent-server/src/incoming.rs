@@ -323,7 +323,12 @@ impl PodmanIncoming {
     async fn bring_to_gate(&mut self) -> anyhow::Result<Staged> {
         let scratch = self.work.join("gate");
         std::fs::create_dir(&scratch)?;
-        Ok(gate::stage(&self.work.join("skeleton.tar"), &scratch).await?)
+        Ok(gate::stage(
+            &self.work.join("skeleton.tar"),
+            &self.container.runtime,
+            &scratch,
+        )
+        .await?)
     }
 
     async fn let_packets_pass(&mut self) -> anyhow::Result<()> {
@@ -412,7 +417,8 @@ impl PodmanIncoming {
             .staged
             .take()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "nothing is staged"))?;
-        let (runtime, id) = (self.container.runtime.clone(), self.container.id.clone());
+        let runtime = self.container.runtime_name().to_owned();
+        let id = self.container.id.clone();
         let restored = staged.open(&runtime, &id).await;
         let Err(error) = restored else {
             return self.put_mtus_back().await.map_err(failed);

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use common::container::facts::PublishedPort;
 use common::container::podman::{Listed, Places};
-use common::container::{ContainerFacts, apparmor, podman};
+use common::container::{ContainerFacts, apparmor, command, podman};
 use common::host::Room;
 use common::net::forward::{self, Obstacle, Part};
 use common::net::published::{self, Forward};
@@ -66,8 +66,10 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
         volumes: wanted,
         profiles: apparmor::loaded().unwrap_or_default(),
         loads_profiles: apparmor::has_parser(),
+        runtime_found: command::find(&container.runtime).is_some(),
         storage: room(|places| &places.graph_root),
         volume_storage: room(|places| &places.volumes),
+        places: places.ok(),
     }
 }
 

@@ -89,20 +89,22 @@ pub struct Staged {
 }
 
 /// Starts `podman container restore` of the skeleton `archive` and returns once it waits at the
-/// gate. `scratch` receives the socket and two small files.
+/// gate. `runtime` is the container's, by name or path; `scratch` receives the socket and two small files.
 ///
 /// Undone by [`Staged::cancel`] and [`super::podman::remove_container`].
-pub async fn stage(archive: &Path, scratch: &Path) -> Result<Staged, GateError> {
+pub async fn stage(archive: &Path, runtime: &str, scratch: &Path) -> Result<Staged, GateError> {
     let stand_in = scratch.join(CONMON_NAME);
     std::os::unix::fs::symlink(crate::multicall::executable()?, &stand_in)?;
     let overrides = scratch.join("gate.conf");
-    std::fs::write(
-        &overrides,
-        format!(
-            "[engine]\nconmon_path = [{:?}]\n",
-            stand_in.display().to_string()
-        ),
-    )?;
+    let mut settings = format!(
+        "[engine]\nconmon_path = [{:?}]\n",
+        stand_in.display().to_string()
+    );
+    // Of containers that come with a path as their runtime Podman takes only those that it has been told.
+    if runtime.starts_with('/') {
+        settings += &format!("[engine.runtimes]\n{runtime:?} = [{runtime:?}]\n");
+    }
+    std::fs::write(&overrides, settings)?;
     let socket = scratch.join("gate.sock");
     let listener = UnixListener::bind(&socket)?;
 

@@ -4,14 +4,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::process::Command;
 
 use super::command::{self, CommandError};
-use super::facts::{ContainerFacts, NetworkFacts, PublishedPort, VolumeFacts};
+use super::facts::{ContainerFacts, LogFacts, NetworkFacts, PublishedPort, Roots, VolumeFacts};
+use super::spec::LOG_NAME;
 use super::{processes, usage};
 
 /// Why a container name means no container.
@@ -166,6 +167,8 @@ struct Inspect {
     oci_runtime: String,
     #[serde(rename = "OCIConfigPath")]
     oci_config_path: Option<String>,
+    #[serde(default)]
+    resolv_conf_path: String,
     pod: Option<String>,
     #[serde(default)]
     dependencies: Option<Vec<String>>,
@@ -246,6 +249,17 @@ struct InspectHostConfig {
     network_mode: String,
     #[serde(default)]
     devices: Option<Vec<serde_json::Value>>,
+    #[serde(default)]
+    log_config: InspectLog,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase")]
+struct InspectLog {
+    #[serde(default)]
+    r#type: String,
+    #[serde(default)]
+    path: String,
 }
 
 /// A network of this host.
@@ -311,6 +325,13 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
     let (mounted, others): (Vec<_>, Vec<_>) = mounts
         .into_iter()
         .partition(|mount| mount.r#type == "volume");
+    let volume_root = mounted.iter().find_map(|mount| {
+        let root = mount
+            .source
+            .strip_suffix("/_data")?
+            .strip_suffix(&mount.name)?;
+        Some(root.trim_end_matches('/').to_owned())
+    });
     let directories: Vec<_> = mounted.iter().map(|m| PathBuf::from(&m.source)).collect();
     let bind_mounts = others.into_iter().filter(|mount| mount.r#type == "bind");
     let bind_mounts = bind_mounts.map(|mount| mount.source).collect();
@@ -361,7 +382,26 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
         true => 0,
         false => processes::from_outside(&pids, placement.pid),
     };
+    let below = format!("/overlay-containers/{}/userdata/", inspect.id);
+    let root = |path: &str, file: &str| {
+        let root = path.strip_suffix(file)?.strip_suffix(&below)?;
+        Some(root.to_owned())
+    };
+    let roots = Roots {
+        graph: root(&placement.oci_config, "config.json"),
+        run: root(&inspect.resolv_conf_path, "resolv.conf"),
+        volumes: volume_root,
+    };
+    let log = inspect.host_config.log_config;
+    let usual = Path::new(&placement.oci_config).with_file_name(LOG_NAME);
+    let elsewhere = !log.path.is_empty() && Path::new(&log.path) != usual;
+    let log = LogFacts {
+        driver: log.r#type,
+        path: elsewhere.then_some(log.path),
+    };
     let facts = ContainerFacts {
+        log,
+        roots,
         changed_bytes,
         volume_bytes,
         labels: processes::labels(&pids),

@@ -7,10 +7,11 @@ use super::confinement::confinement;
 use super::cpu::cpu;
 use super::programs::{pair, programs};
 use super::room::{Wanted, room};
+use super::roots::roots;
 use super::{Check, Checks, Side, Verdict, join};
 use crate::container::ContainerFacts;
 use crate::container::facts::PublishedPort;
-use crate::container::podman::Network;
+use crate::container::podman::{Network, Places};
 use crate::host::{HostFacts, Room};
 
 /// What the destination found out about itself for this container.
@@ -34,6 +35,10 @@ pub struct DestinationFacts {
     pub profiles: BTreeSet<String>,
     /// Whether Podman can load its own.
     pub loads_profiles: bool,
+    /// Whether the container's runtime is there, by its name or path.
+    pub runtime_found: bool,
+    /// Podman's directories.
+    pub places: Option<Places>,
     /// Where Podman keeps containers and images.
     pub storage: Room,
     /// Where Podman keeps volumes.
@@ -51,10 +56,19 @@ pub fn destination(
         host: Side::Destination,
         found: Vec::new(),
     };
-    programs(&mut checks, host, &container.runtime);
+    programs(&mut checks, host, container.runtime_name());
     cpu(&mut checks, container, source, host);
     confinement(&mut checks, container, source, host, facts);
     pair(&mut checks, source, host);
+    if container.runtime != container.runtime_name() {
+        checks.expect(
+            "runtime's path",
+            facts.runtime_found,
+            container.runtime.clone(),
+            "the container was created with this path as its runtime, and there is nothing here",
+        );
+    }
+    roots(&mut checks, container, facts);
     checks.expect(
         "container id",
         !facts.id_taken,

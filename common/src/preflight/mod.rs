@@ -7,8 +7,10 @@ use crate::net::forward::Obstacle;
 mod confinement;
 mod cpu;
 mod destination;
+mod log;
 mod programs;
 mod room;
+mod roots;
 mod source;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! What only the source can tell.
 
+use super::log::log;
 use super::programs::programs;
 use super::room::{Wanted, room};
 use super::{Check, Checks, Side, list_or_none, short};
@@ -12,7 +13,7 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         host: Side::Source,
         found: Vec::new(),
     };
-    programs(&mut checks, host, &container.runtime);
+    programs(&mut checks, host, container.runtime_name());
     checks.expect(
         "state",
         container.state == "running",
@@ -127,6 +128,7 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         },
         "pull it here or there first, it cannot be sent",
     );
+    log(&mut checks, container);
     // CRIU writes all memory here before it is sent.
     let memory = Wanted {
         what: "memory",

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::container::ContainerFacts;
 use crate::container::apparmor::SecurityModule;
-use crate::container::facts::{NetworkFacts, VolumeFacts};
-use crate::container::podman::Network;
+use crate::container::facts::{NetworkFacts, Roots, VolumeFacts};
+use crate::container::podman::{Network, Places};
 use crate::host::{HostFacts, Room};
 
 fn host() -> HostFacts {
@@ -371,4 +371,78 @@ fn room_is_counted_on_each_file_system() {
     let mut small = host();
     small.scratch = space(1 << 30);
     assert_eq!(failures(&source(&moving, &small)), ["disk space"]);
+}
+
+#[test]
+fn a_log_that_stays_is_named() {
+    let check = |driver: &str, path: Option<&str>| {
+        let mut moving = container();
+        (moving.log.driver, moving.log.path) = (driver.into(), path.map(str::to_owned));
+        let checks = source(&moving, &host());
+        let log = checks.into_iter().find(|c| c.name == "log");
+        log.map(|c| (c.verdict, c.detail)).unwrap()
+    };
+    assert_eq!(check("k8s-file", None).0, Verdict::Ok);
+    assert_eq!(check("none", None).0, Verdict::Ok);
+    let (verdict, detail) = check("journald", None);
+    assert_eq!(verdict, Verdict::Warning);
+    assert!(detail.contains("journalctl CONTAINER_ID_FULL=0123456789abcdef"));
+    assert_eq!(check("passthrough", None).0, Verdict::Failed);
+    let (verdict, detail) = check("k8s-file", Some("/var/log/app/x.log"));
+    assert_eq!(verdict, Verdict::Failed);
+    assert!(detail.contains("/var/log/app/x.log"));
+}
+
+#[test]
+fn podmans_directories_must_be_the_same() {
+    let go = |change: &dyn Fn(&mut ContainerFacts, &mut Places)| {
+        let mut moving = container();
+        moving.roots = Roots {
+            graph: Some("/var/lib/containers/storage".into()),
+            run: Some("/run/containers/storage".into()),
+            volumes: None,
+        };
+        let mut places = Places {
+            graph_root: "/var/lib/containers/storage".into(),
+            run_root: "/run/containers/storage/".into(),
+            volumes: "/var/lib/containers/storage/volumes".into(),
+            conmon: "/usr/bin/conmon".into(),
+        };
+        change(&mut moving, &mut places);
+        let facts = DestinationFacts {
+            places: Some(places),
+            ..here()
+        };
+        let checks = destination(&moving, &host(), &host(), &facts);
+        let failed = checks.into_iter().find(|c| c.verdict == Verdict::Failed);
+        failed.map_or_else(String::new, |c| format!("{}: {}", c.name, c.detail))
+    };
+    assert_eq!(go(&|_, _| ()), "");
+    let moved = go(&|_, p| p.graph_root = "/srv/containers".into());
+    assert!(moved.starts_with("graph root: /var/lib/containers/storage at the source, /srv/"));
+    assert!(go(&|_, p| p.run_root = "/run/c".into()).starts_with("run root"));
+    // Without volumes nothing refers to where they are.
+    assert_eq!(go(&|_, p| p.volumes = "/srv/volumes".into()), "");
+    let with = go(&|c, p| {
+        c.roots.volumes = Some("/var/lib/containers/storage/volumes".into());
+        p.volumes = "/srv/volumes".into();
+    });
+    assert!(with.starts_with("volume path"), "{with}");
+}
+
+#[test]
+fn a_runtime_may_be_a_path() {
+    let mut moving = container();
+    moving.runtime = "/usr/bin/runc".into();
+    let go = |found| {
+        let facts = DestinationFacts {
+            runtime_found: found,
+            ..here()
+        };
+        let mut checks = source(&moving, &host());
+        checks.extend(destination(&moving, &host(), &host(), &facts));
+        failures(&checks).join(", ")
+    };
+    assert_eq!(go(true), "");
+    assert_eq!(go(false), "runtime's path");
 }
