@@ -361,6 +361,9 @@ fn cancel_on_signals(cancel: CancellationToken) -> anyhow::Result<()> {
 }
 
 fn summarize(report: &Report) {
+    for note in &report.notes {
+        eprintln!("note: {note}");
+    }
     for warning in &report.warnings {
         eprintln!("warning: {warning}");
     }

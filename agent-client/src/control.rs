@@ -23,6 +23,10 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(600);
 /// Longest wait for the destination to undo a migration.
 const ABORT_LIMIT: Duration = Duration::from_secs(60);
 
+/// The requests that open a migration and end it.
+const BEGIN: &str = "begin";
+const COMMIT: &str = "commit";
+
 /// Why a request was not met.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
@@ -42,8 +46,8 @@ pub(crate) struct Control {
     frames: Frames<TlsStream<TcpStream>, Reply, Request>,
     /// The destination's address, as this host reaches it.
     pub(crate) peer: IpAddr,
-    /// The destination has refused a step, and so has undone everything already.
-    undone: bool,
+    /// There is a migration that the destination has to be told to undo.
+    open: bool,
 }
 
 /// This host's identity as a client.
@@ -76,7 +80,7 @@ impl Control {
         let mut control = Control {
             frames: Frames::new(stream, MAX_FRAME_BYTES),
             peer,
-            undone: false,
+            open: false,
         };
         let hello = Request::Hello {
             versions: Versions::OURS,
@@ -105,6 +109,7 @@ impl Control {
     ) -> Result<Reply, RequestError> {
         let lost = |error: &dyn std::fmt::Display| RequestError::Lost(error.to_string());
         let name = request.name();
+        self.open |= name == BEGIN;
         faults::reached(|| format!("client.{name}.before"));
         self.frames.send(request).await.map_err(|e| lost(&e))?;
         let answer = tokio::select! {
@@ -114,7 +119,9 @@ impl Control {
         faults::reached(|| format!("client.{name}.after"));
         match answer {
             Ok(Ok(Reply::Refused(refused))) => {
-                self.undone = true;
+                // What failed is undone when it is asked for, but a commit at once, and of a beginning
+                // there is nothing to undo.
+                self.open &= !matches!(name, BEGIN | COMMIT);
                 Err(refused.into())
             }
             Ok(Ok(reply)) => Ok(reply),
@@ -126,7 +133,7 @@ impl Control {
     /// Tells the destination to undo the migration and waits until it has. Returns what it could
     /// not undo. If the connection is gone, the destination does the same by itself.
     pub(crate) async fn abort(&mut self, reason: &str) -> Result<Vec<String>, RequestError> {
-        if self.undone {
+        if !self.open {
             return Ok(Vec::new());
         }
         let request = Request::Abort {

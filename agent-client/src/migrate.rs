@@ -8,6 +8,7 @@ use anyhow::Context;
 use common::bulk;
 use common::container::cargo::Sent;
 use common::container::podman::{self, PodmanError};
+use common::container::service::{self, Parted};
 use common::container::{ContainerFacts, dump::DumpError};
 use common::faults;
 use common::host::HostFacts;
@@ -127,6 +128,7 @@ impl<'a> Migration<'a> {
                 forwarded_ports: Vec::new(),
                 tunnel: None,
                 packets: None,
+                notes: Vec::new(),
                 warnings: Vec::new(),
                 error: None,
             },
@@ -331,6 +333,14 @@ impl<'a> Migration<'a> {
         if self.forward_new {
             self.prepare_forward(source, &tunnel).await?;
         }
+        // Before the freeze: a check must not begin while the container stands still.
+        let held = source.clone();
+        self.undo
+            .register("service and health checks", move || async move {
+                held.release().await
+            });
+        let holding = source.hold().await;
+        holding.context("cannot keep systemd from looking after the container")?;
         let thawed = source.clone();
         self.undo
             .register("freeze", move || async move { thawed.thaw().await });
@@ -393,12 +403,14 @@ impl<'a> Migration<'a> {
 
         self.begin(PhaseName::Restore);
         // The record is on disk by the time that it must be, and nothing waits for the disk.
-        let (recorded, restored) = tokio::join!(
+        let (recorded, kept_down, restored) = tokio::join!(
             self.write_later(Progress::Committing),
+            source.keep_service_down(),
             self.ask(Request::Restore)
         );
         restored?;
         recorded?;
+        kept_down.context("the container's service may come back at boot")?;
 
         self.begin(PhaseName::CutOver);
         self.stop_if_cancelled()?;
@@ -777,6 +789,10 @@ impl<'a> Migration<'a> {
             )),
             Err(error) => tracing::debug!("{error:#}"),
         }
+        let removed = match removed {
+            Ok(()) => self.part_from_service().await,
+            Err(error) => Err(error),
+        };
         if let Err(error) = removed {
             // The scratch space stays with it: by that recovery knows.
             self.report.warnings.push(format!(
@@ -787,6 +803,25 @@ impl<'a> Migration<'a> {
         } else if let Some(migration) = &self.report.migration_id {
             let _ = paths::remove_work_dir(migration);
         }
+    }
+
+    /// The container's service is stopped here and does not come back. In the scratch space is which.
+    async fn part_from_service(&mut self) -> anyhow::Result<()> {
+        let Some(migration) = &self.report.migration_id else {
+            return Ok(());
+        };
+        let parted = service::part(&paths::work_dir(migration)).await;
+        if let Some((name, how)) = parted.context("its service could not be stopped")? {
+            let (done, back) = match how {
+                Parted::Masked => ("masked", "unmask"),
+                Parted::Disabled => ("disabled", "enable"),
+            };
+            self.report.notes.push(format!(
+                "{name} went with it: here it is stopped and {done} (`systemctl {back} {name}` takes that \
+                 back; so does a migration to here)"
+            ));
+        }
+        Ok(())
     }
 
     fn outcome_after_commit(&self) -> Outcome {

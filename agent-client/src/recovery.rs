@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::Context;
-use common::container::{podman, stragglers};
+use common::container::{podman, service, stragglers};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::tunnel::Dirs;
 use common::net::{carry, neighbours, published};
@@ -144,9 +144,13 @@ pub(crate) async fn carry_out(
     .await??;
     if moved && !exists(&record).await? {
         source::remove_volumes(&work).await?;
+        service::part(&work).await?;
     } else if let Some(source) = source {
         match step {
-            Some(SourceStep::Remove) => source.remove().await?,
+            Some(SourceStep::Remove) => {
+                source.remove().await?;
+                service::part(&work).await?;
+            }
             Some(SourceStep::Thaw) => {
                 let addresses = source.facts.addresses();
                 tokio::task::spawn_blocking(move || {
@@ -155,6 +159,7 @@ pub(crate) async fn carry_out(
                 })
                 .await??;
                 source.thaw().await?;
+                source.release().await?;
             }
             _ => {}
         }

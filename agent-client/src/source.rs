@@ -15,7 +15,7 @@ use common::container::command;
 use common::container::freezer::Freezer;
 use common::container::podman::{self, Placement};
 use common::container::spec::{self, Layout};
-use common::container::{ContainerFacts, drain, dump, image, repair, skeleton};
+use common::container::{ContainerFacts, drain, dump, health, image, repair, service, skeleton};
 use common::net::carry::{self, Departing};
 use common::net::firewall;
 use common::net::flows::MovedFlow;
@@ -81,7 +81,7 @@ impl Source {
     ) -> anyhow::Result<Self> {
         Ok(Source {
             layout: Layout::read(placement.oci_config.as_ref())?,
-            freezer: Freezer::new(&placement.cgroup)?,
+            freezer: Freezer::of_running(&facts.runtime, &facts.id, &placement.cgroup)?,
             runtime: command::find(&facts.runtime)
                 .with_context(|| format!("{} is not installed", facts.runtime))?,
             facts,
@@ -140,6 +140,30 @@ impl Source {
             Ok(sender.finish()?)
         })
         .await?
+    }
+
+    /// Keeps those who look after the container from reacting to what happens to it: its service and its
+    /// health checks. Undone by [`Source::release`].
+    pub(crate) async fn hold(&self) -> anyhow::Result<()> {
+        if let Some(facts) = &self.facts.service {
+            service::hold(facts, &self.work).await?;
+        }
+        if let Some(facts) = &self.facts.health {
+            health::hold(&self.facts.id, facts, &self.work).await?;
+        }
+        Ok(())
+    }
+
+    /// From now on a boot of this host does not bring the container's service back. Undone by
+    /// [`Source::release`].
+    pub(crate) async fn keep_service_down(&self) -> anyhow::Result<()> {
+        Ok(service::keep_down(&self.work).await?)
+    }
+
+    /// Gives the container back to them. Harmless if it was not held.
+    pub(crate) async fn release(&self) -> anyhow::Result<()> {
+        health::resume(&self.facts.id, &self.work).await?;
+        Ok(service::release(&self.work).await?)
     }
 
     /// Does of [`Source::freeze`] what can be done before. Undone by [`Source::thaw`].

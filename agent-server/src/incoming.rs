@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::Context;
 use common::bulk::{self, Receiving};
 use common::container::cargo::{self, Places};
-use common::container::gate::{self, Staged};
-use common::container::{ContainerFacts, apparmor, dump, image, podman, spec};
+use common::container::gate::{self, Owner, Staged};
+use common::container::service::{self, ServiceFacts};
+use common::container::{ContainerFacts, apparmor, dump, health, image, podman, spec, timerfds};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::admit;
@@ -29,6 +30,7 @@ use common::net::sysctl;
 use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
 use common::paths;
 use common::protocol::{Packets, RefusalCode, Refused, StreamDigest, StreamKind};
+use common::systemd;
 use common::ticket::Ticket;
 use common::undo::Undo;
 use serde::{Deserialize, Serialize};
@@ -58,6 +60,10 @@ pub enum Created {
     Tag(String, String),
     /// A volume, by name.
     Volume(String),
+    /// A file of a unit.
+    UnitFile(PathBuf),
+    /// The start of a service.
+    Service(Box<ServiceFacts>),
     /// A container that has Podman load a security profile, by name.
     Scratch(String),
 }
@@ -69,6 +75,11 @@ impl Created {
             Created::Image(id) => podman::remove_image(id).await?,
             Created::Tag(id, name) => podman::untag_image(id, name).await?,
             Created::Volume(name) => podman::remove_volume(name).await?,
+            Created::UnitFile(path) => {
+                service::remove_file(path)?;
+                systemd::reload().await?;
+            }
+            Created::Service(service) => service::undo_arrival(service).await?,
             Created::Scratch(name) => podman::remove_container(name).await?,
         }
         Ok(())
@@ -103,6 +114,18 @@ fn remove_quarantine(netns: &Path, hold: &Hold) -> anyhow::Result<()> {
     quarantine::open(netns)?;
     hold.wait_until_empty(RELEASE_LIMIT)?;
     Ok(quarantine::lift(netns)?)
+}
+
+/// Gives a container that runs here for good back to those who look after it: its service, and the
+/// timer of its health checks. May be repeated.
+pub(crate) async fn watch_over(container: &ContainerFacts) -> anyhow::Result<()> {
+    if let Some(service) = &container.service {
+        service::arrived(service, &container.id).await?;
+    }
+    if let Some(health) = &container.health {
+        health::begin(&container.id, health).await?;
+    }
+    Ok(())
 }
 
 /// What a stream turned out to be, and warnings for the operator.
@@ -225,6 +248,11 @@ impl PodmanIncoming {
         }
         if let Some(staged) = self.staged.take() {
             staged.cancel().await;
+            let (runtime, id) = (self.container.runtime.clone(), self.container.id.clone());
+            let ended = spawn_blocking(move || gate::end_processes(&runtime, &id)).await;
+            if let Err(error) = ended.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
+                tracing::warn!("{} may have left processes: {error}", self.container.name);
+            }
         }
         let leftovers = self.undo.unwind().await;
         self.hold = None;
@@ -321,14 +349,38 @@ impl PodmanIncoming {
     /// gate leaves a network namespace and mounts behind. It takes about a second, and closing the
     /// gate is clean.
     async fn bring_to_gate(&mut self) -> anyhow::Result<Staged> {
+        let owner = match self.container.service.clone() {
+            Some(service) => {
+                self.prepare_service(&service).await?;
+                Owner::Service(service.name)
+            }
+            None => Owner::Scope(format!("live-migration-{}", self.record.migration)),
+        };
         let scratch = self.work.join("gate");
         std::fs::create_dir(&scratch)?;
         Ok(gate::stage(
+            &owner,
             &self.work.join("skeleton.tar"),
             &self.container.runtime,
             &scratch,
         )
         .await?)
+    }
+
+    /// Puts the unit's files here that are missing, and has systemd know them.
+    async fn prepare_service(&mut self, service: &ServiceFacts) -> anyhow::Result<()> {
+        for file in service.files.iter().filter(|file| !file.path.exists()) {
+            anyhow::ensure!(
+                file.may_be_written(),
+                "{} must not be put here",
+                file.path.display()
+            );
+            self.will_create(Created::UnitFile(file.path.clone()))?;
+            file.install()?;
+        }
+        self.will_create(Created::Service(Box::new(service.clone())))?;
+        service::prepare_arrival(service).await?;
+        Ok(systemd::reload().await?)
     }
 
     async fn let_packets_pass(&mut self) -> anyhow::Result<()> {
@@ -415,18 +467,20 @@ impl PodmanIncoming {
     async fn try_restore(&mut self) -> Step<()> {
         let staged = self
             .staged
-            .take()
+            .as_mut()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "nothing is staged"))?;
-        let runtime = self.container.runtime_name().to_owned();
-        let id = self.container.id.clone();
-        let restored = staged.open(&runtime, &id).await;
+        let images = staged.checkpoint.clone();
+        spawn_blocking(move || timerfds::mend(&images))
+            .await
+            .map_err(failed)?
+            .map_err(failed)?;
+        let restored = staged
+            .open(self.container.runtime_name(), &self.container.id)
+            .await;
         let Err(error) = restored else {
+            self.staged = None;
             return self.put_mtus_back().await.map_err(failed);
         };
-        let ended = spawn_blocking(move || gate::end_processes(&runtime, &id)).await;
-        if let Err(error) = ended.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
-            tracing::warn!("{} may have left processes: {error}", self.container.name);
-        }
         let log = self.bundle.join("restore.log");
         let mut refused = match dump::criu_error(&log) {
             Some(line) => Refused::new(
@@ -593,6 +647,10 @@ impl Incoming for PodmanIncoming {
                 "new connections to {} may go elsewhere: {error:#}",
                 self.container.name
             );
+            return;
+        }
+        if let Err(error) = watch_over(&self.container).await {
+            tracing::error!("{} is not looked after yet: {error:#}", self.container.name);
             return;
         }
         if let Err(error) = paths::remove_work_dir(&self.record.migration) {

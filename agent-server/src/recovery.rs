@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::container::{gate, podman, stragglers};
+use common::container::{ContainerFacts, gate, podman, stragglers};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::tunnel::Dirs;
 use common::net::{neighbours, published, quarantine};
@@ -10,7 +10,7 @@ use common::paths;
 use common::transaction::{self, DestinationStep};
 use tokio::task::spawn_blocking;
 
-use crate::incoming;
+use crate::incoming::{self, Created};
 
 /// How long a program that an earlier server started may still take.
 const STRAGGLERS: Duration = Duration::from_secs(60);
@@ -87,7 +87,8 @@ async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<
 /// Lets the packets of a container out whose commit was written down, but perhaps not carried out.
 async fn let_out(record: &MigrationRecord) -> anyhow::Result<()> {
     // The scratch space goes when they are out.
-    if !paths::work_dir(&record.migration).exists() {
+    let work = paths::work_dir(&record.migration);
+    if !work.exists() {
         return Ok(());
     }
     if podman::exists("container", &record.container.id).await? {
@@ -96,7 +97,16 @@ async fn let_out(record: &MigrationRecord) -> anyhow::Result<()> {
             let netns = std::path::PathBuf::from(placement.netns);
             spawn_blocking(move || quarantine::lift(&netns)).await??;
         }
-        spawn_blocking(move || neighbours::reunite(&facts.addresses())).await??;
+        let addresses = facts.addresses();
+        spawn_blocking(move || neighbours::reunite(&addresses)).await??;
+        // What systemd says of it now is what it was told for the restore: the source knows better.
+        let service = incoming::created(&work)
+            .into_iter()
+            .find_map(|made| match made {
+                Created::Service(service) => Some(*service),
+                _ => None,
+            });
+        incoming::watch_over(&ContainerFacts { service, ..facts }).await?;
     }
     let id = record.container.id.clone();
     spawn_blocking(move || published::remove(&Dirs::default(), &id)).await??;

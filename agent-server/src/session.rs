@@ -16,6 +16,10 @@ use crate::destination::{Destination, Incoming, Step};
 /// How long a peer may be silent before it has been greeted or paired.
 const STRANGER_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// A commit that failed is undone before the source is told: what it may ask is its outcome, and from
+/// anybody.
+const COMMIT: &str = "commit";
+
 /// Software version told to peers.
 const SOFTWARE: &str = concat!("agent-server ", env!("CARGO_PKG_VERSION"));
 
@@ -153,6 +157,13 @@ where
                     return Err("paired; the next connection is a paired one".into());
                 }
                 Ok(())
+            }
+            // The source's clients wait until it has thawed the container, for which it waits for
+            // this answer: what it then asks for may take long.
+            Err(refused) if self.incoming.is_some() && name != COMMIT => {
+                tracing::warn!(peer = %self.address, "refused: {}", refused.message);
+                self.state = State::Failed;
+                self.send(Reply::Refused(refused)).await
             }
             Err(refused) => {
                 self.refuse(refused).await?;

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use common::container::facts::PublishedPort;
+use common::container::init::InitProgram;
 use common::container::podman::{Listed, Places};
+use common::container::service::ServiceHere;
 use common::container::{ContainerFacts, apparmor, command, podman};
 use common::host::Room;
 use common::net::forward::{self, Obstacle, Part};
@@ -19,12 +21,19 @@ use tokio::task::spawn_blocking;
 pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
     let forwards = spawn_blocking(|| published::list(&Dirs::default())).await;
     let forwards = forwards.ok().and_then(Result::ok).unwrap_or_default();
-    let (image, containers, networks, volumes, places) = tokio::join!(
+    let service = async {
+        match &container.service {
+            Some(service) => service.look_here().await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let (image, containers, networks, volumes, places, service) = tokio::join!(
         podman::exists("image", &container.image_id),
         podman::list(),
         podman::networks(),
         podman::volumes(),
         podman::places(),
+        service,
     );
     let addresses = match &containers {
         Ok(containers) => podman::addresses_in_use(containers).await,
@@ -66,6 +75,15 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
         volumes: wanted,
         profiles: apparmor::loaded().unwrap_or_default(),
         loads_profiles: apparmor::has_parser(),
+        init: container.init.as_ref().and_then(|init| {
+            let here = InitProgram::at(&init.path);
+            here.ok().filter(|here| here.path == init.path)
+        }),
+        // One that cannot be asked has no systemd that works.
+        service: service.unwrap_or(Some(ServiceHere {
+            no_systemd: true,
+            ..ServiceHere::default()
+        })),
         runtime_found: command::find(&container.runtime).is_some(),
         storage: room(|places| &places.graph_root),
         volume_storage: room(|places| &places.volumes),

@@ -17,6 +17,7 @@ pub mod preflight;
 pub mod protocol;
 pub mod report;
 pub mod status;
+pub mod systemd;
 pub mod ticket;
 pub mod transaction;
 pub mod undo;

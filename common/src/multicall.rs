@@ -1,7 +1,8 @@
 //! The agents' executables act as other programs when called by other names.
 //!
 //! Podman is told to use `skeleton-runtime` as its OCI runtime or `gate-conmon` as its conmon;
-//! both are symbolic links to the agent that runs Podman. A tunnel's keeper is the agent started
+//! both are symbolic links to the agent that runs Podman, as is `service-starter`, which services that
+//! come with a container start for once. A tunnel's keeper is the agent started
 //! under the name `tunnel-keeper`, which `ps` then shows.
 
 use std::ffi::OsString;
@@ -10,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::container::{gate, skeleton};
+use crate::container::{command, gate, skeleton, starter};
 use crate::net::keeper;
 use crate::net::mark::Index;
 use crate::net::tunnel::Dirs;
@@ -26,6 +27,7 @@ pub fn dispatch() {
     let act: fn(&[OsString]) -> i32 = match Path::new(&called_as).file_name() {
         Some(name) if name == skeleton::RUNTIME_NAME => skeleton::runtime,
         Some(name) if name == gate::CONMON_NAME => gate::conmon,
+        Some(name) if name == starter::STARTER_NAME => starter::start,
         Some(name) if name == KEEPER_NAME => keep_tunnel,
         _ => return,
     };
@@ -46,7 +48,7 @@ pub fn executable() -> io::Result<PathBuf> {
 /// The command that becomes the keeper of tunnel `index`.
 pub fn keeper_command(index: Index) -> Command {
     // Not the path it was started by: that may have been replaced by an upgrade meanwhile.
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = command::blocking("/proc/self/exe");
     command.arg0(KEEPER_NAME).arg(index.to_string());
     command
 }

@@ -43,6 +43,8 @@ pub struct Report {
     pub tunnel: Option<Tunnel>,
     /// What became of packets for the container meanwhile, if it came to that.
     pub packets: Option<Packets>,
+    /// What was done besides, that a user of the host may come across.
+    pub notes: Vec<String>,
     /// What the operator should know.
     pub warnings: Vec<String>,
     /// Why it failed, if it did.

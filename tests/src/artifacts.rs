@@ -80,7 +80,9 @@ fn build_agents(options: &[&str]) -> Result<Vec<PathBuf>> {
     ensure!(programs.len() == 2, "not two programs: {programs:?}");
     match kind() {
         Kind::Namespaces | Kind::Services => Ok(programs),
-        Kind::Machine => programs.iter().map(|program| stripped(program)).collect(),
+        Kind::Machine | Kind::Systemd(_) => {
+            programs.iter().map(|program| stripped(program)).collect()
+        }
     }
 }
 

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use lab::{Host, Kind, Lab, Output, Snapshot};
+use lab::{Distribution, Host, Kind, Lab, Output, Snapshot};
 use serde_json::{Value, json};
 
-use crate::{Errors, Job, Load, Migration, artifacts, eventually, kind, load, pause};
+use crate::{Errors, Job, Load, Migration, artifacts, eventually, kind, load, pause, unit};
 
 /// For commands that answer at once.
 const SHORT: Duration = Duration::from_secs(60);
@@ -126,6 +126,15 @@ impl Fixture {
     /// nothing configured, and `agent-server` as the service that the README describes. Each can send to
     /// the other. What a person types there, [`Fixture::begin`] for one, is typed in a login session.
     pub fn services(lab: &str, images: &[&str]) -> Self {
+        Self::make_services(lab, images, artifacts::agents())
+    }
+
+    /// The same, whose agents break where they are told to.
+    pub fn fragile_services(lab: &str, images: &[&str]) -> Self {
+        Self::make_services(lab, images, artifacts::fragile_agents())
+    }
+
+    fn make_services(lab: &str, images: &[&str], agents: &[PathBuf]) -> Self {
         let setup = Setup {
             hosts: &["a", "b", "c"],
             servers: &["a", "b"],
@@ -133,7 +142,15 @@ impl Fixture {
             images: &[("a", images), ("b", images)],
             services: true,
         };
-        Self::make(lab, setup, artifacts::agents())
+        Self::make(lab, setup, agents)
+    }
+
+    /// Waits until the service `agent-server` of a host listens.
+    pub fn wait_for_service(&self, host: &str) {
+        eventually(Duration::from_secs(30), || match self.listens(host) {
+            true => Ok(()),
+            false => Err(self.server_log(host)),
+        });
     }
 
     /// The same, where `b` can send to `a` as well.
@@ -161,6 +178,45 @@ impl Fixture {
         )
     }
 
+    /// `a` and `b` as these distributions have them, and `c`. Nothing is installed: there is only what
+    /// someone would have who has unpacked and built this project in `/root` of either, and these images
+    /// on `a`.
+    ///
+    /// # Panics
+    /// If they do not boot.
+    pub fn bare(lab: &str, a: Distribution, b: Distribution, images: &[&str]) -> Self {
+        let turn = turn(lab).expect("a lock can be had");
+        artifacts::build(images.iter());
+        let kinds = [
+            ("a", Kind::Systemd(a)),
+            ("b", Kind::Systemd(b)),
+            ("c", Kind::Namespaces),
+        ];
+        let fixture = Self {
+            lab: Lab::fresh_as(lab, &kinds).expect("the lab comes up"),
+            servers: BTreeMap::new(),
+            _turn: turn,
+        };
+        for name in ["a", "b"] {
+            let host = fixture.host(name);
+            for program in artifacts::agents() {
+                host.put(program, "/root/target/release/")
+                    .expect("agents fit");
+            }
+            host.put(artifacts::unit(), "/root/dist/")
+                .expect("the unit fits");
+        }
+        let load = artifacts::workloads().join("load");
+        fixture
+            .host("c")
+            .put(load, "/usr/local/bin/")
+            .expect("load fits");
+        for image in images {
+            fixture.add_image("a", image);
+        }
+        fixture
+    }
+
     /// A lab made to measure.
     ///
     /// # Panics
@@ -185,6 +241,7 @@ impl Fixture {
         let lab = &match kind() {
             Kind::Namespaces | Kind::Services => lab.to_owned(),
             Kind::Machine => lab.replacen("m-", "v-", 1),
+            Kind::Systemd(_) => lab.replacen("m-", "s-", 1),
         };
         let turn = turn(lab).expect("a lock can be had");
         // Before there are hosts, which would only be slowed down by it.
@@ -217,11 +274,11 @@ impl Fixture {
     /// Puts into a host what it is to have.
     fn furnish(&self, name: &str, setup: Setup<'_>, agents: &[PathBuf]) {
         let host = self.host(name);
-        if host.kind() == Kind::Machine {
+        if host.kind().is_machine() {
             host.sh("modprobe nf_conntrack").expect("it can track");
         }
         host.sh(CONNTRACK).expect("the timeouts can be set");
-        if host.kind() == Kind::Machine {
+        if host.kind().is_machine() {
             host.sh(SLOW_CONNTRACK).expect("the timeouts can be set");
         }
         for program in agents {
@@ -304,9 +361,12 @@ impl Fixture {
 
     /// Starts `agent-server` with these variables in its environment, in place of one that runs,
     /// which is killed; waits until it listens.
+    ///
+    /// On a host with systemd it is a service, and one that runs is restarted.
     pub fn serve_with(&mut self, host: &str, environment: &[(&str, &str)]) {
-        if self.host(host).kind() == Kind::Services {
-            return self.serve_as_service(host);
+        if unit::is_for(self.host(host)) {
+            unit::start(self.host(host), environment).expect("the service starts");
+            return self.wait_for_service(host);
         }
         self.servers.remove(host);
         // One that was killed takes a moment to go.
@@ -328,21 +388,6 @@ impl Fixture {
         });
     }
 
-    /// As the README says; the unit is the project's.
-    fn serve_as_service(&self, host: &str) {
-        self.host(host)
-            .put(artifacts::unit(), "/etc/systemd/system/")
-            .expect("the unit fits");
-        self.sh(
-            host,
-            "systemctl daemon-reload && systemctl enable --quiet --now agent-server",
-        );
-        eventually(Duration::from_secs(30), || match self.listens(host) {
-            true => Ok(()),
-            false => Err(self.server_log(host)),
-        });
-    }
-
     fn listens(&self, host: &str) -> bool {
         let sockets = self.lab.host(host).sh("ss -Hltn sport = :50051");
         sockets.is_ok_and(|sockets| !sockets.is_empty())
@@ -350,6 +395,10 @@ impl Fixture {
 
     /// Stops the `agent-server` of a host.
     pub fn stop_serving(&mut self, host: &str) {
+        if unit::is_for(self.host(host)) {
+            self.sh(host, "systemctl stop agent-server");
+            return;
+        }
         let server = self.servers.remove(host).expect("it serves");
         server.signal(nix::sys::signal::Signal::SIGTERM);
         server.wait(Duration::from_secs(20));
@@ -357,12 +406,19 @@ impl Fixture {
 
     /// Whether the `agent-server` of a host still runs.
     pub fn serves(&mut self, host: &str) -> bool {
+        if unit::is_for(self.host(host)) {
+            return unit::runs(self.host(host));
+        }
         let server = self.servers.get_mut(host);
         server.is_some_and(|server| server.ended().is_none())
     }
 
-    /// Kills the `agent-server` of a host, without a chance to clean up.
+    /// Kills the `agent-server` of a host, without a chance to clean up. It is not restarted.
     pub fn kill_server(&mut self, host: &str) {
+        if unit::is_for(self.host(host)) {
+            unit::kill(self.host(host)).expect("it can be killed");
+            return;
+        }
         self.servers.remove(host);
     }
 
@@ -372,6 +428,11 @@ impl Fixture {
     /// If not.
     #[track_caller]
     pub fn assert_serves(&mut self, host: &str) {
+        if unit::is_for(self.host(host)) {
+            let host = self.host(host);
+            assert!(unit::runs(host), "{}", unit::log(host));
+            return;
+        }
         let server = self.servers.get_mut(host).expect("it serves");
         if let Some(status) = server.ended() {
             panic!("agent-server on {host}: {status}\n{}", server.stderr());
@@ -380,13 +441,10 @@ impl Fixture {
 
     /// What the `agent-server` of a host has said so far.
     pub fn server_log(&self, host: &str) -> String {
-        match self.servers.get(host) {
-            Some(server) => server.stderr(),
-            None => self.sh(
-                host,
-                "journalctl --no-pager --output cat --unit agent-server",
-            ),
+        if unit::is_for(self.host(host)) {
+            return unit::log(self.host(host));
         }
+        self.servers[host].stderr()
     }
 
     /// A new invitation's token.
@@ -429,7 +487,14 @@ impl Fixture {
         let mut argv = vec!["agent-client", "migrate", container, "--to", to];
         argv.extend(["--yes", "--format", "json"]);
         argv.extend(more);
+        // A login starts with an environment of its own.
+        let variables: Vec<String> = environment
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         if self.host(source).kind() == Kind::Services {
+            argv.splice(0..0, variables.iter().map(String::as_str));
+            argv.insert(0, "env");
             argv.splice(0..0, LOGIN);
         }
         Job::start_with(self.host(source), &argv, environment)
@@ -453,7 +518,7 @@ impl Fixture {
     pub fn client_on(&self, host: &str, command: &str, target: &str, options: &[&str]) -> Load {
         let mut arguments = vec![command, target];
         arguments.extend(options);
-        if kind() == Kind::Machine {
+        if kind().is_machine() {
             let own = arguments.iter().position(|word| *word == "--interval-ms");
             if let Some(at) = own {
                 arguments.drain(at..at + 2);
@@ -700,6 +765,9 @@ impl Drop for Fixture {
         if std::thread::panicking() {
             for (host, server) in &self.servers {
                 println!("agent-server on {host} said:\n{}", server.stderr());
+            }
+            for host in self.lab.hosts().iter().filter(|host| unit::is_for(host)) {
+                println!("on {} systemd says:\n{}", host.name(), unit::log(host));
             }
         }
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use lab::Kind;
 
-/// `vm`: hosts that containers run on are virtual machines. Unset: all are namespaces.
+/// `vm`: hosts that containers run on are virtual machines. The name of a distribution, such as `trixie`:
+/// they are virtual machines with its defaults. Unset: all are namespaces.
 const VARIABLE: &str = "LAB_KIND";
 
 /// How much longer than elsewhere anything may take in an emulated processor.
@@ -21,7 +22,10 @@ pub fn kind() -> Kind {
     *KIND.get_or_init(|| match std::env::var(VARIABLE).as_deref() {
         Err(_) | Ok("") => Kind::Namespaces,
         Ok("vm") => Kind::Machine,
-        Ok(other) => panic!("{VARIABLE}={other}: only `vm` means something"),
+        Ok(name) => match name.parse() {
+            Ok(distribution) => Kind::Systemd(distribution),
+            Err(e) => panic!("{VARIABLE}={name}: neither `vm` nor a distribution: {e}"),
+        },
     })
 }
 
@@ -29,6 +33,6 @@ pub fn kind() -> Kind {
 pub(crate) fn patience(limit: Duration) -> Duration {
     match kind() {
         Kind::Namespaces | Kind::Services => limit,
-        Kind::Machine => limit * SLOWER,
+        Kind::Machine | Kind::Systemd(_) => limit * SLOWER,
     }
 }

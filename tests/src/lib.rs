@@ -8,6 +8,9 @@
 //! all limits are as much longer as those are slower. Not every test passes so: some count on the
 //! time that things take. `scripts/test --vm` runs those that are meant to.
 //!
+//! With the name of a distribution in it, such as `LAB_KIND=trixie`, they are virtual machines with that
+//! distribution's defaults, where `agent-server` is a service of systemd: `scripts/test --systemd`.
+//!
 //! A test must end whatever happens: all that runs in a host is a [`Job`] with a limit, and all
 //! waiting goes through [`eventually`].
 
@@ -18,6 +21,7 @@ mod job;
 mod kind;
 mod load;
 mod migration;
+mod unit;
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

@@ -1,9 +1,52 @@
-//! Running other people's programs.
+//! Running other people's programs, in an environment that does not depend on who runs the agents.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use tokio::process::Command;
+
+/// What programs get of the agents' environment: what says where Podman's settings and storage are, so
+/// that they are those of the `podman` that the operator types.
+///
+/// Nothing else. A login sets `XDG_RUNTIME_DIR`, below which crun looks for its containers; Podman
+/// starts it without. A service has `INVOCATION_ID` and `NOTIFY_SOCKET`, by which Podman takes itself
+/// for what the service runs: it leaves conmon in the service's cgroup
+/// (libpod/oci_conmon_linux.go, `moveConmonToCgroupAndSignal`).
+const KEPT: &[&str] = &[
+    "HOME",
+    "LANG",
+    "TMPDIR",
+    "CONTAINERS_CONF",
+    "CONTAINERS_STORAGE_CONF",
+    "STORAGE_DRIVER",
+    "STORAGE_OPTS",
+    // Only agents that can be broken look for it.
+    #[cfg(feature = "failpoints")]
+    "FAILPOINTS",
+];
+
+/// Where programs are looked for if the agent has no `PATH`.
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A command line to be completed, for [`output`] and the like.
+pub fn new(program: impl AsRef<OsStr>) -> Command {
+    blocking(program).into()
+}
+
+/// The same for a thread that may block.
+pub fn blocking(program: impl AsRef<OsStr>) -> std::process::Command {
+    let mut command = std::process::Command::new(program);
+    command.env_clear();
+    let path = std::env::var_os("PATH").unwrap_or_else(|| USUAL_PATH.into());
+    command.env("PATH", path);
+    for name in KEPT {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}
 
 /// A program that could not be run or did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +69,15 @@ pub enum CommandError {
         verb: String,
         /// The last lines it wrote to stderr, or its exit status.
         message: String,
+    },
+    /// A file that a program reads could not be written or removed.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// The program's output is not what this version of it is known to print.
     #[error("{program} printed something unexpected: {message}")]
@@ -111,4 +163,20 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .iter()
         .map(|dir| Path::new(dir).join(program))
         .find(|path| path.exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_is_what_podman_needs() {
+        let output = blocking("env").output().expect("env runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        for line in text.lines() {
+            let name = line.split('=').next().unwrap_or_default();
+            assert!(name == "PATH" || KEPT.contains(&name), "{line}");
+        }
+        assert!(text.contains("PATH="), "{text}");
+    }
 }

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use tokio::process::Command;
-
 use super::command::{self, CommandError};
 
 /// The dump failed. The container is as it was.
@@ -55,7 +53,7 @@ pub async fn dump(
     let configuration = scratch.join("criu.conf");
     std::fs::write(&configuration, "network-lock skip\n").map_err(io(&configuration))?;
 
-    let mut command = Command::new(runtime);
+    let mut command = command::new(runtime);
     command
         .arg("checkpoint")
         .arg("--image-path")

@@ -6,6 +6,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::health::HealthFacts;
+use super::init::InitProgram;
+use super::service::ServiceFacts;
 use crate::protocol::ContainerRef;
 
 /// A running container as its source host sees it.
@@ -54,12 +57,19 @@ pub struct ContainerFacts {
     pub exec_sessions: usize,
     /// Whether it has a terminal.
     pub terminal: bool,
+    /// What runs before its own program, if it has such a thing.
+    #[serde(default)]
+    pub init: Option<InitProgram>,
     /// Whether its root file system is an overlay of image layers.
     pub overlay: bool,
     /// Where its output goes.
     pub log: LogFacts,
     /// The directories that its configuration leads to.
     pub roots: Roots,
+    /// The service of systemd that runs it, if one does.
+    pub service: Option<ServiceFacts>,
+    /// How often its health is checked, if it is.
+    pub health: Option<HealthFacts>,
     /// Labels of a security module that confine its processes.
     pub labels: BTreeSet<String>,
     /// Sizes of the rings that it has for asynchronous I/O, bytes.

@@ -7,8 +7,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::runtime;
+
 /// Where cgroup v2 is mounted.
-const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
+pub(crate) const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
 
 /// Why containers cannot be frozen on this host, if they cannot.
 pub fn problem() -> Option<String> {
@@ -48,6 +50,15 @@ pub enum FreezeError {
 }
 
 impl Freezer {
+    /// The freezer of a container that runs, of which Podman says that it is in `cgroup`. What the
+    /// runtime says counts more: see [`runtime::cgroup`].
+    pub fn of_running(runtime: &str, id: &str, cgroup: &str) -> Result<Self, FreezeError> {
+        match runtime::cgroup(runtime, id) {
+            Some(own) => Self::new(&own),
+            None => Self::new(cgroup),
+        }
+    }
+
     /// The freezer of `cgroup`, a path below the cgroup mount.
     pub fn new(cgroup: &str) -> Result<Self, FreezeError> {
         let directory = Path::new(CGROUP_MOUNT).join(cgroup.trim_start_matches('/'));
@@ -57,18 +68,17 @@ impl Freezer {
         Ok(Freezer { directory })
     }
 
-    /// That of the container with this id, if there is one: Podman and its runtimes name the cgroup
-    /// after it, in whatever slice.
+    /// That of the container with this id, if there is one, in whatever slice or service: Podman and its
+    /// runtimes name the cgroup after it.
     pub fn of_container(id: &str) -> Option<Self> {
+        let names = names(id);
         let mut directories = vec![PathBuf::from(CGROUP_MOUNT)];
         while let Some(directory) = directories.pop() {
             for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
                 if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     continue;
                 }
-                let name = entry.file_name().to_string_lossy().into_owned();
-                // conmon has one of its own.
-                if name.contains(id) && !name.contains("conmon") {
+                if names.iter().any(|name| **name == *entry.file_name()) {
                     let directory = entry.path();
                     return Some(Freezer { directory });
                 }
@@ -145,6 +155,17 @@ impl Freezer {
         let path = self.directory.join(file);
         std::fs::write(&path, value).map_err(|source| FreezeError::Io { path, source })
     }
+}
+
+/// What the cgroup of a container can be called: by systemd, without it, and where its service is split
+/// (`--cgroups=split`; libpod/container_internal_linux.go, `getOCICgroupPath`). Conmon and health checks
+/// have others that the id is in.
+fn names(id: &str) -> [String; 3] {
+    [
+        format!("libpod-{id}.scope"),
+        format!("libpod-{id}"),
+        format!("libpod-payload-{id}"),
+    ]
 }
 
 /// Memory of a container in bytes that moves with it: the cgroup's count where the memory controller is

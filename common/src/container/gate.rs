@@ -9,14 +9,16 @@
 //! The gate is a Unix socket rather than a file so that the agent's death closes it: the waiting
 //! process then exits, Podman's restore fails and cleans up after itself.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -26,10 +28,14 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Child;
 
-use super::command::CommandError;
+use super::command::{self, CommandError};
 use super::freezer::Freezer;
+use super::restore_watch::{self, RestoreWatch};
+use super::runtime;
 use super::spec::Layout;
+use super::starter::{self, Start};
 use super::stragglers;
+use crate::systemd::{self, ServiceName};
 
 /// Name the agent's executable is linked to, to act as conmon.
 pub const CONMON_NAME: &str = "gate-conmon";
@@ -37,8 +43,9 @@ pub const CONMON_NAME: &str = "gate-conmon";
 const GATE_SOCKET: &str = "LIVE_MIGRATION_GATE";
 const REAL_CONMON: &str = "LIVE_MIGRATION_CONMON";
 
-/// How long Podman may take to clean up after a closed gate.
-const CANCEL_LIMIT: Duration = Duration::from_secs(15);
+/// How long Podman may take to clean up after a closed gate or a failed restore: it waits for a runtime
+/// that may wait for systemd for half a minute.
+const CANCEL_LIMIT: Duration = Duration::from_secs(45);
 
 /// How long a runtime may go on with a restore that nobody waits for.
 const RUNTIME_LIMIT: Duration = Duration::from_secs(20);
@@ -46,10 +53,9 @@ const RUNTIME_LIMIT: Duration = Duration::from_secs(20);
 /// How long conmon may take to start the runtime.
 const START_LIMIT: Duration = Duration::from_millis(500);
 
-/// How often it is looked whether CRIU is at work on a restore, and how often in a row it may not be:
-/// before CRIU begins, and after it, things take milliseconds.
-const LOOK: Duration = Duration::from_secs(2);
-const MOST_LOOKS: u32 = 5;
+/// How long what was killed may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+const KILL_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long conmon may take after its container has ended: it runs Podman's clean-up.
 const CONMON_LIMIT: Duration = Duration::from_secs(3);
@@ -63,6 +69,9 @@ pub enum GateError {
     /// The socket or the files beside it failed.
     #[error("the restore gate: {0}")]
     Io(#[from] io::Error),
+    /// The restore failed; Podman may not have said so yet.
+    #[error("the container cannot be restored: {0}")]
+    Restore(String),
     /// Whoever came to the gate did not say what was expected.
     #[error("the restore gate: {0}")]
     Unexpected(String),
@@ -73,6 +82,8 @@ pub enum GateError {
 struct Arrival {
     bundle: PathBuf,
     checkpoint: PathBuf,
+    conmon_pid: PathBuf,
+    runtime_log: Option<PathBuf>,
 }
 
 /// A container that exists in every respect but its processes.
@@ -83,16 +94,35 @@ pub struct Staged {
     pub bundle: PathBuf,
     /// Where the files belong.
     pub layout: Layout,
-    gate: UnixStream,
+    gate: Option<UnixStream>,
     podman: Child,
     log: PathBuf,
+    conmon_pid: PathBuf,
+    runtime_log: Option<PathBuf>,
+}
+
+/// What a container is to live in at its destination.
+#[derive(Debug, Clone)]
+pub enum Owner {
+    /// In a scope of this name, where there is systemd: where it would live if it had been started after a
+    /// login, and not in this agent's service.
+    Scope(String),
+    /// In this service.
+    Service(ServiceName),
 }
 
 /// Starts `podman container restore` of the skeleton `archive` and returns once it waits at the
 /// gate. `runtime` is the container's, by name or path; `scratch` receives the socket and two small files.
 ///
+/// For a service its unit is changed until [`super::service::arrived`] or [`super::service::undo_arrival`].
+///
 /// Undone by [`Staged::cancel`] and [`super::podman::remove_container`].
-pub async fn stage(archive: &Path, runtime: &str, scratch: &Path) -> Result<Staged, GateError> {
+pub async fn stage(
+    owner: &Owner,
+    archive: &Path,
+    runtime: &str,
+    scratch: &Path,
+) -> Result<Staged, GateError> {
     let stand_in = scratch.join(CONMON_NAME);
     std::os::unix::fs::symlink(crate::multicall::executable()?, &stand_in)?;
     let overrides = scratch.join("gate.conf");
@@ -110,22 +140,55 @@ pub async fn stage(archive: &Path, runtime: &str, scratch: &Path) -> Result<Stag
 
     // A file, not a pipe: conmon inherits it for the container's whole life.
     let log = scratch.join("podman-restore.log");
-    let mut command = super::podman::podman();
+    let arguments = vec![
+        "container".to_owned(),
+        "restore".to_owned(),
+        "--tcp-established".to_owned(),
+        "--file-locks".to_owned(),
+        "--ignore-volumes".to_owned(),
+        format!("--import={}", archive.display()),
+    ];
+    let text = |path: &Path| path.display().to_string();
+    let environment = BTreeMap::from([
+        ("CONTAINERS_CONF_OVERRIDE".to_owned(), text(&overrides)),
+        (GATE_SOCKET.to_owned(), text(&socket)),
+        (
+            REAL_CONMON.to_owned(),
+            super::podman::places().await?.conmon,
+        ),
+    ]);
+    let mut command = match owner {
+        Owner::Scope(name) => {
+            let mut command = systemd::in_scope(name, "podman");
+            command
+                .args(&arguments)
+                .envs(&environment)
+                .stderr(File::create(&log)?);
+            command
+        }
+        Owner::Service(name) => {
+            let log = log.clone();
+            let start = Start {
+                arguments,
+                environment,
+                log,
+            };
+            start.write(scratch)?;
+            let starter = scratch.join(starter::STARTER_NAME);
+            std::os::unix::fs::symlink(crate::multicall::executable()?, &starter)?;
+            name.add_override(&starter::override_of(&starter, scratch))
+                .await?;
+            let mut command = command::new("systemctl");
+            // What it requires would be started as well.
+            command
+                .args(["start", "--job-mode=ignore-dependencies", name.as_str()])
+                .stderr(Stdio::null());
+            command
+        }
+    };
     command
-        .args([
-            "container",
-            "restore",
-            "--tcp-established",
-            "--file-locks",
-            "--ignore-volumes",
-        ])
-        .arg(format!("--import={}", archive.display()))
-        .env("CONTAINERS_CONF_OVERRIDE", &overrides)
-        .env(GATE_SOCKET, &socket)
-        .env(REAL_CONMON, super::podman::places().await?.conmon)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(File::create(&log)?)
         .kill_on_drop(true);
     let mut podman = command.spawn().map_err(|source| CommandError::Start {
         program: "podman".into(),
@@ -145,9 +208,11 @@ pub async fn stage(archive: &Path, runtime: &str, scratch: &Path) -> Result<Stag
         layout: Layout::read(&arrival.bundle.join("config.json"))?,
         checkpoint: arrival.checkpoint,
         bundle: arrival.bundle,
-        gate: reader.into_inner(),
+        gate: Some(reader.into_inner()),
         podman,
         log,
+        conmon_pid: arrival.conmon_pid,
+        runtime_log: arrival.runtime_log,
     })
 }
 
@@ -165,7 +230,7 @@ fn failed(status: ExitStatus, log: &Path) -> CommandError {
 }
 
 impl Staged {
-    /// Closes the gate and waits until Podman has cleaned up after itself. What Podman keeps of
+    /// Closes the gate, if it is not open, and waits until Podman has cleaned up after itself. What Podman keeps of
     /// the container then is removed with [`super::podman::remove_container`].
     pub async fn cancel(mut self) {
         drop(self.gate);
@@ -180,34 +245,85 @@ impl Staged {
 
     /// Opens the gate and waits until Podman has the container running.
     ///
-    /// From here on Podman owns the container; undone by
+    /// From here on Podman owns the container; undone by [`Staged::cancel`] and
     /// [`super::podman::remove_container`].
     ///
-    /// When CRIU is killed, processes that are restored by half, which are called like it for a while,
-    /// may keep the others' pipes open, and then runtime, conmon or Podman wait for ever: while CRIU does
-    /// nothing they get a while to end.
-    pub async fn open(mut self, runtime: &str, id: &str) -> Result<(), GateError> {
-        self.gate.write_all(b"\n").await?;
-        let (mut looks, mut before) = (0, None);
-        let status = loop {
-            match tokio::time::timeout(LOOK, self.podman.wait()).await {
-                Ok(status) => break status?,
-                Err(_) => looks += 1,
-            }
-            // Anybody's: not every runtime's is its child.
-            let used = stragglers::processor_time("criu");
-            if used > std::mem::replace(&mut before, used) {
-                looks = 0;
-            } else if looks == MOST_LOOKS {
-                tracing::warn!("nothing is restored any more: ending it");
-                end_restore(runtime, id)?;
-                looks = 0;
+    /// # Errors
+    /// As soon as it is certain that the container will not run, and then nothing of it does. Podman,
+    /// and perhaps the runtime, may be cleaning up still, which can take half a minute: it is left to
+    /// [`Staged::cancel`], because the source's clients wait for this answer.
+    pub async fn open(&mut self, runtime: &str, id: &str) -> Result<(), GateError> {
+        if let Some(mut gate) = self.gate.take() {
+            gate.write_all(b"\n").await?;
+        }
+        let mut watch = RestoreWatch::new(&self.bundle, &self.conmon_pid, runtime);
+        let ended = loop {
+            match tokio::time::timeout(restore_watch::LOOK, self.podman.wait()).await {
+                Ok(status) => {
+                    let status = status?;
+                    if status.success() {
+                        return Ok(());
+                    }
+                    break None;
+                }
+                Err(_) => {
+                    if let Some(ended) = watch.look() {
+                        break Some(ended);
+                    }
+                }
             }
         };
-        if status.success() {
+        // A runtime whose CRIU has failed in order ends in order.
+        let in_order = ended == Some(restore_watch::End::Failed);
+        let (runtime, id) = (runtime.to_owned(), id.to_owned());
+        let killing = move || kill_restored(&runtime, &id, in_order);
+        tokio::task::spawn_blocking(killing)
+            .await
+            .map_err(io::Error::other)??;
+        let Some(ended) = ended else {
+            let status = self.podman.wait().await?;
+            return Err(failed(status, &self.log).into());
+        };
+        let said = self.runtime_log.as_deref();
+        let said = said.and_then(restore_watch::runtime_error);
+        Err(GateError::Restore(
+            said.unwrap_or_else(|| ended.to_string()),
+        ))
+    }
+}
+
+/// Kills what a restore has made, and unless it ends `in_order` those that would go on with it: when
+/// Podman, conmon or CRIU is killed the others go on or wait for ever. Returns when all is gone.
+fn kill_restored(runtime: &str, id: &str, in_order: bool) -> io::Result<()> {
+    let deadline = Instant::now() + KILL_LIMIT;
+    loop {
+        let mut found = Vec::new();
+        if !in_order {
+            // In the order in which they start each other.
+            for program in [CONMON_NAME, "conmon", runtime] {
+                found.extend(stragglers::at_restore(program, id));
+            }
+        }
+        // Processes that are not in the container's cgroup yet: CRIU has the images open, below the
+        // container's id.
+        found.extend(stragglers::with_open_file("criu", id));
+        for pid in &found {
+            // It may just have ended by itself.
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        let cgroup = Freezer::of_container(id).filter(|cgroup| !cgroup.processes().is_empty());
+        if let Some(cgroup) = &cgroup {
+            cgroup.kill().map_err(io::Error::other)?;
+        }
+        if found.is_empty() && cgroup.is_none() {
             return Ok(());
         }
-        Err(failed(status, &self.log).into())
+        if Instant::now() > deadline {
+            return Err(io::Error::other(format!(
+                "what was restored by half does not end: processes {found:?}"
+            )));
+        }
+        std::thread::sleep(KILL_PAUSE);
     }
 }
 
@@ -241,29 +357,16 @@ pub fn end_processes(runtime: &str, id: &str) -> Result<(), GateError> {
 ///
 /// Harmless where nothing is left. Not undone. Blocks.
 pub fn forget(id: &str) {
-    for runtime in ["runc", "crun"] {
-        let state = Path::new("/run").join(runtime).join(id);
+    for runtime in runtime::NAMES {
+        let state = runtime::state_directory(runtime, id);
         if !state.exists() {
             continue;
         }
         let _ = umount2(&state.join("criu-root"), MntFlags::MNT_DETACH);
-        let mut delete = std::process::Command::new(runtime);
+        let mut delete = command::blocking(runtime);
         let deleted = delete.args(["delete", "--force", id]).output();
         tracing::debug!("{} was left: {deleted:?}", state.display());
     }
-}
-
-fn end_restore(runtime: &str, id: &str) -> io::Result<()> {
-    if let Some(runtime) = stragglers::program(runtime, id) {
-        // It may just have ended by itself.
-        let _ = kill(Pid::from_raw(runtime), Signal::SIGKILL);
-    }
-    // Processes that are not in the container's cgroup yet: CRIU has the images open, below the
-    // container's id.
-    for pid in stragglers::with_open_file("criu", id) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
-    Freezer::of_container(id).map_or(Ok(()), |cgroup| cgroup.kill().map_err(io::Error::other))
 }
 
 /// Acts as conmon: waits at the gate, then becomes the real one. Returns only on failure.
@@ -287,8 +390,24 @@ fn wait_and_become_conmon(arguments: &[OsString]) -> io::Result<std::convert::In
     // Podman also probes `conmon --version`.
     if let (Some(bundle), Some(checkpoint)) = (value("-b"), value("--restore")) {
         let socket = std::env::var_os(GATE_SOCKET).ok_or_else(|| missing(GATE_SOCKET))?;
+        // For the service that the container belongs to.
+        let scratch = Path::new(&socket).parent().unwrap_or(Path::new("/"));
+        if let Some(file) = value("--conmon-pidfile") {
+            std::fs::write(scratch.join(starter::PID_FILE), file.as_os_str().as_bytes())?;
+        }
         let mut gate = BlockingStream::connect(socket)?;
-        let mut line = serde_json::to_vec(&Arrival { bundle, checkpoint })?;
+        let conmon_pid = value("--conmon-pidfile").unwrap_or_default();
+        // As an argument that Podman has conmon pass on.
+        let runtime_log = arguments.iter().find_map(|argument| {
+            let log = argument.to_str()?.strip_prefix("--runtime-arg=")?;
+            log.ends_with("/oci-log").then(|| PathBuf::from(log))
+        });
+        let mut line = serde_json::to_vec(&Arrival {
+            bundle,
+            checkpoint,
+            conmon_pid,
+            runtime_log,
+        })?;
         line.push(b'\n');
         gate.write_all(&line)?;
         gate.read_exact(&mut [0])?;

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use tar::{Archive, Builder};
 
-use super::command::CommandError;
+use super::command::{self, CommandError};
 use super::stragglers;
 
 /// Streams `podman save` of the image into `sink`, without the layers `present`, named by the digests
@@ -23,7 +23,7 @@ pub fn save(image_id: &str, present: &[String], sink: &mut impl Write) -> Result
         &["docker-archive"]
     };
     let mut child = spawn(
-        Command::new("podman")
+        command::blocking("podman")
             .args(["image", "save", "--quiet", "--format"])
             .args(format)
             .arg(image_id)
@@ -75,7 +75,7 @@ fn copy_without(
 }
 
 fn manifest_type(image_id: &str) -> Result<String, CommandError> {
-    let output = Command::new("podman")
+    let output = command::blocking("podman")
         .args([
             "image",
             "inspect",
@@ -96,7 +96,7 @@ fn manifest_type(image_id: &str) -> Result<String, CommandError> {
 /// the migration's scratch space, should it survive its caller.
 pub fn load(source: &mut impl Read, work: &Path) -> Result<(), ImageError> {
     let mut child = spawn(
-        Command::new("podman")
+        command::blocking("podman")
             .args(["image", "load", "--quiet"])
             .env(stragglers::WORK, work)
             .stdin(Stdio::piped())

@@ -12,7 +12,10 @@ use tokio::process::Command;
 
 use super::command::{self, CommandError};
 use super::facts::{ContainerFacts, LogFacts, NetworkFacts, PublishedPort, Roots, VolumeFacts};
-use super::spec::LOG_NAME;
+use super::health::HealthFacts;
+use super::init::InitProgram;
+use super::service::ServiceFacts;
+use super::spec::{LOG_NAME, Layout};
 use super::{processes, usage};
 
 /// Why a container name means no container.
@@ -189,6 +192,8 @@ struct InspectState {
     pid: i32,
     #[serde(default)]
     cgroup_path: String,
+    #[serde(default)]
+    conmon_pid: i32,
 }
 
 #[derive(Deserialize)]
@@ -241,6 +246,31 @@ struct InspectNetwork {
 struct InspectConfig {
     #[serde(default)]
     tty: bool,
+    healthcheck: Option<InspectHealthcheck>,
+    startup_health_check: Option<InspectHealthcheck>,
+    #[serde(rename = "sdNotifyMode", default)]
+    sd_notify_mode: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectHealthcheck {
+    #[serde(default)]
+    interval: u64,
+}
+
+impl InspectConfig {
+    /// An interval of 0 means that nothing is checked by itself.
+    fn health(&self) -> Option<HealthFacts> {
+        let interval = |check: &Option<InspectHealthcheck>| {
+            let check = check.as_ref()?;
+            (check.interval > 0).then_some(check.interval)
+        };
+        Some(HealthFacts {
+            interval_ns: interval(&self.healthcheck)?,
+            startup_interval_ns: interval(&self.startup_health_check),
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -431,9 +461,24 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
         dependencies: inspect.dependencies.unwrap_or_default(),
         exec_sessions,
         terminal: inspect.config.tty,
+        init: init(&placement.oci_config),
         overlay: inspect.graph_driver.name == "overlay" && !placement.upper_dir.is_empty(),
+        service: match inspect.state.conmon_pid {
+            0 => None,
+            conmon => ServiceFacts::of(conmon, &inspect.config.sd_notify_mode).await?,
+        },
+        health: inspect.config.health(),
     };
     Ok((facts, placement))
+}
+
+/// None of a container that does not run: it has no configuration.
+fn init(oci_config: &str) -> Option<InitProgram> {
+    let layout = Layout::read(Path::new(oci_config)).ok()?;
+    InitProgram::of(&layout).unwrap_or_else(|error| {
+        tracing::warn!("{}: {error}", super::init::DESTINATION);
+        None
+    })
 }
 
 /// What there is to know of the volumes that are mounted in `container`.
@@ -698,7 +743,7 @@ pub async fn places() -> Result<Places, CommandError> {
 
 /// A `podman` command line to be completed.
 pub fn podman() -> Command {
-    Command::new("podman")
+    command::new("podman")
 }
 
 async fn json<T: DeserializeOwned>(arguments: &[&str]) -> Result<T, CommandError> {

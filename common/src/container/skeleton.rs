@@ -25,7 +25,8 @@ const CHECKPOINT: &str = "checkpoint";
 const INVENTORY: &str = "inventory.img";
 
 /// What Podman cannot restore without.
-const NEEDED: [&str; 2] = ["config.dump", "spec.dump"];
+const NEEDED: [&str; 2] = ["config.dump", SPEC];
+const SPEC: &str = "spec.dump";
 
 /// Tells the stand-in which runtime it stands in for.
 const REAL_RUNTIME: &str = "LIVE_MIGRATION_RUNTIME";
@@ -77,8 +78,16 @@ fn trim(archive: &Path) -> io::Result<()> {
         if path == Path::new(LOG_NAME) || path.starts_with(CHECKPOINT) {
             continue;
         }
-        let header = entry.header().clone();
-        builder.append(&header, &mut entry)?;
+        let mut header = entry.header().clone();
+        if path == Path::new(SPEC) {
+            let mut spec: serde_json::Value = serde_json::from_reader(&mut entry)?;
+            follow_links(&mut spec);
+            let spec = serde_json::to_vec(&spec)?;
+            header.set_size(spec.len() as u64);
+            builder.append_data(&mut header, &path, &spec[..])?;
+        } else {
+            builder.append(&header, &mut entry)?;
+        }
         kept.push(path);
     }
     for needed in NEEDED {
@@ -96,6 +105,24 @@ fn trim(archive: &Path) -> io::Result<()> {
     )?;
     builder.into_inner()?;
     std::fs::rename(&trimmed, archive)
+}
+
+/// Binds what a link leads to in place of the link. The runtime does so when it starts a container, but
+/// CRIU binds the link itself when it restores one, and then fails (`__do_bind_mount_v2` in
+/// criu/mount-v2.c). Debian's Podman knows the program of `--init` by a link.
+fn follow_links(spec: &mut serde_json::Value) {
+    let mounts = spec.get_mut("mounts").and_then(|m| m.as_array_mut());
+    for mount in mounts.into_iter().flatten() {
+        let is_bind = mount.get("type").is_some_and(|kind| kind == "bind");
+        if is_bind
+            && let Some(source) = mount.get_mut("source")
+            && let Some(path) = source.as_str().map(PathBuf::from)
+            && path.is_symlink()
+            && let Ok(target) = path.canonicalize()
+        {
+            *source = target.to_string_lossy().into();
+        }
+    }
 }
 
 async fn checkpoint(
@@ -216,6 +243,25 @@ mod tests {
             let expected = expected.map(|(name, text)| (name.to_owned(), text.to_owned()));
             assert_eq!(found, expected, "cut: {cut}");
         }
+    }
+
+    #[test]
+    fn a_link_is_not_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().canonicalize().unwrap();
+        std::fs::write(directory.join("program"), b"").unwrap();
+        std::os::unix::fs::symlink("program", directory.join("link")).unwrap();
+        let spec = |source: &str| {
+            let source = directory.join(source);
+            serde_json::json!({"mounts": [
+                {"type": "proc", "source": "proc"},
+                {"type": "bind", "source": source, "destination": "/x"},
+                {"type": "bind", "source": directory.join("gone"), "destination": "/y"},
+            ]})
+        };
+        let mut found = spec("link");
+        follow_links(&mut found);
+        assert_eq!(found, spec("program"));
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! The programs that an agent has started do not die with it: a Podman or an OCI runtime goes on to
 //! its end. What they work on must not be put back under their hands.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Tells the programs that are not told by their arguments which scratch space they work for.
@@ -34,13 +36,26 @@ impl StillAtWork {
     }
 }
 
-/// Waits until no process names the scratch space `work` in its arguments any more, and none has it
-/// in its environment as [`WORK`]. Blocks.
+/// The programs that agents start, and those that these start, by their file names: others may mention
+/// the scratch space as they like, such as a pager that shows a log in it.
+const PROGRAMS: [&str; 7] = [
+    "podman",
+    "conmon",
+    "gate-conmon",
+    "netavark",
+    "runc",
+    "crun",
+    "criu",
+];
+
+/// Waits until none of the programs that agents start names the scratch space `work` in its arguments
+/// any more, and none has it in its environment as [`WORK`]. Only root's count: what others run cannot
+/// work on a migration, and must not hold it up. Blocks.
 ///
 /// # Errors
 /// If there still is one after `limit`.
 pub fn wait(work: &Path, limit: Duration) -> Result<(), StillAtWork> {
-    wait_until_none(|| find(work), limit)
+    wait_until_none(|| find(work, &PROGRAMS), limit)
 }
 
 /// Waits until no process called `program` names `word` in its arguments any more. Blocks.
@@ -48,7 +63,7 @@ pub fn wait(work: &Path, limit: Duration) -> Result<(), StillAtWork> {
 /// # Errors
 /// If there still is one after `limit`.
 pub fn wait_for_program(program: &str, word: &str, limit: Duration) -> Result<(), StillAtWork> {
-    wait_until_none(|| find_program(program, word), limit)
+    wait_until_none(|| find_program(program, &[word]), limit)
 }
 
 fn wait_until_none(
@@ -65,65 +80,117 @@ fn wait_until_none(
     }
 }
 
-fn find(work: &Path) -> Option<StillAtWork> {
+fn find(work: &Path, programs: &[&str]) -> Option<StillAtWork> {
     let work = work.as_os_str().as_bytes();
     let marked = [WORK.as_bytes(), b"=", work].concat();
     let mentions = |file: &[u8], text: &[u8]| file.windows(text.len()).any(|w| w == text);
     processes().find_map(|pid| {
-        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        // proc(5): owned by the effective user, and by root if the process may not be looked at.
+        let directory = PathBuf::from(format!("/proc/{pid}"));
+        if fs::metadata(&directory).ok()?.uid() != 0 {
+            return None;
+        }
+        let read = |file: &str| fs::read(directory.join(file)).unwrap_or_default();
         let arguments = read("cmdline");
+        let program = file_name(&arguments)?;
+        if !programs.iter().any(|known| program == *known) {
+            return None;
+        }
         let found =
             mentions(&arguments, work) || read("environ").split(|b| *b == 0).any(|v| v == marked);
-        (found && pid != std::process::id() as i32).then(|| StillAtWork::new(pid, &arguments))
+        found.then(|| StillAtWork::new(pid, &arguments))
     })
 }
 
-fn find_program(program: &str, word: &str) -> Option<StillAtWork> {
+/// That of the program which has these arguments.
+fn file_name(arguments: &[u8]) -> Option<&OsStr> {
+    let first = arguments.split(|byte| *byte == 0).next()?;
+    Path::new(OsStr::from_bytes(first)).file_name()
+}
+
+fn find_program(program: &str, words: &[&str]) -> Option<StillAtWork> {
     processes().find_map(|pid| {
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let mut words = arguments.split(|byte| *byte == 0);
-        let name = Path::new(OsStr::from_bytes(words.next()?)).file_name()?;
-        (name == program && words.any(|each| each == word.as_bytes()))
+        let has = |word: &&str| {
+            let mut all = arguments.split(|byte| *byte == 0).skip(1);
+            all.any(|each| each == word.as_bytes())
+        };
+        (file_name(&arguments)? == Path::new(program).file_name()? && words.iter().all(has))
             .then(|| StillAtWork::new(pid, &arguments))
     })
 }
 
-/// The process called `program` that has `word` among its arguments, if there is one.
-pub fn program(program: &str, word: &str) -> Option<i32> {
-    find_program(program, word).map(|found| found.pid)
+/// The process called `program` that restores the container `id`, or is told to have it restored.
+pub fn at_restore(program: &str, id: &str) -> Option<i32> {
+    let found = find_program(program, &[id, "restore"]);
+    found
+        .or_else(|| find_program(program, &[id, "--restore"]))
+        .map(|found| found.pid)
 }
 
-/// The processor time that the live processes called `name` have used so far, in clock ticks; none if
-/// there are none.
-pub fn processor_time(name: &str) -> Option<u64> {
-    let used = processes().filter_map(|pid| ticks(pid, name));
-    used.reduce(|sum, ticks| sum + ticks)
+/// A process as proc_pid_stat(5) tells of it.
+#[derive(Debug, Clone)]
+pub struct Process {
+    /// The first 15 bytes of its file's name.
+    pub name: String,
+    /// The id of the process that it is a child of.
+    pub parent: i32,
+    /// The processor time that it has used so far, in clock ticks.
+    pub ticks: u64,
+    state: u8,
+}
+
+impl Process {
+    /// The process with this id, if there is one.
+    pub fn read(pid: i32) -> Option<Self> {
+        // Number, name in parentheses, state, parent; fields 14 and 15 are the time.
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let stat = String::from_utf8_lossy(&stat);
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+        Some(Process {
+            name: name.to_owned(),
+            parent: fields.get(1)?.parse().ok()?,
+            ticks: number(11)? + number(12)?,
+            state: *fields.first()?.as_bytes().first()?,
+        })
+    }
+
+    /// Whether it can still do something: one that has ended remains until its parent has asked for it.
+    pub fn lives(&self) -> bool {
+        !matches!(self.state, b'Z' | b'X')
+    }
+}
+
+/// This process and all that descend from it, by id.
+pub fn family(root: i32) -> HashMap<i32, Process> {
+    let mut all: HashMap<i32, Process> = processes()
+        .filter_map(|pid| Some((pid, Process::read(pid)?)))
+        .collect();
+    let descends = |pid: &i32| {
+        let line = std::iter::successors(Some(*pid), |pid| Some(all.get(pid)?.parent));
+        // A look that takes a while may see a number twice.
+        line.take(all.len()).any(|pid| pid == root)
+    };
+    let others: Vec<i32> = all.keys().filter(|pid| !descends(pid)).copied().collect();
+    for other in others {
+        all.remove(&other);
+    }
+    all
 }
 
 /// Those called `name` that have a file open in whose path `word` is.
 pub fn with_open_file(name: &str, word: &str) -> Vec<i32> {
     let found = processes().filter(|pid| {
         let files = fs::read_dir(format!("/proc/{pid}/fd"));
-        ticks(*pid, name).is_some()
+        Process::read(*pid).is_some_and(|process| process.name == name && process.lives())
             && files.into_iter().flatten().flatten().any(|file| {
                 let path = fs::read_link(file.path()).unwrap_or_default();
                 path.components().any(|part| part.as_os_str() == word)
             })
     });
     found.collect()
-}
-
-/// The processor time that a process has used so far, if it is called so and lives.
-fn ticks(pid: i32, name: &str) -> Option<u64> {
-    // proc_pid_stat(5): number, name in parentheses, state; fields 14 and 15 are the time.
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (found, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
-    let fields: Vec<&str> = rest.split(' ').collect();
-    if found != name || matches!(fields[0], "Z" | "X") {
-        return None;
-    }
-    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
-    Some(number(11)? + number(12)?)
 }
 
 fn processes() -> impl Iterator<Item = i32> {
@@ -140,13 +207,15 @@ mod tests {
         command.spawn().expect("it starts")
     }
 
+    const KNOWN: [&str; 2] = ["sh", "sleep"];
+
     /// Finds it once it has become what it is to be: a new process has no arguments for a moment.
     fn found(work: &Path) -> i32 {
         let moment = Duration::from_millis(60);
         let mut tries = 0..100;
         let still = tries.find_map(|_| {
             std::thread::sleep(Duration::from_millis(10));
-            wait(work, moment).err()
+            wait_until_none(|| find(work, &KNOWN), moment).err()
         });
         still.expect("it is found").pid
     }
@@ -155,12 +224,12 @@ mod tests {
     fn a_process_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let work = dir.path().join("work");
-        let moment = Duration::from_millis(60);
-        assert!(wait(&work, moment).is_ok());
+        assert!(find(&work, &KNOWN).is_none());
 
         let named = ["-c", "sleep 9; :", &format!("{}/x", work.display())];
         let mut by_name = start(Command::new("sh").args(named));
         assert_eq!(found(&work), by_name.id() as i32);
+        assert!(wait(&work, Duration::ZERO).is_ok(), "no program of ours");
         by_name.kill().unwrap();
         by_name.wait().unwrap();
 
@@ -168,7 +237,7 @@ mod tests {
         assert_eq!(found(&work), marked.id() as i32);
         marked.kill().unwrap();
         marked.wait().unwrap();
-        assert!(wait(&work, moment).is_ok());
+        assert!(find(&work, &KNOWN).is_none());
     }
 
     #[test]
@@ -199,9 +268,9 @@ mod tests {
         });
         let pid = other.id() as i32;
         assert_eq!(still.expect("it is found").pid, pid);
-        assert_eq!(program("sh", word), Some(pid));
-        assert!(processor_time("sh").is_some());
-        assert_eq!(processor_time("no such name"), None);
+        assert_eq!(at_restore("sh", word), None);
+        assert!(family(std::process::id() as i32).contains_key(&pid));
+        assert!(!family(pid).contains_key(&(std::process::id() as i32)));
         other.kill().unwrap();
         other.wait().unwrap();
         assert!(wait_for_program("sh", word, moment).is_ok());

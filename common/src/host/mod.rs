@@ -3,14 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-use tokio::process::Command;
-
 use crate::container::apparmor::SecurityModule;
 use crate::container::command::{self, CommandError};
 use crate::container::freezer;
 use crate::net;
 use crate::paths;
+use serde::{Deserialize, Serialize};
 
 mod cpu;
 mod libcriu;
@@ -102,7 +100,7 @@ impl HostFacts {
 
 /// What `criu check` says is missing from the kernel.
 async fn checkpoint_problem() -> Option<String> {
-    let mut command = Command::new("criu");
+    let mut command = command::new("criu");
     command.arg("check");
     match command::output(&mut command).await {
         Ok(output) if output.status.success() => None,
@@ -113,7 +111,7 @@ async fn checkpoint_problem() -> Option<String> {
 
 /// The number in the first line of `program --version`.
 async fn version(program: &str) -> Result<String, CommandError> {
-    let text = command::stdout(Command::new(program).arg("--version")).await?;
+    let text = command::stdout(command::new(program).arg("--version")).await?;
     parse_version(&text).ok_or_else(|| CommandError::Output {
         program: program.to_owned(),
         message: text,

@@ -22,6 +22,7 @@ use super::published::{self, Bound};
 use super::tunnel::{self, Dirs, KeeperCommand, Record, TunnelError};
 use super::userspace::{self, UserspaceError};
 use super::wireguard::Backend;
+use crate::systemd;
 
 /// How long a tunnel must be idle before it is taken down: long enough for the next migration of
 /// a series to find it.
@@ -133,6 +134,11 @@ pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<()
     // Fails if this process leads a group already, and then has nothing to leave.
     let _ = nix::unistd::setsid();
     std::env::set_current_dir("/")?;
+    // Whose service or login session made the tunnel must not take it along when it ends.
+    let scope = format!("live-migration-tunnel-{index}-{}", std::process::id());
+    if let Err(error) = systemd::enter_scope(&scope) {
+        tracing::warn!("the tunnel ends with what made it: {error}");
+    }
 
     let _lock = be_alone(dirs, index)?;
     let record = Record::read(dirs, index)?.ok_or(KeeperError::NoRecord(index))?;

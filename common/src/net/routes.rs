@@ -15,7 +15,7 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, LinkUnspec, LinkWireguard, RouteMessageBuilder};
@@ -215,6 +215,10 @@ impl Routes {
     /// A second, worse route drops what is left when the interface has vanished (its process was
     /// killed): a packet of a moved flow must never go by ordinary routing. Rules come last, when
     /// the table is ready. Undone by [`unroute`](Self::unroute).
+    ///
+    /// All of them say that the kernel made them. systemd-networkd removes rules and routes of others
+    /// when it starts and when it configures a link, of both families, except for those
+    /// (`ManageForeignRoutingPolicyRules` and `ManageForeignRoutes` in networkd.conf(5)).
     pub fn route(&self, index: Index, ipv6: bool) -> Result<()> {
         let interface = index.interface();
         let number = self.existing(&interface)?;
@@ -232,12 +236,16 @@ impl Routes {
             }
             let mut add = self.handle.rule().add();
             *add.message_mut() = rule(family, index);
+            let protocol = RuleAttribute::Protocol(RouteProtocol::Kernel);
+            add.message_mut().attributes.push(protocol);
             self.request(format!("add the rule for {interface}"), add.execute())?;
         }
         Ok(())
     }
 
-    /// Removes the rules and the routes of a tunnel, as far as they exist.
+    /// Removes the rules and the routes of a tunnel, as far as they exist, whatever they say of who made
+    /// them: a rule that is to be removed need not say so (`rule_find` in the kernel's
+    /// net/core/fib_rules.c), and routes are removed as they were found.
     pub fn unroute(&self, index: Index) -> Result<()> {
         for family in families(true) {
             let delete = self.handle.rule().del(rule(family, index)).execute();
@@ -403,9 +411,11 @@ fn default_route(family: AddressFamily, table: u32) -> RouteMessage {
     match family {
         AddressFamily::Inet => RouteMessageBuilder::<Ipv4Addr>::new()
             .table_id(table)
+            .protocol(RouteProtocol::Kernel)
             .build(),
         _ => RouteMessageBuilder::<Ipv6Addr>::new()
             .table_id(table)
+            .protocol(RouteProtocol::Kernel)
             .build(),
     }
 }

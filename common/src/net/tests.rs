@@ -327,6 +327,33 @@ fn a_tunnel_is_proven_reused_and_leaves_nothing() {
 }
 
 #[test]
+fn rules_and_routes_say_that_the_kernel_made_them() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    let before = source.snapshot();
+    let (here, there) = tunnel(&source, &destination);
+    for family in ["-4", "-6"] {
+        let rule = source.sh(&format!("ip -d {family} rule show priority 1001"));
+        assert!(rule.contains("proto kernel"), "{rule}");
+        let routes = source.sh(&format!("ip -d {family} route show table 21001"));
+        assert_eq!(routes.matches("proto kernel").count(), 2, "{routes}");
+        // As an older version made them.
+        source.sh(&format!(
+            "ip {family} rule del priority 1001
+             ip {family} rule add fwmark 0x10000/0x3f0000 priority 1001 table 21001
+             ip {family} route del blackhole default table 21001 metric 4294967295
+             ip {family} route add blackhole default table 21001 proto static metric 4294967295"
+        ));
+    }
+    assert!(source.run(move || here.teardown().unwrap()));
+    eventually("the keeper ends", TIMEOUT, || !source.has_keeper());
+    assert_same(&before, &source.snapshot());
+    destination.run(move || there.teardown().unwrap());
+}
+
+#[test]
 fn a_half_whose_other_half_is_gone_gives_way() {
     if unable() {
         return;

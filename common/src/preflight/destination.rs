@@ -8,10 +8,13 @@ use super::cpu::cpu;
 use super::programs::{pair, programs};
 use super::room::{Wanted, room};
 use super::roots::roots;
+use super::service;
 use super::{Check, Checks, Side, Verdict, join};
 use crate::container::ContainerFacts;
 use crate::container::facts::PublishedPort;
+use crate::container::init::InitProgram;
 use crate::container::podman::{Network, Places};
+use crate::container::service::ServiceHere;
 use crate::host::{HostFacts, Room};
 
 /// What the destination found out about itself for this container.
@@ -43,6 +46,10 @@ pub struct DestinationFacts {
     pub storage: Room,
     /// Where Podman keeps volumes.
     pub volume_storage: Room,
+    /// What it has in the place of the container's [`ContainerFacts::init`].
+    pub init: Option<InitProgram>,
+    /// What it has of the container's service.
+    pub service: Option<ServiceHere>,
 }
 
 /// Checks that the destination makes.
@@ -199,5 +206,23 @@ pub fn destination(
         });
     }
     room(&mut checks, &wanted);
+    if let Some(init) = &container.init {
+        checks.expect(
+            "init program",
+            facts.init.as_ref() == Some(init),
+            match &facts.init {
+                Some(here) if here == init => init.path.display().to_string(),
+                Some(_) => format!("{} is another build", init.path.display()),
+                None => format!("there is no {}", init.path.display()),
+            },
+            "the container runs from the source's (--init), so have the same version of its package on \
+             both hosts",
+        );
+    }
+    service::at_destination(
+        &mut checks,
+        container.service.as_ref(),
+        facts.service.as_ref(),
+    );
     checks.found
 }

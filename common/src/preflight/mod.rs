@@ -11,6 +11,7 @@ mod log;
 mod programs;
 mod room;
 mod roots;
+mod service;
 mod source;
 #[cfg(test)]
 mod tests;

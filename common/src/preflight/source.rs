@@ -3,6 +3,7 @@
 use super::log::log;
 use super::programs::programs;
 use super::room::{Wanted, room};
+use super::service;
 use super::{Check, Checks, Side, list_or_none, short};
 use crate::container::ContainerFacts;
 use crate::host::HostFacts;
@@ -136,5 +137,6 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         room: &host.scratch,
     };
     room(&mut checks, &[memory]);
+    service::at_source(&mut checks, container.service.as_ref());
     checks.found
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::container::ContainerFacts;
 use crate::container::apparmor::SecurityModule;
 use crate::container::facts::{NetworkFacts, Roots, VolumeFacts};
+use crate::container::init::InitProgram;
 use crate::container::podman::{Network, Places};
 use crate::host::{HostFacts, Room};
 
@@ -86,6 +87,27 @@ fn failures(checks: &[Check]) -> Vec<&str> {
         .filter(|c| c.verdict == Verdict::Failed)
         .map(|c| c.name.as_str())
         .collect()
+}
+
+#[test]
+fn the_init_program_is_the_same() {
+    let program = |digest| InitProgram {
+        path: "/usr/bin/catatonit".into(),
+        blake3: [digest; 32],
+    };
+    let mut moving = container();
+    let judged = |moving: &ContainerFacts, here: Option<InitProgram>| {
+        let mut facts = self::here();
+        facts.init = here;
+        let checks = destination(moving, &host(), &host(), &facts);
+        let mut found = checks.into_iter().filter(|c| c.name == "init program");
+        found.next().map(|check| check.verdict)
+    };
+    assert_eq!(judged(&moving, None), None);
+    moving.init = Some(program(1));
+    assert_eq!(judged(&moving, Some(program(1))), Some(Verdict::Ok));
+    assert_eq!(judged(&moving, Some(program(2))), Some(Verdict::Failed));
+    assert_eq!(judged(&moving, None), Some(Verdict::Failed));
 }
 
 #[test]

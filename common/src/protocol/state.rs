@@ -28,6 +28,10 @@
 //!                                             └────────────────────────────────┘
 //! ```
 //!
+//! A step that is refused leads to `Failed`, where only `Abort` is legal, which undoes the migration; the
+//! source lets its clients go on first. A refused `Begin` leads back to `Idle`, and a refused `Commit` too:
+//! it has been undone by then.
+//!
 //! `Check`, `Status`, `Outcome` and `Introduce` are legal in `Idle` only: a connection that migrates
 //! does nothing else.
 
@@ -60,6 +64,8 @@ pub enum State {
     Loaded,
     /// The container runs with its output withheld.
     Restored,
+    /// A step was refused. Nothing of the container runs; what was made for it is not undone yet.
+    Failed,
 }
 
 /// A request that is not legal in the present state.
@@ -264,6 +270,7 @@ mod tests {
             State::ReceivingCheckpoint,
             State::Loaded,
             State::Restored,
+            State::Failed,
         ] {
             assert!(state.migrating());
             assert_eq!(state.after(&abort()), Ok(State::Idle), "{state:?}");

@@ -11,10 +11,12 @@ use nix::sched::{CloneFlags, unshare};
 
 const CACHE: &str = "/var/cache/live-migration-lab";
 
-/// The oldest suite whose CRIU works on current kernels; its Release file is past its date.
-const SUITE: &str = "forky";
+/// Of all that is not a host with a distribution's defaults: the oldest suite whose CRIU works on
+/// current kernels.
+pub(crate) const SUITE: &str = "forky";
 
-const MIRROR: &str = "http://deb.debian.org/debian";
+/// Asks the machine's apt where Debian is, and mmdebstrap for packages from there.
+const DEBIAN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/debian");
 
 /// A directory that is built by `build` if there is none for this recipe yet. `build` gets the path
 /// to make, and a file that it must pass on to what it starts: the lock is held as long as that runs,
@@ -24,7 +26,6 @@ pub(crate) fn cached(
     recipe: &str,
     build: impl FnOnce(&Path, &File) -> Result<()>,
 ) -> Result<PathBuf> {
-    let recipe = format!("{SUITE} {MIRROR} {recipe}");
     let hash = blake3::hash(recipe.as_bytes()).to_hex();
     let done = Path::new(CACHE).join(format!("{name}-{}", &hash[..16]));
     if done.exists() {
@@ -46,8 +47,10 @@ pub(crate) fn cached(
     Ok(done)
 }
 
-/// Makes a directory of Debian packages with mmdebstrap, and `log` beside it.
+/// Makes a directory of packages of a suite with mmdebstrap, and `log` beside it. Where they come from
+/// is no part of what they are: the machine's apt knows a place.
 pub(crate) fn debian(
+    suite: &str,
     dir: &Path,
     lock: &File,
     options: &[&str],
@@ -55,13 +58,14 @@ pub(crate) fn debian(
     log: &Path,
 ) -> Result<()> {
     let output = File::create(log)?;
-    let mut mmdebstrap = Command::new("mmdebstrap");
+    let mut mmdebstrap = Command::new(DEBIAN);
     mmdebstrap
-        .args(options)
-        .arg(format!("--include={}", packages.join(",")))
-        .arg(SUITE)
+        .arg(suite)
         .arg(dir)
-        .arg(MIRROR)
+        .args(options)
+        // A snapshot of the archive is as good as the archive.
+        .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
+        .arg(format!("--include={}", packages.join(",")))
         .stdin(lock.try_clone()?)
         .stdout(output.try_clone()?)
         .stderr(output);
@@ -76,9 +80,12 @@ pub(crate) fn debian(
     unsafe { mmdebstrap.pre_exec(private) };
     let status = mmdebstrap
         .status()
-        .context("cannot start mmdebstrap; scripts/lab installs it")?;
+        .with_context(|| format!("cannot start {DEBIAN}"))?;
     if !status.success() {
-        bail!("mmdebstrap failed ({status}); see {}", log.display());
+        bail!(
+            "mmdebstrap failed ({status}; scripts/lab installs it); see {}",
+            log.display()
+        );
     }
     Ok(())
 }

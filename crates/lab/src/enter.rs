@@ -19,7 +19,7 @@ use crate::pidfd;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Signals that someone may send to the outer process and mean for the command.
-const HANDED_IN: [Signal; 6] = [
+pub(crate) const HANDED_IN: [Signal; 6] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::cgroup::Cgroup;
+use crate::distribution::Distribution;
 use crate::enter::Door;
 use crate::{init, machine, mounts};
 
@@ -21,7 +23,7 @@ use crate::{init, machine, mounts};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What a host is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// Namespaces of the machine: there in a moment, on the machine's own kernel.
     Namespaces,
@@ -30,6 +32,40 @@ pub enum Kind {
     Services,
     /// A virtual machine: there in some ten seconds, on Debian's kernel, slower at everything.
     Machine,
+    /// A virtual machine as a distribution has it by default, with systemd: there in a minute or so.
+    /// Commands run in sessions of their own, as those do that are given by ssh.
+    Systemd(Distribution),
+}
+
+impl Kind {
+    /// Whether it is a virtual machine.
+    pub fn is_machine(self) -> bool {
+        matches!(self, Self::Machine | Self::Systemd(_))
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespaces => f.write_str("namespaces"),
+            Self::Services => f.write_str("services"),
+            Self::Machine => f.write_str("machine"),
+            Self::Systemd(distribution) => distribution.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "namespaces" => Ok(Self::Namespaces),
+            "services" => Ok(Self::Services),
+            "machine" => Ok(Self::Machine),
+            other => Ok(Self::Systemd(other.parse()?)),
+        }
+    }
 }
 
 /// One host of a lab.
@@ -98,7 +134,7 @@ impl Host {
     /// [`Host::put`] and [`Host::write`]. A virtual machine has none.
     pub fn root_path(&self) -> Result<PathBuf> {
         ensure!(
-            self.kind != Kind::Machine,
+            !self.kind.is_machine(),
             "the files of {} are on a disk of its own",
             self.name
         );
@@ -124,12 +160,18 @@ impl Host {
     /// 125 to 127, as in a shell. And output ends with the command, whatever it has started still
     /// writes. If stdin and stdout are a terminal, the command has one in the virtual machine.
     ///
+    /// On a host with systemd each command is a login session as one by ssh is: PAM has registered it, so
+    /// it is in a scope of its own below `user.slice`, and its environment has `XDG_SESSION_ID`,
+    /// `XDG_RUNTIME_DIR` and what else PAM adds. What is killed leaves to the session what it started.
+    ///
     /// # Panics
     /// If the host is a virtual machine and the program `lab`, which it needs, does not build.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = match self.kind {
             Kind::Namespaces | Kind::Services => Command::new(program),
-            Kind::Machine => machine::command(&self.init_cgroup(), program.as_ref()),
+            Kind::Machine | Kind::Systemd(_) => {
+                machine::command(&self.init_cgroup(), program.as_ref())
+            }
         };
         let terminal = std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned());
         command.env_clear().envs([
@@ -139,7 +181,7 @@ impl Host {
             ("LANG", "C.UTF-8"),
             ("TERM", &terminal),
         ]);
-        if self.kind == Kind::Machine {
+        if self.kind.is_machine() {
             return command;
         }
         let door = Door::open(&self.init_cgroup(), &self.cgroup.child(COMMANDS));
@@ -257,7 +299,7 @@ impl Host {
         let (host, leaf) = (self.cgroup.entrance()?, self.init_cgroup().entrance()?);
         let program: &[&str] = match self.kind {
             Kind::Services => &init::SYSTEMD,
-            Kind::Namespaces | Kind::Machine => &init::CATATONIT,
+            _ => &init::CATATONIT,
         };
         // A thread can leave the machine's namespaces without taking the caller along.
         let boot = || {
@@ -321,7 +363,7 @@ impl Host {
         self.cgroup.child(match self.kind {
             // Where systemd puts itself, wherever it was started.
             Kind::Services => "init.scope",
-            Kind::Namespaces | Kind::Machine => "init",
+            _ => "init",
         })
     }
 

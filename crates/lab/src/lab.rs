@@ -47,15 +47,17 @@ impl Lab {
         let rootfs = rootfs::rootfs()?;
         let services = hosts.iter().any(|(_, kind)| *kind == Kind::Services);
         let services = services.then(rootfs::with_services).transpose()?;
-        let machines = hosts.iter().any(|(_, kind)| *kind == Kind::Machine);
-        let parts = machines.then(machine::Parts::get).transpose()?;
+        let parts = machine::Parts::get(hosts.iter().map(|(_, kind)| *kind))?;
         let dir = dir(name);
         let _lock = lock(&dir)?;
         let mut order = order(&dir)?;
         for (host, kind) in hosts {
             match order.iter().find(|(known, _)| known == host) {
                 Some((_, known)) => {
-                    ensure!(known == kind, "the host {host} exists, of another kind");
+                    ensure!(
+                        known == kind,
+                        "the host {host} exists, of another kind: {known}"
+                    );
                 }
                 None => order.push(((*host).to_owned(), *kind)),
             }
@@ -69,7 +71,7 @@ impl Lab {
             plain: &rootfs,
             services: services.as_deref(),
         };
-        lab.start(&wanted, roots, parts.as_ref())?;
+        lab.start(&wanted, roots, &parts)?;
         lab.owned = true;
         Ok(lab)
     }
@@ -185,12 +187,7 @@ impl Lab {
         })
     }
 
-    fn start(
-        &self,
-        wanted: &[&str],
-        roots: Roots<'_>,
-        parts: Option<&machine::Parts>,
-    ) -> Result<()> {
+    fn start(&self, wanted: &[&str], roots: Roots<'_>, parts: &machine::Parts) -> Result<()> {
         let names = self.names();
         let files = |host: &Host| {
             [
@@ -211,7 +208,7 @@ impl Lab {
             if host.init().is_some() {
                 host.write("/etc/hosts", &names)?;
             } else if wanted.contains(&host.name()) {
-                if let (Kind::Machine, Some(parts)) = (host.kind(), parts) {
+                if host.kind().is_machine() {
                     let boot = machine::Boot::begin(host, &self.switch, parts, &names)?;
                     boots.push(boot);
                 } else {
@@ -326,15 +323,15 @@ fn lock(dir: &Path) -> Result<File> {
     }
 }
 
-/// A lab's hosts in the order of their numbers. They keep them for the lab's life.
+/// A lab's hosts in the order of their numbers. They keep them for the lab's life. Each has a line: its
+/// name and, if it is no host of namespaces, its kind.
 fn order(dir: &Path) -> Result<Vec<(String, Kind)>> {
     let host = |line: &str| match line.split_once(' ') {
-        Some((name, MACHINE)) => (name.to_owned(), Kind::Machine),
-        Some((name, _)) => (name.to_owned(), Kind::Services),
-        None => (line.to_owned(), Kind::Namespaces),
+        Some((name, kind)) => Ok((name.to_owned(), kind.parse()?)),
+        None => Ok((line.to_owned(), Kind::Namespaces)),
     };
     match fs::read_to_string(dir.join(ORDER)) {
-        Ok(text) => Ok(text.lines().map(host).collect()),
+        Ok(text) => text.lines().map(host).collect(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(e).with_context(|| format!("cannot read {ORDER} in {}", dir.display())),
     }
@@ -343,17 +340,12 @@ fn order(dir: &Path) -> Result<Vec<(String, Kind)>> {
 fn save_order(dir: &Path, order: &[(String, Kind)]) -> Result<()> {
     let new = dir.join(format!("{ORDER}.new"));
     let line = |(name, kind): &(String, Kind)| match kind {
-        Kind::Machine => format!("{name} {MACHINE}\n"),
-        Kind::Services => format!("{name} {SERVICES}\n"),
         Kind::Namespaces => format!("{name}\n"),
+        kind => format!("{name} {kind}\n"),
     };
     fs::write(&new, order.iter().map(line).collect::<String>())?;
     Ok(fs::rename(new, dir.join(ORDER))?)
 }
-
-/// What follows the names of virtual machines, and of hosts with services, in that file.
-const MACHINE: &str = "machine";
-const SERVICES: &str = "services";
 
 /// No host is called so: it has a dot.
 const ORDER: &str = "hosts.txt";

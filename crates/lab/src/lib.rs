@@ -16,12 +16,17 @@
 //! A host can be a virtual machine instead ([`Kind::Machine`]), with a kernel of its own and the same
 //! commands, addresses and switch: for what hosts that share a kernel cannot show.
 //!
+//! Or it is a virtual machine as people have them ([`Kind::Systemd`]): with systemd, AppArmor, a journal and
+//! a login session for each command, with what a distribution installs along with Podman and CRIU, and with
+//! nothing configured. It boots again from its disk, by [`Lab::up`], after [`Lab::power_off`] as after
+//! `reboot` or `poweroff` in it: both end the emulator.
+//!
 //! # What exists where
 //!
 //! | what | where | gone after |
 //! |---|---|---|
 //! | root file system, shared by all labs | `/var/cache/live-migration-lab/rootfs-HASH` | never (it is a cache) |
-//! | emulator, kernel and disk of virtual machines | `emulator-HASH` and `machine-HASH` there | never |
+//! | emulator, kernels and disks of virtual machines | `emulator-HASH`, `kernel-HASH` and `machine-HASH` there | never |
 //! | a host's disk | `/var/lib/live-migration-lab/LAB/HOST` | [`Lab::down`] |
 //! | a host's processes | cgroup `live-migration-lab/LAB/HOST` of the cgroup2 hierarchy | its end |
 //! | a host's mounts and network | namespaces held only by its processes | its end |
@@ -40,6 +45,7 @@
 
 mod cache;
 mod cgroup;
+mod distribution;
 mod enter;
 mod host;
 mod init;
@@ -52,6 +58,7 @@ mod rootfs;
 mod snapshot;
 mod switch;
 
+pub use distribution::{Distribution, Flavour, Suite};
 pub use host::{Host, Kind, Output};
 pub use lab::{Lab, can_run, can_run_machines};
 pub use part::Part;

@@ -7,17 +7,22 @@ pub(crate) mod agent;
 mod emulator;
 mod image;
 pub(crate) mod keeper;
+mod kernel;
 mod link;
 mod program;
+pub(crate) mod service;
+pub(crate) mod session;
 pub(crate) mod setup;
+mod system;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -25,15 +30,18 @@ use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::cgroup::Cgroup;
-use crate::{Host, pidfd, switch};
+use crate::{Host, Kind, pidfd, switch};
 use emulator::{Emulator, finish};
 use image::Image;
 
-/// How long a boot may take. On a machine with nothing else to do it takes some ten seconds.
+/// How long a boot may take. On a machine with nothing else to do it takes some ten seconds, and a
+/// minute or so if systemd does it.
 const PATIENCE: Duration = Duration::from_secs(240);
+const SYSTEMD_PATIENCE: Duration = Duration::from_secs(900);
 
-/// Of each host.
+/// Of each host. With systemd there is more that wants some.
 const MEMORY: &str = "1G";
+const SYSTEMD_MEMORY: &str = "1536M";
 
 /// All that can be emulated, but what only protects the kernel and costs a tenth of the time.
 const CPU: &str = "max,la57=off,smap=off,smep=off,umip=off,pku=off";
@@ -41,21 +49,45 @@ const CPU: &str = "max,la57=off,smap=off,smep=off,umip=off,pku=off";
 /// What the kernel is told besides where its disk is. Its clock is the processor's counter, which
 /// the emulator takes from the machine; with any other, reading the time would be a system call.
 const KERNEL: &str = "root=/dev/nvme0n1 rootfstype=ext4 rw init=/usr/sbin/lab-init \
-    console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable";
+    console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable net.ifnames=0";
 
 /// What all virtual machines of a lab start from.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    emulator: Emulator,
-    image: Image,
+    emulator: Option<Emulator>,
+    images: BTreeMap<Kind, Image>,
 }
 
 impl Parts {
-    /// Builds what there is none of.
-    pub(crate) fn get() -> Result<Self> {
-        let emulator = Emulator::get()?;
-        let image = Image::get(&emulator)?;
-        Ok(Self { emulator, image })
+    /// Builds what there is none of, for hosts of these kinds.
+    pub(crate) fn get(kinds: impl Iterator<Item = Kind>) -> Result<Self> {
+        let mut parts = Self {
+            emulator: None,
+            images: BTreeMap::new(),
+        };
+        for kind in kinds.filter(|kind| kind.is_machine()) {
+            if parts.images.contains_key(&kind) {
+                continue;
+            }
+            let emulator = match parts.emulator.take() {
+                Some(emulator) => emulator,
+                None => Emulator::get()?,
+            };
+            let image = match kind {
+                Kind::Systemd(distribution) => Image::of(distribution, &emulator)?,
+                _ => Image::bare(&emulator)?,
+            };
+            parts.emulator = Some(emulator);
+            parts.images.insert(kind, image);
+        }
+        Ok(parts)
+    }
+
+    fn of(&self, host: &Host) -> Result<(&Emulator, &Image)> {
+        self.emulator
+            .as_ref()
+            .zip(self.images.get(&host.kind()))
+            .with_context(|| format!("no disk was made for {}", host.kind()))
     }
 }
 
@@ -87,6 +119,7 @@ impl<'a> Boot<'a> {
     /// earlier run is killed first.
     pub(crate) fn begin(host: &'a Host, switch: &Host, parts: &Parts, names: &str) -> Result<Self> {
         host.power_off()?;
+        let (emulator, image) = parts.of(host)?;
         let boot = Self {
             host,
             starting: host.cgroup().child("starting"),
@@ -94,9 +127,9 @@ impl<'a> Boot<'a> {
         boot.starting.create()?;
         host.init_cgroup().create()?;
         fs::create_dir_all(host.disk())?;
-        let disk = boot.make_disk(parts)?;
+        let disk = boot.make_disk(emulator, image)?;
         let seed = boot.make_seed(switch, names)?;
-        let launch = || boot.launch(switch, parts, &disk, &seed);
+        let launch = || boot.launch(switch, emulator, image, &disk, &seed);
         thread::scope(|scope| scope.spawn(launch).join())
             .map_err(|_| anyhow!("the thread that starts it panicked"))
             .and_then(|launched| launched)
@@ -106,7 +139,9 @@ impl<'a> Boot<'a> {
 
     /// Waits until the host is complete.
     pub(crate) fn finish(self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let systemd = matches!(self.host.kind(), Kind::Systemd(_));
+        let patience = if systemd { SYSTEMD_PATIENCE } else { PATIENCE };
+        let deadline = Instant::now() + patience;
         let emulator = pidfd::of_only(&self.starting).map_err(|_| self.failed("it ended"))?;
         while link::connect(&emulator).is_err() {
             if self.starting.processes().is_empty() {
@@ -117,10 +152,41 @@ impl<'a> Boot<'a> {
             }
             sleep(Duration::from_millis(100));
         }
+        if systemd {
+            self.wait_for_units(deadline)?;
+        }
         let pids = self.starting.processes();
         let pid = pids.first().ok_or_else(|| self.failed("it ended"))?;
         let entrance = self.host.init_cgroup().path().join("cgroup.procs");
         fs::write(entrance, pid.to_string()).context("cannot move the emulator")
+    }
+
+    /// Waits until systemd has reached its target, which is when the host runs its first command. Prints
+    /// which units failed, if any did.
+    fn wait_for_units(&self, deadline: Instant) -> Result<()> {
+        let mut ask = command(&self.starting, OsStr::new("systemctl"));
+        ask.env("PATH", "/usr/bin")
+            .args(["list-units", "--failed", "--plain", "--no-legend"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let mut asked = ask.spawn().context("cannot ask for failed units")?;
+        while asked.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                asked.kill()?;
+                asked.wait()?;
+                return Err(self.failed("it takes too long"));
+            }
+            sleep(Duration::from_millis(100));
+        }
+        let output = asked.wait_with_output()?;
+        if !output.status.success() {
+            return Err(self.failed("its units cannot be listed"));
+        }
+        let host = self.host.name();
+        for unit in String::from_utf8_lossy(&output.stdout).lines() {
+            eprintln!("the host {host} is degraded: {unit}");
+        }
+        Ok(())
     }
 
     fn failed(&self, why: &str) -> anyhow::Error {
@@ -139,13 +205,13 @@ impl<'a> Boot<'a> {
     }
 
     /// What the host writes goes to a file of its own above the disk that all start from.
-    fn make_disk(&self, parts: &Parts) -> Result<PathBuf> {
+    fn make_disk(&self, emulator: &Emulator, image: &Image) -> Result<PathBuf> {
         let disk = self.host.disk().join("disk.qcow2");
         if !disk.exists() {
             let new = disk.with_extension("new");
-            let mut create = parts.emulator.program("usr/bin/qemu-img");
+            let mut create = emulator.program("usr/bin/qemu-img");
             create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]);
-            finish(create.arg(parts.image.disk()).arg(&new))?;
+            finish(create.arg(image.disk()).arg(&new))?;
             fs::rename(new, &disk)?;
         }
         Ok(disk)
@@ -156,9 +222,13 @@ impl<'a> Boot<'a> {
         let host = self.host;
         let seed = host.disk().join("seed");
         fs::create_dir_all(&seed)?;
-        fs::write(seed.join(setup::NAME), host.name())?;
-        fs::write(seed.join(setup::NAMES), names)?;
-        fs::write(seed.join(setup::NETWORK), switch::network_of(host, switch))?;
+        if let Kind::Systemd(distribution) = host.kind() {
+            system::configure(distribution, host, switch, names, &seed.join("etc"))?;
+        } else {
+            fs::write(seed.join(setup::NAME), host.name())?;
+            fs::write(seed.join(setup::NAMES), names)?;
+            fs::write(seed.join(setup::NETWORK), switch::network_of(host, switch))?;
+        }
         fs::copy(program::lab(), seed.join("lab")).context("cannot copy the program")?;
         let archive = seed.with_extension("tar");
         let mut tar = Command::new("tar");
@@ -167,7 +237,18 @@ impl<'a> Boot<'a> {
     }
 
     /// Starts the emulator in a network namespace of its own, which the calling thread then is in.
-    fn launch(&self, switch: &Host, parts: &Parts, disk: &Path, seed: &Path) -> Result<()> {
+    fn launch(
+        &self,
+        switch: &Host,
+        emulator: &Emulator,
+        image: &Image,
+        disk: &Path,
+        seed: &Path,
+    ) -> Result<()> {
+        let memory = match self.host.kind() {
+            Kind::Systemd(_) => SYSTEMD_MEMORY,
+            _ => MEMORY,
+        };
         let device = switch.root_path()?.join("dev/net/tun");
         setns(
             fs::File::open(switch.network_path()?)?,
@@ -191,17 +272,17 @@ impl<'a> Boot<'a> {
         let drive = |name: &str, path: &Path, more: &str| {
             format!("file={},if=none,id={name},{more}", at(path))
         };
-        let mut qemu = parts.emulator.program("usr/bin/qemu-system-x86_64");
+        let mut qemu = emulator.program("usr/bin/qemu-system-x86_64");
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-daemonize"])
             .arg("-L")
-            .arg(parts.emulator.path("usr/share/qemu"))
+            .arg(emulator.path("usr/share/qemu"))
             .arg("-L")
-            .arg(parts.emulator.path("usr/share/seabios"))
-            .args(["-accel", "tcg", "-cpu", CPU, "-m", MEMORY])
+            .arg(emulator.path("usr/share/seabios"))
+            .args(["-accel", "tcg", "-cpu", CPU, "-m", memory])
             .args(["-name", port])
             .arg("-kernel")
-            .arg(parts.image.kernel())
+            .arg(image.kernel())
             .args(["-append", KERNEL])
             .args(["-serial", &format!("file:{}", at(&self.console()))])
             // All that the host has written outlives a killed emulator. With a write cache (`unsafe`) files were

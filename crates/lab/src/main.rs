@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use lab::{Kind, Lab, Part};
+use lab::{Distribution, Kind, Lab, Part};
 
 /// Test hosts made of Linux namespaces, or virtual machines, with Podman, CRIU and runc, on a switch
 /// of their own.
@@ -20,6 +20,18 @@ struct Cli {
     /// Hosts that `up` adds are virtual machines.
     #[arg(long, global = true)]
     vm: bool,
+    /// Hosts that `up` adds are virtual machines with systemd and a distribution's defaults: `trixie`,
+    /// which is Debian 13, or `forky`; with `-firewalld` (and NetworkManager) or `-ufw` at the end if wanted.
+    #[arg(
+        long,
+        global = true,
+        conflicts_with_all = ["vm", "services"],
+        value_name = "NAME",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "trixie"
+    )]
+    systemd: Option<Distribution>,
     /// Namespace hosts that `up` adds have systemd as their first process, and Debian's defaults.
     #[arg(long, global = true, conflicts_with = "vm")]
     services: bool,
@@ -34,7 +46,12 @@ Example:
   lab put a target/debug/agent-client /usr/local/bin/
   lab exec a            (a shell)
   lab exec switch tcpdump -ni switch
-  lab down";
+  lab down
+
+A pair that is not alike, each as `apt-get install podman criu apparmor` leaves it:
+  lab --systemd up a
+  lab --systemd=forky up b
+  lab exec a reboot     (or power it off), then `up` it again";
 
 #[derive(Subcommand)]
 enum Command {
@@ -86,9 +103,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let name = &cli.name;
     match cli.command {
         Command::Up { hosts } => {
-            let kind = match (cli.vm, cli.services) {
-                (true, _) => Kind::Machine,
-                (_, true) => Kind::Services,
+            let kind = match (cli.systemd, cli.vm, cli.services) {
+                (Some(distribution), ..) => Kind::Systemd(distribution),
+                (None, true, _) => Kind::Machine,
+                (None, _, true) => Kind::Services,
                 _ => Kind::Namespaces,
             };
             let hosts: Vec<_> = hosts.iter().map(|host| (host.as_str(), kind)).collect();
@@ -122,7 +140,7 @@ fn status(lab: &Lab) -> Result<()> {
     for host in lab.hosts().iter().chain([lab.switch()]) {
         let (name, ipv4, ipv6) = (host.name(), host.ipv4(), host.ipv6());
         let state = match host.init() {
-            Some(pid) if host.kind() == Kind::Machine => format!("up (emulator {pid})"),
+            Some(pid) if host.kind().is_machine() => format!("up (emulator {pid})"),
             Some(pid) => format!("up (init {pid})"),
             None => "down".to_owned(),
         };

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::cache::{cached, debian};
+use crate::cache::{SUITE, cached, debian};
 
 /// What every host has.
 pub(crate) const PACKAGES: &[&str] = &[
@@ -33,7 +33,6 @@ pub(crate) const PACKAGES: &[&str] = &[
 
 const OPTIONS: &[&str] = &[
     "--variant=minbase",
-    "--aptopt=Acquire::Check-Valid-Until \"false\"",
     "--aptopt=Apt::Install-Recommends \"false\"",
     "--dpkgopt=path-exclude=/usr/share/doc/*",
     "--dpkgopt=path-exclude=/usr/share/locale/*",
@@ -92,26 +91,26 @@ const SERVICES_FILES: &[(&str, &str)] = &[
 /// The root file system of namespace hosts with services, like [`rootfs`].
 pub(crate) fn with_services() -> Result<PathBuf> {
     let packages = [PACKAGES, SERVICES].concat();
-    let recipe = format!("{packages:?} {OPTIONS:?} {SERVICES_FILES:?}");
+    let recipe = format!("{SUITE} {packages:?} {OPTIONS:?} {SERVICES_FILES:?}");
     cached("services", &recipe, |dir, lock| {
         let log = dir.with_extension("log");
         eprintln!(
             "building the root file system of hosts with services, once (log: {})",
             log.display()
         );
-        debian(dir, lock, OPTIONS, &packages, &log)?;
+        debian(SUITE, dir, lock, OPTIONS, &packages, &log)?;
         write(dir, SERVICES_FILES)
     })
 }
 
 /// What is in every root file system, to name one that is built from it.
 pub(crate) fn recipe() -> String {
-    format!("{PACKAGES:?} {OPTIONS:?} {FILES:?}")
+    format!("{SUITE} {PACKAGES:?} {OPTIONS:?} {FILES:?}")
 }
 
 /// Builds a root file system of these packages into `dir`.
 pub(crate) fn build(dir: &Path, lock: &File, packages: &[&str], log: &Path) -> Result<()> {
-    debian(dir, lock, OPTIONS, packages, log)?;
+    debian(SUITE, dir, lock, OPTIONS, packages, log)?;
     write(dir, FILES)
 }
 

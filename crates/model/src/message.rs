@@ -127,6 +127,7 @@ fn container() -> ContainerFacts {
         dependencies: vec![],
         exec_sessions: 0,
         terminal: false,
+        init: None,
         overlay: true,
         ..Default::default()
     }

@@ -90,6 +90,68 @@ fn criu_fails_at_either_end() {
     datagrams.finish_whole();
 }
 
+/// A runtime whose CRIU finds the images damaged, and which takes its time to clean up after that, as
+/// one does that waits for systemd.
+const SLOW_TO_FAIL: &str = r#"#!/bin/sh
+case " $* " in
+*" restore "*) ;;
+*) exec /tmp/runc "$@" ;;
+esac
+images=$(echo "$*" | sed -n 's/.*--image-path \([^ ]*\).*/\1/p')
+truncate -s 9 "$images"/mountpoints-*.img
+/tmp/runc "$@"
+code=$?
+sleep 15
+touch /tmp/cleaned-up
+exit $code
+"#;
+
+#[test]
+fn a_failed_restore_is_known_before_it_is_cleaned_up() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-known", &["counter"]);
+    f.start("a", "counter", "-p 9000:9000 localhost/counter");
+    let mut client = f.client("count", &f.at("a", 9000), &[]);
+    let before = f.look(&["a", "b"]);
+
+    f.sh("b", "cp /usr/sbin/runc /tmp/runc");
+    let slow = f.host("b").write("/tmp/slow", SLOW_TO_FAIL);
+    slow.expect("a script fits");
+    f.sh(
+        "b",
+        "chmod +x /tmp/slow; mount --bind /tmp/slow /usr/sbin/runc",
+    );
+    let failing = f.begin("a", "counter", "b", &[]);
+    let cgroup =
+        "$(find /sys/fs/cgroup -name \"*$(podman inspect -f '{{.Id}}' counter)\" | head -n1)";
+    let frozen = |wanted: u8| {
+        let thawed = format!("grep -q {wanted} {cgroup}/cgroup.freeze");
+        f.sh("a", &format!("until {thawed}; do sleep 0.01; done"));
+    };
+    frozen(1);
+    frozen(0);
+    f.sh("b", "test ! -e /tmp/cleaned-up; pgrep -f /tmp/slow");
+    client.assert_runs();
+    let failed = tests::Migration::of(failing);
+    failed.assert_failed(FAILED, &["CRIU could not restore"]);
+    f.sh("b", "test -e /tmp/cleaned-up; umount /usr/sbin/runc");
+    assert!(f.containers("b").is_empty());
+    f.assert_as_before(&before);
+
+    let moved = f.migrate("a", "counter", "b");
+    moved.assert_moved();
+    let freeze = |report: &serde_json::Value| report["freeze_ms"].as_u64().expect("a number");
+    let (failed, moved) = (freeze(&failed.report), freeze(&moved.report));
+    assert!(
+        failed < 5 * moved,
+        "{failed} ms, and {moved} ms when it moves"
+    );
+    pause(300);
+    client.finish_whole();
+}
+
 #[test]
 fn a_disk_that_is_full() {
     if !lab::can_run() {

@@ -25,15 +25,21 @@ nix::ioctl_write_ptr_bad!(set_size, libc::TIOCSWINSZ, Winsize);
 nix::ioctl_write_int_bad!(take_terminal, libc::TIOCSCTTY);
 
 /// Serves the connections of the socket that stdin is, for good.
-pub(crate) fn serve() -> Result<()> {
+pub(crate) fn serve_stdin() -> Result<()> {
     // SAFETY: this program was started with a listening socket as its stdin, and does not read it.
     let listener = TcpListener::from(unsafe { OwnedFd::from_raw_fd(0) });
     // Its commands must not get it.
     close_on_exec(listener.as_fd().as_raw_fd())?;
+    serve(&listener, &[])
+}
+
+/// Serves the connections of a socket, for good. What is to be run is run by `runner`, a command line
+/// that it is the rest of, if there is one.
+pub(crate) fn serve(listener: &TcpListener, runner: &'static [OsString]) -> Result<()> {
     loop {
         let (stream, _) = listener.accept().context("cannot accept")?;
         thread::spawn(move || {
-            if let Err(e) = serve_one(stream) {
+            if let Err(e) = serve_one(stream, runner) {
                 eprintln!("lab: {e:#}");
             }
         });
@@ -41,13 +47,16 @@ pub(crate) fn serve() -> Result<()> {
 }
 
 /// Runs the one command of a connection. It is killed if the connection ends before it does.
-fn serve_one(stream: TcpStream) -> Result<()> {
+fn serve_one(stream: TcpStream, runner: &[OsString]) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut requests = BufReader::new(stream.try_clone()?);
     let to_keeper = Arc::new(Mutex::new(stream));
-    let Some(request) = Request::read(&mut requests)? else {
+    let Some(mut request) = Request::read(&mut requests)? else {
         return Ok(());
     };
+    for word in runner.iter().rev() {
+        request.arguments.push_front(word.clone());
+    }
     let mut running = match request.start() {
         Ok(running) => running,
         Err(e) => {

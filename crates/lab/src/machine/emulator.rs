@@ -8,19 +8,13 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cache::{cached, debian};
+use crate::cache::{SUITE, cached, debian};
 
-const PACKAGES: &[&str] = &[
-    "e2fsprogs",
-    "linux-image-cloud-amd64",
-    "qemu-system-x86",
-    "qemu-utils",
-];
+const PACKAGES: &[&str] = &["e2fsprogs", "kmod", "qemu-system-x86", "qemu-utils"];
 
 /// Unpacked only: nothing in it is ever the root of a process.
-const OPTIONS: &[&str] = &[
+pub(super) const OPTIONS: &[&str] = &[
     "--variant=extract",
-    "--aptopt=Acquire::Check-Valid-Until \"false\"",
     "--aptopt=Apt::Install-Recommends \"false\"",
 ];
 
@@ -31,11 +25,11 @@ pub(crate) struct Emulator(PathBuf);
 impl Emulator {
     /// Builds it if there is none yet.
     pub(crate) fn get() -> Result<Self> {
-        let recipe = format!("{PACKAGES:?} {OPTIONS:?}");
+        let recipe = format!("{SUITE} {PACKAGES:?} {OPTIONS:?}");
         let dir = cached("emulator", &recipe, |dir, lock| {
             let log = dir.with_extension("log");
             eprintln!("unpacking an emulator, once (log: {})", log.display());
-            debian(dir, lock, OPTIONS, PACKAGES, &log)
+            debian(SUITE, dir, lock, OPTIONS, PACKAGES, &log)
         })?;
         Ok(Self(dir))
     }

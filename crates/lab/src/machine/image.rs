@@ -1,14 +1,16 @@
-//! The kernel and the disk that virtual machines start from.
+//! The disks that virtual machines start from, and the kernels to start with.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use super::emulator::{Emulator, finish};
-use crate::cache::cached;
-use crate::rootfs;
+use super::kernel::Kernel;
+use super::system;
+use crate::cache::{SUITE, cached};
+use crate::{Distribution, rootfs};
 
 /// More than namespace hosts need.
 const PACKAGES: &[&str] = &["kmod"];
@@ -31,49 +33,61 @@ tar -C /run/lab -xf /dev/vda
 exec /run/lab/lab machine init
 ";
 
+/// Where that is.
+pub(super) const INIT_PATH: &str = "usr/sbin/lab-init";
+
 /// There are controllers, so Podman's own limits hold.
 const NO_LIMIT: &str = "pids_limit = 0\n";
 
-/// The directory of the two.
+/// A disk, and the kernel whose modules are on it.
 #[derive(Debug, Clone)]
-pub(crate) struct Image(PathBuf);
+pub(crate) struct Image {
+    directory: PathBuf,
+    kernel: Kernel,
+}
 
 impl Image {
-    /// Builds it if there is none yet.
-    pub(crate) fn get(emulator: &Emulator) -> Result<Self> {
-        let recipe = format!(
-            "{} {PACKAGES:?} {SIZE} {INIT} {}",
-            rootfs::recipe(),
-            emulator.path("").display()
-        );
-        let dir = cached("machine", &recipe, |dir, lock| {
+    /// Of hosts with the lab's own init. Builds it if there is none yet.
+    pub(crate) fn bare(emulator: &Emulator) -> Result<Self> {
+        let recipe = format!("{} {PACKAGES:?} {INIT}", rootfs::recipe());
+        Self::get(emulator, SUITE, &recipe, |root, lock, log| {
+            let packages = [rootfs::PACKAGES, PACKAGES].concat();
+            rootfs::build(root, lock, &packages, log)?;
+            write_init(root, INIT)?;
+            let settings = root.join("etc/containers/containers.conf");
+            let limited = fs::read_to_string(&settings)?.replace(NO_LIMIT, "");
+            Ok(fs::write(&settings, limited)?)
+        })
+    }
+
+    /// Of hosts with a distribution's defaults. Builds it if there is none yet.
+    pub(crate) fn of(distribution: Distribution, emulator: &Emulator) -> Result<Self> {
+        let suite = distribution.suite.name();
+        let recipe = system::recipe(distribution);
+        Self::get(emulator, suite, &recipe, |root, lock, log| {
+            system::build(distribution, root, lock, log)
+        })
+    }
+
+    fn get(
+        emulator: &Emulator,
+        suite: &str,
+        recipe: &str,
+        build: impl FnOnce(&Path, &File, &Path) -> Result<()>,
+    ) -> Result<Self> {
+        let kernel = Kernel::get(suite)?;
+        let (tools, modules) = (emulator.path(""), kernel.directory());
+        let recipe = format!("{recipe} {SIZE} {} {}", tools.display(), modules.display());
+        let directory = cached("machine", &recipe, |dir, lock| {
             let log = dir.with_extension("log");
             eprintln!(
-                "building the disk of virtual machines, once (log: {})",
+                "building a disk of virtual machines, once (log: {})",
                 log.display()
             );
             fs::create_dir_all(dir)?;
             let root = dir.join("root");
-            let packages = [rootfs::PACKAGES, PACKAGES].concat();
-            rootfs::build(&root, lock, &packages, &log)?;
-
-            let init = root.join("usr/sbin/lab-init");
-            fs::write(&init, INIT)?;
-            fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
-            let settings = root.join("etc/containers/containers.conf");
-            let limited = fs::read_to_string(&settings)?.replace(NO_LIMIT, "");
-            fs::write(&settings, limited)?;
-
-            let modules = emulator.path("usr/lib/modules");
-            let version = fs::read_dir(&modules)?
-                .next()
-                .context("the emulator's packages have no kernel")??
-                .file_name();
-            fs::copy(modules.join(&version).join("vmlinuz"), dir.join("vmlinuz"))?;
-            let mut copy = std::process::Command::new("cp");
-            finish(copy.arg("-a").arg(&modules).arg(root.join("usr/lib/")))?;
-            let mut depmod = emulator.program("usr/sbin/depmod");
-            finish(depmod.arg("-b").arg(&root).arg(&version))?;
+            build(&root, lock, &log)?;
+            kernel.install(&root, emulator)?;
 
             let mut mke2fs = emulator.program("usr/sbin/mke2fs");
             mke2fs
@@ -85,16 +99,26 @@ impl Image {
             finish(&mut mke2fs)?;
             fs::remove_dir_all(&root).context("cannot remove what the disk was made of")
         })?;
-        Ok(Self(dir))
+        Ok(Self { directory, kernel })
     }
 
     /// The kernel.
     pub(crate) fn kernel(&self) -> PathBuf {
-        self.0.join("vmlinuz")
+        self.kernel.image()
     }
 
     /// The disk, never written to.
     pub(crate) fn disk(&self) -> PathBuf {
-        self.0.join("disk")
+        self.directory.join("disk")
     }
+}
+
+/// Makes a script the first process of a root file system.
+pub(super) fn write_init(root: &Path, script: &str) -> Result<()> {
+    let init = root.join(INIT_PATH);
+    fs::write(&init, script)?;
+    Ok(fs::set_permissions(
+        &init,
+        fs::Permissions::from_mode(0o755),
+    )?)
 }

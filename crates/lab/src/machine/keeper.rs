@@ -96,18 +96,22 @@ fn receive(mut answers: impl Read, window: &Window) -> Result<u8> {
             Kind::Exit => return Ok(bytes.first().copied().unwrap_or(255)),
             Kind::Failed => {
                 let number = wire::number(&bytes)?.cast_signed();
-                let error = io::Error::from_raw_os_error(number);
-                eprintln!("lab: cannot run it: {error}");
-                return Ok(match error.kind() {
-                    io::ErrorKind::NotFound => 127,
-                    io::ErrorKind::PermissionDenied => 126,
-                    _ => 125,
-                });
+                return Ok(not_started(&io::Error::from_raw_os_error(number)));
             }
             _ => Ok(()),
         };
     }
     anyhow::bail!("the host is lost")
+}
+
+/// Says that a command could not be started, and why; returns the status to exit with.
+pub(super) fn not_started(error: &io::Error) -> u8 {
+    eprintln!("lab: cannot run it: {error}");
+    match error.kind() {
+        io::ErrorKind::NotFound => 127,
+        io::ErrorKind::PermissionDenied => 126,
+        _ => 125,
+    }
 }
 
 fn print(mut to: impl Write, bytes: &[u8]) -> io::Result<()> {

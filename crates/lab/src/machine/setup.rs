@@ -101,7 +101,7 @@ fn file_systems() -> Result<()> {
 
 /// Makes the agent's socket, in a network namespace that holds its link and that nothing but the
 /// socket keeps.
-fn listen() -> Result<TcpListener> {
+pub(super) fn listen() -> Result<TcpListener> {
     let listen = || -> Result<TcpListener> {
         unshare(CloneFlags::CLONE_NEWNET)?;
         let here = nix::unistd::gettid();

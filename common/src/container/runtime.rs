@@ -1,0 +1,69 @@
+//! What the OCI runtime keeps of a container that it runs.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+/// Those that are known, by name.
+pub const NAMES: [&str; 2] = ["runc", "crun"];
+
+/// Where a runtime keeps its containers when Podman starts it as root.
+const STATE: &str = "/run";
+
+/// The directory in which the runtime keeps what it knows of the container.
+pub fn state_directory(runtime: &str, id: &str) -> PathBuf {
+    let name = Path::new(runtime).file_name().unwrap_or_default();
+    Path::new(STATE).join(name).join(id)
+}
+
+/// The cgroup that the runtime has put the container's processes into, below the mount of cgroup v2; none
+/// if it does not say.
+///
+/// It is the one that CRIU freezes and thaws. Podman names another one: with cgroups of systemd crun puts
+/// a container into `libpod-ID.scope/container` (crun's src/libcrun/cgroup-systemd.c), and
+/// `State.CgroupPath` is the scope. If that is frozen when CRIU thaws the child, its tasks stand still for
+/// good, and so does CRIU.
+pub fn cgroup(runtime: &str, id: &str) -> Option<String> {
+    let directory = state_directory(runtime, id);
+    let read = |name: &str| -> Option<Value> {
+        serde_json::from_slice(&std::fs::read(directory.join(name)).ok()?).ok()
+    };
+    if let Some(state) = read("status") {
+        return of_crun(&state);
+    }
+    of_runc(&read("state.json")?)
+}
+
+fn of_crun(status: &Value) -> Option<String> {
+    Some(status["cgroup-path"].as_str()?.to_owned())
+}
+
+/// Runc says where it is in the file system; the hierarchy without controllers is that of cgroup v2.
+fn of_runc(state: &Value) -> Option<String> {
+    let path = state["cgroup_paths"][""].as_str()?;
+    Some(path.strip_prefix(super::freezer::CGROUP_MOUNT)?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn each_says_it_in_its_own_way() {
+        let crun = json!({"pid": 1, "cgroup-path": "/machine.slice/libpod-1.scope/container"});
+        assert_eq!(
+            of_crun(&crun).unwrap(),
+            "/machine.slice/libpod-1.scope/container"
+        );
+        let runc = json!({"cgroup_paths": {"": "/sys/fs/cgroup/machine.slice/libpod-1.scope"}});
+        assert_eq!(of_runc(&runc).unwrap(), "/machine.slice/libpod-1.scope");
+        assert_eq!(of_crun(&json!({})).or(of_runc(&json!([]))), None);
+    }
+
+    #[test]
+    fn a_runtime_by_its_path_is_known_by_its_name() {
+        let expected = Path::new("/run/crun/1");
+        assert_eq!(state_directory("/usr/bin/crun", "1"), expected);
+    }
+}

@@ -1,0 +1,162 @@
+//! What is tried.
+
+use lab::Distribution;
+
+use crate::world::{WEB, World};
+
+/// One thing that someone would do, between hosts of two distributions.
+pub(crate) struct Case {
+    pub(crate) hosts: [Distribution; 2],
+    pub(crate) name: &'static str,
+    /// Returns what a client saw.
+    pub(crate) run: fn(&mut World) -> Result<String, String>,
+}
+
+/// Names and what is done. Each begins and ends without a container.
+const ALL: [(&str, Run); 9] = [
+    ("what README.md says", use_it),
+    ("there and back", there_and_back),
+    ("after a reboot of the destination", |w| {
+        after_reboot(w, "b")
+    }),
+    ("after a reboot of the source", |w| after_reboot(w, "a")),
+    (
+        "networkd restarts at the destination, then at the source",
+        networkd_restarts,
+    ),
+    ("agent-server restarts after a container came", |w| {
+        server_restarts(w, "systemctl restart agent-server")
+    }),
+    ("agent-server is killed after a container came", |w| {
+        server_restarts(
+            w,
+            "systemctl kill --kill-whom=main --signal=KILL agent-server",
+        )
+    }),
+    ("a container with a health check", health_check),
+    ("a Quadlet service with a health check", quadlet),
+];
+
+type Run = fn(&mut World) -> Result<String, String>;
+
+/// All between two of Debian 13; the first ones between others too.
+pub(crate) fn all() -> Vec<Case> {
+    let (old, new) = (Distribution::TRIXIE, Distribution::FORKY);
+    let pairs = [([old, old], ALL.len()), ([new, new], 3), ([old, new], 1)];
+    let cases = pairs.into_iter().flat_map(|(hosts, first)| {
+        ALL.into_iter()
+            .take(first)
+            .map(move |(name, run)| Case { hosts, name, run })
+    });
+    cases.collect()
+}
+
+fn use_it(world: &mut World) -> Result<String, String> {
+    world.do_on("a", WEB)?;
+    let clients = world.clients("a")?;
+    world.use_it("a", "b")?;
+    world.is_on("b", "web")?;
+    clients.finish()
+}
+
+fn there_and_back(world: &mut World) -> Result<String, String> {
+    world.do_on("a", WEB)?;
+    let clients = world.clients("a")?;
+    world.migrate("web", "a", "b")?;
+    world.migrate("web", "b", "a")?;
+    world.is_on("a", "web")?;
+    clients.finish()
+}
+
+fn after_reboot(world: &mut World, host: &str) -> Result<String, String> {
+    world.reboot(host)?;
+    use_it(world)
+}
+
+fn networkd_restarts(world: &mut World) -> Result<String, String> {
+    world.do_on("a", WEB)?;
+    let clients = world.clients("a")?;
+    world.migrate("web", "a", "b")?;
+    for host in ["b", "a"] {
+        world.do_on(host, "systemctl restart systemd-networkd")?;
+        world.do_on(
+            host,
+            "/usr/lib/systemd/systemd-networkd-wait-online --timeout 300",
+        )?;
+    }
+    clients.finish()
+}
+
+fn server_restarts(world: &mut World, how: &str) -> Result<String, String> {
+    world.do_on("a", WEB)?;
+    let clients = world.clients("a")?;
+    world.migrate("web", "a", "b")?;
+    let main = "systemctl show -P MainPID agent-server";
+    let before = world.do_on("b", main)?;
+    world.do_on("b", how)?;
+    world.serves("b")?;
+    if world.do_on("b", main)? == before {
+        return Err("it was not restarted".to_owned());
+    }
+    world.is_on("b", "web")?;
+    clients.finish()
+}
+
+/// A check every five seconds. There is no shell in the image.
+const CHECK: &str = r#"--health-cmd '["/echo", "--help"]' --health-interval 5s"#;
+
+fn health_check(world: &mut World) -> Result<String, String> {
+    world.do_on("a", &WEB.replace("--name", &format!("{CHECK} --name")))?;
+    let clients = world.clients("a")?;
+    world.migrate("web", "a", "b")?;
+    let timers = "systemctl list-timers --all --plain --no-legend | grep -c \"$(podman inspect -f '{{.Id}}' web)\" || true";
+    if world.do_on("b", timers)? != "1" {
+        return Err("no timer checks its health at the destination".to_owned());
+    }
+    clients.finish()
+}
+
+/// As podman-systemd.unit(5) has it.
+const QUADLET: &str = r#"
+mkdir -p /etc/containers/systemd
+cat >/etc/containers/systemd/web.container <<'END'
+[Container]
+ContainerName=web
+Image=localhost/echo
+PublishPort=8080:7000
+PublishPort=8080:7000/udp
+HealthCmd=["/echo", "--help"]
+HealthInterval=5s
+
+[Service]
+Restart=always
+
+[Install]
+WantedBy=multi-user.target
+END
+systemctl daemon-reload
+systemctl start web
+"#;
+
+/// A service that goes on as a service of the destination, and is the source's no more.
+fn quadlet(world: &mut World) -> Result<String, String> {
+    world.do_on("a", QUADLET)?;
+    let clients = world.clients("a")?;
+    world.migrate("web", "a", "b")?;
+    world.is_on("b", "web")?;
+    let state = "systemctl is-active web || true";
+    let (there, here) = (world.do_on("a", state)?, world.do_on("b", state)?);
+    if (there.as_str(), here.as_str()) != ("inactive", "active") {
+        return Err(format!(
+            "web.service is {there} at the source, {here} at the destination"
+        ));
+    }
+    let seen = clients.finish()?;
+    world.do_on(
+        "b",
+        "systemctl restart web && systemctl stop web && systemctl start web",
+    )?;
+    world.reboot("b")?;
+    world.is_on("b", "web")?;
+    Ok(seen)
+}
