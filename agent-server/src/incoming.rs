@@ -358,7 +358,13 @@ impl PodmanIncoming {
         };
         let scratch = self.work.join("gate");
         std::fs::create_dir(&scratch)?;
-        Ok(gate::stage(&owner, &self.work.join("skeleton.tar"), &scratch).await?)
+        Ok(gate::stage(
+            &owner,
+            &self.work.join("skeleton.tar"),
+            &self.container.runtime,
+            &scratch,
+        )
+        .await?)
     }
 
     /// Puts the unit's files here that are missing, and has systemd know them.
@@ -469,7 +475,7 @@ impl PodmanIncoming {
             .map_err(failed)?
             .map_err(failed)?;
         let restored = staged
-            .open(&self.container.runtime, &self.container.id)
+            .open(self.container.runtime_name(), &self.container.id)
             .await;
         let Err(error) = restored else {
             self.staged = None;

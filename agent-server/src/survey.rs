@@ -1,14 +1,15 @@
 //! What this host finds out about itself for preflight. Changes nothing.
 
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use common::container::facts::PublishedPort;
 use common::container::init::InitProgram;
+use common::container::podman::{Listed, Places};
 use common::container::service::ServiceHere;
-use common::container::{ContainerFacts, apparmor, podman};
+use common::container::{ContainerFacts, apparmor, command, podman};
+use common::host::Room;
 use common::net::forward::{self, Obstacle, Part};
 use common::net::published::{self, Forward};
 use common::net::tunnel::Dirs;
@@ -18,18 +19,6 @@ use tokio::task::spawn_blocking;
 /// Gathers what [`common::preflight::destination`] judges. What cannot be found out counts as
 /// absent, and so fails the check it belongs to.
 pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
-    let mut networks = BTreeMap::new();
-    for network in &container.networks {
-        if let Ok(Some(found)) = podman::network_subnets(&network.name).await {
-            networks.insert(network.name.clone(), found);
-        }
-    }
-    let mut volumes = Vec::new();
-    for volume in &container.volumes {
-        if podman::exists("volume", &volume.name).await.unwrap_or(true) {
-            volumes.push(volume.name.clone());
-        }
-    }
     let forwards = spawn_blocking(|| published::list(&Dirs::default())).await;
     let forwards = forwards.ok().and_then(Result::ok).unwrap_or_default();
     let service = async {
@@ -38,18 +27,36 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
             None => Ok(None),
         }
     };
-    let (image, id, name, addresses, root, service) = tokio::join!(
+    let (image, containers, networks, volumes, places, service) = tokio::join!(
         podman::exists("image", &container.image_id),
-        podman::exists("container", &container.id),
-        podman::exists("container", &container.name),
-        podman::addresses_in_use(),
-        podman::graph_root(),
+        podman::list(),
+        podman::networks(),
+        podman::volumes(),
+        podman::places(),
         service,
     );
+    let addresses = match &containers {
+        Ok(containers) => podman::addresses_in_use(containers).await,
+        Err(_) => Ok(Vec::new()),
+    };
+    let taken = |is: fn(&Listed, &ContainerFacts) -> bool| match &containers {
+        Ok(containers) => containers.iter().any(|listed| is(listed, container)),
+        Err(_) => true,
+    };
+    let mut networks = networks.unwrap_or_default();
+    networks.retain(|name, _| container.networks.iter().any(|n| n.name == *name));
+    let mut wanted: Vec<_> = container.volumes.iter().map(|v| v.name.clone()).collect();
+    if let Ok(volumes) = volumes {
+        wanted.retain(|name| volumes.contains(name));
+    }
+    let room = |of: fn(&Places) -> &String| match &places {
+        Ok(places) => Room::at(Path::new(of(places))),
+        Err(_) => Room::default(),
+    };
     DestinationFacts {
         image_present: image.unwrap_or(false),
-        id_taken: id.unwrap_or(true),
-        name_taken: name.unwrap_or(true),
+        id_taken: taken(|listed, container| listed.id == container.id),
+        name_taken: taken(|listed, container| listed.name == container.name),
         networks,
         addresses: addresses.unwrap_or_default(),
         busy_ports: container
@@ -65,19 +72,22 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
                 Some((port.clone(), why_busy(port, forward)?))
             })
             .collect(),
-        volumes,
+        volumes: wanted,
         profiles: apparmor::loaded().unwrap_or_default(),
         loads_profiles: apparmor::has_parser(),
         init: container.init.as_ref().and_then(|init| {
             let here = InitProgram::at(&init.path);
             here.ok().filter(|here| here.path == init.path)
         }),
-        free_bytes: root.map(|r| free_bytes(Path::new(&r))).unwrap_or(0),
         // One that cannot be asked has no systemd that works.
         service: service.unwrap_or(Some(ServiceHere {
             no_systemd: true,
             ..ServiceHere::default()
         })),
+        runtime_found: command::find(&container.runtime).is_some(),
+        storage: room(|places| &places.graph_root),
+        volume_storage: room(|places| &places.volumes),
+        places: places.ok(),
     }
 }
 
@@ -93,17 +103,10 @@ pub async fn obstacles(container: &ContainerFacts, new: bool) -> Vec<Obstacle> {
 /// The bridges of the container's networks, as far as they have any. Podman waits with the answer while
 /// it creates a container in one of them.
 pub async fn bridges(container: &ContainerFacts) -> Vec<String> {
-    let mut bridges = Vec::new();
-    for network in &container.networks {
-        bridges.extend(podman::network_bridge(&network.name).await.ok().flatten());
-    }
-    bridges
-}
-
-fn free_bytes(path: &Path) -> u64 {
-    nix::sys::statvfs::statvfs(path)
-        .map(|s| s.blocks_available() * s.fragment_size())
-        .unwrap_or(0)
+    let known = podman::networks().await.unwrap_or_default();
+    let joined = container.networks.iter();
+    let found = joined.filter_map(|network| known.get(&network.name)?.bridge.clone());
+    found.collect()
 }
 
 /// Binds the port as Podman will, and lets go of it at once.

@@ -29,10 +29,14 @@ pub struct ContainerFacts {
     /// Digests of its layers as they are unpacked, from the lowest up (`rootfs.diff_ids` in the OCI
     /// image specification).
     pub image_layers: Vec<String>,
-    /// OCI runtime by Podman's name, e.g. `runc`.
+    /// OCI runtime by Podman's name, e.g. `runc`, or by its path.
     pub runtime: String,
-    /// Memory in use, bytes.
+    /// Memory in use, bytes, without what the kernel could read again from files.
     pub memory_bytes: u64,
+    /// What its changes to the image take on disk, bytes.
+    pub changed_bytes: u64,
+    /// What its volumes take on disk, bytes.
+    pub volume_bytes: u64,
     /// Network mode, e.g. `bridge`, `host`.
     pub network_mode: String,
     /// Networks joined.
@@ -61,6 +65,10 @@ pub struct ContainerFacts {
     pub init: Option<InitProgram>,
     /// Whether its root file system is an overlay of image layers.
     pub overlay: bool,
+    /// Where its output goes.
+    pub log: LogFacts,
+    /// The directories that its configuration leads to.
+    pub roots: Roots,
     /// The service of systemd that runs it, if one does.
     pub service: Option<ServiceFacts>,
     /// How often its health is checked, if it is.
@@ -69,6 +77,27 @@ pub struct ContainerFacts {
     pub labels: BTreeSet<String>,
     /// Sizes of the rings that it has for asynchronous I/O, bytes.
     pub aio_rings: BTreeSet<u64>,
+}
+
+/// Where a container's output goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFacts {
+    /// Podman's log driver, e.g. `k8s-file`.
+    pub driver: String,
+    /// The file, if it is not the one beside the container's configuration.
+    pub path: Option<String>,
+}
+
+/// Podman's directories, as far as a container's configuration shows them: the paths in it are those of
+/// the host that it was made on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roots {
+    /// Of images and containers.
+    pub graph: Option<String>,
+    /// Of what does not outlive the host's next start.
+    pub run: Option<String>,
+    /// Of volumes, if it has any.
+    pub volumes: Option<String>,
 }
 
 /// A network of the container.
@@ -123,6 +152,11 @@ impl ContainerFacts {
             id: self.id.clone(),
             name: self.name.clone(),
         }
+    }
+
+    /// The runtime's name, without the path.
+    pub fn runtime_name(&self) -> &str {
+        self.runtime.rsplit('/').next().unwrap_or_default()
     }
 
     /// All subnets that it is in.

@@ -174,19 +174,34 @@ fn names(id: &str) -> [String; 3] {
     ]
 }
 
-/// Memory of a container in bytes: the cgroup's count where the memory controller is on, else the
-/// resident sets of its processes.
+/// Memory of a container in bytes that moves with it: the cgroup's count where the memory controller is
+/// on, without the page cache, else the resident sets of its processes.
 pub fn memory_bytes(cgroup: &str, pid: i32) -> u64 {
     let directory = Path::new(CGROUP_MOUNT).join(cgroup.trim_start_matches('/'));
-    if let Some(bytes) = std::fs::read_to_string(directory.join("memory.current"))
+    if let Some(bytes) = std::fs::read_to_string(directory.join("memory.stat"))
         .ok()
-        .and_then(|t| t.trim().parse().ok())
+        .and_then(|text| own_memory(&text))
     {
         return bytes;
     }
     let pids = processes(&directory);
     let pids = if pids.is_empty() { vec![pid] } else { pids };
     pids.iter().map(|pid| resident_bytes(*pid)).sum()
+}
+
+/// Of `memory.stat` what is nowhere else: memory of processes and of file systems in memory, and what
+/// the kernel keeps for them (Documentation/admin-guide/cgroup-v2.rst).
+fn own_memory(stat: &str) -> Option<u64> {
+    let value = |name: &str| {
+        let mut lines = stat.lines();
+        lines.find_map(|line| {
+            line.strip_prefix(name)?
+                .strip_prefix(' ')?
+                .parse::<u64>()
+                .ok()
+        })
+    };
+    Some(value("anon")? + value("shmem").unwrap_or(0) + value("kernel").unwrap_or(0))
 }
 
 fn processes(directory: &Path) -> Vec<i32> {
@@ -230,4 +245,16 @@ fn resident_bytes(pid: i32) -> u64 {
             .ok()
             .flatten()
             .unwrap_or(4096) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_cache_is_no_memory_of_the_container() {
+        let stat = "anon 1000\nfile 9000000\nkernel 30\nkernel_stack 10\nshmem 200\n";
+        assert_eq!(own_memory(stat), Some(1230));
+        assert_eq!(own_memory("file 9\n"), None);
+    }
 }

@@ -112,22 +112,29 @@ pub enum Owner {
 }
 
 /// Starts `podman container restore` of the skeleton `archive` and returns once it waits at the
-/// gate. `scratch` receives the socket and two small files.
+/// gate. `runtime` is the container's, by name or path; `scratch` receives the socket and two small files.
 ///
 /// For a service its unit is changed until [`super::service::arrived`] or [`super::service::undo_arrival`].
 ///
 /// Undone by [`Staged::cancel`] and [`super::podman::remove_container`].
-pub async fn stage(owner: &Owner, archive: &Path, scratch: &Path) -> Result<Staged, GateError> {
+pub async fn stage(
+    owner: &Owner,
+    archive: &Path,
+    runtime: &str,
+    scratch: &Path,
+) -> Result<Staged, GateError> {
     let stand_in = scratch.join(CONMON_NAME);
     std::os::unix::fs::symlink(crate::multicall::executable()?, &stand_in)?;
     let overrides = scratch.join("gate.conf");
-    std::fs::write(
-        &overrides,
-        format!(
-            "[engine]\nconmon_path = [{:?}]\n",
-            stand_in.display().to_string()
-        ),
-    )?;
+    let mut settings = format!(
+        "[engine]\nconmon_path = [{:?}]\n",
+        stand_in.display().to_string()
+    );
+    // Of containers that come with a path as their runtime Podman takes only those that it has been told.
+    if runtime.starts_with('/') {
+        settings += &format!("[engine.runtimes]\n{runtime:?} = [{runtime:?}]\n");
+    }
+    std::fs::write(&overrides, settings)?;
     let socket = scratch.join("gate.sock");
     let listener = UnixListener::bind(&socket)?;
 
@@ -145,7 +152,10 @@ pub async fn stage(owner: &Owner, archive: &Path, scratch: &Path) -> Result<Stag
     let environment = BTreeMap::from([
         ("CONTAINERS_CONF_OVERRIDE".to_owned(), text(&overrides)),
         (GATE_SOCKET.to_owned(), text(&socket)),
-        (REAL_CONMON.to_owned(), super::podman::conmon_path().await?),
+        (
+            REAL_CONMON.to_owned(),
+            super::podman::places().await?.conmon,
+        ),
     ]);
     let mut command = match owner {
         Owner::Scope(name) => {

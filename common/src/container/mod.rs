@@ -26,5 +26,6 @@ pub mod starter;
 pub mod stragglers;
 pub mod timerfds;
 pub mod tree;
+pub mod usage;
 
 pub use facts::ContainerFacts;

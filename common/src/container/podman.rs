@@ -4,19 +4,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::process::Command;
 
 use super::command::{self, CommandError};
-use super::facts::{ContainerFacts, NetworkFacts, PublishedPort, VolumeFacts};
+use super::facts::{ContainerFacts, LogFacts, NetworkFacts, PublishedPort, Roots, VolumeFacts};
 use super::health::HealthFacts;
 use super::init::InitProgram;
-use super::processes;
 use super::service::ServiceFacts;
-use super::spec::Layout;
+use super::spec::{LOG_NAME, Layout};
+use super::{processes, usage};
 
 /// Why a container name means no container.
 #[derive(Debug, thiserror::Error)]
@@ -170,6 +170,8 @@ struct Inspect {
     oci_runtime: String,
     #[serde(rename = "OCIConfigPath")]
     oci_config_path: Option<String>,
+    #[serde(default)]
+    resolv_conf_path: String,
     pod: Option<String>,
     #[serde(default)]
     dependencies: Option<Vec<String>>,
@@ -277,10 +279,33 @@ struct InspectHostConfig {
     network_mode: String,
     #[serde(default)]
     devices: Option<Vec<serde_json::Value>>,
+    #[serde(default)]
+    log_config: InspectLog,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase")]
+struct InspectLog {
+    #[serde(default)]
+    r#type: String,
+    #[serde(default)]
+    path: String,
+}
+
+/// A network of this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Network {
+    /// Driver, e.g. `bridge`.
+    pub driver: String,
+    /// The bridge, if it has one.
+    pub bridge: Option<String>,
+    /// Subnets.
+    pub subnets: Vec<ipnet::IpNet>,
 }
 
 #[derive(Deserialize)]
-struct NetworkInspect {
+struct NetworkEntry {
+    name: String,
     driver: String,
     #[serde(default)]
     network_interface: String,
@@ -296,6 +321,7 @@ struct NetworkSubnet {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct VolumeInspect {
+    name: String,
     driver: String,
     #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
@@ -325,34 +351,42 @@ struct RootFs {
 pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandError> {
     let inspect: Inspect = first(json(&["container", "inspect", id]).await?, "container")?;
 
-    let mut networks = Vec::new();
-    for (name, network) in inspect.network_settings.networks.unwrap_or_default() {
-        let found = network_subnets(&name).await?.unwrap_or_default();
-        networks.push(NetworkFacts {
+    let mounts = inspect.mounts.unwrap_or_default();
+    let (mounted, others): (Vec<_>, Vec<_>) = mounts
+        .into_iter()
+        .partition(|mount| mount.r#type == "volume");
+    let volume_root = mounted.iter().find_map(|mount| {
+        let root = mount
+            .source
+            .strip_suffix("/_data")?
+            .strip_suffix(&mount.name)?;
+        Some(root.trim_end_matches('/').to_owned())
+    });
+    let directories: Vec<_> = mounted.iter().map(|m| PathBuf::from(&m.source)).collect();
+    let bind_mounts = others.into_iter().filter(|mount| mount.r#type == "bind");
+    let bind_mounts = bind_mounts.map(|mount| mount.source).collect();
+    let image = [inspect.image.as_str()];
+    let (known, volumes, image) = tokio::join!(
+        networks(),
+        volume_facts(mounted, &inspect.id),
+        inspect_all::<ImageInspect>("image", &image)
+    );
+    let (known, volumes) = (known?, volumes?);
+    let image = image.ok().and_then(|images| images.into_iter().next());
+    let joined = inspect.network_settings.networks.unwrap_or_default();
+    let networks = joined.into_iter().map(|(name, network)| {
+        let found = known.get(&name).cloned().unwrap_or_default();
+        NetworkFacts {
             addresses: [&network.ip_address, &network.global_ipv6_address]
                 .iter()
                 .filter_map(|a| a.parse().ok())
                 .collect(),
-            driver: found.0,
-            subnets: found.1,
+            driver: found.driver,
+            subnets: found.subnets,
             name,
-        });
-    }
-
-    let mut volumes = Vec::new();
-    let mut bind_mounts = Vec::new();
-    for mount in inspect.mounts.unwrap_or_default() {
-        if mount.r#type == "volume" {
-            volumes.push(volume(mount, &inspect.id).await?);
-        } else if mount.r#type == "bind" {
-            bind_mounts.push(mount.source);
         }
-    }
-
-    let image: Option<ImageInspect> = json::<Vec<_>>(&["image", "inspect", &inspect.image])
-        .await
-        .ok()
-        .and_then(|images| images.into_iter().next());
+    });
+    let networks = networks.collect();
 
     let placement = Placement {
         pid: inspect.state.pid,
@@ -366,10 +400,42 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
             .and_then(|d| d.get("UpperDir").cloned())
             .unwrap_or_default(),
     };
+    let upper = PathBuf::from(&placement.upper_dir);
+    let counted = tokio::task::spawn_blocking(move || {
+        let volumes = directories.iter().map(|volume| usage::allocated(volume));
+        (usage::allocated(&upper), volumes.sum())
+    });
+    let (changed_bytes, volume_bytes) = counted.await.unwrap_or_default();
     let pids = processes::of(&placement.cgroup, placement.pid);
     // One that does not run has no configuration.
     let layout = Layout::read(Path::new(&placement.oci_config)).ok();
+    // Podman keeps those that have ended for a while.
+    let exec_sessions = match inspect.exec_ids.is_none_or(|ids| ids.is_empty()) {
+        true => 0,
+        false => processes::from_outside(&pids, placement.pid),
+    };
+    let below = format!("/overlay-containers/{}/userdata/", inspect.id);
+    let root = |path: &str, file: &str| {
+        let root = path.strip_suffix(file)?.strip_suffix(&below)?;
+        Some(root.to_owned())
+    };
+    let roots = Roots {
+        graph: root(&placement.oci_config, "config.json"),
+        run: root(&inspect.resolv_conf_path, "resolv.conf"),
+        volumes: volume_root,
+    };
+    let log = inspect.host_config.log_config;
+    let usual = Path::new(&placement.oci_config).with_file_name(LOG_NAME);
+    let elsewhere = !log.path.is_empty() && Path::new(&log.path) != usual;
+    let log = LogFacts {
+        driver: log.r#type,
+        path: elsewhere.then_some(log.path),
+    };
     let facts = ContainerFacts {
+        log,
+        roots,
+        changed_bytes,
+        volume_bytes,
         labels: processes::labels(&pids),
         aio_rings: processes::aio_rings(&pids),
         memory_bytes: super::freezer::memory_bytes(&placement.cgroup, placement.pid),
@@ -395,7 +461,7 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
             .collect(),
         pod: inspect.pod.filter(|p| !p.is_empty()),
         dependencies: inspect.dependencies.unwrap_or_default(),
-        exec_sessions: inspect.exec_ids.unwrap_or_default().len(),
+        exec_sessions,
         terminal: inspect.config.tty,
         user_namespace: layout.as_ref().is_some_and(|layout| layout.user_namespace),
         init: layout.as_ref().and_then(init),
@@ -416,30 +482,54 @@ fn init(layout: &Layout) -> Option<InitProgram> {
     })
 }
 
-async fn volume(mount: InspectMount, container: &str) -> Result<VolumeFacts, CommandError> {
-    let found: VolumeInspect = first(json(&["volume", "inspect", &mount.name]).await?, "volume")?;
-    let users = command::stdout(podman().args([
-        "ps",
-        "--all",
-        "--no-trunc",
-        "--quiet",
-        "--filter",
-        &format!("volume={}", mount.name),
-    ]))
-    .await?;
-    Ok(VolumeFacts {
-        destination: mount.destination,
-        driver: found.driver,
-        options: found.options.unwrap_or_default(),
-        labels: found.labels.unwrap_or_default(),
-        anonymous: found.anonymous,
-        shared_with: users
-            .lines()
-            .filter(|id| *id != container)
-            .map(str::to_owned)
-            .collect(),
-        name: mount.name,
-    })
+/// What there is to know of the volumes that are mounted in `container`.
+async fn volume_facts(
+    mounts: Vec<InspectMount>,
+    container: &str,
+) -> Result<Vec<VolumeFacts>, CommandError> {
+    let names: Vec<&str> = mounts.iter().map(|mount| mount.name.as_str()).collect();
+    let (found, users) = tokio::join!(
+        inspect_all::<VolumeInspect>("volume", &names),
+        users(&names, container)
+    );
+    let (found, users) = (found?, users?);
+    let mut volumes = Vec::new();
+    for mount in mounts {
+        let at = found.iter().position(|volume| volume.name == mount.name);
+        let Some(at) = at else { continue };
+        let volume = &found[at];
+        // Most have no other user at all: only otherwise is it asked which have.
+        let shared_with = match users.is_empty() {
+            true => Vec::new(),
+            false => self::users(&[&mount.name], container).await?,
+        };
+        volumes.push(VolumeFacts {
+            destination: mount.destination,
+            driver: volume.driver.clone(),
+            options: volume.options.clone().unwrap_or_default(),
+            labels: volume.labels.clone().unwrap_or_default(),
+            anonymous: volume.anonymous,
+            shared_with,
+            name: mount.name,
+        });
+    }
+    Ok(volumes)
+}
+
+/// Ids of the containers other than `container` that use one of `volumes`.
+async fn users(volumes: &[&str], container: &str) -> Result<Vec<String>, CommandError> {
+    if volumes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut command = podman();
+    command.args(["ps", "--all", "--no-trunc", "--quiet"]);
+    // Any of them.
+    for volume in volumes {
+        command.arg(format!("--filter=volume={volume}"));
+    }
+    let text = command::stdout(&mut command).await?;
+    let others = text.lines().filter(|id| *id != container);
+    Ok(others.map(str::to_owned).collect())
 }
 
 fn published(ports: BTreeMap<String, Option<Vec<InspectHostPort>>>) -> Vec<PublishedPort> {
@@ -468,52 +558,64 @@ fn published_port(inside: &str, host: &InspectHostPort) -> Option<PublishedPort>
     })
 }
 
-/// Driver and subnets of a network; `None` if there is no such network.
-pub async fn network_subnets(
-    name: &str,
-) -> Result<Option<(String, Vec<ipnet::IpNet>)>, CommandError> {
-    if !exists("network", name).await? {
-        return Ok(None);
-    }
-    let found: NetworkInspect = first(json(&["network", "inspect", name]).await?, "network")?;
-    Ok(Some((
-        found.driver,
-        found
-            .subnets
-            .unwrap_or_default()
-            .into_iter()
-            .map(|s| s.subnet)
-            .collect(),
-    )))
-}
-
-/// The bridge of a network; `None` if it has none.
-pub async fn network_bridge(name: &str) -> Result<Option<String>, CommandError> {
-    let found: NetworkInspect = first(json(&["network", "inspect", name]).await?, "network")?;
-    Ok(Some(found.network_interface).filter(|name| !name.is_empty()))
-}
-
-/// Names and addresses of every container on this host that has an address now.
-pub async fn addresses_in_use() -> Result<Vec<(String, Vec<IpAddr>)>, CommandError> {
-    let mut used = Vec::new();
-    for listed in list().await?.iter().filter(|c| c.state == "running") {
-        // A container may go between the two calls.
-        let Ok(found) = json::<Vec<Inspect>>(&["container", "inspect", &listed.id]).await else {
-            continue;
+/// All networks of this host, by name.
+pub async fn networks() -> Result<BTreeMap<String, Network>, CommandError> {
+    let found: Vec<NetworkEntry> = json(&["network", "ls", "--format", "json"]).await?;
+    let network = |found: NetworkEntry| {
+        let subnets = found.subnets.unwrap_or_default();
+        let network = Network {
+            driver: found.driver,
+            bridge: Some(found.network_interface).filter(|name| !name.is_empty()),
+            subnets: subnets.into_iter().map(|s| s.subnet).collect(),
         };
-        for container in found {
-            let addresses = container
-                .network_settings
-                .networks
-                .unwrap_or_default()
-                .values()
-                .flat_map(|n| [n.ip_address.parse(), n.global_ipv6_address.parse()])
-                .flatten()
-                .collect();
-            used.push((container.name, addresses));
-        }
+        (found.name, network)
+    };
+    Ok(found.into_iter().map(network).collect())
+}
+
+/// Names and addresses of those of `containers` that run and have an address now.
+pub async fn addresses_in_use(
+    containers: &[Listed],
+) -> Result<Vec<(String, Vec<IpAddr>)>, CommandError> {
+    let running = containers.iter().filter(|c| c.state == "running");
+    let ids: Vec<&str> = running.map(|c| c.id.as_str()).collect();
+    let found: Vec<Inspect> = inspect_all("container", &ids).await?;
+    let addresses = |container: Inspect| {
+        let networks = container.network_settings.networks.unwrap_or_default();
+        let addresses = networks
+            .values()
+            .flat_map(|n| [n.ip_address.parse(), n.global_ipv6_address.parse()]);
+        (container.name, addresses.flatten().collect())
+    };
+    Ok(found.into_iter().map(addresses).collect())
+}
+
+/// `podman KIND inspect` of all `names` at once. One that has gone since it was listed is left out:
+/// Podman complains of it and prints the others.
+async fn inspect_all<T: DeserializeOwned>(
+    kind: &str,
+    names: &[&str],
+) -> Result<Vec<T>, CommandError> {
+    if names.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(used)
+    let mut command = podman();
+    command.args([kind, "inspect"]).args(names);
+    let output = command::output(&mut command).await?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(&text).map_err(|error| match output.status.success() {
+        true => CommandError::Output {
+            program: "podman".into(),
+            message: format!("{kind} inspect: {error}"),
+        },
+        false => command::failed(&command, &output),
+    })
+}
+
+/// Names of all volumes of this host.
+pub async fn volumes() -> Result<BTreeSet<String>, CommandError> {
+    let text = command::stdout(podman().args(["volume", "ls", "--quiet"])).await?;
+    Ok(text.lines().map(str::to_owned).collect())
 }
 
 /// The layers of all images of this host, by [`ContainerFacts::image_layers`]' digests.
@@ -592,17 +694,52 @@ pub async fn untag_image(id: &str, name: &str) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Where Podman keeps images and containers.
-pub async fn graph_root() -> Result<String, CommandError> {
-    let text = command::stdout(podman().args(["info", "--format", "{{.Store.GraphRoot}}"])).await?;
-    Ok(text.trim().to_owned())
+/// Where Podman keeps things on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// Images and containers.
+    pub graph_root: String,
+    /// What does not outlive the host's next start.
+    pub run_root: String,
+    /// Volumes.
+    pub volumes: String,
+    /// The conmon that it uses.
+    pub conmon: String,
 }
 
-/// Path of the conmon that Podman uses.
-pub async fn conmon_path() -> Result<String, CommandError> {
-    let text =
-        command::stdout(podman().args(["info", "--format", "{{.Host.Conmon.Path}}"])).await?;
-    Ok(text.trim().to_owned())
+#[derive(Deserialize)]
+struct Info {
+    host: InfoHost,
+    store: InfoStore,
+}
+
+#[derive(Deserialize)]
+struct InfoHost {
+    conmon: InfoConmon,
+}
+
+#[derive(Deserialize)]
+struct InfoConmon {
+    path: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InfoStore {
+    graph_root: String,
+    run_root: String,
+    volume_path: String,
+}
+
+/// Where Podman keeps things.
+pub async fn places() -> Result<Places, CommandError> {
+    let info: Info = json(&["info", "--format", "json"]).await?;
+    Ok(Places {
+        graph_root: info.store.graph_root,
+        run_root: info.store.run_root,
+        volumes: info.store.volume_path,
+        conmon: info.host.conmon.path,
+    })
 }
 
 /// A `podman` command line to be completed.

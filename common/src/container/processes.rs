@@ -38,6 +38,22 @@ fn rings(maps: &str) -> Vec<u64> {
     mapped.collect()
 }
 
+/// How many of `processes`, those of a container, were started by somebody outside of it, besides its
+/// first one, `first`: by `podman exec`. Those whose parents end become children of the first.
+pub fn from_outside(processes: &[i32], first: i32) -> usize {
+    let parent = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // proc_pid_stat(5): the command before it may contain anything, parentheses too.
+        let (_, rest) = stat.rsplit_once(')')?;
+        rest.split_ascii_whitespace().nth(1)?.parse::<i32>().ok()
+    };
+    let others = processes.iter().filter(|pid| **pid != first);
+    others
+        .filter_map(parent)
+        .filter(|parent| !processes.contains(parent))
+        .count()
+}
+
 /// The labels that a security module confines `processes` by; none for those that it does not.
 pub fn labels(processes: &[i32]) -> BTreeSet<String> {
     let read = |pid: &i32| apparmor::label(&Path::new("/proc").join(pid.to_string()));
@@ -56,6 +72,21 @@ mod tests {
                     7f0000030000-7f0000031000 rw-p 00000000 00:00 0       /srv/[aio]\n";
         assert_eq!(rings(maps), [0x1000, 0x4000]);
         assert!(rings("nonsense").is_empty());
+    }
+
+    #[test]
+    fn what_came_from_outside_is_told_from_children() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let (own, pid) = (std::process::id() as i32, child.id() as i32);
+        assert_eq!(from_outside(&[own, pid], own), 0);
+        // This process stands for conmon.
+        assert_eq!(from_outside(&[1, pid], 1), 1);
+        assert_eq!(from_outside(&[pid], pid), 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -1,15 +1,20 @@
 //! What a migration needs to know of a host.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use crate::container::apparmor::SecurityModule;
 use crate::container::command::{self, CommandError};
 use crate::container::freezer;
 use crate::net;
+use crate::paths;
 use serde::{Deserialize, Serialize};
 
 mod cpu;
 mod libcriu;
+mod room;
+
+pub use room::Room;
 
 /// A host, as told to its peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +37,8 @@ pub struct HostFacts {
     pub possible_cpus: u32,
     /// Size of a page of memory, bytes.
     pub page_bytes: u64,
+    /// Where migrations have their scratch space.
+    pub scratch: Room,
     /// The security module that labels processes.
     pub security: SecurityModule,
     /// CPU feature flags, as the kernel names them.
@@ -83,6 +90,7 @@ impl HostFacts {
             runtime_problems,
             possible_cpus: cpu::possible(),
             page_bytes: cpu::page_bytes(),
+            scratch: Room::at(Path::new(paths::STATE_DIR)),
             security: SecurityModule::of_host(),
             cpu_flags: cpu::flags(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
             features,

@@ -3,18 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
 use super::confinement::confinement;
 use super::cpu::cpu;
 use super::programs::{pair, programs};
+use super::room::{Wanted, room};
+use super::roots::roots;
 use super::service;
 use super::{Check, Checks, Side, Verdict, join};
 use crate::container::ContainerFacts;
 use crate::container::facts::PublishedPort;
 use crate::container::init::InitProgram;
+use crate::container::podman::{Network, Places};
 use crate::container::service::ServiceHere;
-use crate::host::HostFacts;
+use crate::host::{HostFacts, Room};
 
 /// What the destination found out about itself for this container.
 #[derive(Debug, Clone, Default)]
@@ -25,8 +26,8 @@ pub struct DestinationFacts {
     pub id_taken: bool,
     /// Whether it has a container of this name.
     pub name_taken: bool,
-    /// Driver and subnets of each of the container's networks that it has.
-    pub networks: BTreeMap<String, (String, Vec<IpNet>)>,
+    /// Those of the container's networks that it has.
+    pub networks: BTreeMap<String, Network>,
     /// Addresses of its own running containers, by container name.
     pub addresses: Vec<(String, Vec<IpAddr>)>,
     /// Published ports of the container that cannot be bound, with the reason.
@@ -37,10 +38,16 @@ pub struct DestinationFacts {
     pub profiles: BTreeSet<String>,
     /// Whether Podman can load its own.
     pub loads_profiles: bool,
+    /// Whether the container's runtime is there, by its name or path.
+    pub runtime_found: bool,
+    /// Podman's directories.
+    pub places: Option<Places>,
+    /// Where Podman keeps containers and images.
+    pub storage: Room,
+    /// Where Podman keeps volumes.
+    pub volume_storage: Room,
     /// What it has in the place of the container's [`ContainerFacts::init`].
     pub init: Option<InitProgram>,
-    /// Free space for containers, bytes.
-    pub free_bytes: u64,
     /// What it has of the container's service.
     pub service: Option<ServiceHere>,
 }
@@ -56,10 +63,19 @@ pub fn destination(
         host: Side::Destination,
         found: Vec::new(),
     };
-    programs(&mut checks, host, &container.runtime);
+    programs(&mut checks, host, container.runtime_name());
     cpu(&mut checks, container, source, host);
     confinement(&mut checks, container, source, host, facts);
     pair(&mut checks, source, host);
+    if container.runtime != container.runtime_name() {
+        checks.expect(
+            "runtime's path",
+            facts.runtime_found,
+            container.runtime.clone(),
+            "the container was created with this path as its runtime, and there is nothing here",
+        );
+    }
+    roots(&mut checks, container, facts);
     checks.expect(
         "container id",
         !facts.id_taken,
@@ -92,12 +108,25 @@ pub fn destination(
                     network.name
                 ),
             ),
-            Some((_, subnets)) => checks.expect(
+            Some(there) if there.driver != network.driver => checks.add(
                 "network",
-                network.addresses.iter().all(|a| subnets.iter().any(|s| s.contains(a))),
-                format!("{} {}", network.name, join(subnets)),
+                Verdict::Failed,
+                format!(
+                    "{} is a {} network here and a {} network at the source: remove it and create it with \
+                     the source's driver",
+                    network.name, there.driver, network.driver
+                ),
+            ),
+            Some(there) => checks.expect(
+                "network",
+                network
+                    .addresses
+                    .iter()
+                    .all(|a| there.subnets.iter().any(|s| s.contains(a))),
+                format!("{} {}", network.name, join(&there.subnets)),
                 &format!(
-                    "the container's addresses ({}) must be in the network of the same name; create it with the source's subnets ({})",
+                    "the container's addresses ({}) must be in the network of the same name; create it \
+                     with the source's subnets ({})",
                     join(&network.addresses),
                     join(&network.subnets)
                 ),
@@ -158,23 +187,25 @@ pub fn destination(
             )
         },
     );
-    // The image exists up to twice while it is loaded, memory once as images.
-    let image = if facts.image_present {
-        0
-    } else {
-        2 * container.image_bytes
+    // The image exists up to twice while it is loaded, memory once as images: Podman keeps those with the
+    // container. What is in /dev/shm is memory on both sides, and counted there.
+    let image = match facts.image_present {
+        true => 0,
+        false => 2 * container.image_bytes,
     };
-    let needed = container.memory_bytes + image + (64 << 20);
-    checks.expect(
-        "disk space",
-        facts.free_bytes >= needed,
-        format!(
-            "{} free, about {} needed",
-            crate::units::bytes(facts.free_bytes),
-            crate::units::bytes(needed)
-        ),
-        "make room where Podman keeps its containers",
-    );
+    let mut wanted = vec![Wanted {
+        what: "image, files and memory",
+        bytes: image + container.changed_bytes + container.memory_bytes,
+        room: &facts.storage,
+    }];
+    if !container.volumes.is_empty() {
+        wanted.push(Wanted {
+            what: "volumes",
+            bytes: container.volume_bytes,
+            room: &facts.volume_storage,
+        });
+    }
+    room(&mut checks, &wanted);
     if let Some(init) = &container.init {
         checks.expect(
             "init program",

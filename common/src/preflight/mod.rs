@@ -7,7 +7,10 @@ use crate::net::forward::Obstacle;
 mod confinement;
 mod cpu;
 mod destination;
+mod log;
 mod programs;
+mod room;
+mod roots;
 mod service;
 mod source;
 #[cfg(test)]

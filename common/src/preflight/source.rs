@@ -1,6 +1,8 @@
 //! What only the source can tell.
 
+use super::log::log;
 use super::programs::programs;
+use super::room::{Wanted, room};
 use super::service;
 use super::{Check, Checks, Side, Verdict, list_or_none, short};
 use crate::container::ContainerFacts;
@@ -12,7 +14,7 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         host: Side::Source,
         found: Vec::new(),
     };
-    programs(&mut checks, host, &container.runtime);
+    programs(&mut checks, host, container.runtime_name());
     checks.expect(
         "state",
         container.state == "running",
@@ -135,6 +137,14 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         },
         "pull it here or there first, it cannot be sent",
     );
+    log(&mut checks, container);
+    // CRIU writes all memory here before it is sent.
+    let memory = Wanted {
+        what: "memory",
+        bytes: container.memory_bytes,
+        room: &host.scratch,
+    };
+    room(&mut checks, &[memory]);
     service::at_source(&mut checks, container.service.as_ref());
     checks.found
 }

@@ -3,9 +3,10 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::container::ContainerFacts;
 use crate::container::apparmor::SecurityModule;
-use crate::container::facts::{NetworkFacts, VolumeFacts};
+use crate::container::facts::{NetworkFacts, Roots, VolumeFacts};
 use crate::container::init::InitProgram;
-use crate::host::HostFacts;
+use crate::container::podman::{Network, Places};
+use crate::host::{HostFacts, Room};
 
 fn host() -> HostFacts {
     HostFacts {
@@ -19,6 +20,7 @@ fn host() -> HostFacts {
         features: [("conntrack".into(), None)].into(),
         possible_cpus: 8,
         page_bytes: 4096,
+        scratch: space(10 << 30),
         ..Default::default()
     }
 }
@@ -58,11 +60,24 @@ fn here() -> DestinationFacts {
     DestinationFacts {
         networks: [(
             "podman".into(),
-            ("bridge".into(), vec!["10.88.0.0/16".parse().unwrap()]),
+            Network {
+                driver: "bridge".into(),
+                bridge: Some("podman0".into()),
+                subnets: vec!["10.88.0.0/16".parse().unwrap()],
+            },
         )]
         .into(),
-        free_bytes: 10 << 30,
+        storage: space(10 << 30),
+        volume_storage: space(10 << 30),
         ..Default::default()
+    }
+}
+
+fn space(free_bytes: u64) -> Room {
+    Room {
+        path: "/there".into(),
+        device: 1,
+        free_bytes,
     }
 }
 
@@ -189,14 +204,21 @@ fn what_the_destination_lacks_is_named() {
     assert_eq!(go(&|_, f| f.id_taken = true), ["container id"]);
     assert_eq!(go(&|_, f| f.name_taken = true), ["container name"]);
     assert_eq!(go(&|_, f| f.networks.clear()), ["network"]);
-    assert_eq!(go(&|_, f| f.free_bytes = 0), ["disk space"]);
+    assert_eq!(go(&|_, f| f.storage = space(0)), ["disk space"]);
+    assert_eq!(
+        go(&|_, f| f
+            .networks
+            .values_mut()
+            .for_each(|n| n.driver = "macvlan".into())),
+        ["network"]
+    );
     assert_eq!(
         go(&|_, f| f.addresses = vec![("other".into(), vec!["10.88.0.5".parse().unwrap()])]),
         ["address"]
     );
     assert_eq!(
         go(&|_, f| f.networks.values_mut().for_each(|n| {
-            n.1 = vec!["10.99.0.0/16".parse().unwrap()];
+            n.subnets = vec!["10.99.0.0/16".parse().unwrap()];
         })),
         ["network"]
     );
@@ -331,4 +353,118 @@ fn what_confines_the_container_confines_it_there() {
     assert!(go(Selinux, None, &[context], &nothing).contains(context));
     assert!(go(Selinux, Apparmor, &[context], &loads).contains("turn on SELinux"));
     assert_eq!(go(Selinux, Selinux, &[context], &nothing), "");
+}
+
+#[test]
+fn room_is_counted_on_each_file_system() {
+    let mut moving = container();
+    moving.memory_bytes = 1 << 30;
+    moving.changed_bytes = 2 << 30;
+    moving.volume_bytes = 4 << 30;
+    moving.volumes = vec![VolumeFacts {
+        name: "v".into(),
+        destination: "/data".into(),
+        driver: "local".into(),
+        options: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        anonymous: false,
+        shared_with: vec![],
+    }];
+    let go = |storage: Room, volumes: Room| {
+        let facts = DestinationFacts {
+            image_present: true,
+            storage,
+            volume_storage: volumes,
+            ..here()
+        };
+        let checks = destination(&moving, &host(), &host(), &facts);
+        failures(&checks).len()
+    };
+    let another = |free_bytes| Room {
+        device: 2,
+        ..space(free_bytes)
+    };
+    assert_eq!(go(space(8 << 30), space(8 << 30)), 0);
+    assert_eq!(go(space(6 << 30), space(6 << 30)), 1);
+    assert_eq!(go(space(4 << 30), another(5 << 30)), 0);
+    assert_eq!(go(space(2 << 30), another(5 << 30)), 1);
+    assert_eq!(go(space(2 << 30), another(3 << 30)), 2);
+
+    let mut small = host();
+    small.scratch = space(1 << 30);
+    assert_eq!(failures(&source(&moving, &small)), ["disk space"]);
+}
+
+#[test]
+fn a_log_that_stays_is_named() {
+    let check = |driver: &str, path: Option<&str>| {
+        let mut moving = container();
+        (moving.log.driver, moving.log.path) = (driver.into(), path.map(str::to_owned));
+        let checks = source(&moving, &host());
+        let log = checks.into_iter().find(|c| c.name == "log");
+        log.map(|c| (c.verdict, c.detail)).unwrap()
+    };
+    assert_eq!(check("k8s-file", None).0, Verdict::Ok);
+    assert_eq!(check("none", None).0, Verdict::Ok);
+    let (verdict, detail) = check("journald", None);
+    assert_eq!(verdict, Verdict::Warning);
+    assert!(detail.contains("journalctl CONTAINER_ID_FULL=0123456789abcdef"));
+    assert_eq!(check("passthrough", None).0, Verdict::Failed);
+    let (verdict, detail) = check("k8s-file", Some("/var/log/app/x.log"));
+    assert_eq!(verdict, Verdict::Failed);
+    assert!(detail.contains("/var/log/app/x.log"));
+}
+
+#[test]
+fn podmans_directories_must_be_the_same() {
+    let go = |change: &dyn Fn(&mut ContainerFacts, &mut Places)| {
+        let mut moving = container();
+        moving.roots = Roots {
+            graph: Some("/var/lib/containers/storage".into()),
+            run: Some("/run/containers/storage".into()),
+            volumes: None,
+        };
+        let mut places = Places {
+            graph_root: "/var/lib/containers/storage".into(),
+            run_root: "/run/containers/storage/".into(),
+            volumes: "/var/lib/containers/storage/volumes".into(),
+            conmon: "/usr/bin/conmon".into(),
+        };
+        change(&mut moving, &mut places);
+        let facts = DestinationFacts {
+            places: Some(places),
+            ..here()
+        };
+        let checks = destination(&moving, &host(), &host(), &facts);
+        let failed = checks.into_iter().find(|c| c.verdict == Verdict::Failed);
+        failed.map_or_else(String::new, |c| format!("{}: {}", c.name, c.detail))
+    };
+    assert_eq!(go(&|_, _| ()), "");
+    let moved = go(&|_, p| p.graph_root = "/srv/containers".into());
+    assert!(moved.starts_with("graph root: /var/lib/containers/storage at the source, /srv/"));
+    assert!(go(&|_, p| p.run_root = "/run/c".into()).starts_with("run root"));
+    // Without volumes nothing refers to where they are.
+    assert_eq!(go(&|_, p| p.volumes = "/srv/volumes".into()), "");
+    let with = go(&|c, p| {
+        c.roots.volumes = Some("/var/lib/containers/storage/volumes".into());
+        p.volumes = "/srv/volumes".into();
+    });
+    assert!(with.starts_with("volume path"), "{with}");
+}
+
+#[test]
+fn a_runtime_may_be_a_path() {
+    let mut moving = container();
+    moving.runtime = "/usr/bin/runc".into();
+    let go = |found| {
+        let facts = DestinationFacts {
+            runtime_found: found,
+            ..here()
+        };
+        let mut checks = source(&moving, &host());
+        checks.extend(destination(&moving, &host(), &host(), &facts));
+        failures(&checks).join(", ")
+    };
+    assert_eq!(go(true), "");
+    assert_eq!(go(false), "runtime's path");
 }

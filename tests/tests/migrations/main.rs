@@ -15,6 +15,7 @@ mod inits;
 mod journeys;
 mod neighbours;
 mod outages;
+mod questions;
 mod refusals;
 mod removed;
 mod segments;

@@ -206,3 +206,33 @@ fn what_is_wrong_on_the_command_line() {
     f.assert_as_before(&before);
     client.finish_whole();
 }
+
+#[test]
+fn how_a_container_was_created() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-created", &["counter"]);
+    f.start(
+        "a",
+        "elsewhere",
+        "--log-driver k8s-file --log-opt path=/tmp/its.log localhost/counter",
+    );
+    f.migrate("a", "elsewhere", "b")
+        .assert_failed(REFUSED, &["log here", "/tmp/its.log"]);
+
+    // Its runtime by its path, and a session that has ended.
+    f.sh(
+        "a",
+        "podman --runtime /usr/bin/runc run -qd --name counter -p 9000:9000 localhost/counter",
+    );
+    let client = f.client("count", &f.at("a", 9000), &[]);
+    f.sh("a", "podman exec -d counter /nonexistent || true");
+    f.sh("b", "mv /usr/bin/runc /usr/local/bin/");
+    f.migrate("a", "counter", "b")
+        .assert_failed(REFUSED, &["runtime's path", "/usr/bin/runc"]);
+    f.sh("b", "mv /usr/local/bin/runc /usr/bin/");
+    f.migrate("a", "counter", "b").assert_moved();
+    pause(300);
+    client.finish_whole();
+}

@@ -1,0 +1,48 @@
+//! Free space on a file system.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// The room that there is for what is written below a directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// The directory; it may have yet to be made.
+    pub path: String,
+    /// Number of the file system's device, to tell whether two directories share the room.
+    pub device: u64,
+    /// Free, bytes.
+    pub free_bytes: u64,
+}
+
+impl Room {
+    /// That below `directory`, or, while it does not exist, where it would be made. Nothing if that
+    /// cannot be found out.
+    pub fn at(directory: &Path) -> Self {
+        let found = directory.ancestors().find_map(|existing| {
+            let device = std::fs::metadata(existing).ok()?.dev();
+            let free = nix::sys::statvfs::statvfs(existing).ok()?;
+            Some((device, free.blocks_available() * free.fragment_size()))
+        });
+        let (device, free_bytes) = found.unwrap_or_default();
+        Room {
+            path: directory.display().to_string(),
+            device,
+            free_bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_yet_has_the_room_of_its_parent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (here, below) = (Room::at(dir.path()), Room::at(&dir.path().join("a/b")));
+        assert_eq!(here.device, below.device);
+        assert!(below.free_bytes > 0);
+    }
+}
