@@ -1,3 +1,5 @@
+//! The service of systemd that a container belongs to.
+
 use std::path::PathBuf;
 
 use super::{Checks, Verdict};
