@@ -1,7 +1,7 @@
 //! The memory image: the OCI runtime's checkpoint of a frozen container, which stays frozen.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -10,6 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::command::{self, CommandError};
 use super::freezer::Freezer;
 use super::stragglers::Process;
+
+/// How long a dump may write nothing, neither images nor a line of its log, and pause between looks. What is
+/// only slow writes something: CRIU's log has several lines for each file and each stretch of memory.
+const STALL: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a CRIU that nobody waits for may take to leave the container, and one that was killed.
 const LEAVE_LIMIT: Duration = Duration::from_secs(20);
@@ -39,6 +44,9 @@ pub enum DumpError {
     /// [`leave`].
     #[error("cancelled")]
     Cancelled,
+    /// It did not end, and wrote nothing any more.
+    #[error("the dump made no progress for {} s and was ended", STALL.as_secs())]
+    Stalled,
     /// The runtime failed before CRIU said why.
     #[error(transparent)]
     Runtime(#[from] CommandError),
@@ -79,11 +87,23 @@ pub async fn dump(
         .args(["--leave-running", "--tcp-established", "--file-locks"])
         .arg(id)
         .env("CRIU_CONFIG_FILE", &configuration);
-    let output = tokio::select! {
-        output = command::output(&mut command) => output?,
-        // The runtime is killed with its future.
-        () = cancel.cancelled() => return Err(DumpError::Cancelled),
+    let mut running = Box::pin(command::output(&mut command));
+    let (mut written, mut progressed) = (0, Instant::now());
+    // The runtime is killed with its future.
+    let output = loop {
+        tokio::select! {
+            output = &mut running => break output?,
+            () = cancel.cancelled() => return Err(DumpError::Cancelled),
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let now = bytes_in(images) + bytes_in(scratch);
+        if std::mem::replace(&mut written, now) != now {
+            progressed = Instant::now();
+        } else if progressed.elapsed() > STALL {
+            return Err(DumpError::Stalled);
+        }
     };
+    drop(running);
     if output.status.success() {
         return Ok(());
     }
@@ -92,6 +112,13 @@ pub async fn dump(
         Some(line) => Err(DumpError::Criu { line, log }),
         None => Err(command::failed(&command, &output).into()),
     }
+}
+
+/// What is in the files of a directory, without those below it. One that cannot be read has nothing.
+fn bytes_in(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let lengths = entries.filter_map(|entry| Some(entry.metadata().ok()?.len()));
+    lengths.sum()
 }
 
 /// Has a CRIU that nobody waits for leave the container, and says whether it has. Blocks.

@@ -12,7 +12,7 @@ pub struct Room {
     pub path: String,
     /// Number of the file system's device, to tell whether two directories share the room.
     pub device: u64,
-    /// Free, bytes.
+    /// Free, bytes; the highest number if the file system has no size.
     pub free_bytes: u64,
 }
 
@@ -23,7 +23,12 @@ impl Room {
         let found = directory.ancestors().find_map(|existing| {
             let device = std::fs::metadata(existing).ok()?.dev();
             let free = nix::sys::statvfs::statvfs(existing).ok()?;
-            Some((device, free.blocks_available() * free.fragment_size()))
+            // One that has no size has no limit of its own either, as ramfs.
+            let free_bytes = match free.blocks() {
+                0 => u64::MAX,
+                _ => free.blocks_available() * free.fragment_size(),
+            };
+            Some((device, free_bytes))
         });
         let (device, free_bytes) = found.unwrap_or_default();
         Room {

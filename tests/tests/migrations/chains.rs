@@ -68,8 +68,10 @@ fn hosts_that_cannot_reach_each_other_keep_the_long_path() {
     let wall = format!(
         "nft add table inet wall
          nft add chain inet wall in '{{ type filter hook input priority -300; }}'
-         nft add rule inet wall in ip saddr {} udp dport 51821-51883 drop",
-        f.host("a").ipv4()
+         nft add rule inet wall in ip saddr {} udp dport 51821-51883 drop
+         nft add rule inet wall in ip6 saddr {} udp dport 51821-51883 drop",
+        f.host("a").ipv4(),
+        f.host("a").ipv6()
     );
     f.sh("d", &wall);
 

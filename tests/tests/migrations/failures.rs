@@ -120,6 +120,10 @@ fn a_dump_that_hangs() {
     f.sh("a", "mount --bind /tmp/hanging /usr/sbin/runc");
     failed(f.begin("a", "echo", "b", &late));
     client.assert_runs();
+    // Also without a limit: it is told from one that is slow.
+    let stalled = tests::Migration::of(f.begin("a", "echo", "b", &[]));
+    stalled.assert_failed(FAILED, &["made no progress"]);
+    client.assert_runs();
     // Also if somebody does not want to wait for it.
     let migration = f.begin("a", "echo", "b", &[]);
     f.sh("a", "until pgrep -x sleep; do sleep 0.05; done");
