@@ -1,11 +1,12 @@
 //! What became of the cases, as tables.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::Verdict;
 
 /// All of them, in Markdown. `versions` are a line of a table each.
-pub(crate) fn tables(versions: &[(String, String)], verdicts: &[Verdict]) -> String {
+pub(crate) fn tables(versions: &BTreeMap<String, String>, verdicts: &[Verdict]) -> String {
     let mut text = String::from(
         "| host | Podman | runtime | its version | CRIU | kernel | systemd |\n|---|---|---|---|---|---|---|\n",
     );

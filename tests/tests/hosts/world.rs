@@ -235,11 +235,11 @@ impl Clients {
     pub(crate) fn finish(self) -> Result<String, String> {
         let (streams, datagrams) = (self.streams.finish(), self.datagrams.finish());
         let told = format!(
-            "{} of 3 connections, {} of {} datagrams, stall {} ms",
+            "{} of 3 connections, {} of {} datagrams, stall {:.0} ms",
             if streams["ok"] == true { 3 } else { 0 },
             datagrams["received"],
             datagrams["sent"],
-            streams["stall_ms"],
+            streams["stall_ms"].as_f64().unwrap_or(f64::NAN),
         );
         let whole = streams["ok"] == true && datagrams["ok"] == true;
         if whole {
