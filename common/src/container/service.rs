@@ -351,7 +351,7 @@ pub async fn undo_arrival(service: &ServiceFacts) -> Result<(), CommandError> {
 
 /// The container `id` runs here for good: its service is from now on what its files say. May be repeated.
 pub async fn arrived(service: &ServiceFacts, id: &str) -> Result<(), CommandError> {
-    if let Some(file) = &service.id_file {
+    if let Some(file) = service.id_file.as_ref().filter(|file| may_hold_an_id(file)) {
         systemd::write(file, id)?;
     }
     service.name.remove_override().await?;
@@ -492,11 +492,15 @@ fn named_files(exec: &str) -> Vec<PathBuf> {
 
 fn id_file(exec: &str) -> Option<PathBuf> {
     let path = PathBuf::from(*values(exec, "--cidfile").first()?);
-    // Nothing else is written at a destination because a command line says so.
+    may_hold_an_id(&path).then_some(path)
+}
+
+/// Nothing else is written because a command line, or a peer, says so.
+fn may_hold_an_id(path: &Path) -> bool {
     let plain = path
         .components()
         .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    (plain && path.starts_with("/run")).then_some(path)
+    plain && path.starts_with("/run")
 }
 
 #[cfg(test)]

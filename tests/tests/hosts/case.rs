@@ -13,7 +13,7 @@ pub(crate) struct Case {
 }
 
 /// Names and what is done. Each begins and ends without a container.
-const ALL: [(&str, Run); 9] = [
+const ALL: [(&str, Run); 11] = [
     ("what README.md says", use_it),
     ("there and back", there_and_back),
     ("after a reboot of the destination", |w| {
@@ -35,6 +35,11 @@ const ALL: [(&str, Run); 9] = [
     }),
     ("a container with a health check", health_check),
     ("a Quadlet service with a health check", quadlet),
+    ("there and back with runc", runc),
+    (
+        "a database as a Quadlet service, with a client, there and back",
+        database,
+    ),
 ];
 
 type Run = fn(&mut World) -> Result<String, String>;
@@ -61,6 +66,15 @@ fn use_it(world: &mut World) -> Result<String, String> {
 
 fn there_and_back(world: &mut World) -> Result<String, String> {
     world.do_on("a", WEB)?;
+    let clients = world.clients("a")?;
+    world.migrate("web", "a", "b")?;
+    world.migrate("web", "b", "a")?;
+    world.is_on("a", "web")?;
+    clients.finish()
+}
+
+fn runc(world: &mut World) -> Result<String, String> {
+    world.do_on("a", &WEB.replace("run -d", "--runtime runc run -d"))?;
     let clients = world.clients("a")?;
     world.migrate("web", "a", "b")?;
     world.migrate("web", "b", "a")?;
@@ -159,4 +173,50 @@ fn quadlet(world: &mut World) -> Result<String, String> {
     world.reboot("b")?;
     world.is_on("b", "web")?;
     Ok(seen)
+}
+
+/// With its data in a volume that has a file of its own, and started again by systemd whatever ends it.
+const DATABASE: &str = r#"
+mkdir -p /etc/containers/systemd
+cat >/etc/containers/systemd/web.volume <<'END'
+[Volume]
+VolumeName=web
+END
+cat >/etc/containers/systemd/web.container <<'END'
+[Container]
+ContainerName=web
+Image=localhost/redis
+PublishPort=8080:6379
+Volume=web.volume:/data
+HealthCmd=["/usr/bin/redis-cli", "ping"]
+HealthInterval=10s
+
+[Service]
+Restart=always
+
+[Install]
+WantedBy=multi-user.target
+END
+systemctl daemon-reload
+systemctl start web
+"#;
+
+/// A client that counts up a key of a database which moves there and back as a service. The image is sent.
+fn database(world: &mut World) -> Result<String, String> {
+    world.add_image("a", "redis")?;
+    world.do_on("a", DATABASE)?;
+    let client = world.database_client("a")?;
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        world.migrate("web", from, to)?;
+        world.is_on(to, "web")?;
+        let state = "systemctl is-active web || true";
+        let (there, here) = (world.do_on(from, state)?, world.do_on(to, state)?);
+        if (there.as_str(), here.as_str()) != ("inactive", "active") {
+            return Err(format!(
+                "web.service is {there} where it was, {here} where it is"
+            ));
+        }
+    }
+    world.healthy("a", "web")?;
+    client.finish()
 }

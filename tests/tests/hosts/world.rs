@@ -31,6 +31,25 @@ pub(crate) struct Clients {
     datagrams: Load,
 }
 
+/// A client of a database.
+pub(crate) struct DatabaseClient(Load);
+
+impl DatabaseClient {
+    /// Ends it. Every command must have been answered, once.
+    pub(crate) fn finish(self) -> Result<String, String> {
+        let seen = self.0.finish();
+        if seen["ok"] != true {
+            return Err(seen.to_string());
+        }
+        Ok(format!(
+            "{} of {} answers, stall {:.0} ms",
+            seen["answers"],
+            seen["answers"],
+            seen["stall_ms"].as_f64().unwrap_or(f64::NAN)
+        ))
+    }
+}
+
 impl World {
     /// Boots the hosts and does in both directions what README.md says before it comes to a container.
     pub(crate) fn new(kinds: [Distribution; 2]) -> Self {
@@ -144,6 +163,32 @@ impl World {
         })
     }
 
+    /// Loads the image of one more example.
+    pub(crate) fn add_image(&self, host: &str, image: &str) -> Result<(), String> {
+        attempt(|| self.f.add_image(host, image))
+    }
+
+    /// Opens a client's connection to the database at the published port of a host.
+    pub(crate) fn database_client(&self, host: &str) -> Result<DatabaseClient, String> {
+        let target = self.f.at(host, 8080);
+        attempt(|| DatabaseClient(self.f.client("redis", &target, &[])))
+    }
+
+    /// Waits until a check of the container's health that began after this has passed.
+    pub(crate) fn healthy(&self, host: &str, container: &str) -> Result<(), String> {
+        let ask = format!("podman inspect -f '{{{{json .State.Health}}}}' {container}");
+        let last = |health: &Value| health["Log"].as_array().and_then(|log| log.last().cloned());
+        let parse = |text: String| -> Value { serde_json::from_str(&text).unwrap_or_default() };
+        let before = last(&parse(self.do_on(host, &ask)?));
+        attempt(|| {
+            eventually(LONG, || {
+                let now = parse(self.do_on(host, &ask)?);
+                let good = now["Status"] == "healthy" && last(&now) != before;
+                good.then_some(()).ok_or_else(|| now.to_string())
+            });
+        })
+    }
+
     /// Cuts nothing: asks the host to reboot, which ends the emulator, and boots it again.
     pub(crate) fn reboot(&self, host: &str) -> Result<(), String> {
         // The command may or may not live to tell.
@@ -193,10 +238,11 @@ impl World {
         for host in ["a", "b"] {
             self.do_on(
                 host,
-                "rm -f /etc/containers/systemd/web.container
+                "rm -f /etc/containers/systemd/web.*
                  systemctl stop web 2>/dev/null || true
                  systemctl daemon-reload
-                 podman rm -ft0 --all",
+                 podman rm -ft0 --all
+                 podman volume rm --all --force",
             )?;
         }
         Ok(())

@@ -28,6 +28,8 @@ const PACKAGES: &[&str] = &[
     "podman",
     "procps",
     "python3-minimal",
+    // Podman's second choice where crun is.
+    "runc",
     "systemd",
     "systemd-sysv",
     "udev",
