@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use lab::{Kind, Lab};
 use serde_json::Value;
 use tests::{Fixture, LOGIN, Load, eventually, pause};
 
@@ -28,14 +29,24 @@ const WEB: [(&str, &str); 3] = [
 
 #[test]
 fn there_and_back_with_the_defaults() {
+    there_and_back("m-defaults", "", "crun", "/container");
+}
+
+#[test]
+fn there_and_back_with_runc() {
+    there_and_back("m-defaults-runc", "--runtime runc", "runc", "");
+}
+
+/// `below` is where the runtime puts the container, below the scope that Podman asks for.
+fn there_and_back(lab: &str, options: &str, runtime: &str, below: &str) {
     if !lab::can_run() {
         return;
     }
-    let f = Fixture::services("m-defaults", &["echo"]);
-    let options = "-p 7000:7000 -p 7000:7000/udp localhost/echo";
-    let id = f.start("a", "echo", options);
-    let runtime = f.sh("a", "podman inspect -f '{{.OCIRuntime}}' echo");
-    assert_eq!(runtime, "crun");
+    let f = Fixture::services(lab, &["echo"]);
+    let options = format!("{options} -p 7000:7000 -p 7000:7000/udp localhost/echo");
+    let id = f.start("a", "echo", &options);
+    let found = f.sh("a", "podman inspect -f '{{.OCIRuntime}}' echo");
+    assert_eq!(found, runtime);
     let streams = f.client("echo", &f.at("a", 7000), &["--connections", "5"]);
     let datagrams = f.client("echo", &f.at("a", 7000), &["--udp"]);
     pause(300);
@@ -45,7 +56,7 @@ fn there_and_back_with_the_defaults() {
     // Where they would be if Podman had started it, and not in the agent's service.
     assert_eq!(self::places(&f, "b", "echo"), places);
     assert!(
-        places[0].ends_with(&format!("libpod-{id}.scope/container")),
+        places[0].ends_with(&format!("libpod-{id}.scope{below}")),
         "{places:?}"
     );
     let keeper = f.sh(
@@ -279,6 +290,32 @@ fn an_agent_that_is_killed_leaves_the_service_to_the_next() {
     assert_eq!(show(&f, "b", "ActiveState"), "active");
     healthy(&f, "b");
     client.finish_whole();
+}
+
+#[test]
+fn a_boot_brings_the_service_back_where_it_has_gone() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::services("m-quadlet-boot", &["echo"]);
+    install(&f, "a");
+    f.sh("b", "podman network create --subnet 10.77.0.0/24 web");
+    f.migrate("a", "web", "b").assert_moved();
+    let id = f.sh("b", "podman inspect -f '{{.Id}}' web");
+    for host in ["a", "b"] {
+        f.sh(host, "sync");
+        f.lab().power_off(host).expect("it can be killed");
+        let again = Lab::up_as(f.lab().name(), &[(host, Kind::Services)]);
+        again.expect("it boots again").keep();
+    }
+    eventually(Duration::from_secs(60), || {
+        let now = f.host("b").sh("podman inspect -f '{{.Id}}' web");
+        let now = now.map_err(|e| e.to_string())?;
+        (now != id).then_some(()).ok_or("the old one".to_owned())
+    });
+    assert_eq!(show(&f, "b", "ActiveState"), "active");
+    assert_eq!(show(&f, "a", "UnitFileState"), "masked");
+    assert!(f.containers("a").is_empty(), "{:?}", f.containers("a"));
 }
 
 #[test]
