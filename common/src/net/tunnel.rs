@@ -431,8 +431,7 @@ impl Tunnel {
             return Ok(());
         }
         let handshake = wireguard::last_handshake(&interface, self.record.backend)?;
-        let recent = |at: SystemTime| at.elapsed().is_ok_and(|age| age < HANDSHAKE_VALID);
-        if handshake.is_some_and(recent) {
+        if handshake.is_some_and(is_recent) {
             Err(TunnelError::NoEcho {
                 interface,
                 endpoint: self.record.endpoint,
@@ -484,11 +483,20 @@ impl Tunnel {
     }
 }
 
+/// Whether a session that was agreed on then is still used.
+fn is_recent(handshake: SystemTime) -> bool {
+    handshake.elapsed().is_ok_and(|age| age < HANDSHAKE_VALID)
+}
+
 fn indexes(records: &[Record]) -> Vec<Index> {
     records.iter().map(|record| record.index).collect()
 }
 
 /// Uses an existing tunnel again: its peer may have another address now.
+///
+/// As long as the two ends hear of each other WireGuard knows where the other one is, and a name with
+/// several addresses may have led to another of them this time. To be told so would cost the session of a
+/// tunnel in userspace, and what goes through it stands still until the next handshake.
 fn reuse(
     dirs: &Dirs,
     mut record: Record,
@@ -496,7 +504,8 @@ fn reuse(
     view: &View,
     endpoint: SocketAddr,
 ) -> Result<Record, TunnelError> {
-    if record.endpoint != endpoint {
+    let heard = wireguard::last_handshake(&record.index.interface(), record.backend)?;
+    if record.endpoint != endpoint && !heard.is_some_and(is_recent) {
         let interface = record.index.interface();
         wireguard::configure(&interface, record.backend, key, view, endpoint)?;
         record.endpoint = endpoint;
