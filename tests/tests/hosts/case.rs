@@ -13,7 +13,7 @@ pub(crate) struct Case {
 }
 
 /// Names and what is done. Each begins and ends without a container.
-const ALL: [(&str, Run); 11] = [
+const ALL: [(&str, Run); 12] = [
     ("what README.md says", use_it),
     ("there and back", there_and_back),
     ("after a reboot of the destination", |w| {
@@ -35,7 +35,12 @@ const ALL: [(&str, Run); 11] = [
     }),
     ("a container with a health check", health_check),
     ("a Quadlet service with a health check", quadlet),
-    ("there and back with runc", runc),
+    ("there and back with runc", |w| {
+        started_with(w, "--runtime runc")
+    }),
+    ("there and back of a container that is not root", |w| {
+        started_with(w, "--user 1000:1000")
+    }),
     (
         "a database as a Quadlet service, with a client, there and back",
         database,
@@ -44,10 +49,10 @@ const ALL: [(&str, Run); 11] = [
 
 type Run = fn(&mut World) -> Result<String, String>;
 
-/// All between two of Debian 13; the first ones between others too.
+/// The first ones between others too; all between two of Debian 13.
 pub(crate) fn all() -> Vec<Case> {
     let (old, new) = (Distribution::TRIXIE, Distribution::FORKY);
-    let pairs = [([old, old], ALL.len()), ([new, new], 3), ([old, new], 1)];
+    let pairs = [([new, new], 3), ([old, new], 1), ([old, old], ALL.len())];
     let cases = pairs.into_iter().flat_map(|(hosts, first)| {
         ALL.into_iter()
             .take(first)
@@ -65,16 +70,11 @@ fn use_it(world: &mut World) -> Result<String, String> {
 }
 
 fn there_and_back(world: &mut World) -> Result<String, String> {
-    world.do_on("a", WEB)?;
-    let clients = world.clients("a")?;
-    world.migrate("web", "a", "b")?;
-    world.migrate("web", "b", "a")?;
-    world.is_on("a", "web")?;
-    clients.finish()
+    started_with(world, "")
 }
 
-fn runc(world: &mut World) -> Result<String, String> {
-    world.do_on("a", &WEB.replace("run -d", "--runtime runc run -d"))?;
+fn started_with(world: &mut World, option: &str) -> Result<String, String> {
+    world.do_on("a", &WEB.replace("run -d", &format!("run {option} -d")))?;
     let clients = world.clients("a")?;
     world.migrate("web", "a", "b")?;
     world.migrate("web", "b", "a")?;
