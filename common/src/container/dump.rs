@@ -124,7 +124,7 @@ fn bytes_in(directory: &Path) -> u64 {
 /// Has a CRIU that nobody waits for leave the container, and says whether it has. Blocks.
 ///
 /// Without its runtime it finds nobody to report to, and leaves in order, also when it had been stopped.
-/// One that does not is killed after [`LEAVE_LIMIT`]: what it has put into the tasks ends by itself when
+/// One that does not is killed after 20 s: what it has put into the tasks ends by itself when
 /// its connection does (`parasite_daemon` in compel/plugins/std/infect.c).
 pub fn leave(freezer: &Freezer) -> bool {
     let signal = |signal| {
