@@ -43,9 +43,9 @@ fn a_machine_lives_as_long_as_its_emulator() {
     // On a machine that has had none, the disk is built first.
     let mut looks = 0..1200;
     while Lab::open(name).is_err() && looks.next().is_some() {
-        sleep(Duration::from_millis(500));
+        sleep(Duration::from_millis(100));
     }
-    sleep(Duration::from_secs(4));
+    sleep(Duration::from_secs(1));
     interrupted.kill().unwrap();
     interrupted.wait().unwrap();
     assert_eq!(Lab::open(name).unwrap().host("a").init(), None);
