@@ -22,7 +22,7 @@ pub enum Suite {
     Forky,
 }
 
-/// Who manages a host's network and its firewall.
+/// Who manages a host's network and its firewall, or runs its containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Flavour {
     /// systemd-networkd, and no firewall.
@@ -31,6 +31,8 @@ pub enum Flavour {
     Firewalld,
     /// systemd-networkd and ufw, which is enabled.
     Ufw,
+    /// systemd-networkd and no firewall; runc is installed besides crun.
+    Runc,
 }
 
 impl Distribution {
@@ -65,6 +67,7 @@ impl fmt::Display for Distribution {
             Flavour::Plain => "",
             Flavour::Firewalld => "-firewalld",
             Flavour::Ufw => "-ufw",
+            Flavour::Runc => "-runc",
         })
     }
 }
@@ -81,14 +84,17 @@ impl FromStr for Distribution {
             "trixie" => Suite::Trixie,
             "forky" => Suite::Forky,
             _ => bail!(
-                "{name:?} is neither trixie nor forky, nor one of them with -firewalld or -ufw"
+                "{name:?} is neither trixie nor forky, nor one of them with -firewalld, -ufw or -runc"
             ),
         };
         let flavour = match flavour {
             None => Flavour::Plain,
             Some("firewalld") => Flavour::Firewalld,
             Some("ufw") => Flavour::Ufw,
-            Some(other) => bail!("no flavour is called {other:?}: there are firewalld and ufw"),
+            Some("runc") => Flavour::Runc,
+            Some(other) => {
+                bail!("no flavour is called {other:?}: there are firewalld, ufw and runc")
+            }
         };
         Ok(Self { suite, flavour })
     }
@@ -101,7 +107,12 @@ mod tests {
     #[test]
     fn a_name_says_all() {
         for suite in [Suite::Trixie, Suite::Forky] {
-            for flavour in [Flavour::Plain, Flavour::Firewalld, Flavour::Ufw] {
+            for flavour in [
+                Flavour::Plain,
+                Flavour::Firewalld,
+                Flavour::Ufw,
+                Flavour::Runc,
+            ] {
                 let distribution = Distribution { suite, flavour };
                 let again = distribution.to_string().parse::<Distribution>();
                 assert_eq!(again.unwrap(), distribution);

@@ -21,7 +21,7 @@ struct Cli {
     #[arg(long, global = true)]
     vm: bool,
     /// Hosts that `up` adds are virtual machines with systemd and a distribution's defaults: `trixie`,
-    /// which is Debian 13, or `forky`; with `-firewalld` (and NetworkManager) or `-ufw` at the end if wanted.
+    /// which is Debian 13, or `forky`; with `-firewalld` (and NetworkManager), `-ufw` or `-runc` at the end if wanted.
     #[arg(
         long,
         global = true,

@@ -1,6 +1,6 @@
 //! What is tried.
 
-use lab::Distribution;
+use lab::{Distribution, Flavour};
 
 use crate::world::{WEB, World};
 
@@ -13,7 +13,7 @@ pub(crate) struct Case {
 }
 
 /// Names and what is done. Each begins and ends without a container.
-const ALL: [(&str, Run); 12] = [
+const ALL: [(&str, Run); 11] = [
     ("what README.md says", use_it),
     ("there and back", there_and_back),
     ("after a reboot of the destination", |w| {
@@ -35,9 +35,6 @@ const ALL: [(&str, Run); 12] = [
     }),
     ("a container with a health check", health_check),
     ("a Quadlet service with a health check", quadlet),
-    ("there and back with runc", |w| {
-        started_with(w, "--runtime runc")
-    }),
     ("there and back of a container that is not root", |w| {
         started_with(w, "--user 1000:1000")
     }),
@@ -52,7 +49,16 @@ type Run = fn(&mut World) -> Result<String, String>;
 /// The first ones between others too; all between two of Debian 13.
 pub(crate) fn all() -> Vec<Case> {
     let (old, new) = (Distribution::TRIXIE, Distribution::FORKY);
-    let pairs = [([new, new], 3), ([old, new], 1), ([old, old], ALL.len())];
+    let runc = Distribution {
+        flavour: Flavour::Runc,
+        ..old
+    };
+    let pairs = [
+        ([new, new], 3),
+        ([old, new], 1),
+        ([runc, runc], 2),
+        ([old, old], ALL.len()),
+    ];
     let cases = pairs.into_iter().flat_map(|(hosts, first)| {
         ALL.into_iter()
             .take(first)

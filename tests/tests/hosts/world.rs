@@ -54,8 +54,14 @@ impl World {
     /// Boots the hosts and does in both directions what README.md says before it comes to a container.
     pub(crate) fn new(kinds: [Distribution; 2]) -> Self {
         let [a, b] = kinds;
+        // A lab's name is short.
+        let short = |kind: Distribution| -> String {
+            let name = kind.to_string();
+            name.split('-').map(|word| &word[..2]).collect()
+        };
+        let name = format!("h-{}-{}", short(a), short(b));
         let world = Self {
-            f: Fixture::bare(&format!("h-{a}-{}", b), a, b, &["echo"]),
+            f: Fixture::bare(&name, a, b, &["echo"]),
             kinds,
             frozen: Cell::default(),
         };

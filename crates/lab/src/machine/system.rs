@@ -28,8 +28,6 @@ const PACKAGES: &[&str] = &[
     "podman",
     "procps",
     "python3-minimal",
-    // Podman's second choice where crun is.
-    "runc",
     "systemd",
     "systemd-sysv",
     "udev",
@@ -81,6 +79,8 @@ fn packages(distribution: Distribution) -> Vec<&'static str> {
     packages.extend_from_slice(match distribution.flavour {
         Flavour::Firewalld => &["network-manager", "firewalld"],
         Flavour::Ufw => &["ufw"],
+        // Podman of Debian 13 prefers it where it is.
+        Flavour::Runc => &["runc"],
         Flavour::Plain => &[],
     });
     packages
@@ -88,7 +88,7 @@ fn packages(distribution: Distribution) -> Vec<&'static str> {
 
 fn services(flavour: Flavour) -> &'static [&'static str] {
     match flavour {
-        Flavour::Plain => &["systemd-networkd.service"],
+        Flavour::Plain | Flavour::Runc => &["systemd-networkd.service"],
         Flavour::Firewalld => &["NetworkManager.service", "firewalld.service"],
         Flavour::Ufw => &["systemd-networkd.service", "ufw.service"],
     }
@@ -178,7 +178,7 @@ pub(super) fn configure(
     let (ipv4, ipv6) = (host.ipv4(), host.ipv6());
     let (gateway4, gateway6) = (switch.ipv4(), switch.ipv6());
     match distribution.flavour {
-        Flavour::Plain | Flavour::Ufw => write(
+        Flavour::Plain | Flavour::Ufw | Flavour::Runc => write(
             "systemd/network/10-eth0.network",
             format!(
                 "[Match]\nName=eth0\n\n\
