@@ -246,6 +246,7 @@ impl World {
                 host,
                 "rm -f /etc/containers/systemd/web.*
                  systemctl stop web 2>/dev/null || true
+                 systemctl unmask --quiet web
                  systemctl daemon-reload
                  podman rm -ft0 --all
                  podman volume rm --all --force",
