@@ -211,6 +211,7 @@ systemctl start web
 fn database(world: &mut World) -> Result<String, String> {
     world.add_image("a", "redis")?;
     world.do_on("a", DATABASE)?;
+    world.healthy("a", "web")?;
     let client = world.database_client("a")?;
     for (from, to) in [("a", "b"), ("b", "a")] {
         world.migrate("web", from, to)?;
