@@ -22,7 +22,7 @@ const TIDY: Duration = Duration::from_secs(150);
 /// A disk of their own for the agents, small enough to be filled.
 const SMALL_DISK: &str = "
 cp -a /var/lib/live-migration /tmp/state
-mount -t tmpfs -o size=24m,mode=700 tmpfs /var/lib/live-migration
+mount -t tmpfs -o size=128m,mode=700 tmpfs /var/lib/live-migration
 cp -a /tmp/state/. /var/lib/live-migration/
 mkdir -p /var/lib/live-migration/work
 ";

@@ -13,7 +13,7 @@ pub(crate) struct Case {
 }
 
 /// Names and what is done. Each begins and ends without a container.
-const ALL: [(&str, Run); 11] = [
+const ALL: [(&str, Run); 12] = [
     ("what README.md says", use_it),
     ("there and back", there_and_back),
     ("after a reboot of the destination", |w| {
@@ -42,6 +42,7 @@ const ALL: [(&str, Run); 11] = [
         "a database as a Quadlet service, with a client, there and back",
         database,
     ),
+    ("the other examples, one by one", examples),
 ];
 
 type Run = fn(&mut World) -> Result<String, String>;
@@ -226,4 +227,25 @@ fn database(world: &mut World) -> Result<String, String> {
     }
     world.healthy("a", "web")?;
     client.finish()
+}
+
+/// Those that need no client: their processes run on, with what they have open.
+fn examples(world: &mut World) -> Result<String, String> {
+    let names = [
+        "counter",
+        "counter-file",
+        "counter-open-file",
+        "processes",
+        "timers",
+    ];
+    for name in names {
+        world.add_image("a", name)?;
+        world.do_on(
+            "a",
+            &format!("podman run -d --name {name} localhost/{name}"),
+        )?;
+        world.migrate(name, "a", "b")?;
+        world.is_on("b", name)?;
+    }
+    Ok(names.join(", "))
 }
