@@ -367,7 +367,8 @@ impl PodmanIncoming {
         .await?)
     }
 
-    /// Puts the unit's files here that are missing, and has systemd know them.
+    /// Puts the unit's files here that are missing. systemd reads them when the service's start is
+    /// prepared.
     async fn prepare_service(&mut self, service: &ServiceFacts) -> anyhow::Result<()> {
         for file in service.files.iter().filter(|file| !file.path.exists()) {
             anyhow::ensure!(
@@ -379,8 +380,7 @@ impl PodmanIncoming {
             file.install()?;
         }
         self.will_create(Created::Service(Box::new(service.clone())))?;
-        service::prepare_arrival(service).await?;
-        Ok(systemd::reload().await?)
+        Ok(service::prepare_arrival(service).await?)
     }
 
     async fn let_packets_pass(&mut self) -> anyhow::Result<()> {

@@ -392,11 +392,12 @@ fn wait_and_become_conmon(arguments: &[OsString]) -> io::Result<std::convert::In
         let socket = std::env::var_os(GATE_SOCKET).ok_or_else(|| missing(GATE_SOCKET))?;
         // For the service that the container belongs to.
         let scratch = Path::new(&socket).parent().unwrap_or(Path::new("/"));
-        if let Some(file) = value("--conmon-pidfile") {
-            std::fs::write(scratch.join(starter::PID_FILE), file.as_os_str().as_bytes())?;
-        }
-        let mut gate = BlockingStream::connect(socket)?;
         let conmon_pid = value("--conmon-pidfile").unwrap_or_default();
+        std::fs::write(
+            scratch.join(starter::PID_FILE),
+            conmon_pid.as_os_str().as_bytes(),
+        )?;
+        let mut gate = BlockingStream::connect(socket)?;
         // As an argument that Podman has conmon pass on.
         let runtime_log = arguments.iter().find_map(|argument| {
             let log = argument.to_str()?.strip_prefix("--runtime-arg=")?;
