@@ -137,17 +137,15 @@ fn health_check(world: &mut World) -> Result<String, String> {
     clients.finish()
 }
 
-/// As podman-systemd.unit(5) has it.
-const QUADLET: &str = r#"
+/// Starts a Quadlet service as podman-systemd.unit(5) has it, with these lines about its container.
+fn service(container: &str) -> String {
+    format!(
+        r#"
 mkdir -p /etc/containers/systemd
 cat >/etc/containers/systemd/web.container <<'END'
 [Container]
 ContainerName=web
-Image=localhost/echo
-PublishPort=8080:7000
-PublishPort=8080:7000/udp
-HealthCmd=["/echo", "--help"]
-HealthInterval=5s
+{container}
 
 [Service]
 Restart=always
@@ -157,11 +155,19 @@ WantedBy=multi-user.target
 END
 systemctl daemon-reload
 systemctl start web
-"#;
+"#
+    )
+}
+
+const QUADLET: &str = r#"Image=localhost/echo
+PublishPort=8080:7000
+PublishPort=8080:7000/udp
+HealthCmd=["/echo", "--help"]
+HealthInterval=5s"#;
 
 /// A service that goes on as a service of the destination, and is the source's no more.
 fn quadlet(world: &mut World) -> Result<String, String> {
-    world.do_on("a", QUADLET)?;
+    world.do_on("a", &service(QUADLET))?;
     let clients = world.clients("a")?;
     world.migrate("web", "a", "b")?;
     world.is_on("b", "web")?;
@@ -182,36 +188,23 @@ fn quadlet(world: &mut World) -> Result<String, String> {
     Ok(seen)
 }
 
-/// With its data in a volume that has a file of its own, and started again by systemd whatever ends it.
-const DATABASE: &str = r#"
+/// With its data in a volume that has a file of its own.
+const VOLUME: &str = r#"
 mkdir -p /etc/containers/systemd
-cat >/etc/containers/systemd/web.volume <<'END'
-[Volume]
-VolumeName=web
-END
-cat >/etc/containers/systemd/web.container <<'END'
-[Container]
-ContainerName=web
-Image=localhost/redis
+printf '[Volume]\nVolumeName=web\n' >/etc/containers/systemd/web.volume
+"#;
+
+const DATABASE: &str = r#"Image=localhost/redis
 PublishPort=8080:6379
 Volume=web.volume:/data
 HealthCmd=["/usr/bin/redis-cli", "ping"]
-HealthInterval=10s
-
-[Service]
-Restart=always
-
-[Install]
-WantedBy=multi-user.target
-END
-systemctl daemon-reload
-systemctl start web
-"#;
+HealthInterval=10s"#;
 
 /// A client that counts up a key of a database which moves there and back as a service. The image is sent.
 fn database(world: &mut World) -> Result<String, String> {
     world.add_image("a", "redis")?;
-    world.do_on("a", DATABASE)?;
+    world.do_on("a", VOLUME)?;
+    world.do_on("a", &service(DATABASE))?;
     world.healthy("a", "web")?;
     let client = world.database_client("a")?;
     for (from, to) in [("a", "b"), ("b", "a")] {
