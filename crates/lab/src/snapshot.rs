@@ -159,6 +159,11 @@ fn normal(section: &str, line: &str) -> Option<String> {
             let rest = rest.split('\\').next()?;
             rest.split_whitespace().collect::<Vec<_>>().join(" ")
         }
+        // "unknown 2 599 src=10.88.0.1 dst=224.0.0.22": the kernel joins a multicast group by
+        // itself (IGMP) whenever an interface comes up. The entry passes within its timeout.
+        "conntrack" if line.starts_with("unknown") && line.contains(" dst=224.0.0.22 ") => {
+            return None;
+        }
         // "tcp 6 431999 ESTABLISHED … use=1": the third is the timeout.
         "conntrack" | "conntrack, IPv6" => words(&|i, word| {
             i == 2
@@ -199,6 +204,13 @@ table inet ours {
         let again = TEXT.replace("2: eth0@if7", "9: eth0@if3");
         let again = again.replace("431999", "17").replace("use=1", "use=2");
         assert_eq!(Snapshot::parse(TEXT), Snapshot::parse(&again));
+    }
+
+    #[test]
+    fn ignores_what_the_kernel_joins_by_itself() {
+        const IGMP: &str = "unknown  2 599 src=10.88.0.1 dst=224.0.0.22 [UNREPLIED] use=1\n";
+        let with = TEXT.replace("== nftables", &format!("{IGMP}== nftables"));
+        assert_eq!(Snapshot::parse(TEXT), Snapshot::parse(&with));
     }
 
     #[test]

@@ -72,21 +72,32 @@ pub fn probe_stream(
     let (sent, ended) = (AtomicU64::new(0), AtomicBool::new(false));
 
     let fault = thread::scope(|scope| {
-        scope.spawn(|| {
-            // A failed write needs no report: the same break ends the reading side.
-            let _ = send(stream, interval, clock, &sent, || {
+        let sender = scope.spawn(|| {
+            send(stream, interval, clock, &sent, || {
                 stop.is_set() || ended.load(Ordering::Relaxed)
-            });
+            })
         });
         let result = receive(stream, clock, stop, &mut seen, on_echo);
         ended.store(true, Ordering::Relaxed);
         // Also frees the sender from a write that the peer no longer takes.
         let _ = stream.shutdown(Shutdown::Both);
-        result.err()
+        let written = sender.join().expect("the sender does not panic");
+        result.err().map(|fault| with_error_of_write(fault, written))
     });
     seen.sent = sent.into_inner();
     let fault = fault.or((seen.lost() > 0).then_some(Fault::Closed(seen.received)));
     (seen, fault)
+}
+
+/// A socket reports a reset once, to whichever call comes first (`sock_error` in the kernel's
+/// `include/net/sock.h`). If that was a write, the read that follows looks like an orderly end.
+fn with_error_of_write(fault: Fault, written: io::Result<()>) -> Fault {
+    match (fault, written) {
+        (Fault::Closed(after), Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+            Fault::Reset { after, error }
+        }
+        (fault, _) => fault,
+    }
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<Seen> {
@@ -171,4 +182,19 @@ fn check(echo: &Frame, seen: &mut Seen) -> Result<(), Fault> {
         return Err(Fault::OtherServer(seen.received));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_that_a_write_was_told_of_is_a_reset() {
+        let told = |kind: io::ErrorKind| with_error_of_write(Fault::Closed(9), Err(kind.into()));
+        let fault = told(io::ErrorKind::ConnectionReset);
+        assert!(matches!(fault, Fault::Reset { after: 9, .. }), "{fault}");
+        // After an orderly end writes fail as well, but with another error.
+        let fault = told(io::ErrorKind::BrokenPipe);
+        assert!(matches!(fault, Fault::Closed(9)), "{fault}");
+    }
 }
