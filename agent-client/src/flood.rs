@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use common::net::mark::Index;
-use common::net::overflow;
+use common::net::tunnel::overflow;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};

@@ -6,18 +6,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use common::bulk;
-use common::container::cargo::Sent;
+use common::container::ContainerFacts;
+use common::container::checkpoint::dump::DumpError;
+use common::container::files::cargo::Sent;
 use common::container::podman::{self, PodmanError};
 use common::container::service::{self, Parted};
-use common::container::{ContainerFacts, dump::DumpError};
 use common::faults;
 use common::host::HostFacts;
 use common::journal::{Direction, Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
-use common::net::flows::FlowCount;
-use common::net::forward::{self, Part};
-use common::net::published::{self, Forward};
-use common::net::tunnel::{Dirs, MOST_TRIES, PROOF_LIMIT, Tunnel, TunnelError};
+use common::net::flows::decide::FlowCount;
+use common::net::flows::published::{self, Forward};
+use common::net::foreign_firewalls::{self, Part};
+use common::net::tunnel::lifecycle::{Dirs, MOST_TRIES, PROOF_LIMIT, Tunnel, TunnelError};
 use common::paths;
 use common::preflight::{self, Check, Side, Verdict};
 use common::protocol::message::FLOWS_PER_BATCH;
@@ -968,7 +969,7 @@ pub(crate) async fn ask_outcome(
 
 async fn check_here(facts: &ContainerFacts, host: &HostFacts, forward_new: bool) -> Vec<Check> {
     let addresses = facts.addresses();
-    let look = move || forward::obstacles(Part::Source, &addresses, forward_new);
+    let look = move || foreign_firewalls::obstacles(Part::Source, &addresses, forward_new);
     let obstacles = spawn_blocking(look).await;
     let mut checks = preflight::source(facts, host);
     checks.extend(preflight::firewalls(

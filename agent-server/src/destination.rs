@@ -9,9 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use common::container::ContainerFacts;
 use common::host::HostFacts;
 use common::journal::MigrationRecord;
-use common::net::flows::MovedFlow;
-use common::net::plan::{Offer, Terms};
-use common::net::tunnel;
+use common::net::flows::decide::MovedFlow;
+use common::net::tunnel::lifecycle;
+use common::net::tunnel::plan::{Offer, Terms};
 use common::preflight::Check;
 use common::protocol::{
     MigrationId, MissingImage, Outcome, Packets, Refused, StreamDigest, StreamKind,
@@ -50,7 +50,7 @@ pub trait Destination: Send + Sync {
     /// Tunnels and migrations.
     fn status(
         &self,
-    ) -> impl Future<Output = Step<(Vec<tunnel::Status>, Vec<MigrationRecord>)>> + Send;
+    ) -> impl Future<Output = Step<(Vec<lifecycle::Status>, Vec<MigrationRecord>)>> + Send;
 
     /// What became of a migration.
     fn outcome(&self, migration: &MigrationId) -> impl Future<Output = Step<Outcome>> + Send;

@@ -9,25 +9,28 @@ use std::time::Duration;
 
 use anyhow::Context;
 use common::bulk::{self, Receiving};
-use common::container::cargo::{self, Places};
-use common::container::gate::{self, Owner, Staged};
+use common::container::checkpoint::dump;
+use common::container::files::cargo::{self, Places};
+use common::container::podman::{self, image};
+use common::container::restore::gate::{self, Owner, Staged};
+use common::container::restore::timerfds;
 use common::container::service::{self, ServiceFacts};
-use common::container::{ContainerFacts, apparmor, dump, health, image, podman, spec, timerfds};
+use common::container::{ContainerFacts, apparmor, health, spec};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
-use common::net::admit;
-use common::net::carry::{self, Arriving, Here, Installed};
-use common::net::flows::{self, MovedFlow};
-use common::net::forward::{self, Part};
-use common::net::hold::Hold;
-use common::net::neighbours::{self, Parting};
-use common::net::plan::{Offer, Terms};
-use common::net::published;
-use common::net::quarantine;
-use common::net::routes::Routes;
-use common::net::segments::{self, Mtus};
-use common::net::sysctl;
-use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
+use common::net::flows::carry::{self, Arriving, Here, Installed};
+use common::net::flows::decide::{self, MovedFlow};
+use common::net::flows::neighbours::{self, Parting};
+use common::net::flows::published;
+use common::net::foreign_firewalls::{self, Part};
+use common::net::kernel::routes::Routes;
+use common::net::kernel::sysctl;
+use common::net::packets::hold::Hold;
+use common::net::packets::quarantine;
+use common::net::packets::segments::{self, Mtus};
+use common::net::tunnel::admit;
+use common::net::tunnel::lifecycle::{Dirs, PROOF_LIMIT, Tunnel};
+use common::net::tunnel::plan::{Offer, Terms};
 use common::paths;
 use common::protocol::{Packets, RefusalCode, Refused, StreamDigest, StreamKind};
 use common::systemd;
@@ -300,7 +303,7 @@ impl PodmanIncoming {
         );
         let staged = self.bring_to_gate().await?;
         // Netavark's rules are there only now.
-        let look = move || forward::obstacles(Part::Staged(&bridges), &addresses, false);
+        let look = move || foreign_firewalls::obstacles(Part::Staged(&bridges), &addresses, false);
         let obstacles = spawn_blocking(look).await.unwrap_or_default();
         let certain = obstacles.iter().filter(|obstacle| obstacle.certain);
         let why: Vec<_> = certain
@@ -412,7 +415,7 @@ impl PodmanIncoming {
             let arriving = carry::arriving(&flows, index, &here)?;
             std::fs::write(&file, serde_json::to_vec(arriving.undo())?)
                 .context("cannot write down how the flows are undone")?;
-            let peers = flows::peers_in(&flows, &subnets);
+            let peers = decide::peers_in(&flows, &subnets);
             let parting = match netns {
                 Some(netns) => Parting::of_arrival(&netns, &peers)?,
                 None => Parting::default(),

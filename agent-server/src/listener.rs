@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use common::journal::Journal;
 use common::multicall::keeper_command;
-use common::net::tunnel::{self, Dirs};
+use common::net::tunnel::lifecycle::{self, Dirs};
 use common::paths;
 use common::protocol::liveness;
 use nix::errno::Errno;
@@ -43,7 +43,7 @@ pub async fn serve(address: SocketAddr) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let journal = Journal::of("server");
     recovery::recover(&journal).await?;
-    tokio::task::spawn_blocking(|| tunnel::sweep(&Dirs::default(), &keeper_command))
+    tokio::task::spawn_blocking(|| lifecycle::sweep(&Dirs::default(), &keeper_command))
         .await?
         .context("cannot clean up old tunnels")?;
 

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use common::container::{ContainerFacts, gate, podman, stragglers};
+use common::container::restore::gate;
+use common::container::{ContainerFacts, podman, stragglers};
 use common::journal::{Journal, MigrationRecord, Progress};
-use common::net::tunnel::Dirs;
-use common::net::{neighbours, published, quarantine};
+use common::net::flows::{neighbours, published};
+use common::net::packets::quarantine;
+use common::net::tunnel::lifecycle::Dirs;
 use common::paths;
 use common::transaction::{self, DestinationStep};
 use tokio::task::spawn_blocking;

@@ -4,15 +4,16 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
+use common::command;
 use common::container::facts::PublishedPort;
 use common::container::init::InitProgram;
 use common::container::podman::{Listed, Places};
 use common::container::service::ServiceHere;
-use common::container::{ContainerFacts, apparmor, command, podman};
+use common::container::{ContainerFacts, apparmor, podman};
 use common::host::Room;
-use common::net::forward::{self, Obstacle, Part};
-use common::net::published::{self, Forward};
-use common::net::tunnel::Dirs;
+use common::net::flows::published::{self, Forward};
+use common::net::foreign_firewalls::{self, Obstacle, Part};
+use common::net::tunnel::lifecycle::Dirs;
 use common::preflight::DestinationFacts;
 use tokio::task::spawn_blocking;
 
@@ -95,9 +96,11 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
 /// are to follow it.
 pub async fn obstacles(container: &ContainerFacts, new: bool) -> Vec<Obstacle> {
     let (bridges, addresses) = (bridges(container).await, container.addresses());
-    spawn_blocking(move || forward::obstacles(Part::Destination(&bridges), &addresses, new))
-        .await
-        .unwrap_or_default()
+    spawn_blocking(move || {
+        foreign_firewalls::obstacles(Part::Destination(&bridges), &addresses, new)
+    })
+    .await
+    .unwrap_or_default()
 }
 
 /// The bridges of the container's networks, as far as they have any. Podman waits with the answer while

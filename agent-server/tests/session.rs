@@ -11,8 +11,8 @@ use std::time::Duration;
 use agent_server::session::Session;
 use common::container::ContainerFacts;
 use common::host::HostFacts;
-use common::net::flows::MovedFlow;
-use common::net::plan::{Offer, PublicKey};
+use common::net::flows::decide::MovedFlow;
+use common::net::tunnel::plan::{Offer, PublicKey};
 use common::protocol::frame::{MAX_FRAME_BYTES, MAX_UNPAIRED_FRAME_BYTES};
 use common::protocol::version::{CURRENT, Versions};
 use common::protocol::{

@@ -11,12 +11,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use common::net::carry::{self, Here};
-use common::net::flows::MovedFlow;
+use common::net::flows::carry::{self, Here};
+use common::net::flows::decide::MovedFlow;
+use common::net::kernel::routes::Routes;
 use common::net::mark::Index;
-use common::net::plan::{Offer, Terms};
-use common::net::routes::Routes;
-use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
+use common::net::tunnel::lifecycle::{Dirs, PROOF_LIMIT, Tunnel};
+use common::net::tunnel::plan::{Offer, Terms};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

@@ -5,6 +5,7 @@
 //! rewriting and reports are pure and tested without root.
 
 pub mod bulk;
+pub mod command;
 pub mod container;
 pub mod faults;
 pub mod host;

@@ -11,10 +11,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::container::{command, gate, skeleton, starter};
-use crate::net::keeper;
+use crate::command;
+use crate::container::restore::{gate, skeleton, starter};
 use crate::net::mark::Index;
-use crate::net::tunnel::Dirs;
+use crate::net::tunnel::keeper;
+use crate::net::tunnel::lifecycle::Dirs;
 
 const KEEPER_NAME: &str = "tunnel-keeper";
 

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use strum::VariantArray;
 
-use crate::net::flows::FlowCount;
+use crate::net::flows::decide::FlowCount;
 use crate::protocol::{ContainerRef, MigrationId, Packets};
 
 /// Version of the format.

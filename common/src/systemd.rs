@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-use crate::container::command::{self, CommandError};
+use crate::command::{self, CommandError};
 
 /// How long systemd may take to move a process into a new scope.
 const MOVE_LIMIT: Duration = Duration::from_secs(10);

@@ -9,9 +9,9 @@ use agent_server::destination::{Destination, Incoming, Step};
 use common::container::ContainerFacts;
 use common::host::HostFacts;
 use common::journal::MigrationRecord;
-use common::net::flows::MovedFlow;
-use common::net::plan::{Agreement, End, Offer, PublicKey, Terms};
-use common::net::tunnel;
+use common::net::flows::decide::MovedFlow;
+use common::net::tunnel::lifecycle;
+use common::net::tunnel::plan::{Agreement, End, Offer, PublicKey, Terms};
 use common::preflight::Check;
 use common::protocol::{
     MigrationId, MissingImage, Outcome, Packets, RefusalCode, Refused, StreamDigest, StreamKind,
@@ -160,7 +160,7 @@ impl Destination for Host {
         Ok((Migration { host, cancel }, Some(MissingImage::default())))
     }
 
-    async fn status(&self) -> Step<(Vec<tunnel::Status>, Vec<MigrationRecord>)> {
+    async fn status(&self) -> Step<(Vec<lifecycle::Status>, Vec<MigrationRecord>)> {
         self.step("status", "", &CancellationToken::new()).await?;
         Ok((Vec::new(), Vec::new()))
     }

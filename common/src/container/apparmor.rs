@@ -15,8 +15,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::command::{self, CommandError};
 use super::podman;
+use crate::command::{self, CommandError};
 
 /// How the names of Podman's own profiles begin (`ProfilePrefix` in go.podman.io/common/pkg/apparmor).
 pub const PODMANS: &str = "containers-default-";

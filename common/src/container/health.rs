@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::command::{self, CommandError};
+use crate::command::{self, CommandError};
 use crate::systemd::{self, systemctl};
 
 /// How long a check that is under way may take to end.

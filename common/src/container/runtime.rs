@@ -41,7 +41,10 @@ fn of_crun(status: &Value) -> Option<String> {
 /// Runc says where it is in the file system; the hierarchy without controllers is that of cgroup v2.
 fn of_runc(state: &Value) -> Option<String> {
     let path = state["cgroup_paths"][""].as_str()?;
-    Some(path.strip_prefix(super::freezer::CGROUP_MOUNT)?.to_owned())
+    Some(
+        path.strip_prefix(crate::container::checkpoint::freezer::CGROUP_MOUNT)?
+            .to_owned(),
+    )
 }
 
 #[cfg(test)]

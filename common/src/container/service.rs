@@ -1,7 +1,7 @@
 //! The service of systemd that a container belongs to: of a Quadlet file, or a unit that runs `podman`.
 //!
 //! Such a container moves as a service. At the destination systemd starts the unit, and what it starts
-//! for once is the restore ([`gate`](super::gate)): so conmon, and with Quadlet the processes, live in the
+//! for once is the restore ([`gate`](crate::container::restore::gate)): so conmon, and with Quadlet the processes, live in the
 //! unit's cgroup, and conmon is its main process, as if the unit had started the container.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::command::CommandError;
+use crate::command::CommandError;
 use crate::paths;
 use crate::systemd::{self, ServiceName};
 
@@ -339,7 +339,7 @@ pub async fn prepare_arrival(service: &ServiceFacts) -> Result<(), CommandError>
     Ok(())
 }
 
-/// Undoes [`prepare_arrival`] and the start of the service by [`gate::stage`](super::gate::stage).
+/// Undoes [`prepare_arrival`] and the start of the service by [`gate::stage`](crate::container::restore::gate::stage).
 pub async fn undo_arrival(service: &ServiceFacts) -> Result<(), CommandError> {
     service.name.stop().await?;
     if parted(&service.name) == Some(Parted::Masked) {

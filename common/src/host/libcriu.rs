@@ -9,7 +9,7 @@ use std::path::Path;
 
 use tokio::process::Command;
 
-use crate::container::command;
+use crate::command;
 
 const LIBRARY: &str = "libcriu.so.2";
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use crate::command::{self, CommandError};
 use crate::container::apparmor::SecurityModule;
-use crate::container::command::{self, CommandError};
-use crate::container::freezer;
+use crate::container::checkpoint::freezer;
 use crate::net;
 use crate::paths;
 use serde::{Deserialize, Serialize};
@@ -56,7 +56,7 @@ impl HostFacts {
             version("runc"),
             version("crun"),
             checkpoint_problem(),
-            tokio::task::spawn_blocking(net::features::problems)
+            tokio::task::spawn_blocking(net::tunnel::features::problems)
         );
         let mut features = network.unwrap_or_default();
         features.insert("checkpoint/restore".to_owned(), checkpoint);

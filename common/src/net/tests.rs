@@ -17,11 +17,13 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
+use super::kernel::netns;
 use super::mark::{Direction, Index, Mark};
-use super::order::Waiting;
-use super::tunnel::{self, Dirs, Tunnel, TunnelError};
-use super::wireguard::Backend;
-use super::{keeper, netns, occupied, quarantine, segments};
+use super::packets::order::Waiting;
+use super::packets::{quarantine, segments};
+use super::tunnel::lifecycle::{self, Dirs, Tunnel, TunnelError};
+use super::tunnel::wireguard::Backend;
+use super::tunnel::{keeper, occupied};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -262,12 +264,12 @@ fn hosts() -> (Host, Host) {
     (source, destination)
 }
 
-fn negotiate(source: &Host, destination: &Host) -> super::plan::Terms {
+fn negotiate(source: &Host, destination: &Host) -> crate::net::tunnel::plan::Terms {
     let offer = source.with_dirs(|dirs| Tunnel::offer(dirs, &keeper_command(dirs)).unwrap());
     destination.with_dirs(move |dirs| Tunnel::answer(dirs, &offer, &keeper_command(dirs)).unwrap())
 }
 
-fn establish(host: &Host, terms: &super::plan::Terms, peer: &str) -> Tunnel {
+fn establish(host: &Host, terms: &crate::net::tunnel::plan::Terms, peer: &str) -> Tunnel {
     let (terms, peer): (_, IpAddr) = (terms.clone(), peer.parse().unwrap());
     host.with_dirs(move |dirs| {
         Tunnel::establish(dirs, &terms, peer, &keeper_command(dirs)).unwrap()
@@ -304,7 +306,7 @@ fn a_tunnel_is_proven_reused_and_leaves_nothing() {
     assert_eq!(here.interface(), "lmwg1");
     let ping6 = source.sh("ip -6 route show dev lmwg1");
     assert!(ping6.contains("/126"), "{ping6}");
-    let status = source.with_dirs(|dirs| tunnel::list(dirs).unwrap());
+    let status = source.with_dirs(|dirs| lifecycle::list(dirs).unwrap());
     assert_eq!(status.len(), 1);
     assert!(status[0].alive && status[0].flows == 0);
 
@@ -370,7 +372,7 @@ fn a_half_whose_other_half_is_gone_gives_way() {
     assert_eq!(there.interface(), "lmwg1");
     let here = prove(&source, here);
     let there = prove(&destination, there);
-    let left = source.with_dirs(|dirs| tunnel::list(dirs).unwrap());
+    let left = source.with_dirs(|dirs| lifecycle::list(dirs).unwrap());
     assert_eq!(left.len(), 1, "{left:?}");
     assert!(source.run(move || here.teardown().unwrap()));
     assert!(destination.run(move || there.teardown().unwrap()));
@@ -434,7 +436,7 @@ fn marked_flows_take_the_tunnel_and_hold_it() {
     for (host, before) in [&source, &destination].into_iter().zip(&before) {
         host.run(forget_flows);
         eventually("the tunnel ends", Duration::from_secs(20), || {
-            host.with_dirs(|dirs| tunnel::list(dirs).unwrap().is_empty()) && !host.has_keeper()
+            host.with_dirs(|dirs| lifecycle::list(dirs).unwrap().is_empty()) && !host.has_keeper()
         });
         host.sh("sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_time_wait=120");
         assert_same(before, &host.snapshot());
@@ -553,7 +555,7 @@ fn an_idle_tunnel_ends_by_itself_after_its_maker_was_killed() {
     let there = establish(&destination, &terms, "198.18.1.1");
     let there = prove(&destination, there);
     eventually("the tunnel ends", Duration::from_secs(20), || {
-        source.with_dirs(|dirs| tunnel::list(dirs).unwrap().is_empty())
+        source.with_dirs(|dirs| lifecycle::list(dirs).unwrap().is_empty())
     });
     eventually("its keeper ends", TIMEOUT, || !source.has_keeper());
     assert_same(&before, &source.snapshot());
@@ -567,7 +569,7 @@ fn a_tunnel_is_removed_from_its_record_alone() {
     }
     let (source, destination) = hosts();
     let before = source.snapshot();
-    let sweep = || source.with_dirs(|dirs| tunnel::sweep(dirs, &keeper_command(dirs)).unwrap());
+    let sweep = || source.with_dirs(|dirs| lifecycle::sweep(dirs, &keeper_command(dirs)).unwrap());
     let (here, there) = tunnel(&source, &destination);
 
     // Its keeper dies while somebody uses it: left alone. Marked packets are dropped, not leaked.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::net::forward::Obstacle;
+use crate::net::foreign_firewalls::Obstacle;
 
 mod confinement;
 mod cpu;

@@ -11,9 +11,9 @@ use super::version::Versions;
 use crate::container::ContainerFacts;
 use crate::host::HostFacts;
 use crate::journal::MigrationRecord;
-use crate::net::flows::MovedFlow;
-use crate::net::plan::{Offer, Terms};
-use crate::net::tunnel;
+use crate::net::flows::decide::MovedFlow;
+use crate::net::tunnel::lifecycle::Status as TunnelStatus;
+use crate::net::tunnel::plan::{Offer, Terms};
 use crate::preflight::Check;
 use crate::ticket::Ticket;
 
@@ -96,9 +96,9 @@ pub enum StreamKind {
     Image,
     /// Podman's checkpoint archive without memory: configuration only.
     Skeleton,
-    /// Files of the running container, as a tar of [`crate::container::cargo`].
+    /// Files of the running container, as a tar of [`crate::container::files::cargo`].
     Files,
-    /// CRIU's images and the files changed since, as a tar of [`crate::container::cargo`].
+    /// CRIU's images and the files changed since, as a tar of [`crate::container::files::cargo`].
     Checkpoint,
 }
 
@@ -218,7 +218,7 @@ pub enum Request {
         migration: MigrationId,
     },
     /// After a migration: asks for a tunnel to the host through which flows of the container enter,
-    /// so that they need not pass the source (see [`crate::net::introduction`]).
+    /// so that they need not pass the source (see [`crate::net::tunnel::introduction`]).
     Introduce {
         /// That host's offer.
         offer: Offer,
@@ -300,7 +300,7 @@ pub enum Reply {
     /// To `Status`.
     Status {
         /// Live tunnels.
-        tunnels: Vec<tunnel::Status>,
+        tunnels: Vec<TunnelStatus>,
         /// Migrations under way and past, newest first.
         migrations: Vec<MigrationRecord>,
     },

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use common::container::ContainerFacts;
 use common::host::HostFacts;
-use common::net::plan::{Offer, PublicKey};
+use common::net::tunnel::plan::{Offer, PublicKey};
 use common::protocol::version::Versions;
 use common::protocol::{MigrationId, Request, StreamDigest, StreamKind};
 

@@ -1,0 +1,176 @@
+//! The memory image: the OCI runtime's checkpoint of a frozen container, which stays frozen.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio_util::sync::CancellationToken;
+
+use super::freezer::Freezer;
+use crate::command::{self, CommandError};
+use crate::container::stragglers::Process;
+
+/// How long a dump may write nothing, neither images nor a line of its log, and pause between looks. What is
+/// only slow writes something: CRIU's log has several lines for each file and each stretch of memory.
+const STALL: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long a CRIU that nobody waits for may take to leave the container, and one that was killed.
+const LEAVE_LIMIT: Duration = Duration::from_secs(20);
+const KILL_LIMIT: Duration = Duration::from_secs(2);
+
+/// The dump failed. The container is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// The scratch files could not be written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// CRIU gave up.
+    #[error("CRIU could not dump the container: {line}")]
+    Criu {
+        /// CRIU's own error line.
+        line: String,
+        /// Its whole log.
+        log: PathBuf,
+    },
+    /// The user, or a limit, does not let it go on. CRIU may be leaving the container still: see
+    /// [`leave`].
+    #[error("cancelled")]
+    Cancelled,
+    /// It did not end, and wrote nothing any more.
+    #[error("the dump made no progress for {} s and was ended", STALL.as_secs())]
+    Stalled,
+    /// The runtime failed before CRIU said why.
+    #[error(transparent)]
+    Runtime(#[from] CommandError),
+}
+
+/// Dumps the container `id` into `images`, with `scratch` for CRIU's configuration and log.
+///
+/// The container must be frozen and its network namespace quarantined: CRIU is told not to lock
+/// the network itself, which would cost several forks of iptables while everything stands still
+/// and which it would undo at the end of the dump. `runtime` is the OCI runtime's path.
+///
+/// Effect on the container: none that outlives the call (CRIU's parasite is removed, repair mode
+/// turned off).
+pub async fn dump(
+    runtime: &Path,
+    id: &str,
+    images: &Path,
+    scratch: &Path,
+    cancel: &CancellationToken,
+) -> Result<(), DumpError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| DumpError::Io { path, source }
+    };
+    std::fs::create_dir_all(images).map_err(io(images))?;
+    // As a file named by the environment: in the runtime's own configuration file this option
+    // crashes CRIU up to 4.2.
+    let configuration = scratch.join("criu.conf");
+    std::fs::write(&configuration, "network-lock skip\n").map_err(io(&configuration))?;
+
+    let mut command = command::new(runtime);
+    command
+        .arg("checkpoint")
+        .arg("--image-path")
+        .arg(images)
+        .arg("--work-path")
+        .arg(scratch)
+        .args(["--leave-running", "--tcp-established", "--file-locks"])
+        .arg(id)
+        .env("CRIU_CONFIG_FILE", &configuration);
+    let mut running = Box::pin(command::output(&mut command));
+    let (mut written, mut progressed) = (0, Instant::now());
+    // The runtime is killed with its future.
+    let output = loop {
+        tokio::select! {
+            output = &mut running => break output?,
+            () = cancel.cancelled() => return Err(DumpError::Cancelled),
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let now = bytes_in(images) + bytes_in(scratch);
+        if std::mem::replace(&mut written, now) != now {
+            progressed = Instant::now();
+        } else if progressed.elapsed() > STALL {
+            return Err(DumpError::Stalled);
+        }
+    };
+    drop(running);
+    if output.status.success() {
+        return Ok(());
+    }
+    let log = scratch.join("dump.log");
+    match criu_error(&log) {
+        Some(line) => Err(DumpError::Criu { line, log }),
+        None => Err(command::failed(&command, &output).into()),
+    }
+}
+
+/// What is in the files of a directory, without those below it. One that cannot be read has nothing.
+fn bytes_in(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let lengths = entries.filter_map(|entry| Some(entry.metadata().ok()?.len()));
+    lengths.sum()
+}
+
+/// Has a CRIU that nobody waits for leave the container, and says whether it has. Blocks.
+///
+/// Without its runtime it finds nobody to report to, and leaves in order, also when it had been stopped.
+/// One that does not is killed after 20 s: what it has put into the tasks ends by itself when
+/// its connection does (`parasite_daemon` in compel/plugins/std/infect.c).
+pub fn leave(freezer: &Freezer) -> bool {
+    let signal = |signal| {
+        for pid in freezer.tracers() {
+            // The container may have a debugger of its own.
+            if Process::read(pid).is_some_and(|process| process.name == "criu") {
+                let _ = kill(Pid::from_raw(pid), signal);
+            }
+        }
+    };
+    signal(Signal::SIGCONT);
+    if freezer.wait_untraced(LEAVE_LIMIT) {
+        return true;
+    }
+    signal(Signal::SIGKILL);
+    freezer.wait_untraced(KILL_LIMIT)
+}
+
+/// The first error line in a log of CRIU: those after it are consequences.
+pub fn criu_error(log: &Path) -> Option<String> {
+    let text = String::from_utf8_lossy(&std::fs::read(log).ok()?).into_owned();
+    error_line(&text)
+}
+
+fn error_line(log: &str) -> Option<String> {
+    log.lines()
+        .filter_map(|line| line.split_once("Error (").map(|(_, rest)| rest))
+        .map(|rest| format!("Error ({rest}"))
+        // Said without CAP_SYS_RESOURCE, and of no consequence.
+        .find(|line| !line.to_ascii_lowercase().contains("rlimit"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_telling_error_line_is_found() {
+        let log = "(00.001) Error (criu/util.c:1): Can't set RLIMIT_NOFILE\n\
+                   (00.002) Error (criu/sk-inet.c:189): inet: Connected TCP socket\n\
+                   (00.003) Error (criu/cr-dump.c:1545): Dump files (pid: 151) failed with -1\n\
+                   (00.003) Error (criu/cr-dump.c:2111): Dumping FAILED.\n";
+        assert_eq!(
+            error_line(log).unwrap(),
+            "Error (criu/sk-inet.c:189): inet: Connected TCP socket"
+        );
+        assert_eq!(error_line("(00.001) fine\n"), None);
+    }
+}

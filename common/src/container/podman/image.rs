@@ -1,0 +1,255 @@
+//! The container's image, carried over when the destination lacks it.
+
+use std::collections::HashSet;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
+
+use tar::{Archive, Builder};
+
+use crate::command::{self, CommandError};
+use crate::container::stragglers;
+
+/// How much of Podman's words is kept, in bytes.
+const MOST_WORDS: usize = 4096;
+
+/// Streams `podman save` of the image into `sink`, without the layers `present`, named by the digests
+/// of what they unpack to: whoever loads it has those. Blocks; returns when Podman is done.
+///
+/// Saved by id, without names, so that loading moves no tag at the destination; and in the format
+/// the image has, because converting it would give it another id. Layers are not compressed, so that
+/// they have the digests that they are known by.
+pub fn save(image_id: &str, present: &[String], sink: &mut impl Write) -> Result<(), ImageError> {
+    let format: &[&str] = if manifest_type(image_id)?.contains("oci") {
+        &["oci-archive", "--uncompressed"]
+    } else {
+        &["docker-archive"]
+    };
+    let mut child = spawn(
+        command::blocking("podman")
+            .args(["image", "save", "--quiet", "--format"])
+            .args(format)
+            .arg(image_id)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped()),
+    )?;
+    let mut stdout = child.child.stdout.take().expect("stdout is piped");
+    copy_without(present, &mut stdout, sink).map_err(ImageError::Stream)?;
+    drop(stdout);
+    finish(child, "image save")
+}
+
+/// Copies an image's archive without the content of some layers.
+///
+/// Podman does not read a layer that it has. It must know of the file in an archive of Docker's
+/// (`prepareLayerData` in containers/image, docker/internal/tarfile/src.go), which is left empty; in
+/// one of OCI's it does not even look for it.
+fn copy_without(
+    layers: &[String],
+    archive: &mut impl Read,
+    sink: &mut impl Write,
+) -> io::Result<()> {
+    let digests: HashSet<&str> = layers
+        .iter()
+        .filter_map(|layer| layer.strip_prefix("sha256:"))
+        .collect();
+    let mut thinned = Builder::new(sink);
+    let mut entries = Archive::new(&mut *archive);
+    // Raw: what precedes an entry to give it a longer name is an entry like any other.
+    for entry in entries.entries()?.raw(true) {
+        let mut entry = entry?;
+        let name = entry.path()?.to_string_lossy().into_owned();
+        let of_docker = name.strip_suffix(".tar");
+        let of_oci = name.strip_prefix("blobs/sha256/");
+        let mut header = entry.header().clone();
+        if of_oci.is_some_and(|digest| digests.contains(digest)) {
+            continue;
+        } else if of_docker.is_some_and(|digest| digests.contains(digest)) {
+            header.set_size(0);
+            header.set_cksum();
+            thinned.append(&header, io::empty())?;
+        } else {
+            thinned.append(&header, &mut entry)?;
+        }
+    }
+    thinned.into_inner()?;
+    // Padding after the archive's end.
+    io::copy(archive, &mut io::sink()).map(drop)
+}
+
+fn manifest_type(image_id: &str) -> Result<String, CommandError> {
+    let output = command::blocking("podman")
+        .args([
+            "image",
+            "inspect",
+            "--format",
+            "{{.ManifestType}}",
+            image_id,
+        ])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| CommandError::Start {
+            program: "podman".into(),
+            source,
+        })?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Feeds `source` to `podman load`. Blocks; returns when Podman is done. It can be told by `work`,
+/// the migration's scratch space, should it survive its caller.
+pub fn load(source: &mut impl Read, work: &Path) -> Result<(), ImageError> {
+    let mut child = spawn(
+        command::blocking("podman")
+            .args(["image", "load", "--quiet"])
+            .env(stragglers::WORK, work)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null()),
+    )?;
+    let mut stdin = child.child.stdin.take().expect("stdin is piped");
+    let copied = io::copy(source, &mut stdin);
+    drop(stdin);
+    // Podman's own words say more than the broken pipe that its failure causes here.
+    finish(child, "image load")?;
+    copied.map(drop).map_err(ImageError::Stream)
+}
+
+/// The image could not be saved or loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// Podman failed.
+    #[error(transparent)]
+    Podman(#[from] CommandError),
+    /// The stream to or from the peer failed.
+    #[error("the image's stream broke: {0}")]
+    Stream(#[source] io::Error),
+}
+
+/// A child that does not outlive its owner.
+struct Owned {
+    child: Child,
+    /// What it says on stderr, from its beginning on: one that says more than a pipe holds while nobody
+    /// reads would wait for ever.
+    said: Option<JoinHandle<Vec<u8>>>,
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(command: &mut Command) -> Result<Owned, CommandError> {
+    let child = command.stderr(Stdio::piped()).spawn();
+    let mut child = child.map_err(|source| CommandError::Start {
+        program: "podman".into(),
+        source,
+    })?;
+    let stderr = child.stderr.take().expect("stderr is piped");
+    let said = thread::spawn(move || last_of(stderr));
+    Ok(Owned {
+        child,
+        said: Some(said),
+    })
+}
+
+/// Reads all, and returns some of the end.
+fn last_of(mut source: impl Read) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut buffer = [0; MOST_WORDS];
+    while let Ok(count @ 1..) = source.read(&mut buffer) {
+        kept.extend_from_slice(&buffer[..count]);
+        let surplus = kept.len().saturating_sub(MOST_WORDS);
+        kept.drain(..surplus);
+    }
+    kept
+}
+
+fn finish(mut owned: Owned, verb: &str) -> Result<(), ImageError> {
+    let status = owned.child.wait().map_err(ImageError::Stream)?;
+    if status.success() {
+        return Ok(());
+    }
+    let said = owned.said.take().and_then(|said| said.join().ok());
+    let stderr = String::from_utf8_lossy(&said.unwrap_or_default()).into_owned();
+    Err(CommandError::Failed {
+        program: "podman".into(),
+        verb: verb.into(),
+        message: stderr
+            .lines()
+            .next_back()
+            .map_or_else(|| status.to_string(), str::to_owned),
+    }
+    .into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tar::Header;
+
+    #[test]
+    fn one_that_says_much_does_not_wait() {
+        let script =
+            "head -c 300000 /dev/zero | tr '\\0' x >&2; cat; echo >&2; echo why >&2; exit 1";
+        let mut child = spawn(
+            Command::new("sh")
+                .args(["-c", script])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped()),
+        )
+        .unwrap();
+        let mut stdout = child.child.stdout.take().unwrap();
+        assert_eq!(io::copy(&mut stdout, &mut io::sink()).unwrap(), 0);
+        let error = finish(child, "image load").unwrap_err().to_string();
+        assert!(error.ends_with("image load failed: why"), "{error}");
+    }
+
+    fn archive(files: &[(&str, &str)]) -> Vec<u8> {
+        let mut builder = Builder::new(Vec::new());
+        for (name, content) in files {
+            let mut header = Header::new_gnu();
+            header.set_size(content.len() as u64);
+            builder
+                .append_data(&mut header, name, content.as_bytes())
+                .unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn thinned(files: &[(&str, &str)], layers: &[&str]) -> Vec<(String, String)> {
+        let layers: Vec<String> = layers.iter().map(|l| (*l).to_owned()).collect();
+        let (full, mut out) = (archive(files), Vec::new());
+        copy_without(&layers, &mut full.as_slice(), &mut out).unwrap();
+        let mut archive = Archive::new(out.as_slice());
+        let entries = archive.entries().unwrap().map(|entry| {
+            let mut entry = entry.unwrap();
+            let name = entry.path().unwrap().to_string_lossy().into_owned();
+            let mut content = String::new();
+            entry.read_to_string(&mut content).unwrap();
+            (name, content)
+        });
+        entries.collect()
+    }
+
+    #[test]
+    fn known_layers_are_left_out() {
+        let long = format!("{}/layer.tar", "l".repeat(150));
+        let of_docker = [("aa.tar", "first"), ("bb.tar", "second"), (&long, "link")];
+        assert_eq!(
+            thinned(&of_docker, &["sha256:aa", "sha256:cc"]),
+            [
+                ("aa.tar".to_owned(), String::new()),
+                ("bb.tar".to_owned(), "second".to_owned()),
+                (long.clone(), "link".to_owned())
+            ]
+        );
+        let of_oci = [("blobs/sha256/aa", "first"), ("index.json", "{}")];
+        assert_eq!(
+            thinned(&of_oci, &["sha256:aa"]),
+            [("index.json".to_owned(), "{}".to_owned())]
+        );
+        assert_eq!(thinned(&of_oci, &[]).len(), 2);
+    }
+}

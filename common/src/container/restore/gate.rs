@@ -1,0 +1,422 @@
+//! The gate: Podman's restore, held just before the OCI runtime starts.
+//!
+//! Podman starts conmon once everything but the processes exists. [`stage`] gives it this
+//! executable as conmon: it tells the agent where things are, waits for one byte, and then becomes
+//! the real conmon, with the same arguments, descriptors and parent. So Podman, from its own
+//! database to conmon's exit command, ends up exactly as after an ordinary restore, and no file
+//! of ours is needed afterwards.
+//!
+//! The gate is a Unix socket rather than a file so that the agent's death closes it: the waiting
+//! process then exits, Podman's restore fails and cleans up after itself.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream as BlockingStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::process::Child;
+
+use super::restore_watch::{self, RestoreWatch};
+use super::starter::{self, Start};
+use crate::command::{self, CommandError};
+use crate::container::checkpoint::freezer::Freezer;
+use crate::container::runtime;
+use crate::container::spec::Layout;
+use crate::container::stragglers;
+use crate::systemd::{self, ServiceName};
+
+/// Name the agent's executable is linked to, to act as conmon.
+pub const CONMON_NAME: &str = "gate-conmon";
+
+const GATE_SOCKET: &str = "LIVE_MIGRATION_GATE";
+const REAL_CONMON: &str = "LIVE_MIGRATION_CONMON";
+
+/// How long Podman may take to clean up after a closed gate or a failed restore: it waits for a runtime
+/// that may wait for systemd for half a minute.
+const CANCEL_LIMIT: Duration = Duration::from_secs(45);
+
+/// How long a runtime may go on with a restore that nobody waits for.
+const RUNTIME_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long conmon may take to start the runtime.
+const START_LIMIT: Duration = Duration::from_millis(500);
+
+/// How long what was killed may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+const KILL_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long conmon may take after its container has ended: it runs Podman's clean-up.
+const CONMON_LIMIT: Duration = Duration::from_secs(3);
+
+/// The container cannot be brought to the gate or through it.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// Podman failed before or after the gate.
+    #[error(transparent)]
+    Podman(#[from] CommandError),
+    /// The socket or the files beside it failed.
+    #[error("the restore gate: {0}")]
+    Io(#[from] io::Error),
+    /// The restore failed; Podman may not have said so yet.
+    #[error("the container cannot be restored: {0}")]
+    Restore(String),
+    /// Whoever came to the gate did not say what was expected.
+    #[error("the restore gate: {0}")]
+    Unexpected(String),
+}
+
+/// What the waiting conmon reports.
+#[derive(Debug, Serialize, Deserialize)]
+struct Arrival {
+    bundle: PathBuf,
+    checkpoint: PathBuf,
+    conmon_pid: PathBuf,
+    runtime_log: Option<PathBuf>,
+}
+
+/// A container that exists in every respect but its processes.
+pub struct Staged {
+    /// Where CRIU's images belong.
+    pub checkpoint: PathBuf,
+    /// Podman's directory of the container: logs of the restore are there.
+    pub bundle: PathBuf,
+    /// Where the files belong.
+    pub layout: Layout,
+    gate: Option<UnixStream>,
+    podman: Child,
+    log: PathBuf,
+    conmon_pid: PathBuf,
+    runtime_log: Option<PathBuf>,
+}
+
+/// What a container is to live in at its destination.
+#[derive(Debug, Clone)]
+pub enum Owner {
+    /// In a scope of this name, where there is systemd: where it would live if it had been started after a
+    /// login, and not in this agent's service.
+    Scope(String),
+    /// In this service.
+    Service(ServiceName),
+}
+
+/// Starts `podman container restore` of the skeleton `archive` and returns once it waits at the
+/// gate. `runtime` is the container's, by name or path; `scratch` receives the socket and two small files.
+///
+/// For a service its unit is changed until [`crate::container::service::arrived`] or [`crate::container::service::undo_arrival`].
+///
+/// Undone by [`Staged::cancel`] and [`crate::container::podman::remove_container`].
+pub async fn stage(
+    owner: &Owner,
+    archive: &Path,
+    runtime: &str,
+    scratch: &Path,
+) -> Result<Staged, GateError> {
+    let stand_in = scratch.join(CONMON_NAME);
+    std::os::unix::fs::symlink(crate::multicall::executable()?, &stand_in)?;
+    let overrides = scratch.join("gate.conf");
+    let mut settings = format!(
+        "[engine]\nconmon_path = [{:?}]\n",
+        stand_in.display().to_string()
+    );
+    // Of containers that come with a path as their runtime Podman takes only those that it has been told.
+    if runtime.starts_with('/') {
+        settings += &format!("[engine.runtimes]\n{runtime:?} = [{runtime:?}]\n");
+    }
+    std::fs::write(&overrides, settings)?;
+    let socket = scratch.join("gate.sock");
+    let listener = UnixListener::bind(&socket)?;
+
+    // A file, not a pipe: conmon inherits it for the container's whole life.
+    let log = scratch.join("podman-restore.log");
+    let arguments = vec![
+        "container".to_owned(),
+        "restore".to_owned(),
+        "--tcp-established".to_owned(),
+        "--file-locks".to_owned(),
+        "--ignore-volumes".to_owned(),
+        format!("--import={}", archive.display()),
+    ];
+    let text = |path: &Path| path.display().to_string();
+    let environment = BTreeMap::from([
+        ("CONTAINERS_CONF_OVERRIDE".to_owned(), text(&overrides)),
+        (GATE_SOCKET.to_owned(), text(&socket)),
+        (
+            REAL_CONMON.to_owned(),
+            crate::container::podman::places().await?.conmon,
+        ),
+    ]);
+    let mut command = match owner {
+        Owner::Scope(name) => {
+            let mut command = systemd::in_scope(name, "podman");
+            command
+                .args(&arguments)
+                .envs(&environment)
+                .stderr(File::create(&log)?);
+            command
+        }
+        Owner::Service(name) => {
+            let log = log.clone();
+            let start = Start {
+                arguments,
+                environment,
+                log,
+            };
+            start.write(scratch)?;
+            let starter = scratch.join(starter::STARTER_NAME);
+            std::os::unix::fs::symlink(crate::multicall::executable()?, &starter)?;
+            name.add_override(&starter::override_of(&starter, scratch))
+                .await?;
+            let mut command = command::new("systemctl");
+            // What it requires would be started as well.
+            command
+                .args(["start", "--job-mode=ignore-dependencies", name.as_str()])
+                .stderr(Stdio::null());
+            command
+        }
+    };
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    let mut podman = command.spawn().map_err(|source| CommandError::Start {
+        program: "podman".into(),
+        source,
+    })?;
+
+    let gate = tokio::select! {
+        accepted = listener.accept() => accepted?.0,
+        status = podman.wait() => return Err(failed(status?, &log).into()),
+    };
+    let mut reader = BufReader::new(gate);
+    let mut line = String::new();
+    reader.read_line(&mut line).await?;
+    let arrival: Arrival = serde_json::from_str(&line)
+        .map_err(|e| GateError::Unexpected(format!("{e} in {line:?}")))?;
+    Ok(Staged {
+        layout: Layout::read(&arrival.bundle.join("config.json"))?,
+        checkpoint: arrival.checkpoint,
+        bundle: arrival.bundle,
+        gate: Some(reader.into_inner()),
+        podman,
+        log,
+        conmon_pid: arrival.conmon_pid,
+        runtime_log: arrival.runtime_log,
+    })
+}
+
+fn failed(status: ExitStatus, log: &Path) -> CommandError {
+    let stderr = std::fs::read_to_string(log).unwrap_or_default();
+    CommandError::Failed {
+        program: "podman".into(),
+        verb: "container restore".into(),
+        message: stderr
+            .lines()
+            .rev()
+            .find(|l| !l.trim().is_empty())
+            .map_or_else(|| status.to_string(), str::to_owned),
+    }
+}
+
+impl Staged {
+    /// Closes the gate, if it is not open, and waits until Podman has cleaned up after itself. What Podman keeps of
+    /// the container then is removed with [`crate::container::podman::remove_container`].
+    pub async fn cancel(mut self) {
+        drop(self.gate);
+        // Podman tears down network and storage itself if it is let; killed, it leaves them.
+        if tokio::time::timeout(CANCEL_LIMIT, self.podman.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("podman did not end after the gate was closed: killing it");
+        }
+    }
+
+    /// Opens the gate and waits until Podman has the container running.
+    ///
+    /// From here on Podman owns the container; undone by [`Staged::cancel`] and
+    /// [`crate::container::podman::remove_container`].
+    ///
+    /// # Errors
+    /// As soon as it is certain that the container will not run, and then nothing of it does. Podman,
+    /// and perhaps the runtime, may be cleaning up still, which can take half a minute: it is left to
+    /// [`Staged::cancel`], because the source's clients wait for this answer.
+    pub async fn open(&mut self, runtime: &str, id: &str) -> Result<(), GateError> {
+        if let Some(mut gate) = self.gate.take() {
+            gate.write_all(b"\n").await?;
+        }
+        let mut watch = RestoreWatch::new(&self.bundle, &self.conmon_pid, runtime);
+        let ended = loop {
+            match tokio::time::timeout(restore_watch::LOOK, self.podman.wait()).await {
+                Ok(status) => {
+                    let status = status?;
+                    if status.success() {
+                        return Ok(());
+                    }
+                    break None;
+                }
+                Err(_) => {
+                    if let Some(ended) = watch.look() {
+                        break Some(ended);
+                    }
+                }
+            }
+        };
+        // A runtime whose CRIU has failed in order ends in order.
+        let in_order = ended == Some(restore_watch::End::Failed);
+        let (runtime, id) = (runtime.to_owned(), id.to_owned());
+        let killing = move || kill_restored(&runtime, &id, in_order);
+        tokio::task::spawn_blocking(killing)
+            .await
+            .map_err(io::Error::other)??;
+        let Some(ended) = ended else {
+            let status = self.podman.wait().await?;
+            return Err(failed(status, &self.log).into());
+        };
+        let said = self.runtime_log.as_deref();
+        let said = said.and_then(restore_watch::runtime_error);
+        Err(GateError::Restore(
+            said.unwrap_or_else(|| ended.to_string()),
+        ))
+    }
+}
+
+/// Kills what a restore has made, and unless it ends `in_order` those that would go on with it: when
+/// Podman, conmon or CRIU is killed the others go on or wait for ever. Returns when all is gone.
+fn kill_restored(runtime: &str, id: &str, in_order: bool) -> io::Result<()> {
+    let deadline = Instant::now() + KILL_LIMIT;
+    loop {
+        let mut found = Vec::new();
+        if !in_order {
+            // In the order in which they start each other.
+            for program in [CONMON_NAME, "conmon", runtime] {
+                found.extend(stragglers::at_restore(program, id));
+            }
+        }
+        // Processes that are not in the container's cgroup yet: CRIU has the images open, below the
+        // container's id.
+        found.extend(stragglers::with_open_file("criu", id));
+        for pid in &found {
+            // It may just have ended by itself.
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        let cgroup = Freezer::of_container(id).filter(|cgroup| !cgroup.processes().is_empty());
+        if let Some(cgroup) = &cgroup {
+            cgroup.kill().map_err(io::Error::other)?;
+        }
+        if found.is_empty() && cgroup.is_none() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(io::Error::other(format!(
+                "what was restored by half does not end: processes {found:?}"
+            )));
+        }
+        std::thread::sleep(KILL_PAUSE);
+    }
+}
+
+/// Ends what a restore that failed may have left. When Podman, conmon or CRIU is killed meanwhile, the
+/// others go on or wait for ever, and then there are processes that Podman knows nothing of.
+///
+/// Harmless where nothing is left. Not undone. Blocks.
+///
+/// # Errors
+/// If something does not end.
+pub fn end_processes(runtime: &str, id: &str) -> Result<(), GateError> {
+    // One that has just passed the gate becomes conmon, and that starts the runtime, unless it ends.
+    stragglers::wait_for_program(CONMON_NAME, id, RUNTIME_LIMIT).map_err(io::Error::other)?;
+    let _ = stragglers::wait_for_program("conmon", id, START_LIMIT);
+    // The runtime first: it would go on in a cgroup that is empty by then.
+    stragglers::wait_for_program(runtime, id, RUNTIME_LIMIT).map_err(io::Error::other)?;
+    if let Some(cgroup) = Freezer::of_container(id) {
+        cgroup.kill().map_err(io::Error::other)?;
+    }
+    // conmon ends when its container does, if it has heard of it.
+    if let Err(conmon) = stragglers::wait_for_program("conmon", id, CONMON_LIMIT) {
+        kill(Pid::from_raw(conmon.pid), Signal::SIGKILL).map_err(io::Error::from)?;
+    }
+    forget(id);
+    Ok(())
+}
+
+/// Removes what a runtime that was killed keeps of a container that does not run: it would say that the
+/// next one of this id exists already. Also unmounts the root that it has mounted for CRIU (`criu-root`
+/// in runc's criu_linux.go and crun's criu.c).
+///
+/// Harmless where nothing is left. Not undone. Blocks.
+pub fn forget(id: &str) {
+    for runtime in runtime::NAMES {
+        let state = runtime::state_directory(runtime, id);
+        if !state.exists() {
+            continue;
+        }
+        let _ = umount2(&state.join("criu-root"), MntFlags::MNT_DETACH);
+        let mut delete = command::blocking(runtime);
+        let deleted = delete.args(["delete", "--force", id]).output();
+        tracing::debug!("{} was left: {deleted:?}", state.display());
+    }
+}
+
+/// Acts as conmon: waits at the gate, then becomes the real one. Returns only on failure.
+pub fn conmon(arguments: &[OsString]) -> i32 {
+    match wait_and_become_conmon(arguments) {
+        Ok(never) => match never {},
+        Err(error) => {
+            eprintln!("{CONMON_NAME}: {error}");
+            1
+        }
+    }
+}
+
+fn wait_and_become_conmon(arguments: &[OsString]) -> io::Result<std::convert::Infallible> {
+    let missing = |name: &str| io::Error::new(io::ErrorKind::NotFound, format!("{name} is unset"));
+    let real = std::env::var_os(REAL_CONMON).ok_or_else(|| missing(REAL_CONMON))?;
+    let value = |flag: &str| {
+        let position = arguments.iter().position(|a| a == flag)?;
+        arguments.get(position + 1).map(PathBuf::from)
+    };
+    // Podman also probes `conmon --version`.
+    if let (Some(bundle), Some(checkpoint)) = (value("-b"), value("--restore")) {
+        let socket = std::env::var_os(GATE_SOCKET).ok_or_else(|| missing(GATE_SOCKET))?;
+        // For the service that the container belongs to.
+        let scratch = Path::new(&socket).parent().unwrap_or(Path::new("/"));
+        let conmon_pid = value("--conmon-pidfile").unwrap_or_default();
+        std::fs::write(
+            scratch.join(starter::PID_FILE),
+            conmon_pid.as_os_str().as_bytes(),
+        )?;
+        let mut gate = BlockingStream::connect(socket)?;
+        // As an argument that Podman has conmon pass on.
+        let runtime_log = arguments.iter().find_map(|argument| {
+            let log = argument.to_str()?.strip_prefix("--runtime-arg=")?;
+            log.ends_with("/oci-log").then(|| PathBuf::from(log))
+        });
+        let mut line = serde_json::to_vec(&Arrival {
+            bundle,
+            checkpoint,
+            conmon_pid,
+            runtime_log,
+        })?;
+        line.push(b'\n');
+        gate.write_all(&line)?;
+        gate.read_exact(&mut [0])?;
+    }
+    Err(std::process::Command::new(real)
+        .args(arguments)
+        .env_remove("CONTAINERS_CONF_OVERRIDE")
+        .env_remove(GATE_SOCKET)
+        .env_remove(REAL_CONMON)
+        .exec())
+}

@@ -1,0 +1,288 @@
+//! A checkpoint archive without memory.
+//!
+//! The destination wants Podman to prepare everything (record, storage, network namespace,
+//! addresses, conmon) before the container is frozen. Podman only does that from a checkpoint
+//! archive, and only Podman knows how to write its own configuration into one. So Podman is asked
+//! for an ordinary checkpoint of the running container, with an OCI runtime in place of its own
+//! that answers `checkpoint` by writing an empty inventory instead of calling CRIU, and passes
+//! every other verb on. The container does not notice; the archive holds `config.dump`,
+//! `spec.dump` and `network.status` and restores to whatever images are put in its place.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+
+use crate::command::{self, CommandError};
+use crate::container::spec::LOG_NAME;
+
+/// Name the agent's executable is linked to, to act as the OCI runtime.
+pub const RUNTIME_NAME: &str = "skeleton-runtime";
+
+/// In the archive: where CRIU's images would be, and the one that Podman looks for.
+const CHECKPOINT: &str = "checkpoint";
+const INVENTORY: &str = "inventory.img";
+
+/// What Podman cannot restore without.
+const NEEDED: [&str; 2] = ["config.dump", SPEC];
+const SPEC: &str = "spec.dump";
+
+/// Tells the stand-in which runtime it stands in for.
+const REAL_RUNTIME: &str = "LIVE_MIGRATION_RUNTIME";
+
+/// Writes the archive of container `id` to `archive`, using `scratch` for two small files.
+///
+/// Leaves nothing behind but `archive` and the files in `scratch`.
+pub async fn write(
+    id: &str,
+    runtime: &str,
+    real_runtime: &Path,
+    scratch: &Path,
+    archive: &Path,
+) -> Result<(), CommandError> {
+    let failed = |source| CommandError::Start {
+        program: RUNTIME_NAME.into(),
+        source,
+    };
+    let stand_in = scratch.join(RUNTIME_NAME);
+    std::os::unix::fs::symlink(crate::multicall::executable().map_err(failed)?, &stand_in)
+        .map_err(failed)?;
+    let overrides = scratch.join("skeleton.conf");
+    std::fs::write(
+        &overrides,
+        format!(
+            "[engine.runtimes]\n{runtime:?} = [{:?}]\n",
+            stand_in.display().to_string()
+        ),
+    )
+    .map_err(failed)?;
+
+    checkpoint(id, real_runtime, &overrides, archive).await?;
+    trim(archive).map_err(failed)
+}
+
+/// Takes the container's log out of the archive and makes sure that the rest is whole.
+///
+/// Podman puts the log in, which the container goes on writing: an entry that outgrows its header
+/// breaks the archive off, and Podman does not notice. The entries after it are lost then, which
+/// are the checkpoint's. They are ours and empty; the log travels with the other files.
+fn trim(archive: &Path) -> io::Result<()> {
+    let trimmed = archive.with_extension("trimmed");
+    let mut builder = tar::Builder::new(File::create(&trimmed)?);
+    let mut kept = Vec::new();
+    for entry in tar::Archive::new(File::open(archive)?).entries_with_seek()? {
+        // Only the end of the log can be missing.
+        let Ok(mut entry) = entry else { break };
+        let path = entry.path()?.into_owned();
+        if path == Path::new(LOG_NAME) || path.starts_with(CHECKPOINT) {
+            continue;
+        }
+        let mut header = entry.header().clone();
+        if path == Path::new(SPEC) {
+            let mut spec: serde_json::Value = serde_json::from_reader(&mut entry)?;
+            follow_links(&mut spec);
+            let spec = serde_json::to_vec(&spec)?;
+            header.set_size(spec.len() as u64);
+            builder.append_data(&mut header, &path, &spec[..])?;
+        } else {
+            builder.append(&header, &mut entry)?;
+        }
+        kept.push(path);
+    }
+    for needed in NEEDED {
+        if !kept.iter().any(|path| path == Path::new(needed)) {
+            return Err(io::Error::other(format!("podman wrote no {needed}")));
+        }
+    }
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o600);
+    header.set_size(0);
+    builder.append_data(
+        &mut header,
+        Path::new(CHECKPOINT).join(INVENTORY),
+        io::empty(),
+    )?;
+    builder.into_inner()?;
+    std::fs::rename(&trimmed, archive)
+}
+
+/// Binds what a link leads to in place of the link. The runtime does so when it starts a container, but
+/// CRIU binds the link itself when it restores one, and then fails (`__do_bind_mount_v2` in
+/// criu/mount-v2.c). Debian's Podman knows the program of `--init` by a link.
+fn follow_links(spec: &mut serde_json::Value) {
+    let mounts = spec.get_mut("mounts").and_then(|m| m.as_array_mut());
+    for mount in mounts.into_iter().flatten() {
+        let is_bind = mount.get("type").is_some_and(|kind| kind == "bind");
+        if is_bind
+            && let Some(source) = mount.get_mut("source")
+            && let Some(path) = source.as_str().map(PathBuf::from)
+            && path.is_symlink()
+            && let Ok(target) = path.canonicalize()
+        {
+            *source = target.to_string_lossy().into();
+        }
+    }
+}
+
+async fn checkpoint(
+    id: &str,
+    real_runtime: &Path,
+    overrides: &Path,
+    archive: &Path,
+) -> Result<(), CommandError> {
+    command::stdout(
+        crate::container::podman::podman()
+            .args([
+                "container",
+                "checkpoint",
+                "--leave-running",
+                "--tcp-established",
+                "--ignore-rootfs",
+                "--ignore-volumes",
+                "--compress",
+                "none",
+            ])
+            .arg(format!("--export={}", archive.display()))
+            .arg(id)
+            .env("CONTAINERS_CONF_OVERRIDE", overrides)
+            .env(REAL_RUNTIME, real_runtime),
+    )
+    .await
+    .map(drop)
+}
+
+/// Acts as the OCI runtime. Returns the exit status, or does not return.
+pub fn runtime(arguments: &[OsString]) -> i32 {
+    if let Some(images) = checkpoint_directory(arguments) {
+        // CRIU's inventory names an image format version; Podman only looks whether it exists.
+        return match std::fs::create_dir_all(&images)
+            .and_then(|()| std::fs::write(images.join(INVENTORY), b""))
+        {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("{}: {error}", images.display());
+                1
+            }
+        };
+    }
+    let Some(real) = std::env::var_os(REAL_RUNTIME) else {
+        eprintln!("{RUNTIME_NAME}: {REAL_RUNTIME} is not set");
+        return 1;
+    };
+    let error = std::process::Command::new(&real)
+        .args(arguments)
+        .env_remove("CONTAINERS_CONF_OVERRIDE")
+        .exec();
+    eprintln!("{}: {error}", Path::new(&real).display());
+    1
+}
+
+/// The image directory if the arguments are those of a real `checkpoint`, not of its `--help`.
+fn checkpoint_directory(arguments: &[OsString]) -> Option<PathBuf> {
+    arguments.iter().find(|a| *a == "checkpoint")?;
+    let position = arguments.iter().position(|a| *a == "--image-path")?;
+    arguments.get(position + 1).map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(text: &str) -> Vec<OsString> {
+        text.split(' ').map(OsString::from).collect()
+    }
+
+    /// An archive as Podman writes it; `cut`: without what comes after the log's bytes.
+    fn archive(dir: &Path, cut: bool) -> PathBuf {
+        let path = dir.join("a.tar");
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut add = |name: &str, bytes: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            builder.append_data(&mut header, name, bytes).unwrap();
+        };
+        add("config.dump", b"{}");
+        add("spec.dump", b"[]");
+        add("network.status", b"net");
+        add(LOG_NAME, &[b'x'; 700]);
+        if !cut {
+            add("checkpoint/inventory.img", b"");
+        }
+        let mut bytes = builder.into_inner().unwrap();
+        if cut {
+            let log = bytes.iter().rposition(|b| *b == b'x').unwrap();
+            bytes.truncate(log + 1);
+        }
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    #[test]
+    fn an_archive_that_the_log_has_cut_off_is_whole_again() {
+        for cut in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = archive(dir.path(), cut);
+            trim(&path).unwrap();
+            let mut found = Vec::new();
+            for entry in tar::Archive::new(File::open(&path).unwrap())
+                .entries()
+                .unwrap()
+            {
+                let mut entry = entry.unwrap();
+                let mut text = String::new();
+                io::Read::read_to_string(&mut entry, &mut text).unwrap();
+                found.push((entry.path().unwrap().display().to_string(), text));
+            }
+            let expected = [
+                ("config.dump", "{}"),
+                ("spec.dump", "[]"),
+                ("network.status", "net"),
+                ("checkpoint/inventory.img", ""),
+            ];
+            let expected = expected.map(|(name, text)| (name.to_owned(), text.to_owned()));
+            assert_eq!(found, expected, "cut: {cut}");
+        }
+    }
+
+    #[test]
+    fn a_link_is_not_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().canonicalize().unwrap();
+        std::fs::write(directory.join("program"), b"").unwrap();
+        std::os::unix::fs::symlink("program", directory.join("link")).unwrap();
+        let spec = |source: &str| {
+            let source = directory.join(source);
+            serde_json::json!({"mounts": [
+                {"type": "proc", "source": "proc"},
+                {"type": "bind", "source": source, "destination": "/x"},
+                {"type": "bind", "source": directory.join("gone"), "destination": "/y"},
+            ]})
+        };
+        let mut found = spec("link");
+        follow_links(&mut found);
+        assert_eq!(found, spec("program"));
+    }
+
+    #[test]
+    fn an_archive_without_the_configuration_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        std::fs::write(&path, tar::Builder::new(Vec::new()).into_inner().unwrap()).unwrap();
+        assert!(trim(&path).is_err());
+    }
+
+    #[test]
+    fn only_a_real_checkpoint_is_answered_here() {
+        assert_eq!(
+            checkpoint_directory(&args("checkpoint --image-path /c --leave-running abc")),
+            Some("/c".into())
+        );
+        assert_eq!(checkpoint_directory(&args("checkpoint --help")), None);
+        assert_eq!(checkpoint_directory(&args("state abc")), None);
+        assert_eq!(
+            checkpoint_directory(&args("restore --image-path /c abc")),
+            None
+        );
+    }
+}

@@ -1,0 +1,7 @@
+//! Flows of the container: what becomes of each when it moves, and doing it.
+
+pub mod carry;
+pub mod decide;
+pub mod neighbours;
+pub mod published;
+pub mod stand_in;

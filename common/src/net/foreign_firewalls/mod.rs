@@ -1,0 +1,179 @@
+//! Whether the firewalls of other programs let moved connections pass.
+//!
+//! What one table of netfilter drops no other can accept, so a rule of ours would not help, and
+//! rules of others are not ours to change: but preflight can tell what is missing.
+//!
+//! Packets of moved connections are those of established ones for the tracker, at either host, and
+//! most firewalls let those pass. New ones that are to follow a container are new at both. Those that do
+//! not let them pass are found by going through their rules with such a
+//! packet in mind (`rules`). What a rule asks that is not known here may hold or not.
+
+mod iptables;
+mod nft;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::kernel::routes::{RouteError, Routes};
+use super::kernel::sysctl;
+use super::mark::Index;
+use super::rules::firewall;
+use rules::{Fate, Netavark, Packet, Table};
+
+/// What stands in the way of moved connections, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    /// What was found.
+    pub found: String,
+    /// What to do.
+    pub advice: String,
+    /// Whether nothing would pass; otherwise it may.
+    pub certain: bool,
+}
+
+/// What part a host has in a migration.
+#[derive(Debug, Clone, Copy)]
+pub enum Part<'a> {
+    /// Moved connections go between the network and the tunnel.
+    Source,
+    /// They will go between the tunnel and the container, on these bridges.
+    Destination(&'a [String]),
+    /// The same, and the container's networks are there already.
+    Staged(&'a [String]),
+}
+
+/// Looks for what stands in the way of the connections of a container with these addresses, with `new`
+/// also of those that are to follow it. Changes nothing. What cannot be read is no obstacle. Blocks.
+pub fn obstacles(part: Part<'_>, addresses: &[IpAddr], new: bool) -> Vec<Obstacle> {
+    let tables = tables();
+    let mut found = Vec::new();
+    for address in addresses {
+        for interface in near(part, address.is_ipv6()) {
+            let ways = packets(part, *address, interface, new);
+            for table in tables.iter().filter(|t| t.sees(*address)) {
+                found.extend(judge(table, part, &ways));
+            }
+        }
+    }
+    found.extend(reverse_path(addresses));
+    let all = std::mem::take(&mut found);
+    for obstacle in all {
+        if !found.contains(&obstacle) {
+            found.push(obstacle);
+        }
+    }
+    found
+}
+
+/// The interfaces at which packets are not in a tunnel. Of one whose name is not known rules may ask
+/// anything.
+fn near(part: Part<'_>, ipv6: bool) -> Vec<Option<String>> {
+    let names = match part {
+        Part::Source => uplinks(ipv6).unwrap_or_default(),
+        Part::Destination(bridges) | Part::Staged(bridges) => bridges.to_vec(),
+    };
+    if names.is_empty() {
+        return vec![None];
+    }
+    names.into_iter().map(Some).collect()
+}
+
+/// A packet of a connection in each direction; of one that is `new`, the first and the answer.
+fn packets(part: Part<'_>, container: IpAddr, near: Option<String>, new: bool) -> [Packet; 2] {
+    let tunnel = Index::all().next().map(Index::interface);
+    let (to, from) = match part {
+        Part::Source => ((near.clone(), tunnel.clone()), (tunnel, near)),
+        Part::Destination(_) | Part::Staged(_) => ((tunnel.clone(), near.clone()), (near, tunnel)),
+    };
+    [
+        Packet {
+            incoming: to.0,
+            outgoing: to.1,
+            container,
+            to_container: true,
+            new,
+        },
+        Packet {
+            incoming: from.0,
+            outgoing: from.1,
+            container,
+            to_container: false,
+            new: false,
+        },
+    ]
+}
+
+/// What a table does to such packets, if that is an obstacle.
+fn judge(table: &Table, part: Part<'_>, packets: &[Packet]) -> Option<Obstacle> {
+    let netavark = match part {
+        Part::Source => Netavark::Gone,
+        Part::Destination(_) => Netavark::Coming,
+        Part::Staged(_) => Netavark::There,
+    };
+    let (chain, fate) = packets
+        .iter()
+        .flat_map(|packet| table.fates(packet, netavark))
+        .filter(|(_, fate)| *fate != Fate::Passes)
+        .max_by_key(|(_, fate)| *fate)?;
+    let coming = netavark == Netavark::Coming && table.iptables;
+    let certain = fate == Fate::Dropped && !coming;
+    Some(Obstacle {
+        found: format!(
+            "{} {} {} packets between the tunnel and other interfaces",
+            table.name,
+            chain,
+            if certain { "drops" } else { "may drop" }
+        ),
+        advice: format!(
+            "let moved connections pass: `{}`",
+            table.remedy(&chain).join("` and `")
+        ),
+        certain,
+    })
+}
+
+/// Both families' rules of all other programs, as far as they can be read.
+fn tables() -> Vec<Table> {
+    let ruleset = firewall::ruleset().unwrap_or_default();
+    let ruleset: Value = serde_json::from_str(&ruleset).unwrap_or_default();
+    let (mut tables, opaque) = nft::tables(&ruleset);
+    // Rules made through iptables show only there what they ask.
+    for (program, family) in [("iptables", "ip"), ("ip6tables", "ip6")] {
+        let saved = Command::new(format!("{program}-save"))
+            .args(["-t", "filter"])
+            .output();
+        let text = saved.map(|output| output.stdout).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        if let Some(table) = iptables::table(program, &text) {
+            tables.retain(|t| !(t.name == format!("{family} filter") && opaque.contains(&t.name)));
+            tables.push(table);
+        }
+    }
+    tables
+}
+
+/// The interfaces of the default routes of one family.
+fn uplinks(ipv6: bool) -> Result<Vec<String>, RouteError> {
+    Routes::open()?.uplinks(ipv6)
+}
+
+/// The kernel's own check of where packets come from: those that arrive through a tunnel have
+/// addresses that need a route to be let in, if the host asks for that on all its interfaces.
+fn reverse_path(addresses: &[IpAddr]) -> Option<Obstacle> {
+    let routed = uplinks(false).map_or(true, |uplinks| !uplinks.is_empty());
+    if routed || !sysctl::filters_reverse_path() || !addresses.iter().any(IpAddr::is_ipv4) {
+        return None;
+    }
+    Some(Obstacle {
+        found: "there is no default route, and packets from addresses without a route are dropped \
+                (net.ipv4.conf.all.rp_filter)"
+            .to_owned(),
+        advice: "add a default route, or `sysctl -w net.ipv4.conf.all.rp_filter=0`".to_owned(),
+        certain: true,
+    })
+}

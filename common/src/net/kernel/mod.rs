@@ -1,0 +1,7 @@
+//! Kernel objects, one kind to a file: routes, netlink messages that `nft` does not send, namespaces,
+//! settings of interfaces. Nothing here knows what a tunnel is for.
+
+pub mod netns;
+pub(crate) mod nfnetlink;
+pub mod routes;
+pub mod sysctl;

@@ -1,0 +1,83 @@
+//! Packets keep their order when their way gets shorter.
+//!
+//! When a flow is led past a host, some of its packets are still on the long way, and those that take the
+//! short one would overtake them. So these wait, where the short way begins, until the others must have
+//! arrived: at the entry for those to the container, at the container's host for those to the peer.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::hold::{Hold, HoldError};
+use crate::net::lock::LockError;
+use crate::net::mark::Index;
+use crate::net::rules::firewall::{self, FirewallError};
+use crate::net::tunnel::lifecycle::Dirs;
+
+/// How long packets wait at most, if nobody says that they may go.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// How long it may take until they have gone.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// The queues' numbers begin here: one for each tunnel.
+const FIRST_QUEUE: u16 = 0xC180;
+
+/// Packets cannot be made to wait. They go, in whatever order.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OrderError {
+    /// There is no queue for them.
+    #[error(transparent)]
+    Hold(#[from] HoldError),
+    /// Nor a rule.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+    /// The tunnels' lock.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+}
+
+/// Packets of moved flows wait that are to leave through a tunnel. Dropping it lets them go.
+pub(crate) struct Waiting {
+    _until_dropped: oneshot::Sender<()>,
+}
+
+impl Waiting {
+    /// Has them wait from now on. If this process dies they pass.
+    pub(crate) async fn begin(dirs: &Dirs, tunnel: Index) -> Result<Self, OrderError> {
+        let ours = dirs.clone();
+        let hold = spawn_blocking(move || {
+            let _turn = ours.turn()?;
+            let hold = Hold::begin_here(queue(tunnel))?;
+            firewall::hold(tunnel, queue(tunnel))?;
+            Ok::<_, OrderError>(hold)
+        });
+        let hold = hold.await.expect("it does not panic")?;
+        let (_until_dropped, dropped) = oneshot::channel();
+        let dirs = dirs.clone();
+        tokio::spawn(async move {
+            let _ = timeout(LONGEST, dropped).await;
+            let ended = spawn_blocking(move || end(&dirs, tunnel, &hold));
+            if let Ok(Err(error)) = ended.await {
+                tracing::warn!("{error}");
+            }
+        });
+        Ok(Waiting { _until_dropped })
+    }
+}
+
+fn queue(tunnel: Index) -> u16 {
+    FIRST_QUEUE + u16::from(tunnel.get())
+}
+
+/// Those that wait go first, or others would overtake them.
+fn end(dirs: &Dirs, tunnel: Index, hold: &Hold) -> Result<(), OrderError> {
+    hold.release();
+    hold.wait_until_caught_up(LIMIT);
+    let _turn = dirs.turn()?;
+    firewall::let_pass(tunnel)?;
+    hold.wait_until_empty(LIMIT)?;
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! nftables: the rules of a tunnel.
+
+pub mod firewall;

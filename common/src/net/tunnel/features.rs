@@ -1,0 +1,33 @@
+//! What the network of a host must be able to do, tried without changing anything.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use conntrack::{Conntrack, Filter};
+
+use super::occupied;
+use crate::net::rules::firewall;
+
+/// Each feature with what is wrong with it, if anything. Blocks.
+pub fn problems() -> BTreeMap<String, Option<String>> {
+    let conntrack = Conntrack::open().and_then(|mut table| table.list(Filter::default()));
+    let tunnel = occupied::gather(&[])
+        .map_err(|error| error.to_string())
+        .and_then(|occupied| occupied.allot().map_err(|error| error.to_string()));
+    [
+        ("nftables", firewall::ruleset().err().map(|e| e.to_string())),
+        ("conntrack", conntrack.err().map(|e| e.to_string())),
+        ("tunnel numbers and marks", tunnel.err()),
+        ("WireGuard", wireguard()),
+    ]
+    .map(|(name, problem)| (name.to_owned(), problem))
+    .into()
+}
+
+/// Kernel WireGuard needs nothing; the embedded one needs TUN devices.
+fn wireguard() -> Option<String> {
+    let in_kernel = Path::new("/sys/module/wireguard").exists();
+    let tun = Path::new("/dev/net/tun").exists();
+    (!in_kernel && !tun)
+        .then(|| "neither WireGuard nor TUN: load the module `wireguard` or `tun`".to_owned())
+}

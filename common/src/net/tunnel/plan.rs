@@ -1,0 +1,465 @@
+//! What two hosts agree on before a tunnel is made: pure, the kernel is not asked here.
+//!
+//! The source sends an [`Offer`]; the destination, which then knows what both ends have in use,
+//! answers with an [`Agreement`]. Subnets, ports and keys are agreed; index, interface, routing
+//! table, rule and marks are each host's own affair (see [`Index`]).
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+use crate::net::mark::Index;
+use crate::ticket::Ticket;
+
+/// A WireGuard public key, in base64 as `wg` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PublicKey(pub String);
+
+/// What a host has in use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Occupied {
+    /// Its addresses (with their on-link prefixes) and the destinations of its routes, in all
+    /// tables. Default routes are not among them.
+    pub prefixes: Vec<IpNet>,
+    /// Indexes that cannot be allotted, each with the first reason found.
+    pub indexes: Vec<(Index, String)>,
+    /// Statements of other software that overwrite the bits of the mark that are ours.
+    pub mark_conflicts: Vec<String>,
+    /// Whether new interfaces may have IPv6 addresses.
+    pub ipv6: bool,
+}
+
+/// Why no tunnel can be planned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Other software overwrites our bits of the packet mark or the connmark.
+    #[error("firewall rules of other software use bits 16 to 27 of the mark: {}", .0.join("; "))]
+    MarkConflict(Vec<String>),
+    /// All 63 indexes are taken.
+    #[error("no tunnel number is free; the first reasons: {}", .0.join("; "))]
+    NoIndex(Vec<String>),
+    /// Every candidate overlaps an address or a route of one of the ends.
+    #[error("no private {0} subnet is free on both hosts")]
+    NoSubnet(&'static str),
+}
+
+impl Occupied {
+    /// The lowest index that this host can use: the choice is the same for two migrations that
+    /// start at once, so that they end up sharing one tunnel.
+    pub fn allot(&self) -> Result<Index, PlanError> {
+        if !self.mark_conflicts.is_empty() {
+            return Err(PlanError::MarkConflict(self.mark_conflicts.clone()));
+        }
+        let taken: BTreeSet<Index> = self.indexes.iter().map(|(index, _)| *index).collect();
+        Index::all()
+            .find(|index| !taken.contains(index))
+            .ok_or_else(|| {
+                let reasons = self.indexes.iter().take(3).map(|(_, why)| why.clone());
+                PlanError::NoIndex(reasons.collect())
+            })
+    }
+}
+
+/// What the source tells the destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The source's WireGuard key.
+    pub public_key: PublicKey,
+    /// The UDP port that a new tunnel would use at the source.
+    pub port: u16,
+    /// See [`Occupied::prefixes`].
+    pub prefixes: Vec<IpNet>,
+    /// See [`Occupied::ipv6`].
+    pub ipv6: bool,
+    /// The tunnels the source has, to any host: one of them may be to this destination.
+    pub tunnels: Vec<Agreement>,
+}
+
+/// One end of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct End {
+    /// Its WireGuard key.
+    pub public_key: PublicKey,
+    /// Its UDP port.
+    pub port: u16,
+}
+
+/// What both ends of a tunnel hold to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agreement {
+    /// The ends, ordered by key: which of them sends a container first is forgotten.
+    pub ends: [End; 2],
+    /// A /30; its first host address is that of the first end.
+    pub ipv4: Ipv4Net,
+    /// A /126 likewise, if both hosts have IPv6.
+    pub ipv6: Option<Ipv6Net>,
+}
+
+/// What the destination answers to an [`Offer`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// What both ends hold to.
+    pub agreement: Agreement,
+    /// What each end's keeper asks of the other before it listens to it. Told to nobody else.
+    pub ticket: Ticket,
+}
+
+/// An [`Agreement`] as seen from one of its ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// This end.
+    pub local: End,
+    /// The other end.
+    pub peer: End,
+    /// This end's addresses, with their prefix lengths; IPv4 first.
+    pub addresses: Vec<IpNet>,
+    /// The other end's addresses, in the same order.
+    pub peer_addresses: Vec<IpAddr>,
+}
+
+impl Agreement {
+    /// The agreement as the owner of `key` sees it; `None` if it is somebody else's.
+    pub fn view(&self, key: &PublicKey) -> Option<View> {
+        let local = self.ends.iter().position(|end| end.public_key == *key)?;
+        let peer = 1 - local;
+        let mut nets = vec![IpNet::V4(self.ipv4)];
+        nets.extend(self.ipv6.map(IpNet::V6));
+        Some(View {
+            local: self.ends[local].clone(),
+            peer: self.ends[peer].clone(),
+            addresses: nets
+                .iter()
+                .map(|net| IpNet::new(host(net, local), net.prefix_len()).expect("same family"))
+                .collect(),
+            peer_addresses: nets.iter().map(|net| host(net, peer)).collect(),
+        })
+    }
+
+    /// Whether its networks are such as [`answer`] chooses: the other host has named them, and they become
+    /// routes of this one.
+    pub(crate) fn is_private(&self) -> bool {
+        let pools = POOLS.map(|(base, length)| Ipv4Net::new(base, length).expect("a length"));
+        let unique_local =
+            Ipv6Net::new(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0), 8).expect("a length");
+        self.ipv4.prefix_len() == 30
+            && pools.iter().any(|pool| pool.contains(&self.ipv4))
+            && self
+                .ipv6
+                .is_none_or(|net| net.prefix_len() == 126 && unique_local.contains(&net))
+    }
+
+    fn is_between(&self, a: &PublicKey, b: &PublicKey) -> bool {
+        self.view(a).is_some_and(|view| view.peer.public_key == *b)
+    }
+
+    pub(crate) fn overlaps(&self, prefixes: &[IpNet]) -> bool {
+        overlaps(&IpNet::V4(self.ipv4), prefixes)
+            || self
+                .ipv6
+                .is_some_and(|net| overlaps(&IpNet::V6(net), prefixes))
+    }
+}
+
+/// The address of end 0 or 1: the first or the second after the subnet's own.
+fn host(net: &IpNet, end: usize) -> IpAddr {
+    match net {
+        IpNet::V4(net) => Ipv4Addr::from(u32::from(net.network()) + 1 + end as u32).into(),
+        IpNet::V6(net) => Ipv6Addr::from(u128::from(net.network()) + 1 + end as u128).into(),
+    }
+}
+
+/// The destination's answer to an offer.
+///
+/// A tunnel that both ends already have is used again. So is one that only the destination still
+/// has, provided that it fits what the source offers: the source is about to make its half for
+/// another migration, or has lost it.
+pub fn answer(
+    offer: &Offer,
+    key: &PublicKey,
+    tunnels: &[Agreement],
+    occupied: &Occupied,
+) -> Result<Agreement, PlanError> {
+    let mut ours = tunnels
+        .iter()
+        .filter(|tunnel| tunnel.is_between(key, &offer.public_key));
+    let fits = |tunnel: &&Agreement| {
+        offer.tunnels.contains(tunnel)
+            || tunnel
+                .view(&offer.public_key)
+                .is_some_and(|view| view.local.port == offer.port)
+                && !tunnel.overlaps(&offer.prefixes)
+    };
+    if let Some(tunnel) = ours.find(fits) {
+        return Ok(tunnel.clone());
+    }
+    let mut ends = [
+        End {
+            public_key: offer.public_key.clone(),
+            port: offer.port,
+        },
+        End {
+            public_key: key.clone(),
+            port: occupied.allot()?.port(),
+        },
+    ];
+    ends.sort();
+    let taken = [&offer.prefixes[..], &occupied.prefixes[..]].concat();
+    // The seed spreads the subnets of different pairs of hosts, so that a third host seldom finds
+    // the same one in use.
+    let seed = [&ends[0].public_key.0, &ends[1].public_key.0].map(String::as_str);
+    let free = |net: &IpNet| !overlaps(net, &taken);
+    let ipv4 = candidates_v4(&seed.concat())
+        .find(|net| free(&IpNet::V4(*net)))
+        .ok_or(PlanError::NoSubnet("IPv4"))?;
+    let ipv6 = if offer.ipv6 && occupied.ipv6 {
+        let net = candidates_v6(&seed.concat()).find(|net| free(&IpNet::V6(*net)));
+        Some(net.ok_or(PlanError::NoSubnet("IPv6"))?)
+    } else {
+        None
+    };
+    Ok(Agreement { ends, ipv4, ipv6 })
+}
+
+fn overlaps(net: &IpNet, prefixes: &[IpNet]) -> bool {
+    prefixes
+        .iter()
+        .any(|other| net.contains(other) || other.contains(net))
+}
+
+/// The private ranges of RFC 1918, largest first, then the shared one of RFC 6598. Not link-local
+/// 169.254.0.0/16: clouds keep their metadata services there.
+const POOLS: [(Ipv4Addr, u8); 4] = [
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+];
+/// Tries in each pool: a pool that another network covers whole is given up soon.
+const PROBES: usize = 512;
+
+fn candidates_v4(seed: &str) -> impl Iterator<Item = Ipv4Net> {
+    POOLS.into_iter().flat_map(move |(base, length)| {
+        let mut random = stream(seed, &base.to_string());
+        (0..PROBES).map(move |_| {
+            let mut bytes = [0; 4];
+            random.fill(&mut bytes);
+            let offset = u32::from_be_bytes(bytes) >> length & !3;
+            Ipv4Net::new((u32::from(base) + offset).into(), 30).expect("30 is a prefix length")
+        })
+    })
+}
+
+/// Unique local addresses (RFC 4193): fd00::/8 with random bits.
+fn candidates_v6(seed: &str) -> impl Iterator<Item = Ipv6Net> {
+    let mut random = stream(seed, "fd00::/8");
+    (0..PROBES).map(move |_| {
+        let mut bytes = [0; 16];
+        random.fill(&mut bytes);
+        bytes[0] = 0xfd;
+        bytes[15] &= !3;
+        Ipv6Net::new(bytes.into(), 126).expect("126 is a prefix length")
+    })
+}
+
+fn stream(seed: &str, pool: &str) -> blake3::OutputReader {
+    let mut hasher = blake3::Hasher::new_derive_key("live-migration tunnel subnet");
+    hasher.update(seed.as_bytes()).update(pool.as_bytes());
+    hasher.finalize_xof()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> PublicKey {
+        PublicKey(name.into())
+    }
+
+    fn occupied(prefixes: &[&str]) -> Occupied {
+        Occupied {
+            prefixes: prefixes.iter().map(|p| p.parse().unwrap()).collect(),
+            ipv6: true,
+            ..Occupied::default()
+        }
+    }
+
+    fn offer(prefixes: &[&str]) -> Offer {
+        Offer {
+            public_key: key("source"),
+            port: 51_821,
+            prefixes: occupied(prefixes).prefixes,
+            ipv6: true,
+            tunnels: vec![],
+        }
+    }
+
+    fn agree(offer: &Offer, occupied: &Occupied) -> Agreement {
+        answer(offer, &key("destination"), &[], occupied).unwrap()
+    }
+
+    #[test]
+    fn subnets_overlap_nothing_of_either_end() {
+        let first = agree(&offer(&[]), &occupied(&[]));
+        let v4 = first.ipv4.to_string();
+        let v6 = first.ipv6.unwrap().to_string();
+        for (source, destination) in [
+            (vec![v4.as_str()], vec![v6.as_str()]),
+            (vec![v6.as_str()], vec![v4.as_str()]),
+            (vec!["10.0.0.0/8"], vec!["172.16.0.0/12", "192.168.0.0/17"]),
+        ] {
+            let (offer, occupied) = (offer(&source), occupied(&destination));
+            let agreement = agree(&offer, &occupied);
+            let both = [&offer.prefixes[..], &occupied.prefixes[..]].concat();
+            assert!(!agreement.overlaps(&both), "{agreement:?}");
+            assert_eq!(agreement.ipv4, agreement.ipv4.trunc());
+            assert_eq!(agreement.ipv6.unwrap(), agreement.ipv6.unwrap().trunc());
+        }
+    }
+
+    #[test]
+    fn the_choice_is_deterministic_and_differs_between_pairs() {
+        let here = agree(&offer(&[]), &occupied(&[]));
+        assert_eq!(here, agree(&offer(&[]), &occupied(&[])));
+        let other = answer(&offer(&[]), &key("third"), &[], &occupied(&[])).unwrap();
+        assert_ne!(here.ipv4, other.ipv4);
+        assert_ne!(here.ipv6, other.ipv6);
+    }
+
+    #[test]
+    fn only_networks_of_the_size_and_the_place_of_a_tunnel_are_private() {
+        let good = agree(&offer(&[]), &occupied(&[]));
+        assert!(good.is_private());
+        for ipv4 in [
+            "128.0.0.0/1",
+            "10.0.0.0/8",
+            "10.1.2.0/29",
+            "192.0.2.0/30",
+            "255.255.255.255/32",
+        ] {
+            let ipv4 = ipv4.parse().unwrap();
+            assert!(
+                !Agreement {
+                    ipv4,
+                    ..good.clone()
+                }
+                .is_private(),
+                "{ipv4}"
+            );
+        }
+        for ipv6 in ["::/1", "fd00::/8", "2001:db8::/126", "fd00::/64"] {
+            let ipv6 = Some(ipv6.parse().unwrap());
+            assert!(
+                !Agreement {
+                    ipv6,
+                    ..good.clone()
+                }
+                .is_private(),
+                "{ipv6:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_free_is_said() {
+        let all = [
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "100.0.0.0/8",
+        ];
+        let error = answer(&offer(&all), &key("d"), &[], &occupied(&[])).unwrap_err();
+        assert_eq!(error, PlanError::NoSubnet("IPv4"));
+        let error = answer(&offer(&["fd00::/8"]), &key("d"), &[], &occupied(&[])).unwrap_err();
+        assert_eq!(error, PlanError::NoSubnet("IPv6"));
+    }
+
+    #[test]
+    fn without_ipv6_at_one_end_there_is_none() {
+        let mut offer = offer(&["fd00::/8"]);
+        offer.ipv6 = false;
+        assert_eq!(agree(&offer, &occupied(&[])).ipv6, None);
+    }
+
+    #[test]
+    fn both_ends_see_mirror_images() {
+        let agreement = agree(&offer(&[]), &occupied(&[]));
+        let here = agreement.view(&key("source")).unwrap();
+        let there = agreement.view(&key("destination")).unwrap();
+        assert_eq!(here.local, there.peer);
+        assert_eq!(here.peer, there.local);
+        assert_eq!(here.local.port, 51_821);
+        let addresses = |view: &View| view.addresses.iter().map(IpNet::addr).collect::<Vec<_>>();
+        assert_eq!(addresses(&here), there.peer_addresses);
+        assert_eq!(addresses(&there), here.peer_addresses);
+        assert!(agreement.ipv4.hosts().any(|h| addresses(&here)[0] == h));
+        assert!(agreement.view(&key("third")).is_none());
+    }
+
+    #[test]
+    fn a_tunnel_both_have_is_used_again_by_either_side() {
+        let agreement = agree(&offer(&[]), &occupied(&[]));
+        let subnet = agreement.ipv4.to_string();
+        let mut offer = offer(&[&subnet]);
+        offer.port = 51_822;
+        offer.tunnels = vec![agreement.clone()];
+        let ours = [agreement.clone()];
+        let reused = answer(&offer, &key("destination"), &ours, &occupied(&[&subnet])).unwrap();
+        assert_eq!(reused, agreement);
+
+        offer.public_key = key("destination");
+        let back = answer(&offer, &key("source"), &ours, &occupied(&[&subnet])).unwrap();
+        assert_eq!(back, agreement);
+    }
+
+    #[test]
+    fn a_tunnel_only_the_destination_has_is_used_if_it_fits() {
+        let agreement = agree(&offer(&[]), &occupied(&[]));
+        let subnet = agreement.ipv4.to_string();
+        let ours = [agreement.clone()];
+        let answer = |offer: &Offer| {
+            answer(offer, &key("destination"), &ours, &occupied(&[&subnet])).unwrap()
+        };
+        assert_eq!(answer(&offer(&[])), agreement);
+        assert_ne!(answer(&offer(&[&subnet])), agreement);
+        let mut elsewhere = offer(&[]);
+        elsewhere.port = 51_829;
+        assert_ne!(answer(&elsewhere), agreement);
+    }
+
+    #[test]
+    fn a_tunnel_only_the_source_has_is_not_used() {
+        let agreement = agree(&offer(&[]), &occupied(&[]));
+        let subnet = agreement.ipv4.to_string();
+        let mut offer = offer(&[&subnet]);
+        offer.port = 51_822;
+        offer.tunnels = vec![agreement.clone()];
+        let fresh = agree(&offer, &occupied(&[]));
+        assert_ne!(fresh.ipv4, agreement.ipv4);
+        assert_eq!(fresh.view(&key("source")).unwrap().local.port, 51_822);
+    }
+
+    #[test]
+    fn the_lowest_free_index_is_allotted() {
+        let mut occupied = occupied(&[]);
+        assert_eq!(occupied.allot().unwrap().get(), 1);
+        occupied.indexes = [1, 3]
+            .map(|n| (Index::try_from(n).unwrap(), "in use".into()))
+            .into();
+        assert_eq!(occupied.allot().unwrap().get(), 2);
+        occupied.indexes = Index::all().map(|n| (n, "in use".into())).collect();
+        assert!(matches!(occupied.allot(), Err(PlanError::NoIndex(_))));
+        occupied.mark_conflicts = vec!["table ip other".into()];
+        assert!(matches!(occupied.allot(), Err(PlanError::MarkConflict(_))));
+    }
+
+    #[test]
+    fn messages_survive_serialization() {
+        let mut offer = offer(&["192.0.2.0/24", "2001:db8::/64"]);
+        offer.tunnels = vec![agree(&offer, &occupied(&[]))];
+        let text = serde_json::to_string(&offer).unwrap();
+        assert_eq!(serde_json::from_str::<Offer>(&text).unwrap(), offer);
+    }
+}

@@ -1,0 +1,121 @@
+//! What of a tunnel somebody else has removed, and putting it back.
+//!
+//! Other programs take what they do not know for left-overs: `nft flush ruleset`, with which Debian's
+//! /etc/nftables.conf begins, an `ip rule del`, a network manager that is restarted. Moved connections need
+//! every rule and route of their tunnel, so its keeper looks each second whether they are there. All of it
+//! follows from the tunnel's record.
+
+use std::path::Path;
+
+use super::lifecycle::{Dirs, Record, TunnelError};
+use super::plan::View;
+use super::wireguard::MTU;
+use crate::net::flows::published;
+use crate::net::kernel::nfnetlink::Nfnetlink;
+use crate::net::kernel::routes::Routes;
+use crate::net::kernel::sysctl;
+use crate::net::rules::firewall;
+
+/// What looks after one tunnel.
+pub(crate) struct Upkeep<'a> {
+    dirs: &'a Dirs,
+    record: &'a Record,
+    view: View,
+    routes: Routes,
+    netfilter: Option<Nfnetlink>,
+    /// The ruleset as it was when all was found there.
+    generation: Option<u32>,
+}
+
+impl<'a> Upkeep<'a> {
+    /// Looks after the tunnel of this record. Changes nothing yet.
+    pub(crate) fn of(dirs: &'a Dirs, record: &'a Record) -> Result<Self, TunnelError> {
+        Ok(Upkeep {
+            dirs,
+            record,
+            view: record.view()?,
+            routes: Routes::open()?,
+            netfilter: Nfnetlink::open().ok(),
+            generation: None,
+        })
+    }
+
+    /// Puts back what is missing. While a tunnel is made or taken down things are missing that nobody has
+    /// removed: so it is looked at again when nobody else is at work on tunnels. Starts no program as long as
+    /// nobody has changed the ruleset.
+    pub(crate) fn look(&mut self) -> Result<(), TunnelError> {
+        if self.missing()?.is_empty() {
+            return Ok(());
+        }
+        let _turn = self.dirs.turn()?;
+        if !Record::exists(self.dirs, self.record.index) {
+            return Ok(());
+        }
+        self.put_back()
+    }
+
+    /// The same for who has its turn.
+    pub(crate) fn put_back(&mut self) -> Result<(), TunnelError> {
+        let missing = self.missing()?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let (index, interface) = (self.record.index, self.record.index.interface());
+        let addresses = &self.view.addresses;
+        let ipv6 = addresses.len() > 1;
+        sysctl::prepare_interface(&interface, ipv6)?;
+        sysctl::keeping_redirects(|| self.routes.configure(&interface, MTU, addresses))??;
+        self.routes.route(index, ipv6)?;
+        firewall::put_back(index)?;
+        published::put_back(self.dirs, index)?;
+        tracing::warn!(
+            interface,
+            "somebody has removed {}; it is there again{}",
+            missing.join(", "),
+            suspect(&missing)
+        );
+        self.generation = None;
+        Ok(())
+    }
+
+    /// What is not there, in words.
+    fn missing(&mut self) -> Result<Vec<String>, TunnelError> {
+        let (index, interface) = (self.record.index, self.record.index.interface());
+        // Without its interface the tunnel is gone.
+        if self.routes.interface(&interface)?.is_none() {
+            return Ok(Vec::new());
+        }
+        let addresses = &self.view.addresses;
+        let ipv6 = addresses.len() > 1;
+        let mut missing = self.routes.missing(index, ipv6)?;
+        if !self.routes.is_up(&interface, MTU)? {
+            missing.push(format!("{interface} from those that are up"));
+        }
+        let gone = self.routes.missing_addresses(&interface, addresses)?;
+        missing.extend(gone.iter().map(|net| format!("the address {net}")));
+        if !sysctl::is_prepared(&interface, ipv6) {
+            missing.push(format!("the settings of {interface}"));
+        }
+        let generation = self.netfilter.as_ref().and_then(|n| n.generation().ok());
+        if generation.is_none() || generation != self.generation {
+            let of_firewall = firewall::missing(index, published::ways(self.dirs, index)?)?;
+            // The number is from before the look: a change in between is looked at next time.
+            self.generation = generation.filter(|_| of_firewall.is_empty());
+            missing.extend(of_firewall);
+        }
+        Ok(missing)
+    }
+}
+
+/// Who it may have been.
+fn suspect(missing: &[String]) -> &'static str {
+    let table = format!("inet {}", firewall::TABLE);
+    let routing = |what: &String| what.contains("rule") || what.contains("route");
+    if missing.iter().any(|what| what.contains(&table)) {
+        " (`nft flush ruleset` does that, with which /etc/nftables.conf of Debian begins)"
+    } else if missing.iter().any(routing) && Path::new("/run/systemd/netif/state").exists() {
+        " (systemd-networkd runs here, and removes what it does not know)"
+    } else {
+        ""
+    }
+}
