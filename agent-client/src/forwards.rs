@@ -1,8 +1,10 @@
 //! What is to be seen and ended of the ports that lead to containers that have moved away.
 
 use anyhow::Context;
-use common::net::flows::published::{self, Forward, State};
-use common::net::tunnel::lifecycle::{self, Dirs};
+use common::net::flows::port_forward::{Forward, State};
+use common::net::flows::published;
+use common::net::state::Dirs;
+use common::net::tunnel::status;
 use serde_json::json;
 
 use crate::cli::Format;
@@ -10,7 +12,7 @@ use crate::cli::Format;
 /// Prints the forwards of this host.
 pub(crate) fn list(format: Format) -> anyhow::Result<()> {
     let dirs = Dirs::default();
-    let tunnels = lifecycle::list(&dirs)?;
+    let tunnels = status::list(&dirs)?;
     let found = published::list(&dirs)?.into_iter().map(|(index, forward)| {
         let tunnel = tunnels.iter().find(|t| t.record.index == index);
         (forward, tunnel)

@@ -16,9 +16,12 @@ use common::host::HostFacts;
 use common::journal::{Direction, Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::flows::decide::FlowCount;
-use common::net::flows::published::{self, Forward};
+use common::net::flows::port_forward::Forward;
+use common::net::flows::published;
 use common::net::foreign_firewalls::{self, Part};
-use common::net::tunnel::lifecycle::{Dirs, MOST_TRIES, PROOF_LIMIT, Tunnel, TunnelError};
+use common::net::mark::Index;
+use common::net::state::Dirs;
+use common::net::tunnel::{MOST_TRIES, PROOF_LIMIT, Tunnel, TunnelError};
 use common::paths;
 use common::preflight::{self, Check, Side, Verdict};
 use common::protocol::message::FLOWS_PER_BATCH;
@@ -335,7 +338,7 @@ impl<'a> Migration<'a> {
         let ready = flows[0].prepare(tunnel.index()).await;
         ready.context("cannot prepare the flows")?;
         if self.forward_new {
-            self.prepare_forward(source, &tunnel).await?;
+            self.prepare_forward(source, tunnel.index()).await?;
         }
         // Before the freeze: a check must not begin while the container stands still.
         let held = source.clone();
@@ -455,19 +458,14 @@ impl<'a> Migration<'a> {
     }
 
     /// The forward is on record before the commit: whoever finishes this migration has it work.
-    async fn prepare_forward(
-        &mut self,
-        source: &Source,
-        tunnel: &std::sync::Arc<Tunnel>,
-    ) -> anyhow::Result<()> {
+    async fn prepare_forward(&mut self, source: &Source, tunnel: Index) -> anyhow::Result<()> {
         let forward = Forward::of(&source.facts);
         let id = forward.container.id.clone();
         self.undo.register("forward", move || async move {
             spawn_blocking(move || published::remove(&Dirs::default(), &id)).await??;
             Ok(())
         });
-        let tunnel = tunnel.clone();
-        let prepare = move || published::prepare(&Dirs::default(), &tunnel, forward);
+        let prepare = move || published::prepare(&Dirs::default(), tunnel, forward);
         spawn_blocking(prepare).await??;
         Ok(())
     }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use common::container::{podman, service, stragglers};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::flows::{carry, neighbours, published};
-use common::net::tunnel::lifecycle::Dirs;
+use common::net::state::Dirs;
 use common::paths;
 use common::protocol::{MigrationId, Outcome};
 use common::transaction::{self, SourceStep};

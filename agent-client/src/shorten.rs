@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use common::net::flows::decide::MovedFlow;
 use common::net::mark::Index;
+use common::net::state::Dirs;
 use common::net::tunnel::introduction::{Introduction, IntroductionError};
-use common::net::tunnel::lifecycle::{self, Dirs, MOST_TRIES};
+use common::net::tunnel::{self, MOST_TRIES};
 use common::protocol::message::FLOWS_PER_BATCH;
 use common::protocol::{Reply, Request};
 use tokio::task::spawn_blocking;
@@ -64,7 +65,7 @@ impl Moved<'_> {
         for (through, moved) in self.flows.iter().flat_map(|f| f.passing(self.tunnel)) {
             entries.entry(through).or_default().extend(moved);
         }
-        let tunnels = spawn_blocking(|| lifecycle::alive(&Dirs::default())).await;
+        let tunnels = spawn_blocking(|| tunnel::status::alive(&Dirs::default())).await;
         let mut others = tunnels.ok().and_then(Result::ok).unwrap_or_default();
         others.retain(|index| *index != self.tunnel);
         for index in others {
@@ -158,7 +159,7 @@ impl Moved<'_> {
     /// comes back, then what that has become.
     async fn wait_until_arrived(&self, through: Index) {
         for tunnel in [self.tunnel, through] {
-            let echo = move || lifecycle::echo(&Dirs::default(), tunnel, UNDER_WAY);
+            let echo = move || tunnel::echo(&Dirs::default(), tunnel, UNDER_WAY);
             match spawn_blocking(echo).await {
                 Ok(Ok(true)) => {}
                 failed => {

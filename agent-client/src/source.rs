@@ -24,7 +24,7 @@ use common::net::flows::decide::MovedFlow;
 use common::net::flows::neighbours::{self, Parting};
 use common::net::mark::Index;
 use common::net::packets::quarantine;
-use common::net::rules::firewall;
+use common::net::rules::guard::guard;
 use common::protocol::{MissingImage, StreamDigest};
 use common::ticket::Ticket;
 use tokio::task::spawn_blocking;
@@ -424,9 +424,9 @@ impl Flows {
             if guarded.is_empty() {
                 return Ok(());
             }
-            firewall::guard(tunnel, &guarded)?;
+            guard(tunnel, &guarded)?;
             departing.make_anew()?;
-            Ok(firewall::guard(tunnel, &[])?)
+            Ok(guard(tunnel, &[])?)
         })
         .await?
     }

@@ -10,7 +10,7 @@ use common::container::ContainerFacts;
 use common::host::HostFacts;
 use common::journal::MigrationRecord;
 use common::net::flows::decide::MovedFlow;
-use common::net::tunnel::lifecycle;
+use common::net::tunnel;
 use common::net::tunnel::plan::{Offer, Terms};
 use common::preflight::Check;
 use common::protocol::{
@@ -50,7 +50,7 @@ pub trait Destination: Send + Sync {
     /// Tunnels and migrations.
     fn status(
         &self,
-    ) -> impl Future<Output = Step<(Vec<lifecycle::Status>, Vec<MigrationRecord>)>> + Send;
+    ) -> impl Future<Output = Step<(Vec<tunnel::status::Status>, Vec<MigrationRecord>)>> + Send;
 
     /// What became of a migration.
     fn outcome(&self, migration: &MigrationId) -> impl Future<Output = Step<Outcome>> + Send;

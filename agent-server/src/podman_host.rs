@@ -9,8 +9,9 @@ use common::container::{ContainerFacts, podman};
 use common::host::HostFacts;
 use common::journal::{Direction, Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
-use common::net::tunnel::lifecycle::{self, Dirs, Tunnel};
+use common::net::state::Dirs;
 use common::net::tunnel::plan::{Offer, Terms};
+use common::net::tunnel::{self, Tunnel};
 use common::preflight::{self, Check, Side, Verdict};
 use common::protocol::{MigrationId, MissingImage, Outcome, RefusalCode, Refused};
 use common::transaction;
@@ -186,8 +187,8 @@ impl Destination for PodmanHost {
         Ok((incoming, missing_image))
     }
 
-    async fn status(&self) -> Step<(Vec<lifecycle::Status>, Vec<MigrationRecord>)> {
-        let tunnels = spawn_blocking(|| lifecycle::list(&Dirs::default()))
+    async fn status(&self) -> Step<(Vec<tunnel::status::Status>, Vec<MigrationRecord>)> {
+        let tunnels = spawn_blocking(|| tunnel::status::list(&Dirs::default()))
             .await
             .map_err(failed)?
             .map_err(failed)?;

@@ -7,7 +7,7 @@ use common::container::{ContainerFacts, podman, stragglers};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::flows::{neighbours, published};
 use common::net::packets::quarantine;
-use common::net::tunnel::lifecycle::Dirs;
+use common::net::state::Dirs;
 use common::paths;
 use common::transaction::{self, DestinationStep};
 use tokio::task::spawn_blocking;

@@ -11,9 +11,10 @@ use common::container::podman::{Listed, Places};
 use common::container::service::ServiceHere;
 use common::container::{ContainerFacts, apparmor, podman};
 use common::host::Room;
-use common::net::flows::published::{self, Forward};
+use common::net::flows::port_forward::Forward;
+use common::net::flows::published;
 use common::net::foreign_firewalls::{self, Obstacle, Part};
-use common::net::tunnel::lifecycle::Dirs;
+use common::net::state::Dirs;
 use common::preflight::DestinationFacts;
 use tokio::task::spawn_blocking;
 

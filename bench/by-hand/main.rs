@@ -15,8 +15,9 @@ use common::net::flows::carry::{self, Here};
 use common::net::flows::decide::MovedFlow;
 use common::net::kernel::routes::Routes;
 use common::net::mark::Index;
-use common::net::tunnel::lifecycle::{Dirs, PROOF_LIMIT, Tunnel};
+use common::net::state::Dirs;
 use common::net::tunnel::plan::{Offer, Terms};
+use common::net::tunnel::{PROOF_LIMIT, Tunnel};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

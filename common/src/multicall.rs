@@ -14,8 +14,8 @@ use std::process::Command;
 use crate::command;
 use crate::container::restore::{gate, skeleton, starter};
 use crate::net::mark::Index;
+use crate::net::state::Dirs;
 use crate::net::tunnel::keeper;
-use crate::net::tunnel::lifecycle::Dirs;
 
 const KEEPER_NAME: &str = "tunnel-keeper";
 

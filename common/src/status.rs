@@ -10,7 +10,9 @@ use crate::journal::{Direction, Journal, MigrationRecord, Progress};
 use crate::multicall::keeper_command;
 use crate::net::flows::{carry, stand_in};
 use crate::net::mark::{self, Index, Mark};
-use crate::net::tunnel::lifecycle::{self, Dirs, TunnelError};
+use crate::net::state::Dirs;
+use crate::net::tunnel;
+use crate::net::tunnel::TunnelError;
 use crate::units;
 
 /// Most migrations shown to people; the journal has all.
@@ -22,7 +24,7 @@ const MOST_FLOWS: usize = 50;
 #[derive(Debug, Serialize)]
 pub struct Status {
     /// This host's tunnels.
-    pub tunnels: Vec<lifecycle::Status>,
+    pub tunnels: Vec<tunnel::status::Status>,
     /// The tracked connections that take them.
     pub flows: Vec<Path>,
     /// Migrations, newest first.
@@ -56,7 +58,7 @@ impl Status {
     /// A record that cannot be read, or the connection tracking table.
     pub fn gather(agent: &str) -> anyhow::Result<Self> {
         Ok(Status {
-            tunnels: lifecycle::list(&Dirs::default())?,
+            tunnels: tunnel::status::list(&Dirs::default())?,
             flows: carry::through_tunnels()?.iter().map(Path::of).collect(),
             migrations: Journal::of(agent).list()?,
         })
@@ -114,7 +116,7 @@ impl Display for Path {
 
 /// Takes down tunnels that nothing needs, and says in lines what became of each.
 pub fn clean_up() -> Result<String, TunnelError> {
-    let cleaned = lifecycle::clean_up(&Dirs::default(), &keeper_command)?;
+    let cleaned = tunnel::status::clean_up(&Dirs::default(), &keeper_command)?;
     let lines: Vec<_> = cleaned.iter().map(|tunnel| format!("{tunnel}\n")).collect();
     Ok(match lines.is_empty() {
         true => "there are no tunnels\n".to_owned(),

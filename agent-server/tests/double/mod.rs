@@ -10,7 +10,7 @@ use common::container::ContainerFacts;
 use common::host::HostFacts;
 use common::journal::MigrationRecord;
 use common::net::flows::decide::MovedFlow;
-use common::net::tunnel::lifecycle;
+use common::net::tunnel;
 use common::net::tunnel::plan::{Agreement, End, Offer, PublicKey, Terms};
 use common::preflight::Check;
 use common::protocol::{
@@ -160,7 +160,7 @@ impl Destination for Host {
         Ok((Migration { host, cancel }, Some(MissingImage::default())))
     }
 
-    async fn status(&self) -> Step<(Vec<lifecycle::Status>, Vec<MigrationRecord>)> {
+    async fn status(&self) -> Step<(Vec<tunnel::status::Status>, Vec<MigrationRecord>)> {
         self.step("status", "", &CancellationToken::new()).await?;
         Ok((Vec::new(), Vec::new()))
     }

@@ -17,6 +17,7 @@ pub mod lock;
 pub mod mark;
 pub mod packets;
 pub mod rules;
+pub mod state;
 pub mod tunnel;
 
 #[cfg(test)]

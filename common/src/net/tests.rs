@@ -21,9 +21,11 @@ use super::kernel::netns;
 use super::mark::{Direction, Index, Mark};
 use super::packets::order::Waiting;
 use super::packets::{quarantine, segments};
-use super::tunnel::lifecycle::{self, Dirs, Tunnel, TunnelError};
+use super::state::Dirs;
+use super::tunnel::lifecycle;
 use super::tunnel::wireguard::Backend;
-use super::tunnel::{keeper, occupied};
+use super::tunnel::{Tunnel, TunnelError};
+use super::tunnel::{keeper, occupied, spawn, status};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -154,7 +156,7 @@ impl Host {
 
     fn has_keeper(&self) -> bool {
         let index = Index::try_from(1).unwrap();
-        self.with_dirs(move |dirs| keeper::is_alive(dirs, index).unwrap())
+        self.with_dirs(move |dirs| spawn::is_alive(dirs, index).unwrap())
     }
 
     /// Kills the keeper of the host's only tunnel: the only other process in the namespace.
@@ -306,7 +308,7 @@ fn a_tunnel_is_proven_reused_and_leaves_nothing() {
     assert_eq!(here.interface(), "lmwg1");
     let ping6 = source.sh("ip -6 route show dev lmwg1");
     assert!(ping6.contains("/126"), "{ping6}");
-    let status = source.with_dirs(|dirs| lifecycle::list(dirs).unwrap());
+    let status = source.with_dirs(|dirs| status::list(dirs).unwrap());
     assert_eq!(status.len(), 1);
     assert!(status[0].alive && status[0].flows == 0);
 
@@ -372,7 +374,7 @@ fn a_half_whose_other_half_is_gone_gives_way() {
     assert_eq!(there.interface(), "lmwg1");
     let here = prove(&source, here);
     let there = prove(&destination, there);
-    let left = source.with_dirs(|dirs| lifecycle::list(dirs).unwrap());
+    let left = source.with_dirs(|dirs| status::list(dirs).unwrap());
     assert_eq!(left.len(), 1, "{left:?}");
     assert!(source.run(move || here.teardown().unwrap()));
     assert!(destination.run(move || there.teardown().unwrap()));
@@ -411,7 +413,7 @@ fn marked_flows_take_the_tunnel_and_hold_it() {
         stream.read_exact(&mut received).unwrap();
     });
     assert!(received.iter().all(|byte| *byte == 7));
-    assert_eq!(source.run(move || keeper::flows(index).unwrap()), 1);
+    assert_eq!(source.run(move || spawn::flows(index).unwrap()), 1);
 
     // The flow outlives the migration that made the tunnel, and holds it.
     assert!(!source.run(move || here.teardown().unwrap()));
@@ -436,7 +438,7 @@ fn marked_flows_take_the_tunnel_and_hold_it() {
     for (host, before) in [&source, &destination].into_iter().zip(&before) {
         host.run(forget_flows);
         eventually("the tunnel ends", Duration::from_secs(20), || {
-            host.with_dirs(|dirs| lifecycle::list(dirs).unwrap().is_empty()) && !host.has_keeper()
+            host.with_dirs(|dirs| status::list(dirs).unwrap().is_empty()) && !host.has_keeper()
         });
         host.sh("sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_time_wait=120");
         assert_same(before, &host.snapshot());
@@ -555,7 +557,7 @@ fn an_idle_tunnel_ends_by_itself_after_its_maker_was_killed() {
     let there = establish(&destination, &terms, "198.18.1.1");
     let there = prove(&destination, there);
     eventually("the tunnel ends", Duration::from_secs(20), || {
-        source.with_dirs(|dirs| lifecycle::list(dirs).unwrap().is_empty())
+        source.with_dirs(|dirs| status::list(dirs).unwrap().is_empty())
     });
     eventually("its keeper ends", TIMEOUT, || !source.has_keeper());
     assert_same(&before, &source.snapshot());
@@ -617,7 +619,7 @@ fn failure_to_start_leaves_nothing() {
         let peer = "198.18.1.2".parse().unwrap();
         Tunnel::establish(dirs, &terms, peer, &|_| Command::new("false")).unwrap_err()
     });
-    assert!(matches!(error, TunnelError::Keeper(_)), "{error}");
+    assert!(matches!(error, TunnelError::Spawn(_)), "{error}");
     assert_same(&before, &source.snapshot());
 
     // A tunnel whose other end does not answer says which ports to open.

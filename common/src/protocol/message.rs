@@ -12,8 +12,8 @@ use crate::container::ContainerFacts;
 use crate::host::HostFacts;
 use crate::journal::MigrationRecord;
 use crate::net::flows::decide::MovedFlow;
-use crate::net::tunnel::lifecycle::Status as TunnelStatus;
 use crate::net::tunnel::plan::{Offer, Terms};
+use crate::net::tunnel::status::Status as TunnelStatus;
 use crate::preflight::Check;
 use crate::ticket::Ticket;
 

@@ -3,5 +3,6 @@
 pub mod carry;
 pub mod decide;
 pub mod neighbours;
+pub mod port_forward;
 pub mod published;
 pub mod stand_in;

@@ -18,86 +18,41 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
-use serde::{Deserialize, Serialize};
 
-use crate::container::facts::{ContainerFacts, PublishedPort};
+use super::port_forward::{Forward, State, specific};
+use crate::container::facts::PublishedPort;
+use crate::net::lock::LockError;
 use crate::net::mark::Index;
-use crate::net::rules::firewall;
-use crate::net::tunnel::lifecycle::{self, Dirs, Tunnel, TunnelError};
-use crate::protocol::ContainerRef;
+use crate::net::rules;
+use crate::net::rules::nft::FirewallError;
+use crate::net::state::{self, Dirs, StateError};
 
 /// How long a keeper may take to let go of ports that were lent.
 const LEND: Duration = Duration::from_secs(5);
 /// Pause between looks whether it has.
 const POLL: Duration = Duration::from_millis(50);
 
-/// What a forward does at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Nothing yet: the container is about to move.
-    Prepared,
-    /// New connections go to the container, and its ports here are bound.
-    Active,
-    /// New connections go to the container, but the ports are not bound: Podman binds them for its
-    /// return.
-    Lent,
-}
-
-/// Sends new connections to a container that has moved away.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Forward {
-    /// The container.
-    pub container: ContainerRef,
-    /// The ports that it had published here.
-    pub ports: Vec<PublishedPort>,
-    /// Where they go: one address of each family that it has.
-    pub addresses: Vec<IpAddr>,
-    /// What it does at the moment.
-    pub state: State,
-}
-
-impl Forward {
-    /// For a container of this host.
-    pub fn of(container: &ContainerFacts) -> Self {
-        let all = container.addresses();
-        let first = |ipv6| all.iter().copied().find(|a| a.is_ipv6() == ipv6);
-        Forward {
-            container: container.reference(),
-            ports: container.ports.clone(),
-            addresses: [first(false), first(true)].into_iter().flatten().collect(),
-            state: State::Prepared,
-        }
-    }
-
-    /// Each of its ports with the address behind it.
-    pub(crate) fn ways(&self) -> impl Iterator<Item = (&PublishedPort, IpAddr)> {
-        self.ports.iter().flat_map(|port| {
-            let fits = |to: &&IpAddr| {
-                let asked = specific(port);
-                asked.is_none_or(|asked| asked.is_ipv6() == to.is_ipv6())
-            };
-            self.addresses
-                .iter()
-                .filter(fits)
-                .map(move |to| (port, *to))
-        })
-    }
-}
-
-/// The one address of the host that a port is published at, unless it is at all of them.
-pub(crate) fn specific(port: &PublishedPort) -> Option<IpAddr> {
-    port.host_address
-        .filter(|address| !address.is_unspecified())
+/// New connections cannot be sent after a container.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// The tunnels' files.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Firewall rules.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+    /// The tunnels' lock.
+    #[error(transparent)]
+    Lock(#[from] LockError),
 }
 
 /// Prepares a forward through a tunnel. Undone by [`remove`].
 ///
 /// # Errors
 /// Those of the tunnel's files.
-pub fn prepare(dirs: &Dirs, tunnel: &Tunnel, forward: Forward) -> Result<(), TunnelError> {
+pub fn prepare(dirs: &Dirs, tunnel: Index, forward: Forward) -> Result<(), ForwardError> {
     let _turn = dirs.turn()?;
-    add(dirs, tunnel.index(), forward)
+    add(dirs, tunnel, forward)
 }
 
 /// Has the forward for a container, if there is one, work from now on: when it has moved, or when it
@@ -105,7 +60,7 @@ pub fn prepare(dirs: &Dirs, tunnel: &Tunnel, forward: Forward) -> Result<(), Tun
 ///
 /// # Errors
 /// Those of the tunnel's files and of the firewall.
-pub fn activate(dirs: &Dirs, container: &str) -> Result<(), TunnelError> {
+pub fn activate(dirs: &Dirs, container: &str) -> Result<(), ForwardError> {
     set(dirs, container, State::Active).map(drop)
 }
 
@@ -113,7 +68,7 @@ pub fn activate(dirs: &Dirs, container: &str) -> Result<(), TunnelError> {
 ///
 /// # Errors
 /// Those of the tunnel's files and of the firewall.
-pub fn lend(dirs: &Dirs, container: &str) -> Result<(), TunnelError> {
+pub fn lend(dirs: &Dirs, container: &str) -> Result<(), ForwardError> {
     let Some(forward) = set(dirs, container, State::Lent)? else {
         return Ok(());
     };
@@ -130,7 +85,7 @@ pub fn lend(dirs: &Dirs, container: &str) -> Result<(), TunnelError> {
 ///
 /// # Errors
 /// Those of the tunnel's files and of the firewall.
-pub fn remove(dirs: &Dirs, container: &str) -> Result<Option<Forward>, TunnelError> {
+pub fn remove(dirs: &Dirs, container: &str) -> Result<Option<Forward>, ForwardError> {
     let _turn = dirs.turn()?;
     let mut removed = None;
     for (index, mut forwards) in all(dirs)? {
@@ -146,7 +101,7 @@ pub fn remove(dirs: &Dirs, container: &str) -> Result<Option<Forward>, TunnelErr
 ///
 /// # Errors
 /// Those of the tunnels' files.
-pub fn list(dirs: &Dirs) -> Result<Vec<(Index, Forward)>, TunnelError> {
+pub fn list(dirs: &Dirs) -> Result<Vec<(Index, Forward)>, ForwardError> {
     let forwards = all(dirs)?.into_iter();
     Ok(forwards
         .flat_map(|(index, forwards)| forwards.into_iter().map(move |f| (index, f)))
@@ -160,7 +115,7 @@ pub(crate) fn follow(
     container: &str,
     from: Index,
     to: Index,
-) -> Result<bool, TunnelError> {
+) -> Result<bool, ForwardError> {
     let _turn = dirs.turn()?;
     let mut forwards = of_tunnel(dirs, from)?;
     let Some(at) = forwards.iter().position(|f| f.container.id == container) else {
@@ -173,17 +128,17 @@ pub(crate) fn follow(
 }
 
 /// The forwards that use a tunnel.
-pub(crate) fn of_tunnel(dirs: &Dirs, index: Index) -> Result<Vec<Forward>, TunnelError> {
-    Ok(lifecycle::read(&dirs.forwards(index))?.unwrap_or_default())
+pub(crate) fn of_tunnel(dirs: &Dirs, index: Index) -> Result<Vec<Forward>, ForwardError> {
+    Ok(state::read(&dirs.forwards(index))?.unwrap_or_default())
 }
 
-fn all(dirs: &Dirs) -> Result<Vec<(Index, Vec<Forward>)>, TunnelError> {
+fn all(dirs: &Dirs) -> Result<Vec<(Index, Vec<Forward>)>, ForwardError> {
     Index::all()
         .map(|index| Ok((index, of_tunnel(dirs, index)?)))
         .collect()
 }
 
-fn set(dirs: &Dirs, container: &str, state: State) -> Result<Option<Forward>, TunnelError> {
+fn set(dirs: &Dirs, container: &str, state: State) -> Result<Option<Forward>, ForwardError> {
     let _turn = dirs.turn()?;
     for (index, mut forwards) in all(dirs)? {
         if let Some(forward) = forwards.iter_mut().find(|f| f.container.id == container) {
@@ -196,7 +151,7 @@ fn set(dirs: &Dirs, container: &str, state: State) -> Result<Option<Forward>, Tu
     Ok(None)
 }
 
-fn add(dirs: &Dirs, index: Index, forward: Forward) -> Result<(), TunnelError> {
+fn add(dirs: &Dirs, index: Index, forward: Forward) -> Result<(), ForwardError> {
     let mut forwards = of_tunnel(dirs, index)?;
     forwards.retain(|f| f.container.id != forward.container.id);
     forwards.push(forward);
@@ -204,24 +159,24 @@ fn add(dirs: &Dirs, index: Index, forward: Forward) -> Result<(), TunnelError> {
 }
 
 /// Makes these the forwards of a tunnel. Written down first: whatever is on record can be removed.
-fn apply(dirs: &Dirs, index: Index, forwards: &[Forward]) -> Result<(), TunnelError> {
-    lifecycle::write(dirs, &dirs.forwards(index), &forwards)?;
+fn apply(dirs: &Dirs, index: Index, forwards: &[Forward]) -> Result<(), ForwardError> {
+    state::write(dirs, &dirs.forwards(index), &forwards)?;
     let working: Vec<_> = forwards
         .iter()
         .filter(|f| f.state != State::Prepared)
         .collect();
-    Ok(firewall::forward(index, &working)?)
+    Ok(rules::port_forward::forward(index, &working)?)
 }
 
 /// How many rules the forwards of a tunnel have in each of its chains.
-pub(crate) fn ways(dirs: &Dirs, index: Index) -> Result<usize, TunnelError> {
+pub(crate) fn ways(dirs: &Dirs, index: Index) -> Result<usize, ForwardError> {
     let forwards = of_tunnel(dirs, index)?;
     let working = forwards.iter().filter(|f| f.state != State::Prepared);
     Ok(working.map(|forward| forward.ways().count()).sum())
 }
 
 /// Makes the rules of a tunnel's forwards anew. The caller has its turn.
-pub(crate) fn put_back(dirs: &Dirs, index: Index) -> Result<(), TunnelError> {
+pub(crate) fn put_back(dirs: &Dirs, index: Index) -> Result<(), ForwardError> {
     apply(dirs, index, &of_tunnel(dirs, index)?)
 }
 

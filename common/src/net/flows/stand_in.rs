@@ -6,7 +6,7 @@
 //! to it would never leave, and packets from it would never come in: the local routing table is asked
 //! before any other. So there, between the container and the tunnel, the peer has an address that
 //! belongs to nobody. The destination's entry of the flow translates it for the container, and
-//! [`crate::net::rules::firewall`] at the tunnel: neither the container nor the other hosts ever see it.
+//! [`crate::net::rules::tunnel`] at the tunnel: neither the container nor the other hosts ever see it.
 //!
 //! One address of each family does for all flows: routing goes by marks, and two flows that differ in
 //! nothing but the peer's address cannot both have had the container's host for a peer.

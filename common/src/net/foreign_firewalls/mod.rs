@@ -22,7 +22,6 @@ use serde_json::Value;
 use super::kernel::routes::{RouteError, Routes};
 use super::kernel::sysctl;
 use super::mark::Index;
-use super::rules::firewall;
 use rules::{Fate, Netavark, Packet, Table};
 
 /// What stands in the way of moved connections, and what to do about it.
@@ -139,7 +138,7 @@ fn judge(table: &Table, part: Part<'_>, packets: &[Packet]) -> Option<Obstacle> 
 
 /// Both families' rules of all other programs, as far as they can be read.
 fn tables() -> Vec<Table> {
-    let ruleset = firewall::ruleset().unwrap_or_default();
+    let ruleset = crate::net::rules::nft::ruleset().unwrap_or_default();
     let ruleset: Value = serde_json::from_str(&ruleset).unwrap_or_default();
     let (mut tables, opaque) = nft::tables(&ruleset);
     // Rules made through iptables show only there what they ask.

@@ -30,7 +30,7 @@ pub struct SysctlError {
 /// - `forwarding=1`: the interface's own share of what netavark turns on globally.
 /// - `route_localnet=1`: connections of this host's own processes through `localhost` take the tunnel,
 ///   whose source address is not translated yet when their way is looked up. What comes in for
-///   loopback addresses is dropped by [`crate::net::rules::firewall`].
+///   loopback addresses is dropped by [`crate::net::rules::tunnel`].
 /// - `addr_gen_mode=1`: no link-local IPv6 address, hence no multicast chatter through the tunnel.
 pub fn prepare_interface(interface: &str, ipv6: bool) -> Result<(), SysctlError> {
     for (name, value) in settings(interface, ipv6) {

@@ -13,8 +13,9 @@ use tokio::time::timeout;
 use super::hold::{Hold, HoldError};
 use crate::net::lock::LockError;
 use crate::net::mark::Index;
-use crate::net::rules::firewall::{self, FirewallError};
-use crate::net::tunnel::lifecycle::Dirs;
+use crate::net::rules;
+use crate::net::rules::nft::FirewallError;
+use crate::net::state::Dirs;
 
 /// How long packets wait at most, if nobody says that they may go.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -51,7 +52,7 @@ impl Waiting {
         let hold = spawn_blocking(move || {
             let _turn = ours.turn()?;
             let hold = Hold::begin_here(queue(tunnel))?;
-            firewall::hold(tunnel, queue(tunnel))?;
+            rules::queue::hold(tunnel, queue(tunnel))?;
             Ok::<_, OrderError>(hold)
         });
         let hold = hold.await.expect("it does not panic")?;
@@ -77,7 +78,7 @@ fn end(dirs: &Dirs, tunnel: Index, hold: &Hold) -> Result<(), OrderError> {
     hold.release();
     hold.wait_until_caught_up(LIMIT);
     let _turn = dirs.turn()?;
-    firewall::let_pass(tunnel)?;
+    rules::queue::let_pass(tunnel)?;
     hold.wait_until_empty(LIMIT)?;
     Ok(())
 }

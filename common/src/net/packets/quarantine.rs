@@ -24,7 +24,9 @@ use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use super::hold::{ARRIVING, Hold, HoldError, LEAVING};
 use crate::net::kernel::netns::{self, EnterError};
 use crate::net::kernel::nfnetlink::{Nfnetlink, TableState};
-use crate::net::rules::firewall::{self, FirewallError, IfNobodyReads};
+use crate::net::rules::nft::FirewallError;
+use crate::net::rules::queue::IfNobodyReads;
+use crate::net::rules::{nft, queue};
 
 /// Our table in the container's namespace, in the family `inet`.
 pub const TABLE: &str = "live_migration_quarantine";
@@ -64,7 +66,7 @@ pub fn prepare(netns: &Path) -> Result<(), QuarantineError> {
         // Into the sleeping table: naming it again would wake it.
         let mut batch = Batch::new();
         add_rules(&mut batch);
-        Ok(firewall::apply("prepare the quarantine", batch)?)
+        Ok(nft::apply("prepare the quarantine", batch)?)
     })?
 }
 
@@ -94,8 +96,8 @@ pub fn hold(netns: &Path) -> Result<Hold, QuarantineError> {
     let hold = Hold::begin(netns)?;
     netns::in_netns(netns, || {
         let [arriving, leaving] = CHAINS.map(|(name, hook)| chain(name, hook));
-        firewall::queue(&arriving, ARRIVING, IfNobodyReads::Drop)?;
-        firewall::queue(&leaving, LEAVING, IfNobodyReads::Drop)
+        queue::queue(&arriving, ARRIVING, IfNobodyReads::Drop)?;
+        queue::queue(&leaving, LEAVING, IfNobodyReads::Drop)
     })??;
     Ok(hold)
 }
@@ -191,7 +193,7 @@ fn rule(chain: &'static str, statements: Vec<Statement<'static>>) -> NfListObjec
 }
 
 fn change(netns: &Path, what: &'static str, batch: Batch) -> Result<(), QuarantineError> {
-    netns::in_netns(netns, || firewall::apply(what, batch))??;
+    netns::in_netns(netns, || nft::apply(what, batch))??;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use conntrack::{Conntrack, Filter};
 
 use super::occupied;
-use crate::net::rules::firewall;
+use crate::net::rules::nft;
 
 /// Each feature with what is wrong with it, if anything. Blocks.
 pub fn problems() -> BTreeMap<String, Option<String>> {
@@ -15,7 +15,7 @@ pub fn problems() -> BTreeMap<String, Option<String>> {
         .map_err(|error| error.to_string())
         .and_then(|occupied| occupied.allot().map_err(|error| error.to_string()));
     [
-        ("nftables", firewall::ruleset().err().map(|e| e.to_string())),
+        ("nftables", nft::ruleset().err().map(|e| e.to_string())),
         ("conntrack", conntrack.err().map(|e| e.to_string())),
         ("tunnel numbers and marks", tunnel.err()),
         ("WireGuard", wireguard()),

@@ -45,14 +45,15 @@ use tokio::time::{sleep, timeout};
 
 use super::admit;
 use super::echo;
-use super::lifecycle::{self, Dirs, Record, Tunnel, TunnelError};
 use super::occupied::OccupiedError;
 use super::plan::{Offer, Terms};
+use super::{Tunnel, TunnelError};
 use crate::net::flows::carry;
 use crate::net::flows::decide::MovedFlow;
 use crate::net::flows::published;
 use crate::net::mark::Index;
 use crate::net::packets::order::Waiting;
+use crate::net::state::{self, Dirs, Record};
 use crate::protocol::frame::{FrameError, Frames, MAX_FRAME_BYTES};
 use crate::ticket::{self, Ticket};
 
@@ -182,9 +183,13 @@ impl Introduction {
         index: Index,
     ) -> Result<(Self, IpAddr), IntroductionError> {
         let gone = || IntroductionError::Gone(index);
-        let record = Record::read(dirs, index)?.ok_or_else(gone)?;
-        let ticket = lifecycle::ticket(dirs, index)?.ok_or_else(gone)?;
-        let view = record.view()?;
+        let record = Record::read(dirs, index)
+            .map_err(TunnelError::from)?
+            .ok_or_else(gone)?;
+        let ticket = state::ticket(dirs, index)
+            .map_err(TunnelError::from)?
+            .ok_or_else(gone)?;
+        let view = record.view().map_err(TunnelError::from)?;
         let keeper = SocketAddr::new(view.peer_addresses[0], PORT);
         let local = view.addresses[0].addr();
         let connected = async {
@@ -306,7 +311,7 @@ fn unexpected(reply: &Reply) -> IntroductionError {
 /// Lets what the tunnel's other end may ask next, for an echo or a conversation, pass a firewall. To
 /// be repeated.
 pub(crate) fn expect(record: &Record) -> Result<(), TunnelError> {
-    let view = record.view()?;
+    let view = record.view().map_err(TunnelError::from)?;
     let (peer, local) = (view.peer_addresses[0], view.addresses[0].addr());
     let here = SocketAddr::new(local, PORT);
     admit::echo(peer, local, echo::IDENTIFIER)
@@ -348,7 +353,7 @@ pub(crate) async fn serve(dirs: Dirs, record: Record, keeper: fn(Index) -> Comma
             return;
         }
     };
-    let Ok(Some(ticket)) = lifecycle::ticket(&dirs, record.index) else {
+    let Ok(Some(ticket)) = state::ticket(&dirs, record.index) else {
         return;
     };
     let ticket = Arc::new(ticket);

@@ -5,24 +5,22 @@
 //! once no flow is marked for it, no forward uses it at either end, and nobody has a lease on it, for
 //! [`IDLE`].
 
-use std::fs::File;
 use std::io;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use conntrack::{Conntrack, Filter};
-
+use super::TunnelError;
 use super::introduction::{self, Stay};
-use super::lifecycle::{self, Dirs, KeeperCommand, Record, TunnelError};
+use super::lifecycle;
+use super::spawn::{POLL, START, flows};
 use super::upkeep::Upkeep;
 use super::userspace::{self, UserspaceError};
 use super::wireguard::Backend;
 use crate::net::flows::published::{self, Bound};
 use crate::net::lock::Lock;
-use crate::net::mark::{Direction, Index, Mark};
+use crate::net::mark::Index;
+use crate::net::state::{Dirs, Record};
 use crate::systemd;
 
 /// How long a tunnel must be idle before it is taken down: long enough for the next migration of
@@ -30,10 +28,6 @@ use crate::systemd;
 pub const IDLE: Duration = Duration::from_secs(10);
 /// Pause between looks at the flows.
 const TICK: Duration = Duration::from_secs(1);
-/// How long a keeper may take to be ready.
-const START: Duration = Duration::from_secs(5);
-/// Pause between looks whether it is.
-const POLL: Duration = Duration::from_millis(10);
 
 /// A keeper ended otherwise than by taking its tunnel down.
 #[derive(Debug, thiserror::Error)]
@@ -58,73 +52,6 @@ pub enum KeeperError {
     Deleted(Index),
 }
 
-/// How many tracked connections are marked for the tunnel, in either direction.
-///
-/// The kernel does the picking; a connection that names the tunnel in both directions counts twice.
-pub fn flows(index: Index) -> conntrack::Result<usize> {
-    let mut table = Conntrack::open()?;
-    let mut count = 0;
-    for direction in Direction::BOTH {
-        let value = Mark(0).with(direction, Some(index)).0;
-        let filter = Filter {
-            mark: Some(conntrack::Mark::masked(value, direction.mask())),
-            ..Filter::default()
-        };
-        count += table.list(filter)?.len();
-    }
-    Ok(count)
-}
-
-/// Whether the tunnel's keeper lives.
-pub fn is_alive(dirs: &Dirs, index: Index) -> Result<bool, TunnelError> {
-    Ok(Lock::try_shared(&dirs.keeper(index))?.is_none())
-}
-
-/// Starts a keeper and waits until it is ready.
-pub(crate) fn spawn(
-    dirs: &Dirs,
-    record: &Record,
-    keeper: KeeperCommand,
-) -> Result<(), TunnelError> {
-    let failed = |error: io::Error| TunnelError::Keeper(error.to_string());
-    let log = dirs.log(record.index);
-    let mut child = keeper(record.index)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(File::create(&log).map_err(failed)?)
-        .spawn()
-        .map_err(failed)?;
-    let deadline = Instant::now() + START;
-    while !is_ready(dirs, record)? {
-        let ended = child.try_wait().map_err(failed)?.is_some();
-        if ended || Instant::now() > deadline {
-            // Nothing to end, or nothing that could be left running.
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(TunnelError::Keeper(last_words(&log)));
-        }
-        thread::sleep(POLL);
-    }
-    // It outlives a command, but a server outlives it: somebody must collect its exit status.
-    thread::spawn(move || child.wait());
-    Ok(())
-}
-
-fn is_ready(dirs: &Dirs, record: &Record) -> Result<bool, TunnelError> {
-    let interface = record.index.interface();
-    Ok(is_alive(dirs, record.index)?
-        && (record.backend == Backend::Kernel
-            || UnixStream::connect(userspace::socket(&interface)).is_ok()))
-}
-
-fn last_words(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    match text.trim().lines().last() {
-        Some(line) => line.into(),
-        None => format!("it said nothing in {}", log.display()),
-    }
-}
-
 /// The keeper's whole life. Returns when the tunnel is down, whoever took it down.
 ///
 /// For a process of its own: it leaves its session, so that neither Ctrl-C nor the end of a login
@@ -142,7 +69,9 @@ pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<()
     }
 
     let _lock = be_alone(dirs, index)?;
-    let record = Record::read(dirs, index)?.ok_or(KeeperError::NoRecord(index))?;
+    let record = Record::read(dirs, index)
+        .map_err(TunnelError::from)?
+        .ok_or(KeeperError::NoRecord(index))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -175,7 +104,7 @@ pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<()
         if let Err(error) = upkeep.look() {
             tracing::warn!("what the tunnel needs may be missing: {error}");
         }
-        let forwards = published::of_tunnel(dirs, index)?;
+        let forwards = published::of_tunnel(dirs, index).map_err(TunnelError::from)?;
         bound.update(&forwards);
         if !forwards.is_empty() || stay.is_asked() || is_busy(dirs, index)? {
             idle_since = None;

@@ -1,7 +1,19 @@
-//! The tunnel between two hosts: what they agree on, its interface, the process that keeps it, its end.
+//! A tunnel's life on one host.
+//!
+//! ```text
+//!      source                                   destination
+//!      Tunnel::offer      ──── Offer ────▶      Tunnel::accept: answer, establish
+//!      Tunnel::establish  ◀──── Terms ────
+//!      Tunnel::prove                            Tunnel::prove
+//! ```
+//!
+//! A [`Tunnel`] value is a *lease*: while any process holds one, the tunnel stays. When it is
+//! dropped (or its process killed) the tunnel lives on for the flows that go through it, watched by
+//! its [`crate::net::tunnel::keeper`], which takes it down when it has been idle for a while.
 
 pub mod admit;
 mod echo;
+pub mod error;
 pub mod features;
 pub mod introduction;
 pub mod keeper;
@@ -9,6 +21,243 @@ pub mod lifecycle;
 pub mod occupied;
 pub mod overflow;
 pub mod plan;
+pub mod spawn;
+pub mod status;
 mod upkeep;
 pub mod userspace;
 pub mod wireguard;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::thread;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use error::TunnelError;
+use lifecycle::{is_alive, is_recent, make, reuse, sweep, take_down_if_idle};
+use plan::{Offer, Terms, View};
+use spawn::KeeperCommand;
+use wireguard::{Backend, PrivateKey};
+
+use crate::net::lock::Lock;
+use crate::net::mark::Index;
+use crate::net::state::{Dirs, Record, ticket};
+use crate::ticket::Ticket;
+
+/// Pause before a tunnel that is just being taken down is looked at again.
+const RETRY: Duration = Duration::from_millis(50);
+/// How often hosts agree on a tunnel anew because another one has taken its place.
+pub const MOST_TRIES: u32 = 8;
+/// How long [`Tunnel::prove`] may take in a migration.
+pub const PROOF_LIMIT: Duration = Duration::from_secs(10);
+
+/// A tunnel of this host, and a lease on it.
+#[derive(Debug)]
+pub struct Tunnel {
+    dirs: Dirs,
+    record: Record,
+    view: View,
+    reused: bool,
+    /// Shared.
+    lease: Lock,
+}
+
+impl Tunnel {
+    /// Source, first step: what this host has and wants. Sweeps first, so that dead tunnels are
+    /// not offered.
+    pub fn offer(dirs: &Dirs, keeper: KeeperCommand) -> Result<Offer, TunnelError> {
+        sweep(dirs, keeper)?;
+        let key = PrivateKey::load_or_create(&dirs.state)?;
+        let records = Record::read_all(dirs)?;
+        let occupied = occupied::gather(&indexes(&records))?;
+        Ok(Offer {
+            public_key: key.public(),
+            port: occupied.allot()?.port(),
+            prefixes: occupied.prefixes,
+            ipv6: occupied.ipv6,
+            tunnels: records
+                .into_iter()
+                .filter(|record| record.public_key == key.public())
+                .map(|record| record.agreement)
+                .collect(),
+        })
+    }
+
+    /// Destination, first step: the tunnel to use, an existing one if possible.
+    pub fn answer(dirs: &Dirs, offer: &Offer, keeper: KeeperCommand) -> Result<Terms, TunnelError> {
+        sweep(dirs, keeper)?;
+        let key = PrivateKey::load_or_create(&dirs.state)?;
+        let records = Record::read_all(dirs)?;
+        let occupied = occupied::gather(&indexes(&records))?;
+        let tunnels: Vec<_> = records.into_iter().map(|record| record.agreement).collect();
+        let agreement = plan::answer(offer, &key.public(), &tunnels, &occupied)?;
+        let index = agreement
+            .view(&key.public())
+            .and_then(|view| Index::from_port(view.local.port));
+        let known = match index {
+            Some(index) if tunnels.contains(&agreement) => ticket(dirs, index)?,
+            _ => None,
+        };
+        Ok(Terms {
+            ticket: known.unwrap_or_else(Ticket::random),
+            agreement,
+        })
+    }
+
+    /// Destination: answers, and makes this host's half at once. Another tunnel may be made in
+    /// between and take what was answered: then it answers anew.
+    ///
+    /// # Errors
+    /// As [`Tunnel::answer`] and [`Tunnel::establish`].
+    pub fn accept(
+        dirs: &Dirs,
+        offer: &Offer,
+        peer: IpAddr,
+        keeper: KeeperCommand,
+    ) -> Result<(Self, Terms), TunnelError> {
+        let mut tries = 1..=MOST_TRIES;
+        loop {
+            let terms = Tunnel::answer(dirs, offer, keeper)?;
+            match Tunnel::establish(dirs, &terms, peer, keeper) {
+                Err(TunnelError::Taken(..)) if tries.next().is_some() => {}
+                established => return established.map(|tunnel| (tunnel, terms)),
+            }
+        }
+    }
+
+    /// Both ends: makes this host's half of the agreed tunnel, or takes a lease on the one that
+    /// exists. `peer` is the other host's address as this host reaches it.
+    ///
+    /// The record is written before anything is made. If a step fails, everything made so far is
+    /// taken down again; if this process dies, its keeper or the next [`sweep`] does that.
+    pub fn establish(
+        dirs: &Dirs,
+        terms: &Terms,
+        peer: IpAddr,
+        keeper: KeeperCommand,
+    ) -> Result<Self, TunnelError> {
+        let agreement = &terms.agreement;
+        // Before addresses are worked out of them.
+        if !agreement.is_private() {
+            let networks = format!("{} and {:?}", agreement.ipv4, agreement.ipv6);
+            return Err(TunnelError::NotPrivate(networks));
+        }
+        let key = PrivateKey::load_or_create(&dirs.state)?;
+        let view = agreement.view(&key.public()).ok_or(TunnelError::NotOurs)?;
+        let index = Index::from_port(view.local.port).ok_or(TunnelError::NotOurs)?;
+        let endpoint = SocketAddr::new(peer, view.peer.port);
+        loop {
+            let turn = dirs.turn()?;
+            // Not to be had while the keeper looks whether there is one, or takes the tunnel down;
+            // it may need its turn for that.
+            let Some(lease) = Lock::try_shared(&dirs.lease(index))? else {
+                drop(turn);
+                thread::sleep(RETRY);
+                continue;
+            };
+            let found = Record::read(dirs, index)?;
+            let reused = found.is_some();
+            let record = match found {
+                None => make(dirs, index, terms, &key, &view, endpoint, keeper)?,
+                Some(record) if record.agreement == *agreement && is_alive(dirs, &record)? => {
+                    reuse(dirs, record, &key, &view, endpoint)?
+                }
+                Some(record) => {
+                    let whose = format!("it leads to {}", record.endpoint);
+                    return Err(TunnelError::Taken(index, whose));
+                }
+            };
+            return Ok(Tunnel {
+                dirs: dirs.clone(),
+                record,
+                view,
+                reused,
+                lease,
+            });
+        }
+    }
+
+    /// Shows that packets come through and back, within `timeout`. Both ends may do so at once.
+    pub fn prove(&self, timeout: Duration) -> Result<(), TunnelError> {
+        let interface = self.interface();
+        let (local, peer) = ends(&self.view)?;
+        // The other end asks as well.
+        if let Err(error) = admit::echo(peer.into(), local.into(), echo::IDENTIFIER) {
+            tracing::debug!("{error}");
+        }
+        let answered = echo::round_trip(local, peer, timeout).map_err(TunnelError::Echo)?;
+        if answered {
+            return Ok(());
+        }
+        let handshake = wireguard::last_handshake(&interface, self.record.backend)?;
+        if handshake.is_some_and(is_recent) {
+            Err(TunnelError::NoEcho {
+                interface,
+                endpoint: self.record.endpoint,
+                peer: peer.into(),
+            })
+        } else {
+            Err(TunnelError::NoHandshake {
+                port: self.view.local.port,
+                endpoint: self.record.endpoint,
+            })
+        }
+    }
+
+    /// The tunnel's number on this host, for marks.
+    pub fn index(&self) -> Index {
+        self.record.index
+    }
+
+    /// The tunnel's interface.
+    pub fn interface(&self) -> String {
+        self.record.index.interface()
+    }
+
+    /// Who moves the packets.
+    pub fn backend(&self) -> Backend {
+        self.record.backend
+    }
+
+    /// Whether the tunnel was there already.
+    pub fn reused(&self) -> bool {
+        self.reused
+    }
+
+    /// This host's IPv4 address inside the tunnel.
+    pub fn local_address(&self) -> IpAddr {
+        self.view.addresses[0].addr()
+    }
+
+    /// The other host's IPv4 address inside the tunnel: where bulk data goes.
+    pub fn peer_address(&self) -> IpAddr {
+        self.view.peer_addresses[0]
+    }
+
+    /// Gives the lease up and takes the tunnel down at once, unless somebody else has a lease or
+    /// it carries flows: then it is left to its keeper. Returns whether it was taken down.
+    pub fn teardown(self) -> Result<bool, TunnelError> {
+        drop(self.lease);
+        take_down_if_idle(&self.dirs, self.record.index)
+    }
+}
+
+fn indexes(records: &[Record]) -> Vec<Index> {
+    records.iter().map(|record| record.index).collect()
+}
+
+/// Waits until an echo has come back through a tunnel, at most for `timeout`: nothing is in it any more then
+/// that was sent before, in either direction. Says whether it has.
+pub fn echo(dirs: &Dirs, index: Index, timeout: Duration) -> Result<bool, TunnelError> {
+    let record = Record::read(dirs, index)?.ok_or(TunnelError::NotOurs)?;
+    let (local, peer) = ends(&record.view()?)?;
+    echo::round_trip(local, peer, timeout).map_err(TunnelError::Echo)
+}
+
+/// The IPv4 addresses of this end and the other one, inside the tunnel.
+fn ends(view: &View) -> Result<(Ipv4Addr, Ipv4Addr), TunnelError> {
+    match (view.addresses.first(), view.peer_addresses.first()) {
+        (Some(IpNet::V4(local)), Some(IpAddr::V4(peer))) => Ok((local.addr(), *peer)),
+        _ => Err(TunnelError::NotOurs),
+    }
+}

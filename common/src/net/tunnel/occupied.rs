@@ -10,7 +10,8 @@ use super::plan::Occupied;
 use crate::net::kernel::routes::{Facts, RouteError, Routes, Rule};
 use crate::net::kernel::sysctl;
 use crate::net::mark::{CONNMARK_MASK, FWMARK_MASK, Index, Mark};
-use crate::net::rules::firewall::{self, FirewallError};
+use crate::net::rules::nft;
+use crate::net::rules::nft::FirewallError;
 
 /// The host's state could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +42,7 @@ pub fn gather(recorded: &[Index]) -> Result<Occupied, OccupiedError> {
     let facts = Routes::open()?.facts()?;
     let ports = udp_ports()?;
     let marks = connmarks()?;
-    let ruleset = firewall::ruleset()?;
+    let ruleset = nft::ruleset()?;
     let indexes = Index::all().filter_map(|index| {
         let reason = recorded
             .contains(&index)
@@ -133,7 +134,7 @@ fn mark_conflicts(ruleset: &Value) -> Vec<String> {
     let mut conflicts = Vec::new();
     let objects = ruleset["nftables"].as_array().into_iter().flatten();
     for rule in objects.filter_map(|object| object.get("rule")) {
-        if rule["table"] == firewall::TABLE {
+        if rule["table"] == nft::TABLE {
             continue;
         }
         for statement in rule["expr"].as_array().into_iter().flatten() {

@@ -7,14 +7,16 @@
 
 use std::path::Path;
 
-use super::lifecycle::{Dirs, Record, TunnelError};
+use super::TunnelError;
 use super::plan::View;
 use super::wireguard::MTU;
 use crate::net::flows::published;
 use crate::net::kernel::nfnetlink::Nfnetlink;
 use crate::net::kernel::routes::Routes;
 use crate::net::kernel::sysctl;
-use crate::net::rules::firewall;
+use crate::net::rules;
+use crate::net::rules::nft;
+use crate::net::state::{Dirs, Record};
 
 /// What looks after one tunnel.
 pub(crate) struct Upkeep<'a> {
@@ -66,7 +68,7 @@ impl<'a> Upkeep<'a> {
         sysctl::prepare_interface(&interface, ipv6)?;
         sysctl::keeping_redirects(|| self.routes.configure(&interface, MTU, addresses))??;
         self.routes.route(index, ipv6)?;
-        firewall::put_back(index)?;
+        rules::tunnel::put_back(index)?;
         published::put_back(self.dirs, index)?;
         tracing::warn!(
             interface,
@@ -98,7 +100,7 @@ impl<'a> Upkeep<'a> {
         }
         let generation = self.netfilter.as_ref().and_then(|n| n.generation().ok());
         if generation.is_none() || generation != self.generation {
-            let of_firewall = firewall::missing(index, published::ways(self.dirs, index)?)?;
+            let of_firewall = rules::tunnel::missing(index, published::ways(self.dirs, index)?)?;
             // The number is from before the look: a change in between is looked at next time.
             self.generation = generation.filter(|_| of_firewall.is_empty());
             missing.extend(of_firewall);
@@ -109,7 +111,7 @@ impl<'a> Upkeep<'a> {
 
 /// Who it may have been.
 fn suspect(missing: &[String]) -> &'static str {
-    let table = format!("inet {}", firewall::TABLE);
+    let table = format!("inet {}", nft::TABLE);
     let routing = |what: &String| what.contains("rule") || what.contains("route");
     if missing.iter().any(|what| what.contains(&table)) {
         " (`nft flush ruleset` does that, with which /etc/nftables.conf of Debian begins)"

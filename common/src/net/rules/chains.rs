@@ -1,0 +1,133 @@
+//! The table, and the chains that each tunnel has in it.
+
+use nftables::batch::Batch;
+use nftables::schema::{Chain, NfListObject, Table};
+use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+
+use super::nft::{TABLE, empty};
+use crate::net::mark::Index;
+
+/// Before the priority `raw` (nft(8)), where the first checks are.
+const PRIORITY_FIRST: i32 = -310;
+/// After the priority `security` (nft(8)), where the last checks are.
+const PRIORITY_LAST: i32 = 200;
+/// After all translation of packets that leave: at priority `srcnat`, and after it for some (nft(8)).
+const PRIORITY_LEAVING: i32 = 300;
+/// Priority `mangle` of the hooks output and input (nft(8)).
+const PRIORITY_MANGLE: i32 = -150;
+/// Before the priority `dstnat`, where others would say that nobody listens.
+const PRIORITY_FORWARD: i32 = PRIORITY_DSTNAT - 1;
+/// Priority `dstnat` (nft(8)).
+const PRIORITY_DSTNAT: i32 = -100;
+/// Priority `srcnat` (nft(8)).
+const PRIORITY_SRCNAT: i32 = 100;
+
+/// Table and chains, made if missing.
+pub(super) fn made(index: Index) -> Batch<'static> {
+    let mut batch = Batch::new();
+    batch.add(NfListObject::Table(table()));
+    for chain in nat_chains().into_iter().chain(all_chains(index)) {
+        batch.add(NfListObject::Chain(chain));
+    }
+    batch
+}
+
+/// Table and chains, made if missing and emptied if not: what follows in the transaction finds
+/// the same state every time. (`destroy`, which ignores what is missing, needs nft 1.0.7 and
+/// Linux 6.3.)
+pub(super) fn emptied(index: Index) -> Batch<'static> {
+    let mut batch = made(index);
+    for chain in all_chains(index) {
+        empty(&mut batch, &chain);
+    }
+    batch
+}
+
+pub(super) fn table() -> Table<'static> {
+    Table {
+        family: NfFamily::INet,
+        name: TABLE.into(),
+        handle: None,
+    }
+}
+
+pub(super) fn all_chains(index: Index) -> impl Iterator<Item = Chain<'static>> {
+    let others = forward_chains(index)
+        .into_iter()
+        .chain([guard_chain(index)])
+        .chain(waiting_chains(index));
+    chains(index).into_iter().chain(others)
+}
+
+/// For what arrives, first and last, for what this host sends itself (`route`: the new mark is looked
+/// up again), and for what leaves.
+pub(super) fn chains(index: Index) -> [Chain<'static>; 4] {
+    use NfChainType::{Filter, Route};
+    use NfHook::{Output, Postrouting, Prerouting};
+    [
+        ("arriving", Prerouting, Filter, PRIORITY_FIRST),
+        ("prerouting", Prerouting, Filter, PRIORITY_LAST),
+        ("output", Output, Route, PRIORITY_MANGLE),
+        ("leaving", Postrouting, Filter, PRIORITY_LEAVING),
+    ]
+    .map(|(name, hook, kind, priority)| {
+        base_chain(format!("{name}_{index}").into(), hook, kind, priority)
+    })
+}
+
+pub(super) fn nat_chains() -> [Chain<'static>; 2] {
+    [
+        ("nat_prerouting", NfHook::Prerouting, PRIORITY_DSTNAT),
+        ("nat_postrouting", NfHook::Postrouting, PRIORITY_SRCNAT),
+    ]
+    .map(|(name, hook, priority)| base_chain(name.into(), hook, NfChainType::NAT, priority))
+}
+
+/// For new connections that arrive, and for those of this host's own processes.
+pub(super) fn forward_chains(index: Index) -> [Chain<'static>; 2] {
+    [
+        ("forward", NfHook::Prerouting),
+        ("forward_output", NfHook::Output),
+    ]
+    .map(|(name, hook)| {
+        let name = format!("{name}_{index}").into();
+        base_chain(name, hook, NfChainType::NAT, PRIORITY_FORWARD)
+    })
+}
+
+/// For what leaves, in the end; and the rule about a queue, which has no conditions.
+pub(super) fn waiting_chains(index: Index) -> [Chain<'static>; 2] {
+    let (hook, kind) = (NfHook::Postrouting, NfChainType::Filter);
+    let queued = Chain {
+        family: NfFamily::INet,
+        table: TABLE.into(),
+        name: format!("queued_{index}").into(),
+        ..Chain::default()
+    };
+    let name = format!("waiting_{index}").into();
+    [base_chain(name, hook, kind, PRIORITY_LEAVING + 1), queued]
+}
+
+/// For what is for this host itself.
+pub(super) fn guard_chain(index: Index) -> Chain<'static> {
+    let name = format!("guard_{index}").into();
+    base_chain(name, NfHook::Input, NfChainType::Filter, PRIORITY_MANGLE)
+}
+
+pub(super) fn base_chain(
+    name: std::borrow::Cow<'static, str>,
+    hook: NfHook,
+    kind: NfChainType,
+    priority: i32,
+) -> Chain<'static> {
+    Chain {
+        family: NfFamily::INet,
+        table: TABLE.into(),
+        name,
+        _type: Some(kind),
+        hook: Some(hook),
+        prio: Some(priority),
+        policy: Some(NfChainPolicy::Accept),
+        ..Chain::default()
+    }
+}

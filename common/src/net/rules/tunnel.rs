@@ -1,0 +1,242 @@
+//! The rules that a tunnel has for as long as it is there.
+
+use std::net::IpAddr;
+
+use nftables::batch::Batch;
+use nftables::expr::{CT, CTDir, Expression, FibFlag, MetaKey, NamedExpression};
+use nftables::helper::{self, NftablesError};
+use nftables::schema::{Chain, NfListObject};
+use nftables::stmt::{Limit, Mangle, Match, Operator, Statement};
+
+use super::chains::{all_chains, chains, emptied, forward_chains, made, nat_chains, table};
+use super::expressions::{
+    and, came_through, ct, equal, family, field, in_direction, is_local, leaves_through, mark,
+    meta, prefix, set_ct_mark, set_mark, text,
+};
+use super::nft::{FirewallError, TABLE, apply, empty, fill};
+use crate::net::flows::stand_in;
+use crate::net::kernel::nfnetlink::Nfnetlink;
+use crate::net::mark::{Direction, FWMARK_MASK, Index, Mark};
+use crate::net::tunnel::wireguard::MTU;
+
+/// The flag DF, alone in the 16 bits of flags and fragment offset (RFC 791, section 3.1).
+const DONT_FRAGMENT: u32 = 0x4000;
+
+/// Diverts the flows whose connmark names this tunnel. Undone by [`remove_tunnel`].
+pub fn add_tunnel(index: Index) -> Result<(), FirewallError> {
+    let mut batch = emptied(index);
+    for (chain, rules) in lasting(index) {
+        fill(&mut batch, &chain, rules);
+    }
+    apply("add the tunnel's firewall rules", batch)
+}
+
+/// Makes the rules that [`add_tunnel`] makes anew, and those chains that are missing. Rules that are there
+/// for a while, and forwards, stay.
+pub(crate) fn put_back(index: Index) -> Result<(), FirewallError> {
+    let mut batch = made(index);
+    for (chain, rules) in lasting(index) {
+        empty(&mut batch, &chain);
+        fill(&mut batch, &chain, rules);
+    }
+    apply("put the tunnel's firewall rules back", batch)
+}
+
+/// Which chains of the tunnel are not there, or do not have as many rules as they must, in words; the
+/// whole table, if that is gone. `ways` is how many rules forwards have.
+///
+/// Starts `nft`.
+pub(crate) fn missing(index: Index, ways: usize) -> Result<Vec<String>, FirewallError> {
+    let what = "look at the firewall's rules";
+    let exists = Nfnetlink::open().and_then(|netlink| netlink.has_table(TABLE));
+    let exists = exists.map_err(|source| FirewallError::Nft {
+        what,
+        source: NftablesError::NftExecution {
+            program: "netlink".into(),
+            inner: source,
+        },
+    })?;
+    if !exists {
+        return Ok(vec![format!("the table inet {TABLE}")]);
+    }
+    let list = ["--json", "list", "table", "inet", TABLE];
+    let text = helper::get_current_ruleset_raw(helper::DEFAULT_NFT, list)
+        .map_err(|source| FirewallError::new(what, source))?;
+    Ok(incomplete(&text, index, ways))
+}
+
+fn incomplete(text: &str, index: Index, ways: usize) -> Vec<String> {
+    let all: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+    let objects = all["nftables"].as_array();
+    let of_kind = |kind: &'static str| objects.into_iter().flatten().map(move |o| &o[kind]);
+    let expected = lasting(index).map(|(chain, rules)| (chain, rules.len()));
+    let forwards = forward_chains(index).map(|chain| (chain, ways));
+    let nat = nat_chains().map(|chain| (chain, 0));
+    let all = expected.into_iter().chain(forwards).chain(nat);
+    all.filter(|(chain, rules)| {
+        let there = of_kind("chain").any(|found| found["name"] == *chain.name);
+        let found = of_kind("rule").filter(|rule| rule["chain"] == *chain.name);
+        !there || found.count() != *rules
+    })
+    .map(|(chain, _)| format!("the chain {}", chain.name))
+    .collect()
+}
+
+/// The rules that a tunnel has for as long as it is there.
+fn lasting(index: Index) -> [(Chain<'static>, Vec<Vec<Statement<'static>>>); 4] {
+    let diverts = || Direction::BOTH.map(|direction| divert(direction, index));
+    let stand_ins = [IpAddr::V4(stand_in::IPV4), IpAddr::V6(stand_in::IPV6)];
+    let rules = [
+        [
+            vec![no_loopback(index), arrive(index)],
+            stand_ins.map(|peer| hide(peer, index)).into(),
+        ]
+        .concat(),
+        [
+            vec![answer_through(index), arrived(index)],
+            diverts().into(),
+            vec![allow_fragments(index)],
+        ]
+        .concat(),
+        diverts().into(),
+        stand_ins
+            .into_iter()
+            .flat_map(|peer| Direction::BOTH.map(|direction| show(peer, direction, index)))
+            .collect(),
+    ];
+    let [first, last, output, leaving] = chains(index);
+    let [of_first, of_last, of_output, of_leaving] = rules;
+    [
+        (first, of_first),
+        (last, of_last),
+        (output, of_output),
+        (leaving, of_leaving),
+    ]
+}
+
+/// Diverts nothing to this tunnel any more, whether or not it did.
+pub fn remove_tunnel(index: Index) -> Result<(), FirewallError> {
+    let mut batch = emptied(index);
+    for chain in all_chains(index) {
+        batch.delete(NfListObject::Chain(chain));
+    }
+    apply("remove the tunnel's firewall rules", batch)
+}
+
+/// Removes the whole table, whether or not it exists: for when no tunnel is left.
+pub fn remove_table() -> Result<(), FirewallError> {
+    let mut batch = Batch::new();
+    batch.add(NfListObject::Table(table()));
+    batch.delete(NfListObject::Table(table()));
+    apply("remove the firewall table", batch)
+}
+
+/// Gives what comes through the tunnel its mark.
+fn arrive(index: Index) -> Vec<Statement<'static>> {
+    vec![came_through(index), set_mark(index.fwmark())]
+}
+
+/// Keeps the other end from this host's loopback addresses.
+fn no_loopback(index: Index) -> Vec<Statement<'static>> {
+    let loopback = prefix("127.0.0.0", 8);
+    vec![
+        came_through(index),
+        equal(field("ip", "daddr"), loopback),
+        Statement::Drop(None),
+    ]
+}
+
+/// Gives a peer that arrives with an address of this host its stand-in.
+fn hide(stand_in: IpAddr, index: Index) -> Vec<Statement<'static>> {
+    let (nfproto, protocol) = family(stand_in);
+    vec![
+        came_through(index),
+        equal(meta(MetaKey::Nfproto), Expression::String(nfproto.into())),
+        Statement::Match(is_local(FibFlag::Saddr)),
+        Statement::Mangle(Mangle {
+            key: field(protocol, "saddr"),
+            value: text(&stand_in),
+        }),
+    ]
+}
+
+/// Gives the packets of one direction that leave for a stand-in the address of the peer, which the flow's
+/// entry has as the container knows it.
+fn show(stand_in: IpAddr, direction: Direction, index: Index) -> Vec<Statement<'static>> {
+    let (_, protocol) = family(stand_in);
+    let dir = match direction {
+        Direction::Original => CTDir::Original,
+        Direction::Reply => CTDir::Reply,
+    };
+    let destination = || field(protocol, "daddr");
+    vec![
+        leaves_through(index),
+        equal(destination(), text(&stand_in)),
+        in_direction(direction),
+        Statement::Mangle(Mangle {
+            key: destination(),
+            value: Expression::Named(NamedExpression::CT(CT {
+                key: format!("{protocol} daddr").into(),
+                family: None,
+                dir: Some(dir),
+            })),
+        }),
+    ]
+}
+
+/// Takes the mark away again, unless it is another tunnel's by now.
+fn arrived(index: Index) -> Vec<Statement<'static>> {
+    let marked = equal(and(mark(), FWMARK_MASK), Expression::Number(index.fwmark()));
+    vec![came_through(index), marked, set_mark(0)]
+}
+
+/// Has connections answered through the tunnel that begin in it and pass this host.
+fn answer_through(index: Index) -> Vec<Statement<'static>> {
+    vec![
+        came_through(index),
+        equal(ct("state"), Expression::String("new".into())),
+        Statement::Match(Match {
+            op: Operator::NEQ,
+            ..is_local(FibFlag::Daddr)
+        }),
+        set_ct_mark(Direction::Reply, index),
+    ]
+}
+
+fn divert(direction: Direction, index: Index) -> Vec<Statement<'static>> {
+    vec![
+        in_direction(direction),
+        equal(
+            and(ct("mark"), direction.mask()),
+            Expression::Number(Mark(0).with(direction, Some(index)).0),
+        ),
+        set_mark(index.fwmark()),
+    ]
+}
+
+fn allow_fragments(index: Index) -> Vec<Statement<'static>> {
+    let fragments = || field("ip", "frag-off");
+    vec![
+        equal(and(mark(), FWMARK_MASK), Expression::Number(index.fwmark())),
+        equal(meta(MetaKey::L4proto), Expression::String("tcp".into())),
+        equal(fragments(), Expression::Number(DONT_FRAGMENT)),
+        Statement::Match(Match {
+            left: meta(MetaKey::Length),
+            right: Expression::Number(MTU + 1),
+            op: Operator::GEQ,
+        }),
+        Statement::Limit(Limit {
+            // Each of those that are not let pass costs a deaf sender a retransmission time-out.
+            rate: 4,
+            rate_unit: None,
+            per: Some("minute".into()),
+            burst: Some(2),
+            burst_unit: None,
+            inv: Some(true),
+        }),
+        Statement::Mangle(Mangle {
+            key: fragments(),
+            value: Expression::Number(0),
+        }),
+    ]
+}

@@ -1,0 +1,184 @@
+//! What is on disk about the tunnels of this host.
+//!
+//! Files, all in `Dirs::run`, gone after a reboot like the kernel objects they describe:
+//!
+//! | file | what |
+//! |---|---|
+//! | `tunnels/lmwgN.json` | the record: written before anything is made, removed after everything is gone |
+//! | `tunnels/lmwgN.ticket` | what is asked of those who want to talk to the keeper |
+//! | `tunnels/lmwgN.forwards` | [`crate::net::flows::published`] |
+//! | `tunnels/lmwgN.lock` | locked (flock), shared by leases, exclusively by who takes the tunnel down |
+//! | `tunnels/lmwgN.keeper` | locked by the keeper while it lives |
+//! | `tunnels/lmwgN.log` | what the keeper says |
+//! | `net.lock` | locked by who makes or removes any tunnel |
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::lock::{Lock, LockError};
+use super::mark::Index;
+use super::tunnel::plan::{Agreement, PublicKey, View};
+use super::tunnel::wireguard::Backend;
+use crate::paths;
+use crate::ticket::Ticket;
+
+/// Where the host's key and the records of tunnels are.
+#[derive(Clone, Debug)]
+pub struct Dirs {
+    /// Kept across reboots: the WireGuard key.
+    pub state: PathBuf,
+    /// Gone after a reboot: records and locks.
+    pub run: PathBuf,
+}
+
+impl Default for Dirs {
+    fn default() -> Self {
+        Self {
+            state: paths::STATE_DIR.into(),
+            run: paths::RUN_DIR.into(),
+        }
+    }
+}
+
+impl Dirs {
+    fn tunnels(&self) -> PathBuf {
+        self.run.join("tunnels")
+    }
+
+    pub(crate) fn file(&self, index: Index, extension: &str) -> PathBuf {
+        self.tunnels()
+            .join(index.interface())
+            .with_extension(extension)
+    }
+
+    pub(crate) fn log(&self, index: Index) -> PathBuf {
+        self.file(index, "log")
+    }
+
+    /// Locked, shared, by leases.
+    pub(crate) fn lease(&self, index: Index) -> PathBuf {
+        self.file(index, "lock")
+    }
+
+    /// Locked by the tunnel's keeper.
+    pub(crate) fn keeper(&self, index: Index) -> PathBuf {
+        self.file(index, "keeper")
+    }
+
+    /// The forwards that use the tunnel.
+    pub(crate) fn forwards(&self, index: Index) -> PathBuf {
+        self.file(index, "forwards")
+    }
+
+    /// Waits for this process's turn to change tunnels.
+    pub(crate) fn turn(&self) -> Result<Lock, LockError> {
+        Lock::exclusive(&self.run.join("net.lock"))
+    }
+}
+
+pub(crate) fn file_error(path: PathBuf, source: io::Error) -> StateError {
+    StateError::File { path, source }
+}
+
+/// A tunnel's files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// One of them.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The agreement on record does not name this host's key.
+    #[error("the other host agreed to a tunnel that is not for this host")]
+    NotOurs,
+}
+
+/// What is written down about a tunnel: enough to take it down, whoever made it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The tunnel's number on this host.
+    pub index: Index,
+    /// What both ends hold to.
+    pub agreement: Agreement,
+    /// This host's key when the tunnel was made.
+    pub public_key: PublicKey,
+    /// The other host's address and UDP port.
+    pub endpoint: SocketAddr,
+    /// Who moves the packets.
+    pub backend: Backend,
+}
+
+impl Record {
+    pub(crate) fn read(dirs: &Dirs, index: Index) -> Result<Option<Self>, StateError> {
+        read(&dirs.file(index, "json"))
+    }
+
+    pub(crate) fn read_all(dirs: &Dirs) -> Result<Vec<Self>, StateError> {
+        Index::all()
+            .filter_map(|index| Self::read(dirs, index).transpose())
+            .collect()
+    }
+
+    pub(crate) fn write(&self, dirs: &Dirs) -> Result<(), StateError> {
+        write(dirs, &dirs.file(self.index, "json"), self)
+    }
+
+    pub(crate) fn remove(&self, dirs: &Dirs) -> Result<(), StateError> {
+        remove_file(&dirs.forwards(self.index))?;
+        remove_file(&dirs.file(self.index, "ticket"))?;
+        remove_file(&dirs.file(self.index, "json"))
+    }
+
+    /// This end, as both hold to it.
+    pub(crate) fn view(&self) -> Result<View, StateError> {
+        let view = self.agreement.view(&self.public_key);
+        view.ok_or(StateError::NotOurs)
+    }
+
+    pub(crate) fn exists(dirs: &Dirs, index: Index) -> bool {
+        dirs.file(index, "json").exists()
+    }
+}
+
+/// What the keepers of a tunnel ask of each other, if it is there.
+pub(crate) fn ticket(dirs: &Dirs, index: Index) -> Result<Option<Ticket>, StateError> {
+    read(&dirs.file(index, "ticket"))
+}
+
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
+    let failed = |source| file_error(path.into(), source);
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|error| failed(error.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Replaces a file, which only root can read, in one step: a reader, or a crash, finds the old or the
+/// new one whole.
+pub(crate) fn write(dirs: &Dirs, path: &Path, content: &impl Serialize) -> Result<(), StateError> {
+    let write = || {
+        let draft = tempfile::NamedTempFile::new_in(dirs.tunnels())?;
+        serde_json::to_writer(&draft, content)?;
+        draft.persist(path)?;
+        Ok(())
+    };
+    write().map_err(|source| file_error(path.into(), source))
+}
+
+fn remove_file(path: &Path) -> Result<(), StateError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(file_error(path.into(), error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,91 @@
+//! Why a tunnel could not be made, used or taken down.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use super::occupied::OccupiedError;
+use super::plan::PlanError;
+use super::spawn::SpawnError;
+use super::wireguard::WireguardError;
+use crate::net::flows::neighbours::NeighbourError;
+use crate::net::flows::published::ForwardError;
+use crate::net::kernel::routes::RouteError;
+use crate::net::kernel::sysctl::SysctlError;
+use crate::net::lock::LockError;
+use crate::net::mark::Index;
+use crate::net::rules::nft::FirewallError;
+use crate::net::state::StateError;
+
+/// Why a tunnel could not be made, used or taken down.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// No plan was found.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The host's state could not be read.
+    #[error(transparent)]
+    Occupied(#[from] OccupiedError),
+    /// Interface, address, route or rule.
+    #[error(transparent)]
+    Routes(#[from] RouteError),
+    /// Neighbour entries.
+    #[error(transparent)]
+    Neighbours(#[from] NeighbourError),
+    /// Firewall rules.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+    /// Key or interface.
+    #[error(transparent)]
+    Wireguard(#[from] WireguardError),
+    /// Settings of the interface.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// A lock.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The tunnels' files.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Forwards.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    /// The agreement does not name this host's key and a port of ours.
+    #[error("the other host agreed to a tunnel that is not for this host")]
+    NotOurs,
+    /// The agreed networks are not such as tunnels have.
+    #[error(
+        "the other host asks for a tunnel with the networks {0}, which this host does not give it"
+    )]
+    NotPrivate(String),
+    /// Something took the agreed index since the plan was made. Negotiate again.
+    #[error("tunnel {0} has been taken meanwhile: {1}")]
+    Taken(Index, String),
+    /// Its keeper.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// No echo request could be sent through the tunnel.
+    #[error("cannot send an ICMP echo through the tunnel: {0}")]
+    Echo(io::Error),
+    /// No packet comes through the underlying network.
+    #[error(
+        "no WireGuard handshake with {endpoint}: let UDP pass between port {port} of this host and {endpoint}, in the firewalls of both hosts and between them"
+    )]
+    NoHandshake {
+        /// This host's UDP port.
+        port: u16,
+        /// The other host's address and UDP port.
+        endpoint: SocketAddr,
+    },
+    /// The handshake succeeded, packets inside the tunnel do not come back.
+    #[error(
+        "the WireGuard handshake with {endpoint} succeeded, but {peer} does not answer an ICMP echo through {interface}: let traffic on {interface} pass in the firewalls of both hosts"
+    )]
+    NoEcho {
+        /// This host's interface.
+        interface: String,
+        /// The other host's address and UDP port.
+        endpoint: SocketAddr,
+        /// The other host's address inside the tunnel.
+        peer: IpAddr,
+    },
+}
