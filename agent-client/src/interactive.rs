@@ -14,9 +14,9 @@ use crate::address::Address;
 /// Asks which container goes where.
 pub(crate) async fn ask() -> anyhow::Result<(String, Address)> {
     let mut running = Vec::new();
-    for listed in podman::list().await? {
+    for listed in podman::list::list().await? {
         if listed.state == "running" {
-            let memory = podman::inspect(&listed.id).await?.0.memory_bytes;
+            let memory = podman::inspect::inspect(&listed.id).await?.0.memory_bytes;
             running.push((listed, memory));
         }
     }

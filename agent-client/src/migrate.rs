@@ -9,7 +9,8 @@ use common::bulk;
 use common::container::ContainerFacts;
 use common::container::checkpoint::dump::DumpError;
 use common::container::files::cargo::Sent;
-use common::container::podman::{self, PodmanError};
+use common::container::podman;
+use common::container::podman::list::PodmanError;
 use common::container::service::{self, Parted};
 use common::faults;
 use common::host::HostFacts;
@@ -530,10 +531,11 @@ impl<'a> Migration<'a> {
     async fn look(
         &self,
         container: &str,
-    ) -> anyhow::Result<(ContainerFacts, podman::Placement, HostFacts)> {
-        let listed = podman::list().await?;
-        let found = podman::resolve(&listed, container)?;
-        let (inspected, host) = tokio::join!(podman::inspect(&found.id), HostFacts::gather());
+    ) -> anyhow::Result<(ContainerFacts, podman::inspect::Placement, HostFacts)> {
+        let listed = podman::list::list().await?;
+        let found = podman::list::resolve(&listed, container)?;
+        let (inspected, host) =
+            tokio::join!(podman::inspect::inspect(&found.id), HostFacts::gather());
         let (facts, placement) = inspected?;
         Ok((facts, placement, host))
     }
@@ -560,7 +562,7 @@ impl<'a> Migration<'a> {
         &mut self,
         migration: &MigrationId,
         facts: &ContainerFacts,
-        placement: podman::Placement,
+        placement: podman::inspect::Placement,
     ) -> anyhow::Result<Source> {
         let record = MigrationRecord {
             migration: migration.clone(),

@@ -195,7 +195,7 @@ pub(crate) async fn find(record: &MigrationRecord) -> anyhow::Result<Option<Sour
     if !exists(record).await? {
         return Ok(None);
     }
-    let (facts, placement) = podman::inspect(&record.container.id).await?;
+    let (facts, placement) = podman::inspect::inspect(&record.container.id).await?;
     // There is nothing to thaw, and one that has come back would look the same.
     if placement.pid == 0 {
         tracing::warn!(

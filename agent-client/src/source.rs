@@ -14,8 +14,9 @@ use common::command;
 use common::container::checkpoint::freezer::Freezer;
 use common::container::checkpoint::{drain, dump, repair};
 use common::container::files::cargo::{self, Frozen, Places, Sent};
+use common::container::podman;
 use common::container::podman::image;
-use common::container::podman::{self, Placement};
+use common::container::podman::inspect::Placement;
 use common::container::restore::skeleton;
 use common::container::spec::{self, Layout};
 use common::container::{ContainerFacts, health, service};
@@ -48,7 +49,7 @@ pub(crate) async fn remove_volumes(work: &Path) -> anyhow::Result<()> {
         return Ok(());
     };
     for volume in serde_json::from_slice::<Vec<String>>(&bytes)? {
-        podman::remove_volume(&volume).await?;
+        podman::objects::remove_volume(&volume).await?;
     }
     Ok(())
 }
@@ -354,9 +355,9 @@ impl Source {
     /// Removes the container and the volumes that went with it. Not undone; cut short, it is
     /// finished by [`remove_volumes`].
     pub(crate) async fn remove(&self) -> anyhow::Result<()> {
-        podman::remove_container(&self.facts.id).await?;
+        podman::objects::remove_container(&self.facts.id).await?;
         for volume in &self.facts.volumes {
-            podman::remove_volume(&volume.name).await?;
+            podman::objects::remove_volume(&volume.name).await?;
         }
         Ok(())
     }

@@ -76,15 +76,15 @@ impl Created {
     /// Removes it, if it is there.
     pub async fn remove(&self) -> anyhow::Result<()> {
         match self {
-            Created::Image(id) => podman::remove_image(id).await?,
-            Created::Tag(id, name) => podman::untag_image(id, name).await?,
-            Created::Volume(name) => podman::remove_volume(name).await?,
+            Created::Image(id) => podman::objects::remove_image(id).await?,
+            Created::Tag(id, name) => podman::objects::untag_image(id, name).await?,
+            Created::Volume(name) => podman::objects::remove_volume(name).await?,
             Created::UnitFile(path) => {
                 service::remove_file(path)?;
                 systemd::reload().await?;
             }
             Created::Service(service) => service::undo_arrival(service).await?,
-            Created::Scratch(name) => podman::remove_container(name).await?,
+            Created::Scratch(name) => podman::objects::remove_container(name).await?,
         }
         Ok(())
     }
@@ -279,17 +279,17 @@ impl PodmanIncoming {
         if !podman::exists("image", reference).await? {
             let (id, name) = (self.container.image_id.clone(), reference.clone());
             self.will_create(Created::Tag(id.clone(), name.clone()))?;
-            podman::tag_image(&id, &name).await?;
+            podman::objects::tag_image(&id, &name).await?;
         }
         self.load_profiles().await?;
         for volume in self.container.volumes.clone() {
             self.will_create(Created::Volume(volume.name.clone()))?;
-            podman::create_volume(&volume).await?;
+            podman::objects::create_volume(&volume).await?;
         }
         let id = self.container.id.clone();
         let removed = id.clone();
         self.undo.register("container", move || async move {
-            Ok(podman::remove_container(&removed).await?)
+            Ok(podman::objects::remove_container(&removed).await?)
         });
         // Podman binds the ports again that it had published here before it moved away.
         let (lent, returned) = (id.clone(), id.clone());
@@ -344,7 +344,8 @@ impl PodmanIncoming {
         for profile in apparmor::to_load(&self.container.labels, &loaded) {
             let scratch = format!("live-migration-{}", self.record.migration);
             self.will_create(Created::Scratch(scratch.clone()))?;
-            apparmor::load(&profile, &self.container.image_id, &scratch).await?;
+            common::container::restore::profile::load(&profile, &self.container.image_id, &scratch)
+                .await?;
         }
         Ok(())
     }

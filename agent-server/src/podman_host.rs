@@ -223,7 +223,7 @@ async fn missing_image(container: &ContainerFacts) -> Result<Option<MissingImage
     if podman::exists("image", &container.image_id).await? {
         return Ok(None);
     }
-    let here = podman::layers().await?;
+    let here = podman::objects::layers().await?;
     let mut layers_present = container.image_layers.clone();
     layers_present.retain(|layer| here.contains(layer));
     Ok(Some(MissingImage { layers_present }))

@@ -68,7 +68,7 @@ async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<
     spawn_blocking(move || stragglers::wait(&at_work, STRAGGLERS)).await??;
     let id = record.container.id.clone();
     spawn_blocking(move || gate::forget(&id)).await?;
-    podman::remove_container(&record.container.id).await?;
+    podman::objects::remove_container(&record.container.id).await?;
     let id = record.container.id.clone();
     spawn_blocking(move || published::activate(&Dirs::default(), &id)).await??;
     for installed in incoming::installed(&work) {
@@ -94,7 +94,7 @@ async fn let_out(record: &MigrationRecord) -> anyhow::Result<()> {
         return Ok(());
     }
     if podman::exists("container", &record.container.id).await? {
-        let (facts, placement) = podman::inspect(&record.container.id).await?;
+        let (facts, placement) = podman::inspect::inspect(&record.container.id).await?;
         if !placement.netns.is_empty() {
             let netns = std::path::PathBuf::from(placement.netns);
             spawn_blocking(move || quarantine::lift(&netns)).await??;

@@ -7,7 +7,8 @@ use std::path::Path;
 use common::command;
 use common::container::facts::PublishedPort;
 use common::container::init::InitProgram;
-use common::container::podman::{Listed, Places};
+use common::container::podman::info::Places;
+use common::container::podman::list::Listed;
 use common::container::service::ServiceHere;
 use common::container::{ContainerFacts, apparmor, podman};
 use common::host::Room;
@@ -31,14 +32,14 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
     };
     let (image, containers, networks, volumes, places, service) = tokio::join!(
         podman::exists("image", &container.image_id),
-        podman::list(),
-        podman::networks(),
-        podman::volumes(),
-        podman::places(),
+        podman::list::list(),
+        podman::objects::networks(),
+        podman::objects::volumes(),
+        podman::info::places(),
         service,
     );
     let addresses = match &containers {
-        Ok(containers) => podman::addresses_in_use(containers).await,
+        Ok(containers) => podman::inspect::addresses_in_use(containers).await,
         Err(_) => Ok(Vec::new()),
     };
     let taken = |is: fn(&Listed, &ContainerFacts) -> bool| match &containers {
@@ -107,7 +108,7 @@ pub async fn obstacles(container: &ContainerFacts, new: bool) -> Vec<Obstacle> {
 /// The bridges of the container's networks, as far as they have any. Podman waits with the answer while
 /// it creates a container in one of them.
 pub async fn bridges(container: &ContainerFacts) -> Vec<String> {
-    let known = podman::networks().await.unwrap_or_default();
+    let known = podman::objects::networks().await.unwrap_or_default();
     let joined = container.networks.iter();
     let found = joined.filter_map(|network| known.get(&network.name)?.bridge.clone());
     found.collect()

@@ -6,9 +6,8 @@
 //! under the name `tunnel-keeper`, which `ps` then shows.
 
 use std::ffi::OsString;
-use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use crate::command;
@@ -34,16 +33,6 @@ pub fn dispatch() {
     };
     let arguments: Vec<OsString> = arguments.collect();
     std::process::exit(act(&arguments));
-}
-
-/// The file this program was started from, to be started again under another name. After an
-/// upgrade in place that is the new file: the kernel then calls the old one `… (deleted)`.
-pub fn executable() -> io::Result<PathBuf> {
-    let path = std::env::current_exe()?;
-    match path.to_str().and_then(|p| p.strip_suffix(" (deleted)")) {
-        Some(replaced) => Ok(replaced.into()),
-        None => Ok(path),
-    }
 }
 
 /// The command that becomes the keeper of tunnel `index`.

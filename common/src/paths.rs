@@ -46,3 +46,13 @@ pub fn keep_log(directory: &Path, migration: &MigrationId, log: &Path) -> io::Re
     std::fs::copy(log, &to)?;
     Ok(to)
 }
+
+/// The file this program was started from, to be started again under another name. After an
+/// upgrade in place that is the new file: the kernel then calls the old one `… (deleted)`.
+pub fn executable() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    match path.to_str().and_then(|p| p.strip_suffix(" (deleted)")) {
+        Some(replaced) => Ok(replaced.into()),
+        None => Ok(path),
+    }
+}

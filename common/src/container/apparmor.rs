@@ -1,13 +1,4 @@
-//! What confines a container's processes, and Podman's own AppArmor profile.
-//!
-//! Podman names its profile after the version of its library (`containers-default-0.62.2`) and loads
-//! it when it first starts a container after boot, but not when it restores one
-//! (`CheckProfileAndLoadDefault`, which only `generateSpec` calls in libpod's
-//! container_internal_common.go): CRIU then asks the kernel for a profile that is not there. So Podman
-//! is made to load it before: it generates any profile whose name begins like that from its own
-//! template, under the name that it is asked for. A container of another version so gets the
-//! content of the destination's default, under the name that its configuration has; the same as after
-//! an upgrade of Podman, and `podman exec` and later starts find that name.
+//! What confines a container's processes.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -15,14 +6,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::podman;
-use crate::command::{self, CommandError};
+use crate::command;
 
 /// How the names of Podman's own profiles begin (`ProfilePrefix` in go.podman.io/common/pkg/apparmor).
 pub const PODMANS: &str = "containers-default-";
 
 /// Lists the profiles that are loaded, one a line, each with its mode.
-const LOADED: &str = "/sys/kernel/security/apparmor/profiles";
+pub(crate) const LOADED: &str = "/sys/kernel/security/apparmor/profiles";
 
 /// Where Podman looks for the program that loads profiles, besides its search path.
 const PARSER: &str = "apparmor_parser";
@@ -58,30 +48,6 @@ impl SecurityModule {
             SecurityModule::None
         }
     }
-}
-
-/// Podman's profile could not be loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum ProfileError {
-    /// The kernel does not say which there are.
-    #[error("{LOADED}: {0}")]
-    Unknown(#[from] io::Error),
-    /// Podman ran and it is not there.
-    #[error("podman did not load the AppArmor profile {profile}: {why}")]
-    NotLoaded {
-        /// Its name.
-        profile: String,
-        /// What Podman said.
-        why: CommandError,
-    },
-    /// Podman did not even try.
-    #[error("cannot have podman load the AppArmor profile {profile}: {why}")]
-    Podman {
-        /// Its name.
-        profile: String,
-        /// What Podman said.
-        why: CommandError,
-    },
 }
 
 /// The label of the process with this directory below /proc; none if nothing confines it.
@@ -127,42 +93,6 @@ pub fn to_load(labels: &BTreeSet<String>, loaded: &BTreeSet<String>) -> Vec<Stri
         .filter(|label| label.starts_with(PODMANS))
         .cloned()
         .collect()
-}
-
-/// Has Podman load its own `profile`, by a container `name` of `image` that is created and never
-/// started.
-///
-/// The container is removed again; cut short, it is undone by [`podman::remove_container`]. The
-/// profile stays loaded until the host goes down, as those that Podman loads by itself.
-///
-/// # Errors
-/// If the profile is not loaded afterwards.
-pub async fn load(profile: &str, image: &str, name: &str) -> Result<(), ProfileError> {
-    let failed = |why| ProfileError::Podman {
-        profile: profile.to_owned(),
-        why,
-    };
-    let mut create = podman::podman();
-    // As little of a container as there can be: its program is never run.
-    create.args(["container", "create", "--pull=never", "--network=none"]);
-    create.args(["--log-driver=none", "--image-volume=ignore"]);
-    create.args(["--no-healthcheck", "--restart=no", "--name", name]);
-    create.args(["--entrypoint", "/bin/true"]);
-    create.arg(format!("--security-opt=apparmor={profile}"));
-    command::stdout(create.arg(image)).await.map_err(failed)?;
-    // It fails if the image has no such program, but only after the profile was loaded.
-    let prepared = command::stdout(podman::podman().args(["container", "init", name])).await;
-    podman::remove_container(name).await.map_err(failed)?;
-    match (loaded()?.contains(profile), prepared) {
-        (true, _) => Ok(()),
-        (false, Err(why)) => Err(ProfileError::NotLoaded {
-            profile: profile.to_owned(),
-            why,
-        }),
-        (false, Ok(_)) => Err(ProfileError::Unknown(io::Error::other(format!(
-            "{profile} is not there although podman has started a container with it"
-        )))),
-    }
 }
 
 #[cfg(test)]

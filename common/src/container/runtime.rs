@@ -7,6 +7,9 @@ use serde_json::Value;
 /// Those that are known, by name.
 pub const NAMES: [&str; 2] = ["runc", "crun"];
 
+/// Where cgroup v2 is mounted.
+pub(crate) const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
+
 /// Where a runtime keeps its containers when Podman starts it as root.
 const STATE: &str = "/run";
 
@@ -41,10 +44,7 @@ fn of_crun(status: &Value) -> Option<String> {
 /// Runc says where it is in the file system; the hierarchy without controllers is that of cgroup v2.
 fn of_runc(state: &Value) -> Option<String> {
     let path = state["cgroup_paths"][""].as_str()?;
-    Some(
-        path.strip_prefix(crate::container::checkpoint::freezer::CGROUP_MOUNT)?
-            .to_owned(),
-    )
+    Some(path.strip_prefix(CGROUP_MOUNT)?.to_owned())
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use super::{Check, Checks, Side, Verdict, join};
 use crate::container::ContainerFacts;
 use crate::container::facts::PublishedPort;
 use crate::container::init::InitProgram;
-use crate::container::podman::{Network, Places};
+use crate::container::podman::info::Places;
+use crate::container::podman::objects::Network;
 use crate::container::service::ServiceHere;
 use crate::host::{HostFacts, Room};
 

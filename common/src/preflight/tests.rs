@@ -5,7 +5,8 @@ use crate::container::ContainerFacts;
 use crate::container::apparmor::SecurityModule;
 use crate::container::facts::{NetworkFacts, Roots, VolumeFacts};
 use crate::container::init::InitProgram;
-use crate::container::podman::{Network, Places};
+use crate::container::podman::info::Places;
+use crate::container::podman::objects::Network;
 use crate::host::{HostFacts, Room};
 
 fn host() -> HostFacts {

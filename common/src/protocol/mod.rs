@@ -44,13 +44,15 @@
 //!   the highest version both know.
 
 pub mod frame;
+pub mod id;
 pub mod liveness;
 pub mod message;
 pub mod state;
 pub mod version;
 
+pub use id::{ContainerRef, MigrationId};
 pub use message::{
-    ContainerRef, MigrationId, MissingImage, Outcome, Packets, RefusalCode, Refused, Reply,
-    Request, RequestName, StreamDigest, StreamKind,
+    MissingImage, Outcome, Packets, RefusalCode, Refused, Reply, Request, RequestName,
+    StreamDigest, StreamKind,
 };
 pub use state::State;

@@ -8,10 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::container::runtime;
-
-/// Where cgroup v2 is mounted.
-pub(crate) const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
+use crate::container::runtime::{self, CGROUP_MOUNT};
 
 /// Why containers cannot be frozen on this host, if they cannot.
 pub fn problem() -> Option<String> {

@@ -116,7 +116,7 @@ pub enum Owner {
 ///
 /// For a service its unit is changed until [`crate::container::service::arrived`] or [`crate::container::service::undo_arrival`].
 ///
-/// Undone by [`Staged::cancel`] and [`crate::container::podman::remove_container`].
+/// Undone by [`Staged::cancel`] and [`crate::container::podman::objects::remove_container`].
 pub async fn stage(
     owner: &Owner,
     archive: &Path,
@@ -124,7 +124,7 @@ pub async fn stage(
     scratch: &Path,
 ) -> Result<Staged, GateError> {
     let stand_in = scratch.join(CONMON_NAME);
-    std::os::unix::fs::symlink(crate::multicall::executable()?, &stand_in)?;
+    std::os::unix::fs::symlink(crate::paths::executable()?, &stand_in)?;
     let overrides = scratch.join("gate.conf");
     let mut settings = format!(
         "[engine]\nconmon_path = [{:?}]\n",
@@ -154,7 +154,7 @@ pub async fn stage(
         (GATE_SOCKET.to_owned(), text(&socket)),
         (
             REAL_CONMON.to_owned(),
-            crate::container::podman::places().await?.conmon,
+            crate::container::podman::info::places().await?.conmon,
         ),
     ]);
     let mut command = match owner {
@@ -175,7 +175,7 @@ pub async fn stage(
             };
             start.write(scratch)?;
             let starter = scratch.join(starter::STARTER_NAME);
-            std::os::unix::fs::symlink(crate::multicall::executable()?, &starter)?;
+            std::os::unix::fs::symlink(crate::paths::executable()?, &starter)?;
             name.add_override(&starter::override_of(&starter, scratch))
                 .await?;
             let mut command = command::new("systemctl");
@@ -231,7 +231,7 @@ fn failed(status: ExitStatus, log: &Path) -> CommandError {
 
 impl Staged {
     /// Closes the gate, if it is not open, and waits until Podman has cleaned up after itself. What Podman keeps of
-    /// the container then is removed with [`crate::container::podman::remove_container`].
+    /// the container then is removed with [`crate::container::podman::objects::remove_container`].
     pub async fn cancel(mut self) {
         drop(self.gate);
         // Podman tears down network and storage itself if it is let; killed, it leaves them.
@@ -246,7 +246,7 @@ impl Staged {
     /// Opens the gate and waits until Podman has the container running.
     ///
     /// From here on Podman owns the container; undone by [`Staged::cancel`] and
-    /// [`crate::container::podman::remove_container`].
+    /// [`crate::container::podman::objects::remove_container`].
     ///
     /// # Errors
     /// As soon as it is certain that the container will not run, and then nothing of it does. Podman,

@@ -1,6 +1,7 @@
 //! What happens to the container at the destination: it comes to life, but runs only when it may.
 
 pub mod gate;
+pub mod profile;
 mod restore_watch;
 pub mod skeleton;
 pub mod starter;

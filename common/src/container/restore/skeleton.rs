@@ -46,7 +46,7 @@ pub async fn write(
         source,
     };
     let stand_in = scratch.join(RUNTIME_NAME);
-    std::os::unix::fs::symlink(crate::multicall::executable().map_err(failed)?, &stand_in)
+    std::os::unix::fs::symlink(crate::paths::executable().map_err(failed)?, &stand_in)
         .map_err(failed)?;
     let overrides = scratch.join("skeleton.conf");
     std::fs::write(

@@ -1,0 +1,136 @@
+//! What Podman keeps besides containers, and removing what was made: networks, volumes, images, tags.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use super::{exists, json, podman};
+use crate::command::{self, CommandError};
+use crate::container::facts::VolumeFacts;
+
+/// A network of this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Network {
+    /// Driver, e.g. `bridge`.
+    pub driver: String,
+    /// The bridge, if it has one.
+    pub bridge: Option<String>,
+    /// Subnets.
+    pub subnets: Vec<ipnet::IpNet>,
+}
+
+#[derive(Deserialize)]
+struct NetworkEntry {
+    name: String,
+    driver: String,
+    #[serde(default)]
+    network_interface: String,
+    #[serde(default)]
+    subnets: Option<Vec<NetworkSubnet>>,
+}
+
+#[derive(Deserialize)]
+struct NetworkSubnet {
+    subnet: ipnet::IpNet,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ImageInspect {
+    #[serde(default)]
+    pub(super) size: u64,
+    #[serde(rename = "RootFS", default)]
+    pub(super) root_fs: RootFs,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct RootFs {
+    #[serde(default)]
+    pub(super) layers: Vec<String>,
+}
+
+/// All networks of this host, by name.
+pub async fn networks() -> Result<BTreeMap<String, Network>, CommandError> {
+    let found: Vec<NetworkEntry> = json(&["network", "ls", "--format", "json"]).await?;
+    let network = |found: NetworkEntry| {
+        let subnets = found.subnets.unwrap_or_default();
+        let network = Network {
+            driver: found.driver,
+            bridge: Some(found.network_interface).filter(|name| !name.is_empty()),
+            subnets: subnets.into_iter().map(|s| s.subnet).collect(),
+        };
+        (found.name, network)
+    };
+    Ok(found.into_iter().map(network).collect())
+}
+
+/// Names of all volumes of this host.
+pub async fn volumes() -> Result<BTreeSet<String>, CommandError> {
+    let text = command::stdout(podman().args(["volume", "ls", "--quiet"])).await?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// The layers of all images of this host, by [`crate::container::facts::ContainerFacts::image_layers`]' digests.
+pub async fn layers() -> Result<BTreeSet<String>, CommandError> {
+    let all = ["image", "list", "--all", "--quiet", "--no-trunc"];
+    let text = command::stdout(podman().args(all)).await?;
+    let ids: BTreeSet<&str> = text.lines().collect();
+    if ids.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let inspect: Vec<&str> = ["image", "inspect"].into_iter().chain(ids).collect();
+    let images: Vec<ImageInspect> = json(&inspect).await?;
+    Ok(images.into_iter().flat_map(|i| i.root_fs.layers).collect())
+}
+
+/// Makes a volume. Undone by [`remove_volume`].
+pub async fn create_volume(volume: &VolumeFacts) -> Result<(), CommandError> {
+    let mut command = podman();
+    command.args(["volume", "create", "--driver", &volume.driver]);
+    for (key, value) in &volume.options {
+        command.args(["--opt", &format!("{key}={value}")]);
+    }
+    for (key, value) in &volume.labels {
+        command.args(["--label", &format!("{key}={value}")]);
+    }
+    command.arg(&volume.name);
+    command::stdout(&mut command).await.map(drop)
+}
+
+/// Removes a volume and its content. One that does not exist is fine.
+pub async fn remove_volume(name: &str) -> Result<(), CommandError> {
+    if exists("volume", name).await? {
+        command::stdout(podman().args(["volume", "rm", name])).await?;
+    }
+    Ok(())
+}
+
+/// Kills and removes a container with its anonymous volumes. One that does not exist is fine.
+pub async fn remove_container(id: &str) -> Result<(), CommandError> {
+    command::stdout(podman().args(["rm", "--force", "--ignore", "--volumes", "--time", "0", id]))
+        .await
+        .map(drop)
+}
+
+/// Removes an image. One that does not exist is fine.
+pub async fn remove_image(id: &str) -> Result<(), CommandError> {
+    command::stdout(podman().args(["image", "rm", "--ignore", id]))
+        .await
+        .map(drop)
+}
+
+/// Gives an image one more name. Undone by [`untag_image`].
+pub async fn tag_image(id: &str, name: &str) -> Result<(), CommandError> {
+    command::stdout(podman().args(["image", "tag", id, name]))
+        .await
+        .map(drop)
+}
+
+/// Takes a name away from an image. One that it does not have is fine.
+pub async fn untag_image(id: &str, name: &str) -> Result<(), CommandError> {
+    if exists("image", name).await? {
+        command::stdout(podman().args(["image", "untag", id, name])).await?;
+    }
+    Ok(())
+}
