@@ -82,7 +82,9 @@ pub fn probe_stream(
         // Also frees the sender from a write that the peer no longer takes.
         let _ = stream.shutdown(Shutdown::Both);
         let written = sender.join().expect("the sender does not panic");
-        result.err().map(|fault| with_error_of_write(fault, written))
+        result
+            .err()
+            .map(|fault| with_error_of_write(fault, written))
     });
     seen.sent = sent.into_inner();
     let fault = fault.or((seen.lost() > 0).then_some(Fault::Closed(seen.received)));
