@@ -18,8 +18,8 @@ pub struct Flow {
     pub reply: Tuple,
     /// The connection's mark.
     pub mark: u32,
-    /// Time left until the entry is dropped, if no packet comes; whole seconds. Absent in a
-    /// [`Destroy`](crate::Event::Destroy) event and for an offloaded flow.
+    /// Time left until the entry is dropped, if no packet comes; whole seconds. Absent for an
+    /// offloaded flow.
     pub timeout: Option<Duration>,
     /// What the kernel has seen and done.
     pub status: Status,

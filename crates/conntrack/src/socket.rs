@@ -17,7 +17,7 @@ use crate::{
 
 /// Room for the largest datagram: the kernel fills at most 32 KiB for a dump (netlink_dump in
 /// net/netlink/af_netlink.c), and only if the reader has shown that it has room for it.
-pub(crate) const DATAGRAM: usize = 64 * 1024;
+const DATAGRAM: usize = 64 * 1024;
 
 /// How many changes are under way at once. Each is answered by a datagram of its own, which takes
 /// about 1 KiB of the receive buffer, 208 KiB by default; an answer without room is lost.

@@ -9,11 +9,8 @@ use std::{
 };
 
 use conntrack::{
-    Conntrack, Error, Event, Family, Filter, Flow, Key, Mark, Protocol, Status, TcpFlags, TcpState,
-    Tuple, Watch,
+    Conntrack, Error, Family, Filter, Flow, Key, Mark, Protocol, Status, TcpFlags, TcpState, Tuple,
 };
-use futures::StreamExt;
-
 use namespace::{Namespace, Routed};
 
 /// Tracks and drops what the tracker calls invalid, as container networks do. The empty chains
@@ -195,10 +192,6 @@ fn without_the_capability_everything_is_refused() {
             table.set_marks([(&flow, Mark::exact(1))]).unwrap()[..],
             [Err(Error::Permission(_))]
         ));
-
-        let runtime = runtime();
-        let _context = runtime.enter();
-        assert!(matches!(Watch::open(), Err(Error::Permission(_))));
     });
 }
 
@@ -624,128 +617,4 @@ fn a_mark_changes_in_place_under_traffic() {
     });
     let counted = String::from_utf8(counted.stdout).unwrap();
     assert!(!counted.contains("packets 0 "), "{counted}");
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-}
-
-/// A watch of the namespace, polled from this thread, which is in another one.
-fn watched(namespace: &Namespace, runtime: &tokio::runtime::Runtime) -> Watch {
-    namespace.run(|| {
-        let _context = runtime.enter();
-        Watch::open().unwrap()
-    })
-}
-
-/// The next event, or nothing within a time in which it would have come.
-async fn next(watch: &mut Watch) -> Option<Event> {
-    tokio::time::timeout(Duration::from_millis(500), watch.next())
-        .await
-        .ok()
-        .map(|event| event.unwrap().unwrap())
-}
-
-#[test]
-fn a_watch_sees_entries_come_change_and_go() {
-    let Some(namespace) = Namespace::new() else {
-        return;
-    };
-    let mut table = opened(&namespace);
-    let runtime = runtime();
-    let mut watch = watched(&namespace, &runtime);
-    runtime.block_on(async {
-        for flow in flows() {
-            table.insert(&flow).unwrap();
-            let Some(Event::New(new)) = next(&mut watch).await else {
-                panic!("no new flow");
-            };
-            assert_eq!((new.original, new.reply), (flow.original, flow.reply));
-
-            table.set_mark(&flow, Mark::exact(9)).unwrap();
-            let Some(Event::Update(update)) = next(&mut watch).await else {
-                panic!("no update");
-            };
-            assert_eq!(update.mark, 9);
-
-            table.delete(&flow).unwrap();
-            let Some(Event::Destroy(destroy)) = next(&mut watch).await else {
-                panic!("no end");
-            };
-            assert_eq!(destroy.original, flow.original);
-            assert_eq!(destroy.mark, 9);
-            assert_eq!(destroy.id, new.id);
-        }
-        assert_eq!(next(&mut watch).await, None);
-    });
-}
-
-#[test]
-fn a_watch_sees_a_flow_time_out() {
-    let Some(namespace) = Namespace::new() else {
-        return;
-    };
-    // Time-outs are noticed by packets that meet the entry, by listings, and by a slow sweep.
-    let mut table = opened(&namespace);
-    let runtime = runtime();
-    let mut watch = watched(&namespace, &runtime);
-    runtime.block_on(async {
-        let mut flow = flows().remove(0);
-        flow.timeout = Some(Duration::from_secs(1));
-        table.insert(&flow).unwrap();
-        assert!(matches!(next(&mut watch).await, Some(Event::New(_))));
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        assert!(table.list(Filter::default()).unwrap().is_empty());
-        assert!(matches!(next(&mut watch).await, Some(Event::Destroy(_))));
-    });
-}
-
-#[test]
-fn the_end_of_a_flow_older_than_the_watch_is_silent() {
-    let Some(namespace) = Namespace::new() else {
-        return;
-    };
-    let mut table = opened(&namespace);
-    let runtime = runtime();
-    let flow = flows().remove(0);
-    for (events, reported) in [("2", false), ("1", true)] {
-        namespace.sysctl("netfilter/nf_conntrack_events", events);
-        table.insert(&flow).unwrap();
-        let mut watch = watched(&namespace, &runtime);
-        table.delete(&flow).unwrap();
-        let seen = runtime.block_on(next(&mut watch));
-        assert_eq!(seen.is_some(), reported, "nf_conntrack_events={events}");
-    }
-}
-
-#[test]
-fn a_watch_survives_an_overrun() {
-    let Some(namespace) = Namespace::new() else {
-        return;
-    };
-    let mut table = opened(&namespace);
-    let runtime = runtime();
-    let mut watch = watched(&namespace, &runtime);
-    let flows = many();
-    // More events than any backlog holds, and nobody reads them.
-    table.insert_all(&flows).unwrap();
-    for mark in 1..4 {
-        table
-            .set_marks(flows.iter().map(|flow| (flow, Mark::exact(mark))))
-            .unwrap();
-    }
-    runtime.block_on(async {
-        assert_eq!(next(&mut watch).await, Some(Event::Overrun));
-        // What was kept is older than what was lost, so it is gone too.
-        assert_eq!(next(&mut watch).await, None);
-
-        table.delete(&flows[0]).unwrap();
-        let Some(Event::Destroy(flow)) = next(&mut watch).await else {
-            panic!("the watch is deaf");
-        };
-        assert_eq!((flow.original, flow.mark), (flows[0].original, 3));
-    });
 }
