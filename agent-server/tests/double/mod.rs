@@ -8,10 +8,8 @@ use std::time::Duration;
 use agent_server::destination::{Destination, Incoming, Step};
 use common::container::ContainerFacts;
 use common::host::HostFacts;
-use common::journal::MigrationRecord;
 use common::net::flows::MovedFlow;
 use common::net::plan::{Agreement, End, Offer, PublicKey, Terms};
-use common::net::tunnel;
 use common::preflight::Check;
 use common::protocol::{
     MigrationId, MissingImage, Outcome, Packets, RefusalCode, Refused, StreamDigest, StreamKind,
@@ -158,11 +156,6 @@ impl Destination for Host {
         self.step("begin", arguments, &cancel).await?;
         let host = self.clone();
         Ok((Migration { host, cancel }, Some(MissingImage::default())))
-    }
-
-    async fn status(&self) -> Step<(Vec<tunnel::Status>, Vec<MigrationRecord>)> {
-        self.step("status", "", &CancellationToken::new()).await?;
-        Ok((Vec::new(), Vec::new()))
     }
 
     async fn outcome(&self, migration: &MigrationId) -> Step<Outcome> {

@@ -10,10 +10,8 @@ use strum::EnumDiscriminants;
 use super::version::Versions;
 use crate::container::ContainerFacts;
 use crate::host::HostFacts;
-use crate::journal::MigrationRecord;
 use crate::net::flows::MovedFlow;
 use crate::net::plan::{Offer, Terms};
-use crate::net::tunnel;
 use crate::preflight::Check;
 use crate::ticket::Ticket;
 
@@ -210,8 +208,6 @@ pub enum Request {
         /// Why, for the destination's log.
         reason: String,
     },
-    /// Tunnels and migrations of the destination.
-    Status,
     /// What became of a migration, asked after a lost connection.
     Outcome {
         /// Which.
@@ -296,13 +292,6 @@ pub enum Reply {
     Aborted {
         /// What could not be put back, if anything.
         leftovers: Vec<String>,
-    },
-    /// To `Status`.
-    Status {
-        /// Live tunnels.
-        tunnels: Vec<tunnel::Status>,
-        /// Migrations under way and past, newest first.
-        migrations: Vec<MigrationRecord>,
     },
     /// To `Outcome`.
     Outcome {
