@@ -280,7 +280,7 @@ impl Server {
     }
 
     fn invite(&self) -> Secret {
-        let token = self.invites.create(LIMIT * 60, key(), &[]).unwrap();
+        let token = self.invites.create(LIMIT * 60, key()).unwrap();
         token.secret
     }
 
