@@ -73,6 +73,10 @@ fn many() -> Vec<Flow> {
         .collect()
 }
 
+fn set_mark(table: &mut Conntrack, key: impl Into<Key>, mark: Mark) -> Result<(), Error> {
+    table.set_marks([(key, mark)]).unwrap().remove(0)
+}
+
 fn opened(namespace: &Namespace) -> Conntrack {
     namespace.run(|| Conntrack::open().unwrap())
 }
@@ -100,7 +104,7 @@ fn an_entry_is_inserted_listed_read_changed_and_deleted() {
         // The other direction names the entry as well.
         assert_eq!(table.get(flow.reply).unwrap().id, read.id);
 
-        table.set_mark(&flow, Mark::exact(0x20)).unwrap();
+        set_mark(&mut table, &flow, Mark::exact(0x20)).unwrap();
         table.set_timeout(&flow, MINUTES * 2).unwrap();
         let changed = table.get(&flow).unwrap();
         assert_eq!(changed.mark, 0x20);
@@ -140,7 +144,7 @@ fn mistakes_are_errors_that_say_what_was_attempted() {
     let mut table = opened(&namespace);
     let flow = flows().remove(0);
 
-    let missing = table.set_mark(&flow, Mark::exact(1)).unwrap_err();
+    let missing = set_mark(&mut table, &flow, Mark::exact(1)).unwrap_err();
     assert!(matches!(missing, Error::NotFound(_)));
     assert_eq!(
         missing.to_string(),
@@ -253,9 +257,7 @@ fn a_masked_mark_leaves_the_other_bits() {
     let mut flow = flows().remove(0);
     flow.mark = 0x1234_5678;
     table.insert(&flow).unwrap();
-    table
-        .set_mark(&flow, Mark::masked(0xffff_abcd, 0x0000_ff00))
-        .unwrap();
+    set_mark(&mut table, &flow, Mark::masked(0xffff_abcd, 0x0000_ff00)).unwrap();
     assert_eq!(table.get(&flow).unwrap().mark, 0x1234_ab78);
 }
 
@@ -598,7 +600,7 @@ fn a_mark_changes_in_place_under_traffic() {
     std::thread::scope(|scope| {
         let traffic = scope.spawn(|| (0..20).for_each(|_| connection.check()));
         for mark in (0..1000).chain([0x42]) {
-            table.set_mark(original, Mark::exact(mark)).unwrap();
+            set_mark(&mut table, original, Mark::exact(mark)).unwrap();
         }
         traffic.join().unwrap();
     });
