@@ -70,11 +70,6 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// All 32 bits.
-    pub fn exact(value: u32) -> Self {
-        Self::masked(value, u32::MAX)
-    }
-
     /// The bits of `mask` alone; bits of `value` outside it are dropped. (The kernel would *flip*
     /// those in an update, and match nothing in a filter: `ctnetlink_change_mark`,
     /// `ctnetlink_filter_match` in nf_conntrack_netlink.c.)

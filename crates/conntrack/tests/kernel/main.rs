@@ -73,6 +73,11 @@ fn many() -> Vec<Flow> {
         .collect()
 }
 
+/// All 32 bits of a mark.
+fn exact(value: u32) -> Mark {
+    Mark::masked(value, u32::MAX)
+}
+
 fn set_mark(table: &mut Conntrack, key: impl Into<Key>, mark: Mark) -> Result<(), Error> {
     table.set_marks([(key, mark)]).unwrap().remove(0)
 }
@@ -104,7 +109,7 @@ fn an_entry_is_inserted_listed_read_changed_and_deleted() {
         // The other direction names the entry as well.
         assert_eq!(table.get(flow.reply).unwrap().id, read.id);
 
-        set_mark(&mut table, &flow, Mark::exact(0x20)).unwrap();
+        set_mark(&mut table, &flow, exact(0x20)).unwrap();
         table.set_timeout(&flow, MINUTES * 2).unwrap();
         let changed = table.get(&flow).unwrap();
         assert_eq!(changed.mark, 0x20);
@@ -144,7 +149,7 @@ fn mistakes_are_errors_that_say_what_was_attempted() {
     let mut table = opened(&namespace);
     let flow = flows().remove(0);
 
-    let missing = set_mark(&mut table, &flow, Mark::exact(1)).unwrap_err();
+    let missing = set_mark(&mut table, &flow, exact(1)).unwrap_err();
     assert!(matches!(missing, Error::NotFound(_)));
     assert_eq!(
         missing.to_string(),
@@ -193,7 +198,7 @@ fn without_the_capability_everything_is_refused() {
         ));
         assert!(matches!(table.insert(&flow), Err(Error::Permission(_))));
         assert!(matches!(
-            table.set_marks([(&flow, Mark::exact(1))]).unwrap()[..],
+            table.set_marks([(&flow, exact(1))]).unwrap()[..],
             [Err(Error::Permission(_))]
         ));
     });
@@ -238,14 +243,14 @@ fn the_kernel_filters_by_mark_and_family() {
         marks
     };
     assert_eq!(marks(None, None).len(), flows().len());
-    assert_eq!(marks(None, Some(Mark::exact(0x102))), [0x102]);
+    assert_eq!(marks(None, Some(exact(0x102))), [0x102]);
     assert_eq!(marks(None, Some(Mark::masked(1, 1))), [0x101, 0x103, 0x105]);
     assert_eq!(marks(Some(Family::V6), None), [0x101, 0x103, 0x106]);
     assert_eq!(
         marks(Some(Family::V6), Some(Mark::masked(1, 1))),
         [0x101, 0x103]
     );
-    assert_eq!(marks(None, Some(Mark::exact(0x900))), [0u32; 0]);
+    assert_eq!(marks(None, Some(exact(0x900))), [0u32; 0]);
 }
 
 #[test]
@@ -277,7 +282,7 @@ fn ten_thousand_marks_are_set_quickly() {
     table.delete(&flows[4321]).unwrap();
     let start = Instant::now();
     let marked = table
-        .set_marks(flows.iter().map(|flow| (flow, Mark::exact(7))))
+        .set_marks(flows.iter().map(|flow| (flow, exact(7))))
         .unwrap();
     let elapsed = start.elapsed();
     println!("marked 10,000 entries in {elapsed:?}");
@@ -296,7 +301,7 @@ fn ten_thousand_marks_are_set_quickly() {
     assert!(elapsed < Duration::from_secs(2));
 
     let filter = Filter {
-        mark: Some(Mark::exact(7)),
+        mark: Some(exact(7)),
         ..Filter::default()
     };
     assert_eq!(table.list(filter).unwrap().len(), flows.len() - 1);
@@ -600,7 +605,7 @@ fn a_mark_changes_in_place_under_traffic() {
     std::thread::scope(|scope| {
         let traffic = scope.spawn(|| (0..20).for_each(|_| connection.check()));
         for mark in (0..1000).chain([0x42]) {
-            set_mark(&mut table, original, Mark::exact(mark)).unwrap();
+            set_mark(&mut table, original, exact(mark)).unwrap();
         }
         traffic.join().unwrap();
     });
