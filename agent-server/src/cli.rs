@@ -130,7 +130,7 @@ fn invite(ttl: Duration) -> anyhow::Result<()> {
     let directory = paths::server_dir();
     let name = nix::unistd::gethostname()?.to_string_lossy().into_owned();
     let identity = Identity::load_or_create(&directory, &name)?;
-    let token = Invites::open(&directory)?.create(ttl, identity.fingerprint(), &[])?;
+    let token = Invites::open(&directory)?.create(ttl, identity.fingerprint())?;
     eprintln!(
         "Valid once, for {} min. On the host that will send containers here:\n  \
          agent-client pair {name} --token-file FILE   (with the line below in FILE)",

@@ -8,9 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use common::container::ContainerFacts;
 use common::host::HostFacts;
-use common::journal::MigrationRecord;
 use common::net::flows::decide::MovedFlow;
-use common::net::tunnel;
 use common::net::tunnel::plan::{Offer, Terms};
 use common::preflight::Check;
 use common::protocol::{
@@ -46,11 +44,6 @@ pub trait Destination: Send + Sync {
         address: SocketAddr,
         cancel: CancellationToken,
     ) -> impl Future<Output = Step<(Self::Incoming, Option<MissingImage>)>> + Send;
-
-    /// Tunnels and migrations.
-    fn status(
-        &self,
-    ) -> impl Future<Output = Step<(Vec<tunnel::status::Status>, Vec<MigrationRecord>)>> + Send;
 
     /// What became of a migration.
     fn outcome(&self, migration: &MigrationId) -> impl Future<Output = Step<Outcome>> + Send;

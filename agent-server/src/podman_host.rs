@@ -10,8 +10,8 @@ use common::host::HostFacts;
 use common::journal::{Direction, Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::state::Dirs;
+use common::net::tunnel::Tunnel;
 use common::net::tunnel::plan::{Offer, Terms};
-use common::net::tunnel::{self, Tunnel};
 use common::preflight::{self, Check, Side, Verdict};
 use common::protocol::{MigrationId, MissingImage, Outcome, RefusalCode, Refused};
 use common::transaction;
@@ -185,16 +185,6 @@ impl Destination for PodmanHost {
         )
         .map_err(failed)?;
         Ok((incoming, missing_image))
-    }
-
-    async fn status(&self) -> Step<(Vec<tunnel::status::Status>, Vec<MigrationRecord>)> {
-        let tunnels = spawn_blocking(|| tunnel::status::list(&Dirs::default()))
-            .await
-            .map_err(failed)?
-            .map_err(failed)?;
-        let mut migrations = self.journal.list().map_err(failed)?;
-        migrations.truncate(50);
-        Ok((tunnels, migrations))
     }
 
     async fn outcome(&self, migration: &MigrationId) -> Step<Outcome> {

@@ -240,13 +240,6 @@ where
                 } => Ok(Reply::Checked {
                     checks: host.check(&container, &source, forward_new).await?,
                 }),
-                Request::Status => {
-                    let (tunnels, migrations) = host.status().await?;
-                    Ok(Reply::Status {
-                        tunnels,
-                        migrations,
-                    })
-                }
                 Request::Outcome { migration } => Ok(Reply::Outcome {
                     outcome: host.outcome(&migration).await?,
                 }),

@@ -254,7 +254,6 @@ fn every_request(secret: &Secret) -> Vec<Request> {
         Request::Restore,
         Request::Commit,
         abort(),
-        Request::Status,
         outcome(),
     ]
 }
@@ -281,7 +280,7 @@ impl Server {
     }
 
     fn invite(&self) -> Secret {
-        let token = self.invites.create(LIMIT * 60, key(), &[]).unwrap();
+        let token = self.invites.create(LIMIT * 60, key()).unwrap();
         token.secret
     }
 
@@ -490,13 +489,9 @@ async fn a_connection_is_good_for_a_second_migration() {
 }
 
 #[tokio::test]
-async fn status_and_outcome_are_told() {
+async fn the_outcome_is_told() {
     let server = Server::new();
     let mut client = server.connect_in(State::Idle).await;
-    assert!(matches!(
-        client.ask(&Request::Status).await,
-        Reply::Status { .. }
-    ));
     assert!(matches!(
         client.ask(&outcome()).await,
         Reply::Outcome {
@@ -626,15 +621,15 @@ async fn a_request_before_the_last_answer_ends_the_session() {
         .set_to_work(&server.host, &Request::Stage, Plan::Wait)
         .await;
     let before = server.host.calls().len();
-    let refused = client.ask_refused(&Request::Status).await;
+    let refused = client.ask_refused(&outcome()).await;
     assert_eq!(refused.code, RefusalCode::Protocol);
-    assert_eq!(refused.message, "`status` came before the last answer");
+    assert_eq!(refused.message, "`outcome` came before the last answer");
     client.expect_end().await;
     assert_eq!(
         server.host.calls()[before..],
         [
             "cancelled stage",
-            "roll_back `status` came before the last answer"
+            "roll_back `outcome` came before the last answer"
         ]
     );
 }
@@ -670,7 +665,7 @@ async fn a_failing_step_is_told_at_once_and_undone_when_asked_for() {
 
 #[tokio::test]
 async fn a_failing_question_changes_nothing() {
-    for question in [check(), Request::Status, outcome()] {
+    for question in [check(), outcome()] {
         let server = Server::new();
         let mut client = server.connect_in(State::Idle).await;
         server.host.plan(question.name(), Plan::Fail);

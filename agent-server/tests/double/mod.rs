@@ -8,9 +8,7 @@ use std::time::Duration;
 use agent_server::destination::{Destination, Incoming, Step};
 use common::container::ContainerFacts;
 use common::host::HostFacts;
-use common::journal::MigrationRecord;
 use common::net::flows::decide::MovedFlow;
-use common::net::tunnel;
 use common::net::tunnel::plan::{Agreement, End, Offer, PublicKey, Terms};
 use common::preflight::Check;
 use common::protocol::{
@@ -158,11 +156,6 @@ impl Destination for Host {
         self.step("begin", arguments, &cancel).await?;
         let host = self.clone();
         Ok((Migration { host, cancel }, Some(MissingImage::default())))
-    }
-
-    async fn status(&self) -> Step<(Vec<tunnel::status::Status>, Vec<MigrationRecord>)> {
-        self.step("status", "", &CancellationToken::new()).await?;
-        Ok((Vec::new(), Vec::new()))
     }
 
     async fn outcome(&self, migration: &MigrationId) -> Step<Outcome> {

@@ -9,10 +9,8 @@ use super::id::MigrationId;
 use super::version::Versions;
 use crate::container::ContainerFacts;
 use crate::host::HostFacts;
-use crate::journal::MigrationRecord;
 use crate::net::flows::decide::MovedFlow;
 use crate::net::tunnel::plan::{Offer, Terms};
-use crate::net::tunnel::status::Status as TunnelStatus;
 use crate::preflight::Check;
 use crate::ticket::Ticket;
 
@@ -138,8 +136,6 @@ pub enum Request {
         /// Why, for the destination's log.
         reason: String,
     },
-    /// Tunnels and migrations of the destination.
-    Status,
     /// What became of a migration, asked after a lost connection.
     Outcome {
         /// Which.
@@ -224,13 +220,6 @@ pub enum Reply {
     Aborted {
         /// What could not be put back, if anything.
         leftovers: Vec<String>,
-    },
-    /// To `Status`.
-    Status {
-        /// Live tunnels.
-        tunnels: Vec<TunnelStatus>,
-        /// Migrations under way and past, newest first.
-        migrations: Vec<MigrationRecord>,
     },
     /// To `Outcome`.
     Outcome {

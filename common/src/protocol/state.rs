@@ -32,7 +32,7 @@
 //! source lets its clients go on first. A refused `Begin` leads back to `Idle`, and a refused `Commit` too:
 //! it has been undone by then.
 //!
-//! `Check`, `Status`, `Outcome` and `Introduce` are legal in `Idle` only: a connection that migrates
+//! `Check`, `Outcome` and `Introduce` are legal in `Idle` only: a connection that migrates
 //! does nothing else.
 
 use super::message::{Request, RequestName, StreamKind};
@@ -89,13 +89,9 @@ impl State {
             (Greeting, Request::Hello { .. }) => Idle,
             // A paired peer may have forgotten it and ask again.
             (Unpaired | Idle, Request::Pair { .. }) => Idle,
-            (
-                Idle,
-                Request::Check { .. }
-                | Request::Status
-                | Request::Outcome { .. }
-                | Request::Introduce { .. },
-            ) => Idle,
+            (Idle, Request::Check { .. } | Request::Outcome { .. } | Request::Introduce { .. }) => {
+                Idle
+            }
             (Idle, Request::Begin { .. }) => Begun,
             // Again, if something at the source has taken the place of the tunnel agreed on.
             (Begun | TunnelOpen, Request::OpenTunnel { .. }) => TunnelOpen,
@@ -211,7 +207,7 @@ mod tests {
 
     #[test]
     fn nothing_comes_before_hello() {
-        for request in [Request::Status, Request::Commit, Request::Stage, abort()] {
+        for request in [Request::Commit, Request::Stage, abort()] {
             assert!(State::Greeting.after(&request).is_err());
         }
         assert_eq!(State::Greeting.after(&hello()), Ok(State::Idle));
@@ -222,7 +218,6 @@ mod tests {
     fn a_stranger_may_only_pair() {
         let id = MigrationId::random();
         for request in [
-            Request::Status,
             Request::Outcome { migration: id },
             Request::Commit,
             hello(),

@@ -18,8 +18,8 @@ pub struct Flow {
     pub reply: Tuple,
     /// The connection's mark.
     pub mark: u32,
-    /// Time left until the entry is dropped, if no packet comes; whole seconds. Absent in a
-    /// [`Destroy`](crate::Event::Destroy) event and for an offloaded flow.
+    /// Time left until the entry is dropped, if no packet comes; whole seconds. Absent for an
+    /// offloaded flow.
     pub timeout: Option<Duration>,
     /// What the kernel has seen and done.
     pub status: Status,
@@ -70,11 +70,6 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// All 32 bits.
-    pub fn exact(value: u32) -> Self {
-        Self::masked(value, u32::MAX)
-    }
-
     /// The bits of `mask` alone; bits of `value` outside it are dropped. (The kernel would *flip*
     /// those in an update, and match nothing in a filter: `ctnetlink_change_mark`,
     /// `ctnetlink_filter_match` in nf_conntrack_netlink.c.)

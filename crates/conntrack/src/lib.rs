@@ -1,12 +1,11 @@
 //! The kernel's connection tracking table, typed, over netlink.
 //!
 //! [`Conntrack`] lists, reads, inserts, changes and deletes entries; it blocks, for each request is
-//! answered by the kernel before the call returns. [`Watch`] is an asynchronous stream of what
-//! happens to entries.
+//! answered by the kernel before the call returns.
 //!
-//! Both belong to the network namespace of the *thread that opens them*, for good: a socket opened
+//! It belongs to the network namespace of the *thread that opens it*, for good: a socket opened
 //! by a thread that has entered a container's namespace keeps working on that namespace from any
-//! thread. Both need `CAP_NET_ADMIN` in the user namespace that owns the network namespace.
+//! thread. It needs `CAP_NET_ADMIN` in the user namespace that owns the network namespace.
 //!
 //! The kernel tracks packets only where something asks for it: a rule with `ct state`, or a chain
 //! of type `nat`. Without one, entries can be inserted and listed, but no packet looks at them.
@@ -18,7 +17,6 @@ mod flow;
 mod message;
 mod socket;
 mod tuple;
-mod watch;
 
 pub use error::{Attempt, Error, Result};
 pub use flow::{
@@ -26,4 +24,3 @@ pub use flow::{
 };
 pub use socket::{Conntrack, Filter};
 pub use tuple::{Family, Key, Protocol, Tuple};
-pub use watch::{Event, Watch};

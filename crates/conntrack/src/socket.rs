@@ -17,7 +17,7 @@ use crate::{
 
 /// Room for the largest datagram: the kernel fills at most 32 KiB for a dump (netlink_dump in
 /// net/netlink/af_netlink.c), and only if the reader has shown that it has room for it.
-pub(crate) const DATAGRAM: usize = 64 * 1024;
+const DATAGRAM: usize = 64 * 1024;
 
 /// How many changes are under way at once. Each is answered by a datagram of its own, which takes
 /// about 1 KiB of the receive buffer, 208 KiB by default; an answer without room is lost.
@@ -134,20 +134,14 @@ impl Conntrack {
         self.change_all(flows.into_iter().map(insertion))
     }
 
-    /// Changes an entry's mark in place, at once for all packets that follow; its translation,
-    /// state and timeout stay. Undone by setting the old mark.
+    /// Changes marks of entries in place, at once for all packets that follow; their translations,
+    /// states and timeouts stay. Says of each how it went, in order. Undone by setting the old marks.
+    ///
+    /// Many requests are under way at once: 10,000 take about a tenth of a second.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`], [`Error::Permission`].
-    pub fn set_mark(&mut self, key: impl Into<Key>, mark: Mark) -> Result<()> {
-        self.change(marking(key.into(), mark))
-    }
-
-    /// Changes many marks as [`set_mark`](Self::set_mark) does, and says of each how it went, in
-    /// order. Many requests are under way at once: 10,000 take about a tenth of a second.
-    ///
-    /// # Errors
+    /// Of each, [`Error::NotFound`] and [`Error::Permission`].
     ///
     /// The outer one: the socket failed, and it is not known which marks were changed. Setting
     /// them again is harmless.
@@ -155,11 +149,14 @@ impl Conntrack {
         &mut self,
         marks: impl IntoIterator<Item = (K, Mark)>,
     ) -> Result<Vec<Result<()>>> {
-        self.change_all(
-            marks
-                .into_iter()
-                .map(|(key, mark)| Ok(marking(key.into(), mark))),
-        )
+        self.change_all(marks.into_iter().map(|(key, mark)| {
+            let key = key.into();
+            Ok(Change {
+                attempt: Attempt::on("set the mark of", key.tuple),
+                flags: 0,
+                message: message::set_mark(&key, mark),
+            })
+        }))
     }
 
     /// Has TCP connections judged liberally from now on: no segment outside the window that the tracker
@@ -363,14 +360,6 @@ fn insertion(flow: &Flow) -> Result<Change> {
         flags: NLM_F_CREATE | NLM_F_EXCL,
         message: message::insert(flow).map_err(|reason| Error::Invalid { attempt, reason })?,
     })
-}
-
-fn marking(key: Key, mark: Mark) -> Change {
-    Change {
-        attempt: Attempt::on("set the mark of", key.tuple),
-        flags: 0,
-        message: message::set_mark(&key, mark),
-    }
 }
 
 /// The kernel's answer code: 0, or a negative errno.

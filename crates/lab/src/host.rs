@@ -105,11 +105,6 @@ impl Host {
         self.kind
     }
 
-    /// Its place on the switch: the last part of its addresses.
-    pub fn number(&self) -> u8 {
-        self.number
-    }
-
     /// The IPv4 address of its `eth0`, in 198.51.100.0/24.
     pub fn ipv4(&self) -> Ipv4Addr {
         Ipv4Addr::new(198, 51, 100, self.number)

@@ -77,14 +77,9 @@ impl Invites {
     /// # Errors
     ///
     /// [`Error::Damaged`], [`Error::Exposed`], [`Error::Io`].
-    pub fn create(
-        &self,
-        ttl: Duration,
-        server: Fingerprint,
-        addresses: &[String],
-    ) -> Result<Token, Error> {
+    pub fn create(&self, ttl: Duration, server: Fingerprint) -> Result<Token, Error> {
         let now = unix_now();
-        let token = Token::new(server, now.saturating_add(ttl.as_secs()), addresses);
+        let token = Token::new(server, now.saturating_add(ttl.as_secs()));
         self.store.update(|invites| {
             invites.retain(|invite| now < invite.expires.saturating_add(REMEMBERED));
             invites.push(Invite {
@@ -151,7 +146,7 @@ mod tests {
 
     fn create(invites: &Invites, ttl: Duration) -> Token {
         let server = Fingerprint::from_bytes(SERVER);
-        invites.create(ttl, server, &[]).unwrap()
+        invites.create(ttl, server).unwrap()
     }
 
     fn refusal(outcome: Result<(), Error>) -> Refusal {

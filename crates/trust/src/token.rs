@@ -62,9 +62,9 @@ impl<'de> Deserialize<'de> for Secret {
 /// An invitation as it is carried: whom to expect, what to say, and until when.
 ///
 /// Its text is `inv1_` and, in base64url without padding ([RFC 4648] section 5), the server's
-/// fingerprint (32 bytes), the secret (32), the expiry (8, big-endian), the addresses (separated
-/// by commas), and the first 4 bytes of the BLAKE3 digest of all that, by which a damaged copy is
-/// told from a wrong one. Whoever has the text can pair: it is shown only by [`Token::reveal`].
+/// fingerprint (32 bytes), the secret (32), the expiry (8, big-endian), and the first 4 bytes of
+/// the BLAKE3 digest of all that, by which a damaged copy is told from a wrong one. Whoever has
+/// the text can pair: it is shown only by [`Token::reveal`].
 ///
 /// [RFC 4648]: https://www.rfc-editor.org/rfc/rfc4648#section-5
 #[derive(Debug, Clone)]
@@ -76,8 +76,6 @@ pub struct Token {
     pub secret: Secret,
     /// When it lapses, in seconds since 1970. The server's clock decides.
     pub expires: u64,
-    /// Where the server may be reached, as `HOST:PORT`; may be empty.
-    pub addresses: Vec<String>,
 }
 
 impl Token {
@@ -85,12 +83,11 @@ impl Token {
     const CHECKSUM: usize = 4;
 
     /// A fresh token.
-    pub(crate) fn new(server: Fingerprint, expires: u64, addresses: &[String]) -> Self {
+    pub(crate) fn new(server: Fingerprint, expires: u64) -> Self {
         Self {
             server,
             secret: Secret::random(),
             expires,
-            addresses: addresses.to_vec(),
         }
     }
 
@@ -101,7 +98,6 @@ impl Token {
         bytes.extend(self.server.as_bytes());
         bytes.extend(self.secret.0);
         bytes.extend(self.expires.to_be_bytes());
-        bytes.extend(self.addresses.join(",").bytes());
         let checksum = checksum(&bytes);
         bytes.extend(checksum);
         format!("{}{}", Self::PREFIX, BASE64_URL_SAFE_NO_PAD.encode(bytes))
@@ -167,17 +163,10 @@ impl Token {
         }
         let (server, rest) = body.split_first_chunk()?;
         let (secret, rest) = rest.split_first_chunk()?;
-        let (expires, rest) = rest.split_first_chunk()?;
-        let addresses = str::from_utf8(rest).ok()?;
         Some(Self {
             server: Fingerprint::from_bytes(*server),
             secret: Secret(*secret),
-            expires: u64::from_be_bytes(*expires),
-            addresses: addresses
-                .split(',')
-                .filter(|address| !address.is_empty())
-                .map(str::to_owned)
-                .collect(),
+            expires: u64::from_be_bytes(rest.try_into().ok()?),
         })
     }
 }
@@ -187,8 +176,7 @@ mod tests {
     use super::*;
 
     fn token() -> Token {
-        let addresses = ["10.0.0.2:50051".to_owned(), "[fd00::2]:50051".to_owned()];
-        Token::new(Fingerprint::from_bytes([7; 32]), u64::MAX, &addresses)
+        Token::new(Fingerprint::from_bytes([7; 32]), u64::MAX)
     }
 
     #[test]
@@ -198,12 +186,11 @@ mod tests {
         assert_eq!(read.server, token.server);
         assert_eq!(read.secret.hash(), token.secret.hash());
         assert_eq!(read.expires, token.expires);
-        assert_eq!(read.addresses, token.addresses);
         assert!(!read.seems_expired());
 
-        let bare = Token::new(token.server, 0, &[]);
-        let read: Token = bare.reveal().parse().unwrap();
-        assert!(read.addresses.is_empty() && read.seems_expired());
+        let old = Token::new(token.server, 0);
+        let read: Token = old.reveal().parse().unwrap();
+        assert!(read.seems_expired());
     }
 
     #[test]

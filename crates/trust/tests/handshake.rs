@@ -66,7 +66,7 @@ impl Host {
     }
 
     fn invite(&self, ttl: Duration) -> Token {
-        let token = self.invites.create(ttl, self.fingerprint(), &[]).unwrap();
+        let token = self.invites.create(ttl, self.fingerprint()).unwrap();
         token.reveal().parse().unwrap()
     }
 

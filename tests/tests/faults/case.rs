@@ -177,7 +177,7 @@ impl Case {
     fn by_request(mut self, request: RequestName) -> Option<Self> {
         match request {
             // `introduce` is for three hosts, and nothing of the migration depends on it any more.
-            RequestName::Status | RequestName::Introduce => return None,
+            RequestName::Introduce => return None,
             RequestName::Pair => self.exercise = Exercise::Pair,
             RequestName::Outcome => self.exercise = Exercise::Ask,
             RequestName::Abort => self = self.rolled_back(),

@@ -9,11 +9,8 @@ use std::{
 };
 
 use conntrack::{
-    Conntrack, Error, Event, Family, Filter, Flow, Key, Mark, Protocol, Status, TcpFlags, TcpState,
-    Tuple, Watch,
+    Conntrack, Error, Family, Filter, Flow, Key, Mark, Protocol, Status, TcpFlags, TcpState, Tuple,
 };
-use futures::StreamExt;
-
 use namespace::{Namespace, Routed};
 
 /// Tracks and drops what the tracker calls invalid, as container networks do. The empty chains
@@ -76,6 +73,15 @@ fn many() -> Vec<Flow> {
         .collect()
 }
 
+/// All 32 bits of a mark.
+fn exact(value: u32) -> Mark {
+    Mark::masked(value, u32::MAX)
+}
+
+fn set_mark(table: &mut Conntrack, key: impl Into<Key>, mark: Mark) -> Result<(), Error> {
+    table.set_marks([(key, mark)]).unwrap().remove(0)
+}
+
 fn opened(namespace: &Namespace) -> Conntrack {
     namespace.run(|| Conntrack::open().unwrap())
 }
@@ -103,7 +109,7 @@ fn an_entry_is_inserted_listed_read_changed_and_deleted() {
         // The other direction names the entry as well.
         assert_eq!(table.get(flow.reply).unwrap().id, read.id);
 
-        table.set_mark(&flow, Mark::exact(0x20)).unwrap();
+        set_mark(&mut table, &flow, exact(0x20)).unwrap();
         table.set_timeout(&flow, MINUTES * 2).unwrap();
         let changed = table.get(&flow).unwrap();
         assert_eq!(changed.mark, 0x20);
@@ -143,7 +149,7 @@ fn mistakes_are_errors_that_say_what_was_attempted() {
     let mut table = opened(&namespace);
     let flow = flows().remove(0);
 
-    let missing = table.set_mark(&flow, Mark::exact(1)).unwrap_err();
+    let missing = set_mark(&mut table, &flow, exact(1)).unwrap_err();
     assert!(matches!(missing, Error::NotFound(_)));
     assert_eq!(
         missing.to_string(),
@@ -192,13 +198,9 @@ fn without_the_capability_everything_is_refused() {
         ));
         assert!(matches!(table.insert(&flow), Err(Error::Permission(_))));
         assert!(matches!(
-            table.set_marks([(&flow, Mark::exact(1))]).unwrap()[..],
+            table.set_marks([(&flow, exact(1))]).unwrap()[..],
             [Err(Error::Permission(_))]
         ));
-
-        let runtime = runtime();
-        let _context = runtime.enter();
-        assert!(matches!(Watch::open(), Err(Error::Permission(_))));
     });
 }
 
@@ -241,14 +243,14 @@ fn the_kernel_filters_by_mark_and_family() {
         marks
     };
     assert_eq!(marks(None, None).len(), flows().len());
-    assert_eq!(marks(None, Some(Mark::exact(0x102))), [0x102]);
+    assert_eq!(marks(None, Some(exact(0x102))), [0x102]);
     assert_eq!(marks(None, Some(Mark::masked(1, 1))), [0x101, 0x103, 0x105]);
     assert_eq!(marks(Some(Family::V6), None), [0x101, 0x103, 0x106]);
     assert_eq!(
         marks(Some(Family::V6), Some(Mark::masked(1, 1))),
         [0x101, 0x103]
     );
-    assert_eq!(marks(None, Some(Mark::exact(0x900))), [0u32; 0]);
+    assert_eq!(marks(None, Some(exact(0x900))), [0u32; 0]);
 }
 
 #[test]
@@ -260,9 +262,7 @@ fn a_masked_mark_leaves_the_other_bits() {
     let mut flow = flows().remove(0);
     flow.mark = 0x1234_5678;
     table.insert(&flow).unwrap();
-    table
-        .set_mark(&flow, Mark::masked(0xffff_abcd, 0x0000_ff00))
-        .unwrap();
+    set_mark(&mut table, &flow, Mark::masked(0xffff_abcd, 0x0000_ff00)).unwrap();
     assert_eq!(table.get(&flow).unwrap().mark, 0x1234_ab78);
 }
 
@@ -282,7 +282,7 @@ fn ten_thousand_marks_are_set_quickly() {
     table.delete(&flows[4321]).unwrap();
     let start = Instant::now();
     let marked = table
-        .set_marks(flows.iter().map(|flow| (flow, Mark::exact(7))))
+        .set_marks(flows.iter().map(|flow| (flow, exact(7))))
         .unwrap();
     let elapsed = start.elapsed();
     println!("marked 10,000 entries in {elapsed:?}");
@@ -301,7 +301,7 @@ fn ten_thousand_marks_are_set_quickly() {
     assert!(elapsed < Duration::from_secs(2));
 
     let filter = Filter {
-        mark: Some(Mark::exact(7)),
+        mark: Some(exact(7)),
         ..Filter::default()
     };
     assert_eq!(table.list(filter).unwrap().len(), flows.len() - 1);
@@ -605,7 +605,7 @@ fn a_mark_changes_in_place_under_traffic() {
     std::thread::scope(|scope| {
         let traffic = scope.spawn(|| (0..20).for_each(|_| connection.check()));
         for mark in (0..1000).chain([0x42]) {
-            table.set_mark(original, Mark::exact(mark)).unwrap();
+            set_mark(&mut table, original, exact(mark)).unwrap();
         }
         traffic.join().unwrap();
     });
@@ -624,128 +624,4 @@ fn a_mark_changes_in_place_under_traffic() {
     });
     let counted = String::from_utf8(counted.stdout).unwrap();
     assert!(!counted.contains("packets 0 "), "{counted}");
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-}
-
-/// A watch of the namespace, polled from this thread, which is in another one.
-fn watched(namespace: &Namespace, runtime: &tokio::runtime::Runtime) -> Watch {
-    namespace.run(|| {
-        let _context = runtime.enter();
-        Watch::open().unwrap()
-    })
-}
-
-/// The next event, or nothing within a time in which it would have come.
-async fn next(watch: &mut Watch) -> Option<Event> {
-    tokio::time::timeout(Duration::from_millis(500), watch.next())
-        .await
-        .ok()
-        .map(|event| event.unwrap().unwrap())
-}
-
-#[test]
-fn a_watch_sees_entries_come_change_and_go() {
-    let Some(namespace) = Namespace::new() else {
-        return;
-    };
-    let mut table = opened(&namespace);
-    let runtime = runtime();
-    let mut watch = watched(&namespace, &runtime);
-    runtime.block_on(async {
-        for flow in flows() {
-            table.insert(&flow).unwrap();
-            let Some(Event::New(new)) = next(&mut watch).await else {
-                panic!("no new flow");
-            };
-            assert_eq!((new.original, new.reply), (flow.original, flow.reply));
-
-            table.set_mark(&flow, Mark::exact(9)).unwrap();
-            let Some(Event::Update(update)) = next(&mut watch).await else {
-                panic!("no update");
-            };
-            assert_eq!(update.mark, 9);
-
-            table.delete(&flow).unwrap();
-            let Some(Event::Destroy(destroy)) = next(&mut watch).await else {
-                panic!("no end");
-            };
-            assert_eq!(destroy.original, flow.original);
-            assert_eq!(destroy.mark, 9);
-            assert_eq!(destroy.id, new.id);
-        }
-        assert_eq!(next(&mut watch).await, None);
-    });
-}
-
-#[test]
-fn a_watch_sees_a_flow_time_out() {
-    let Some(namespace) = Namespace::new() else {
-        return;
-    };
-    // Time-outs are noticed by packets that meet the entry, by listings, and by a slow sweep.
-    let mut table = opened(&namespace);
-    let runtime = runtime();
-    let mut watch = watched(&namespace, &runtime);
-    runtime.block_on(async {
-        let mut flow = flows().remove(0);
-        flow.timeout = Some(Duration::from_secs(1));
-        table.insert(&flow).unwrap();
-        assert!(matches!(next(&mut watch).await, Some(Event::New(_))));
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        assert!(table.list(Filter::default()).unwrap().is_empty());
-        assert!(matches!(next(&mut watch).await, Some(Event::Destroy(_))));
-    });
-}
-
-#[test]
-fn the_end_of_a_flow_older_than_the_watch_is_silent() {
-    let Some(namespace) = Namespace::new() else {
-        return;
-    };
-    let mut table = opened(&namespace);
-    let runtime = runtime();
-    let flow = flows().remove(0);
-    for (events, reported) in [("2", false), ("1", true)] {
-        namespace.sysctl("netfilter/nf_conntrack_events", events);
-        table.insert(&flow).unwrap();
-        let mut watch = watched(&namespace, &runtime);
-        table.delete(&flow).unwrap();
-        let seen = runtime.block_on(next(&mut watch));
-        assert_eq!(seen.is_some(), reported, "nf_conntrack_events={events}");
-    }
-}
-
-#[test]
-fn a_watch_survives_an_overrun() {
-    let Some(namespace) = Namespace::new() else {
-        return;
-    };
-    let mut table = opened(&namespace);
-    let runtime = runtime();
-    let mut watch = watched(&namespace, &runtime);
-    let flows = many();
-    // More events than any backlog holds, and nobody reads them.
-    table.insert_all(&flows).unwrap();
-    for mark in 1..4 {
-        table
-            .set_marks(flows.iter().map(|flow| (flow, Mark::exact(mark))))
-            .unwrap();
-    }
-    runtime.block_on(async {
-        assert_eq!(next(&mut watch).await, Some(Event::Overrun));
-        // What was kept is older than what was lost, so it is gone too.
-        assert_eq!(next(&mut watch).await, None);
-
-        table.delete(&flows[0]).unwrap();
-        let Some(Event::Destroy(flow)) = next(&mut watch).await else {
-            panic!("the watch is deaf");
-        };
-        assert_eq!((flow.original, flow.mark), (flows[0].original, 3));
-    });
 }
