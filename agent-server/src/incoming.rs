@@ -16,7 +16,7 @@ use common::container::{ContainerFacts, apparmor, dump, health, image, podman, s
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::admit;
-use common::net::carry::{self, Arriving, Here, Installed};
+use common::net::carry::{self, Arriving, Here};
 use common::net::flows::{self, MovedFlow};
 use common::net::forward::{self, Part};
 use common::net::hold::Hold;
@@ -30,80 +30,18 @@ use common::net::sysctl;
 use common::net::tunnel::{Dirs, PROOF_LIMIT, Tunnel};
 use common::paths;
 use common::protocol::{Packets, RefusalCode, Refused, StreamDigest, StreamKind};
-use common::systemd;
 use common::ticket::Ticket;
 use common::undo::Undo;
-use serde::{Deserialize, Serialize};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use crate::destination::{Incoming, Step};
-use crate::podman_host::{Reservation, failed};
+use crate::destination::{Incoming, Step, failed};
+use crate::reservation::Reservation;
+use crate::scratch::{CREATED, Created, FLOWS};
 use crate::survey;
 
 /// How long packets that waited may take to go.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
-
-/// File in the work directory that lists what was created, for [`crate::recovery`].
-const CREATED: &str = "created.json";
-
-/// How the names of files begin that say how flows are undone, for [`crate::recovery`].
-const FLOWS: &str = "flows-";
-
-/// Something of Podman's that a migration created besides the container.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Created {
-    /// An image, by id.
-    Image(String),
-    /// A name of an image, by id and name.
-    Tag(String, String),
-    /// A volume, by name.
-    Volume(String),
-    /// A file of a unit.
-    UnitFile(PathBuf),
-    /// The start of a service.
-    Service(Box<ServiceFacts>),
-    /// A container that has Podman load a security profile, by name.
-    Scratch(String),
-}
-
-impl Created {
-    /// Removes it, if it is there.
-    pub async fn remove(&self) -> anyhow::Result<()> {
-        match self {
-            Created::Image(id) => podman::remove_image(id).await?,
-            Created::Tag(id, name) => podman::untag_image(id, name).await?,
-            Created::Volume(name) => podman::remove_volume(name).await?,
-            Created::UnitFile(path) => {
-                service::remove_file(path)?;
-                systemd::reload().await?;
-            }
-            Created::Service(service) => service::undo_arrival(service).await?,
-            Created::Scratch(name) => podman::remove_container(name).await?,
-        }
-        Ok(())
-    }
-}
-
-/// What a migration with this work directory had created, volumes first.
-pub fn created(work: &Path) -> Vec<Created> {
-    let mut list: Vec<Created> = std::fs::read(work.join(CREATED))
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default();
-    list.reverse();
-    list
-}
-
-/// How the flows are undone that the migration with this work directory had installed.
-pub fn installed(work: &Path) -> Vec<Installed> {
-    let entries = std::fs::read_dir(work).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(FLOWS))
-        .filter_map(|entry| serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok())
-        .collect()
-}
 
 /// Removes a quarantine whose packets pass already, without losing one of them.
 fn remove_quarantine(netns: &Path, hold: &Hold) -> anyhow::Result<()> {
