@@ -3,17 +3,22 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use common::container::podman;
 use common::container::service::{self, ServiceFacts};
 use common::net::carry::Installed;
 use common::systemd;
+use common::undo::Undo;
 use serde::{Deserialize, Serialize};
 
 /// File in the work directory that lists what was created, for [`crate::recovery`].
-pub(crate) const CREATED: &str = "created.json";
+const CREATED: &str = "created.json";
+
+/// File in the work directory with the container's configuration, as the source has sent it.
+pub(crate) const SKELETON: &str = "skeleton.tar";
 
 /// How the names of files begin that say how flows are undone, for [`crate::recovery`].
-pub(crate) const FLOWS: &str = "flows-";
+const FLOWS: &str = "flows-";
 
 /// Something of Podman's that a migration created besides the container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -49,6 +54,51 @@ impl Created {
         }
         Ok(())
     }
+}
+
+/// What a migration has made so far, and how it is undone: here and in its work directory.
+pub(crate) struct UndoList {
+    work: PathBuf,
+    created: Vec<Created>,
+    /// Here only. Whoever adds to it sees to it that [`crate::recovery`] can do the same.
+    pub(crate) actions: Undo,
+}
+
+impl UndoList {
+    /// Of a migration with this work directory, which is made if need be.
+    pub(crate) fn new(work: PathBuf) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&work)
+            .with_context(|| format!("cannot create {}", work.display()))?;
+        Ok(UndoList {
+            work,
+            created: Vec::new(),
+            actions: Undo::default(),
+        })
+    }
+
+    /// The work directory.
+    pub(crate) fn work(&self) -> &Path {
+        &self.work
+    }
+
+    /// Registers how something is undone, here and on disk, before it is created.
+    pub(crate) fn will_create(&mut self, created: Created) -> anyhow::Result<()> {
+        self.created.push(created.clone());
+        std::fs::write(self.work.join(CREATED), serde_json::to_vec(&self.created)?)
+            .context("cannot write down what is created")?;
+        self.actions.register(
+            "image or volume",
+            move || async move { created.remove().await },
+        );
+        Ok(())
+    }
+}
+
+/// Writes down how a batch of flows is undone.
+pub(crate) fn will_install(work: &Path, batch: u32, flows: &Installed) -> anyhow::Result<()> {
+    let file = work.join(format!("{FLOWS}{batch}.json"));
+    std::fs::write(&file, serde_json::to_vec(flows)?)
+        .context("cannot write down how the flows are undone")
 }
 
 /// What a migration with this work directory had created, volumes first.
