@@ -12,13 +12,18 @@ use common::net::flows::decide::MovedFlow;
 use common::net::tunnel::plan::{Offer, Terms};
 use common::preflight::Check;
 use common::protocol::{
-    MigrationId, MissingImage, Outcome, Packets, Refused, StreamDigest, StreamKind,
+    MigrationId, MissingImage, Outcome, Packets, RefusalCode, Refused, StreamDigest, StreamKind,
 };
 use common::ticket::Ticket;
 use tokio_util::sync::CancellationToken;
 
 /// Result of a step; the refusal is what the source gets to read.
 pub type Step<T> = Result<T, Refused>;
+
+/// Any error of a step, as the source gets to read it.
+pub(crate) fn failed(error: impl Into<anyhow::Error>) -> Refused {
+    Refused::new(RefusalCode::Failed, format!("{:#}", error.into()))
+}
 
 /// A host that can receive containers.
 pub trait Destination: Send + Sync {

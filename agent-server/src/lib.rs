@@ -10,5 +10,7 @@ pub mod incoming;
 pub mod listener;
 pub mod podman_host;
 pub mod recovery;
+mod reservation;
+mod scratch;
 pub mod session;
 pub mod survey;

@@ -1,8 +1,6 @@
 //! This host, with its Podman, as a destination.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
 
 use common::command::CommandError;
 use common::container::{ContainerFacts, podman};
@@ -19,43 +17,15 @@ use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use crate::destination::{Destination, Step};
+use crate::destination::{Destination, Step, failed};
 use crate::incoming::PodmanIncoming;
+use crate::reservation::Reserved;
 use crate::{recovery, survey};
 
 /// The real destination.
 pub struct PodmanHost {
     journal: Journal,
     reserved: Reserved,
-}
-
-/// Containers that are reserved, by id, and for which migrations; `None`: for one whose outcome
-/// cannot change any more.
-type Reserved = Arc<Mutex<HashMap<String, Option<MigrationId>>>>;
-
-/// A container's reservation; given up when dropped.
-pub struct Reservation {
-    id: String,
-    reserved: Reserved,
-}
-
-impl Reservation {
-    /// The migration has come to its outcome, though its session goes on.
-    pub(crate) fn decided(&self) {
-        self.reserved
-            .lock()
-            .expect("no panic while locked")
-            .insert(self.id.clone(), None);
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.reserved
-            .lock()
-            .expect("no panic while locked")
-            .remove(&self.id);
-    }
 }
 
 impl PodmanHost {
@@ -67,18 +37,6 @@ impl PodmanHost {
         }
     }
 
-    fn reserve(&self, id: &str, migration: &MigrationId) -> Option<Reservation> {
-        let mut reserved = self.reserved.lock().expect("no panic while locked");
-        if reserved.contains_key(id) {
-            return None;
-        }
-        reserved.insert(id.to_owned(), Some(migration.clone()));
-        Some(Reservation {
-            id: id.to_owned(),
-            reserved: self.reserved.clone(),
-        })
-    }
-
     /// Does for one migration what a restart does for all, unless a session has its container: what
     /// failed is tried again when the source asks, since the source cannot go on without it. Says
     /// whether that failed again.
@@ -86,7 +44,7 @@ impl PodmanHost {
         let Some(record) = self.journal.read(migration).map_err(failed)? else {
             return Ok(false);
         };
-        let Some(_reservation) = self.reserve(&record.container.id, migration) else {
+        let Some(_reservation) = self.reserved.reserve(&record.container.id, migration) else {
             return Ok(false);
         };
         // Read only now: a session may have ended in between.
@@ -108,12 +66,6 @@ impl PodmanHost {
             recovery::settle(&self.journal, record, &records).await?;
         }
         Ok(())
-    }
-
-    /// Whether a session can still change what becomes of `migration`.
-    fn at_work(&self, migration: &MigrationId) -> bool {
-        let reserved = self.reserved.lock().expect("no panic while locked");
-        reserved.values().flatten().any(|other| other == migration)
     }
 }
 
@@ -145,7 +97,7 @@ impl Destination for PodmanHost {
         address: SocketAddr,
         cancel: CancellationToken,
     ) -> Step<(PodmanIncoming, Option<MissingImage>)> {
-        let Some(reservation) = self.reserve(&container.id, &migration) else {
+        let Some(reservation) = self.reserved.reserve(&container.id, &migration) else {
             return Err(Refused::new(
                 RefusalCode::Busy,
                 format!(
@@ -190,7 +142,7 @@ impl Destination for PodmanHost {
     async fn outcome(&self, migration: &MigrationId) -> Step<Outcome> {
         let fails = self.still_fails(migration).await?;
         // In this order: a session that ends in between has written its last word before.
-        let at_work = self.at_work(migration);
+        let at_work = self.reserved.at_work(migration);
         let record = self.journal.read(migration).map_err(failed)?;
         Ok(transaction::outcome(
             record.map(|r| r.progress),
@@ -217,9 +169,4 @@ async fn missing_image(container: &ContainerFacts) -> Result<Option<MissingImage
     let mut layers_present = container.image_layers.clone();
     layers_present.retain(|layer| here.contains(layer));
     Ok(Some(MissingImage { layers_present }))
-}
-
-/// Any error of a step, as the source gets to read it.
-pub fn failed(error: impl Into<anyhow::Error>) -> Refused {
-    Refused::new(RefusalCode::Failed, format!("{:#}", error.into()))
 }

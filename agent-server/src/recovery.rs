@@ -12,7 +12,8 @@ use common::paths;
 use common::transaction::{self, DestinationStep};
 use tokio::task::spawn_blocking;
 
-use crate::incoming::{self, Created};
+use crate::incoming;
+use crate::scratch::{self, Created};
 
 /// How long a program that an earlier server started may still take.
 const STRAGGLERS: Duration = Duration::from_secs(60);
@@ -71,10 +72,10 @@ async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<
     podman::objects::remove_container(&record.container.id).await?;
     let id = record.container.id.clone();
     spawn_blocking(move || published::activate(&Dirs::default(), &id)).await??;
-    for installed in incoming::installed(&work) {
+    for installed in scratch::installed(&work) {
         spawn_blocking(move || installed.remove()).await??;
     }
-    for created in incoming::created(&work) {
+    for created in scratch::created(&work) {
         created.remove().await?;
     }
     paths::remove_work_dir(&record.migration)?;
@@ -102,7 +103,7 @@ async fn let_out(record: &MigrationRecord) -> anyhow::Result<()> {
         let addresses = facts.addresses();
         spawn_blocking(move || neighbours::reunite(&addresses)).await??;
         // What systemd says of it now is what it was told for the restore: the source knows better.
-        let service = incoming::created(&work)
+        let service = scratch::created(&work)
             .into_iter()
             .find_map(|made| match made {
                 Created::Service(service) => Some(*service),

@@ -3,8 +3,8 @@
 
 use serde::Serialize;
 
-use crate::record::{Peak, Summary};
 use crate::sample::Method;
+use crate::summary::{Peak, Summary};
 use crate::workload::Workload;
 
 /// A bar.
@@ -88,12 +88,16 @@ pub(crate) fn bars(summaries: &[Summary], peaks: &[Peak]) -> Vec<Bar> {
 
 #[cfg(test)]
 mod tests {
-    use crate::record::tests::example;
+    use crate::sample::tests::example;
+    use crate::summary::{peaks, summaries};
+
+    use super::*;
 
     #[test]
     fn ratios_are_those_of_the_medians() {
-        let record = example();
-        let measured: Vec<_> = record.bars.iter().map(|bar| bar.measured).collect();
+        let samples = example();
+        let bars = bars(&summaries(&samples), &peaks(&samples));
+        let measured: Vec<_> = bars.iter().map(|bar| bar.measured).collect();
         let (floor, by_hand, agents) = (370.0, 1520.0, 320.0);
         let expected = [
             Some(agents / floor),
@@ -103,9 +107,9 @@ mod tests {
             Some(53.0),
         ];
         assert_eq!(measured, expected);
-        let floors: Vec<_> = record.bars.iter().map(|bar| bar.floor).collect();
+        let floors: Vec<_> = bars.iter().map(|bar| bar.floor).collect();
         assert_eq!(floors, [None, None, None, Some(1.0), None]);
-        let verdicts: Vec<_> = record.bars.iter().map(|bar| bar.verdict()).collect();
+        let verdicts: Vec<_> = bars.iter().map(|bar| bar.verdict()).collect();
         assert_eq!(verdicts, ["met", "missed", "not measured", "met", "met"]);
     }
 }

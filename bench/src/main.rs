@@ -18,6 +18,7 @@ mod sample;
 mod stage;
 mod statistics;
 mod study;
+mod summary;
 mod svg;
 mod table;
 mod throughput;

@@ -149,3 +149,62 @@ pub(crate) fn unix_ms(time: SystemTime) -> f64 {
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use clap::ValueEnum;
+
+    use super::*;
+
+    /// Three rounds of all methods on two workloads, each round a bit slower.
+    pub(crate) fn example() -> Vec<Sample> {
+        let mut samples = Vec::new();
+        for workload in [Workload::Echo, Workload::Files] {
+            for (method, ms) in Method::value_variants()
+                .iter()
+                .copied()
+                .zip([250.0, 1500.0, 300.0])
+            {
+                for round in 1..=3 {
+                    samples.push(sample(workload, method, round, ms));
+                }
+            }
+        }
+        samples
+    }
+
+    fn sample(workload: Workload, method: Method, round: usize, ms: f64) -> Sample {
+        let ms = ms + 10.0 * round as f64;
+        let phase = |name: &str, start_ms, ms| Phase {
+            name: name.to_owned(),
+            span: Span { start_ms, ms },
+        };
+        let agents = method == Method::Agents;
+        let lost = agents && workload == Workload::Files && round == 2;
+        Sample {
+            round,
+            workload,
+            method,
+            gap: Span {
+                start_ms: 100.0,
+                ms,
+            },
+            fault: lost.then(|| "a < b".to_owned()),
+            run: Run {
+                start_unix_ms: 0.0,
+                phases: vec![
+                    phase("prepare", 0.0, 100.0),
+                    phase("dump", 100.0, ms / 2.0),
+                    phase("restore", 100.0 + ms / 2.0, ms / 2.0),
+                ],
+                freeze_ms: ms,
+                total_ms: ms + 100.0,
+                bytes: 3 << 20,
+                peaks: agents
+                    .then(|| ("agent-client".to_owned(), (50 + round as u64) << 20))
+                    .into_iter()
+                    .collect(),
+            },
+        }
+    }
+}

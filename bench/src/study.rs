@@ -21,11 +21,10 @@ use crate::sample::unix_ms;
 use crate::stage::{CONTAINER, Stage};
 use crate::ways::{self, Ways};
 use crate::{agents, publish};
-use datagrams::{Control, Datagrams};
+use datagrams::{Control, Datagrams, INTERVAL, LENGTH};
 use record::{Record, Tcp, VERSION};
 
-/// How long a flow lasts, and when its container is moved, in seconds.
-const LENGTH: f64 = 80.0;
+/// When the container of a flow is moved, in seconds from its start.
 const MOVES: [f64; 2] = [20.0, 40.0];
 
 /// How long a flow is watched that does not move, for each way.
@@ -33,9 +32,6 @@ const CONTROL: f64 = 20.0;
 
 /// How long a rate is tried.
 const TRY: f64 = 3.0;
-
-/// The shortest that iperf3 has.
-const INTERVAL: f64 = 0.1;
 
 /// Of a datagram: the least that iperf3 can send.
 const BYTES: &str = "16";

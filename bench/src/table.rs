@@ -2,8 +2,9 @@
 
 use common::units;
 
-use crate::record::{Figure, Record, Summary};
+use crate::record::Record;
 use crate::sample::Method;
+use crate::summary::{Figure, Summary};
 
 /// Bars, times and memory.
 pub(crate) fn tables(record: &Record) -> String {

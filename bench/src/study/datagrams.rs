@@ -2,8 +2,13 @@
 
 use serde::Serialize;
 
-use super::{INTERVAL, LENGTH};
 use crate::iperf::{Course, Interval, Moved};
+
+/// How long a flow lasts, in seconds.
+pub(super) const LENGTH: f64 = 80.0;
+
+/// The shortest that iperf3 has.
+pub(super) const INTERVAL: f64 = 0.1;
 
 /// How long after a migration what comes of it may still show.
 const AFTER: f64 = 1.0;

@@ -1,7 +1,6 @@
 //! The plots.
 
-use super::LENGTH;
-use super::datagrams::{Datagrams, Series};
+use super::datagrams::{Datagrams, LENGTH, Series};
 use super::record::Record;
 use crate::chart::{BLUE, Chart, Line, ORANGE, draw as charts};
 use crate::iperf::Moved;

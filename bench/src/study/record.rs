@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 
-use super::LENGTH;
-use super::datagrams::{Datagrams, Series, round};
+use super::datagrams::{Datagrams, LENGTH, Series, round};
 use crate::iperf::{Course, Interval, Moved, rate};
 use crate::machine::Machine;
 

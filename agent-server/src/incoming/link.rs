@@ -1,0 +1,173 @@
+//! What joins this host to the source: the tunnel, and the bulk streams that come through it.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use common::bulk::{self, Receiving};
+use common::container::files::cargo::{self, Places};
+use common::container::podman::image;
+use common::multicall::keeper_command;
+use common::net::state::Dirs;
+use common::net::tunnel::admit;
+use common::net::tunnel::plan::{Offer, Terms};
+use common::net::tunnel::{PROOF_LIMIT, Tunnel};
+use common::protocol::{RefusalCode, Refused, StreamDigest, StreamKind};
+use common::ticket::Ticket;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_util::sync::CancellationToken;
+
+use crate::destination::{Step, failed};
+use crate::scratch::SKELETON;
+
+/// What a stream turned out to be, and warnings for the operator.
+type Arrived = (StreamDigest, Vec<String>);
+
+/// The tunnel to the source and what comes through it.
+pub(super) struct Link {
+    source: IpAddr,
+    cancel: CancellationToken,
+    tunnel: Option<Arc<Tunnel>>,
+    receiving: Option<Arc<Receiving>>,
+    stream: Option<JoinHandle<anyhow::Result<Arrived>>>,
+}
+
+impl Link {
+    /// To the host at `source`; `cancel` ends a stream.
+    pub(super) fn new(source: IpAddr, cancel: CancellationToken) -> Self {
+        Link {
+            source,
+            cancel,
+            tunnel: None,
+            receiving: None,
+            stream: None,
+        }
+    }
+
+    /// The tunnel, if there is one yet.
+    pub(super) fn tunnel(&self) -> anyhow::Result<Arc<Tunnel>> {
+        self.tunnel.clone().context("there is no tunnel yet")
+    }
+
+    /// Chooses a tunnel, in place of one that did not work, and brings up this end of it.
+    pub(super) async fn open_tunnel(&mut self, offer: Offer) -> Step<Terms> {
+        let source = self.source;
+        let unusable = self.tunnel.take().and_then(Arc::into_inner);
+        let (tunnel, terms) = spawn_blocking(move || {
+            if let Some(tunnel) = unusable {
+                tunnel.teardown()?;
+            }
+            Tunnel::accept(&Dirs::default(), &offer, source, &keeper_command)
+        })
+        .await
+        .map_err(failed)?
+        .map_err(failed)?;
+        self.tunnel = Some(Arc::new(tunnel));
+        Ok(terms)
+    }
+
+    /// Proves that the tunnel works and opens it for bulk streams.
+    pub(super) async fn prove_tunnel(&mut self) -> Step<(SocketAddr, Ticket)> {
+        let tunnel = self.tunnel().map_err(failed)?;
+        let receiving = spawn_blocking(move || {
+            tunnel.prove(PROOF_LIMIT)?;
+            anyhow::Ok(Receiving::bind(tunnel.local_address())?)
+        })
+        .await
+        .map_err(failed)?
+        .map_err(failed)?;
+        let address = receiving.address().map_err(failed)?;
+        let ticket = receiving.ticket().clone();
+        self.receiving = Some(Arc::new(receiving));
+        Ok((address, ticket))
+    }
+
+    /// Gets ready for a bulk stream: what it brings goes to `work`, or to the container's places once
+    /// there are any.
+    pub(super) async fn receive(
+        &mut self,
+        stream: u32,
+        kind: StreamKind,
+        work: &Path,
+        places: Option<Places>,
+    ) -> Step<()> {
+        let receiving = self
+            .receiving
+            .clone()
+            .ok_or_else(|| Refused::new(RefusalCode::Protocol, "there is no tunnel yet"))?;
+        let cancel = self.cancel.clone();
+        let work = work.to_owned();
+        let skeleton = work.join(SKELETON);
+        let from = SocketAddr::new(
+            self.tunnel().map_err(failed)?.peer_address(),
+            bulk::source_port(stream),
+        );
+        let here = receiving.address().map_err(failed)?;
+        if let Err(error) = spawn_blocking(move || admit::tcp(from, here))
+            .await
+            .map_err(failed)?
+        {
+            tracing::debug!("{error}");
+        }
+        self.stream = Some(spawn_blocking(move || {
+            let mut receiver = receiving.accept(stream, &cancel)?;
+            let mut warnings = Vec::new();
+            match kind {
+                StreamKind::Image => image::load(&mut receiver, &work)?,
+                StreamKind::Skeleton => {
+                    let mut file = std::fs::File::create(&skeleton)?;
+                    io::copy(&mut receiver, &mut file)?;
+                }
+                StreamKind::Files | StreamKind::Checkpoint => {
+                    let places = places.context("nothing is staged")?;
+                    warnings = cargo::unpack(&places, &mut receiver)?;
+                }
+            }
+            Ok((receiver.finish()?, warnings))
+        }));
+        Ok(())
+    }
+
+    /// Waits for the stream's end and compares it with what was sent. Returns warnings for the operator.
+    pub(super) async fn stream_end(&mut self, digest: StreamDigest) -> Step<Vec<String>> {
+        let stream = self
+            .stream
+            .take()
+            .ok_or_else(|| Refused::new(RefusalCode::Protocol, "no stream is open"))?;
+        let (received, warnings) = stream.await.map_err(failed)?.map_err(failed)?;
+        if received != digest {
+            return Err(Refused::new(
+                RefusalCode::Corrupt,
+                format!(
+                    "a stream of {} bytes arrived as {} bytes or with other content",
+                    digest.bytes, received.bytes
+                ),
+            ));
+        }
+        Ok(warnings)
+    }
+
+    /// Waits until a stream that was cancelled has ended.
+    pub(super) async fn end_stream(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            let _ = stream.await;
+        }
+    }
+
+    /// Lets go of the tunnel: it stays for the flows that go through it.
+    pub(super) fn leave(&mut self) {
+        self.receiving = None;
+        self.tunnel = None;
+    }
+
+    /// Gives up the tunnel.
+    pub(super) async fn close(&mut self) {
+        // The lease goes with the tunnel; its keeper takes it down if nothing else uses it.
+        self.receiving = None;
+        if let Some(tunnel) = self.tunnel.take().and_then(Arc::into_inner) {
+            let _ = spawn_blocking(move || tunnel.teardown()).await;
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! A container on its way to this host.
+
+mod flows;
+mod link;
+mod network;
+mod stage;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use common::container::checkpoint::dump;
+use common::container::restore::gate::{self, Staged};
+use common::container::restore::timerfds;
+use common::container::{ContainerFacts, health, service};
+use common::journal::{Journal, MigrationRecord, Progress};
+use common::net::flows::decide::MovedFlow;
+use common::net::flows::{neighbours, published};
+use common::net::state::Dirs;
+use common::net::tunnel::plan::{Offer, Terms};
+use common::paths;
+use common::protocol::{Packets, RefusalCode, Refused, StreamDigest, StreamKind};
+use common::ticket::Ticket;
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use crate::destination::{Incoming, Step, failed};
+use crate::reservation::Reservation;
+use crate::scratch::{Created, UndoList};
+use flows::Flows;
+use link::Link;
+use network::Network;
+use stage::Stage;
+
+/// Gives a container that runs here for good back to those who look after it: its service, and the
+/// timer of its health checks. May be repeated.
+pub(crate) async fn watch_over(container: &ContainerFacts) -> anyhow::Result<()> {
+    if let Some(service) = &container.service {
+        service::arrived(service, &container.id).await?;
+    }
+    if let Some(health) = &container.health {
+        health::begin(&container.id, health).await?;
+    }
+    Ok(())
+}
+
+/// A migration under way at this host.
+pub struct PodmanIncoming {
+    record: MigrationRecord,
+    journal: Journal,
+    container: ContainerFacts,
+    undo: UndoList,
+    cancel: CancellationToken,
+    link: Link,
+    staged: Option<Staged>,
+    bundle: PathBuf,
+    network: Network,
+    flows: Flows,
+    reservation: Reservation,
+}
+
+impl PodmanIncoming {
+    /// Opens a migration: its record and its work directory.
+    pub(crate) fn begin(
+        record: MigrationRecord,
+        journal: Journal,
+        container: ContainerFacts,
+        image_missing: bool,
+        source: SocketAddr,
+        reservation: Reservation,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let work = paths::work_dir(&record.migration);
+        journal
+            .write(&record)
+            .context("cannot write the migration's record")?;
+        let mut undo = UndoList::new(work)?;
+        if image_missing {
+            undo.will_create(Created::Image(container.image_id.clone()))?;
+        }
+        Ok(PodmanIncoming {
+            container,
+            undo,
+            link: Link::new(source.ip().to_canonical(), cancel.clone()),
+            cancel,
+            staged: None,
+            bundle: PathBuf::new(),
+            network: Network::default(),
+            flows: Flows::default(),
+            record,
+            journal,
+            reservation,
+        })
+    }
+
+    /// Ends what may be at work, then undoes what it has done.
+    async fn undo_all(&mut self) -> Vec<String> {
+        self.cancel.cancel();
+        self.link.end_stream().await;
+        if let Some(staged) = self.staged.take() {
+            staged.cancel().await;
+            let (runtime, id) = (self.container.runtime.clone(), self.container.id.clone());
+            let ended = spawn_blocking(move || gate::end_processes(&runtime, &id)).await;
+            if let Err(error) = ended.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
+                tracing::warn!("{} may have left processes: {error}", self.container.name);
+            }
+        }
+        let leftovers = self.undo.actions.unwind().await;
+        self.network.give_up();
+        // What is left is written down there.
+        if leftovers.is_empty()
+            && let Err(error) = paths::remove_work_dir(&self.record.migration)
+        {
+            tracing::warn!("{}: {error}", self.undo.work().display());
+        }
+        self.link.close().await;
+        leftovers
+    }
+
+    async fn try_stage(&mut self) -> anyhow::Result<Packets> {
+        let mut stage = Stage {
+            container: &self.container,
+            migration: &self.record.migration,
+            undo: &mut self.undo,
+        };
+        let staged = stage.run().await?;
+        self.bundle = staged.bundle.clone();
+        self.network = Network::new(staged.layout.netns.clone());
+        self.staged = Some(staged);
+        // Nothing may reach the container or leave it until the commit.
+        self.network.cut_off().await
+    }
+
+    /// Writes down the commit and lets the packets out.
+    async fn try_commit(&mut self) -> anyhow::Result<()> {
+        // On disk before the first packet can leave: after a crash in between, the container is
+        // kept, and the source is told so when it asks.
+        self.record.progress = Progress::Committed;
+        self.journal.write(&self.record)?;
+        self.network.let_packets_pass().await
+    }
+
+    /// Takes back a commit that failed. No packet has left, so it can be; but only on disk does it
+    /// hold: until then the record may say `committed`, and what it says must stay true.
+    fn take_back(&mut self) -> io::Result<()> {
+        let under_way = MigrationRecord {
+            progress: Progress::UnderWay,
+            ..self.record.clone()
+        };
+        self.journal.write(&under_way)?;
+        self.record = under_way;
+        Ok(())
+    }
+
+    async fn try_restore(&mut self) -> Step<()> {
+        let staged = self
+            .staged
+            .as_mut()
+            .ok_or_else(|| Refused::new(RefusalCode::Protocol, "nothing is staged"))?;
+        let images = staged.checkpoint.clone();
+        spawn_blocking(move || timerfds::mend(&images))
+            .await
+            .map_err(failed)?
+            .map_err(failed)?;
+        let restored = staged
+            .open(self.container.runtime_name(), &self.container.id)
+            .await;
+        let Err(error) = restored else {
+            self.staged = None;
+            return self.network.put_mtus_back().await.map_err(failed);
+        };
+        let log = self.bundle.join("restore.log");
+        let mut refused = match dump::criu_error(&log) {
+            Some(line) => Refused::new(
+                RefusalCode::Failed,
+                format!("CRIU could not restore the container: {line}"),
+            ),
+            None => failed(error),
+        };
+        refused.log = paths::keep_log(&paths::server_dir(), &self.record.migration, &log)
+            .ok()
+            .map(|kept| kept.display().to_string());
+        Err(refused)
+    }
+}
+
+impl Incoming for PodmanIncoming {
+    async fn open_tunnel(&mut self, offer: Offer) -> Step<Terms> {
+        self.link.open_tunnel(offer).await
+    }
+
+    async fn prove_tunnel(&mut self) -> Step<(SocketAddr, Ticket)> {
+        self.link.prove_tunnel().await
+    }
+
+    async fn receive(&mut self, stream: u32, kind: StreamKind) -> Step<()> {
+        let staged = self.staged.as_ref();
+        let places = staged.map(|staged| stage::places(&self.container, staged));
+        let places = places.transpose().map_err(failed)?;
+        self.link
+            .receive(stream, kind, self.undo.work(), places)
+            .await
+    }
+
+    async fn stream_end(&mut self, digest: StreamDigest) -> Step<Vec<String>> {
+        self.link.stream_end(digest).await
+    }
+
+    async fn stage(&mut self) -> Step<Packets> {
+        self.try_stage().await.map_err(failed)
+    }
+
+    async fn flows(&mut self, flows: Vec<MovedFlow>) -> Step<usize> {
+        let index = self.link.tunnel().map_err(failed)?.index();
+        let netns = self.network.netns();
+        self.flows
+            .install(flows, index, netns, &self.container, &mut self.undo)
+            .await
+            .map_err(failed)
+    }
+
+    async fn turn(&mut self) -> Step<()> {
+        self.flows.turn().await.map_err(failed)
+    }
+
+    async fn restore(&mut self) -> Step<()> {
+        self.try_restore().await
+    }
+
+    async fn commit(&mut self) -> Step<()> {
+        if let Err(error) = self.try_commit().await {
+            // The session rolls back after an error, unless the record still says `committed`.
+            self.take_back().map_err(failed)?;
+            return Err(failed(error));
+        }
+        self.undo.actions.disarm();
+        self.reservation.decided();
+        tracing::info!(migration = %self.record.migration, container = self.container.name, "committed");
+        Ok(())
+    }
+
+    async fn settle(&mut self) {
+        self.link.leave();
+        if let Err(error) = self.network.reopen().await {
+            // The scratch space stays: by that the next start of the server knows.
+            tracing::error!("packets of {} may not pass: {error:#}", self.container.name);
+            return;
+        }
+        let addresses = self.container.addresses();
+        let reunited = spawn_blocking(move || neighbours::reunite(&addresses)).await;
+        if let Err(error) = reunited.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
+            tracing::error!(
+                "neighbours of {} may not reach it: {error:#}",
+                self.container.name
+            );
+            return;
+        }
+        let id = self.container.id.clone();
+        let ended = spawn_blocking(move || published::remove(&Dirs::default(), &id)).await;
+        if let Err(error) = ended.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
+            tracing::error!(
+                "new connections to {} may go elsewhere: {error:#}",
+                self.container.name
+            );
+            return;
+        }
+        if let Err(error) = watch_over(&self.container).await {
+            tracing::error!("{} is not looked after yet: {error:#}", self.container.name);
+            return;
+        }
+        if let Err(error) = paths::remove_work_dir(&self.record.migration) {
+            tracing::warn!("{}: {error}", self.undo.work().display());
+        }
+    }
+
+    async fn roll_back(&mut self, why: &str) -> Vec<String> {
+        if self.record.progress == Progress::Committed {
+            return Vec::new();
+        }
+        tracing::info!(migration = %self.record.migration, container = self.container.name, "rolling back: {why}");
+        let leftovers = self.undo_all().await;
+        if leftovers.is_empty() {
+            self.record.progress = Progress::RolledBack;
+        }
+        self.record.error = Some(why.to_owned());
+        if let Err(error) = self.journal.write(&self.record) {
+            tracing::error!("cannot write the migration's record: {error}");
+        }
+        leftovers
+    }
+}

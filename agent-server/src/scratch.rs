@@ -1,0 +1,121 @@
+//! What a migration writes down in its work directory before it does it, so that whoever finds the
+//! directory after a crash can undo it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use common::container::podman;
+use common::container::service::{self, ServiceFacts};
+use common::net::flows::carry::Installed;
+use common::systemd;
+use common::undo::Undo;
+use serde::{Deserialize, Serialize};
+
+/// File in the work directory that lists what was created, for [`crate::recovery`].
+const CREATED: &str = "created.json";
+
+/// File in the work directory with the container's configuration, as the source has sent it.
+pub(crate) const SKELETON: &str = "skeleton.tar";
+
+/// How the names of files begin that say how flows are undone, for [`crate::recovery`].
+const FLOWS: &str = "flows-";
+
+/// Something of Podman's that a migration created besides the container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Created {
+    /// An image, by id.
+    Image(String),
+    /// A name of an image, by id and name.
+    Tag(String, String),
+    /// A volume, by name.
+    Volume(String),
+    /// A file of a unit.
+    UnitFile(PathBuf),
+    /// The start of a service.
+    Service(Box<ServiceFacts>),
+    /// A container that has Podman load a security profile, by name.
+    Scratch(String),
+}
+
+impl Created {
+    /// Removes it, if it is there.
+    pub(crate) async fn remove(&self) -> anyhow::Result<()> {
+        match self {
+            Created::Image(id) => podman::objects::remove_image(id).await?,
+            Created::Tag(id, name) => podman::objects::untag_image(id, name).await?,
+            Created::Volume(name) => podman::objects::remove_volume(name).await?,
+            Created::UnitFile(path) => {
+                service::remove_file(path)?;
+                systemd::reload().await?;
+            }
+            Created::Service(service) => service::undo_arrival(service).await?,
+            Created::Scratch(name) => podman::objects::remove_container(name).await?,
+        }
+        Ok(())
+    }
+}
+
+/// What a migration has made so far, and how it is undone: here and in its work directory.
+pub(crate) struct UndoList {
+    work: PathBuf,
+    created: Vec<Created>,
+    /// Here only. Whoever adds to it sees to it that [`crate::recovery`] can do the same.
+    pub(crate) actions: Undo,
+}
+
+impl UndoList {
+    /// Of a migration with this work directory, which is made if need be.
+    pub(crate) fn new(work: PathBuf) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&work)
+            .with_context(|| format!("cannot create {}", work.display()))?;
+        Ok(UndoList {
+            work,
+            created: Vec::new(),
+            actions: Undo::default(),
+        })
+    }
+
+    /// The work directory.
+    pub(crate) fn work(&self) -> &Path {
+        &self.work
+    }
+
+    /// Registers how something is undone, here and on disk, before it is created.
+    pub(crate) fn will_create(&mut self, created: Created) -> anyhow::Result<()> {
+        self.created.push(created.clone());
+        std::fs::write(self.work.join(CREATED), serde_json::to_vec(&self.created)?)
+            .context("cannot write down what is created")?;
+        self.actions.register(
+            "image or volume",
+            move || async move { created.remove().await },
+        );
+        Ok(())
+    }
+}
+
+/// Writes down how a batch of flows is undone.
+pub(crate) fn will_install(work: &Path, batch: u32, flows: &Installed) -> anyhow::Result<()> {
+    let file = work.join(format!("{FLOWS}{batch}.json"));
+    std::fs::write(&file, serde_json::to_vec(flows)?)
+        .context("cannot write down how the flows are undone")
+}
+
+/// What a migration with this work directory had created, volumes first.
+pub(crate) fn created(work: &Path) -> Vec<Created> {
+    let mut list: Vec<Created> = std::fs::read(work.join(CREATED))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default();
+    list.reverse();
+    list
+}
+
+/// How the flows are undone that the migration with this work directory had installed.
+pub(crate) fn installed(work: &Path) -> Vec<Installed> {
+    let entries = std::fs::read_dir(work).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(FLOWS))
+        .filter_map(|entry| serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok())
+        .collect()
+}
