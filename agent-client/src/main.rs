@@ -7,14 +7,12 @@ mod address;
 mod cli;
 mod commands;
 mod control;
-mod flood;
 mod format;
 mod interactive;
 mod lock;
 mod migrate;
 mod progress;
 mod recovery;
-mod shorten;
 mod source;
 mod timeline;
 

@@ -1,5 +1,10 @@
 //! The phases of a migration, in order, and the one place that undoes them.
 
+mod bypass;
+mod checks;
+mod failure;
+mod flood;
+
 use std::io::ErrorKind;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -7,23 +12,20 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use common::bulk;
 use common::container::cargo::Sent;
-use common::container::podman::{self, PodmanError};
+use common::container::podman;
 use common::container::service::{self, Parted};
 use common::container::{ContainerFacts, dump::DumpError};
 use common::faults;
-use common::host::HostFacts;
 use common::journal::{Direction, Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::flows::FlowCount;
-use common::net::forward::{self, Part};
 use common::net::published::{self, Forward};
 use common::net::tunnel::{Dirs, MOST_TRIES, PROOF_LIMIT, Tunnel, TunnelError};
 use common::paths;
-use common::preflight::{self, Check, Side, Verdict};
+use common::preflight::{Check, Verdict};
 use common::protocol::message::FLOWS_PER_BATCH;
 use common::protocol::{
-    MigrationId, MissingImage, Outcome as Fate, RefusalCode, Reply, Request, StreamDigest,
-    StreamKind,
+    MigrationId, MissingImage, RefusalCode, Reply, Request, StreamDigest, StreamKind,
 };
 use common::report::{self, Outcome, PhaseName, Report};
 use common::transaction::{self, SourceStep};
@@ -32,13 +34,14 @@ use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+use self::bypass::Moved;
+use self::failure::Failure;
+pub(crate) use self::failure::is_usage_error;
 use crate::address::Address;
-use crate::control::{Control, RequestError, unexpected};
-use crate::flood;
+use crate::control::{Control, RequestError, ask_outcome, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
 use crate::recovery;
-use crate::shorten::Moved;
 use crate::source::{Data, Flows, Source};
 use crate::timeline::Timeline;
 
@@ -48,23 +51,6 @@ const OUTCOME_PAUSE: Duration = Duration::from_secs(2);
 
 const TOO_MANY_DATAGRAMS: &str = "datagrams to the container were dropped while the checkpoint was sent: \
                                   more came than the tunnel carries";
-
-/// Why a migration did not happen.
-#[derive(Debug)]
-enum Failure {
-    /// A check failed; nothing was changed.
-    Refused(String),
-    /// A step failed, or the user cancelled.
-    Failed(anyhow::Error),
-    /// It is not known whether the destination has committed.
-    Unknown(anyhow::Error),
-}
-
-impl<E: Into<anyhow::Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Failure::Failed(error.into())
-    }
-}
 
 /// A decision of the user between plan and act.
 pub(crate) type Confirm<'a> = &'a (dyn Fn(&ContainerFacts, &[Check]) -> bool + Send + Sync);
@@ -208,10 +194,12 @@ impl<'a> Migration<'a> {
 
     /// Looks at both hosts; returns what holds and what does not.
     pub(crate) async fn check(&mut self, container: &str) -> anyhow::Result<Vec<Check>> {
-        let (facts, _, host) = self.look(container).await?;
-        let mut checks = check_here(&facts, &host, self.forward_new).await;
+        let (facts, _, host) = checks::look(container).await?;
+        let mut checks = checks::here(&facts, &host, self.forward_new).await;
         let mut control = Control::connect(&self.destination).await?;
-        checks.extend(self.check_there(&facts, &host, &mut control).await?);
+        checks.extend(
+            checks::there(&facts, &host, self.forward_new, &mut control, &self.cancel).await?,
+        );
         Ok(checks)
     }
 
@@ -223,7 +211,7 @@ impl<'a> Migration<'a> {
     ) -> Result<Outcome, Failure> {
         self.begin(PhaseName::Connect);
         let cancel = self.cancel.clone();
-        let looked = cancel.run_until_cancelled(self.look(container)).await;
+        let looked = cancel.run_until_cancelled(checks::look(container)).await;
         let (facts, placement, host) = looked.context("cancelled")??;
         self.report.container = Some(facts.reference());
         self.lock = Some(lock::container(&facts.id)?.ok_or_else(|| {
@@ -241,8 +229,8 @@ impl<'a> Migration<'a> {
             )));
         }
         // A container that is not running at all has nothing to ask the destination about.
-        let mut checks = check_here(&facts, &host, self.forward_new).await;
-        if let Some(why) = refusal(&checks) {
+        let mut checks = checks::here(&facts, &host, self.forward_new).await;
+        if let Some(why) = checks::refusal(&checks) {
             return Err(Failure::Refused(why));
         }
         if self.forward_new && facts.ports.is_empty() {
@@ -255,13 +243,15 @@ impl<'a> Migration<'a> {
         let mut control = Control::connect(&self.destination).await?;
 
         self.begin(PhaseName::Preflight);
-        checks.extend(self.check_there(&facts, &host, &mut control).await?);
+        checks.extend(
+            checks::there(&facts, &host, self.forward_new, &mut control, &self.cancel).await?,
+        );
         for check in checks.iter().filter(|c| c.verdict == Verdict::Warning) {
             self.report
                 .warnings
                 .push(format!("{}: {}", check.name, check.detail));
         }
-        if let Some(why) = refusal(&checks) {
+        if let Some(why) = checks::refusal(&checks) {
             return Err(Failure::Refused(why));
         }
         if dry_run {
@@ -526,34 +516,6 @@ impl<'a> Migration<'a> {
         late.prepare(tunnel.index()).await?;
         self.turn(&late, tunnel).await?;
         Ok(late)
-    }
-
-    async fn look(
-        &self,
-        container: &str,
-    ) -> anyhow::Result<(ContainerFacts, podman::Placement, HostFacts)> {
-        let listed = podman::list().await?;
-        let found = podman::resolve(&listed, container)?;
-        let (inspected, host) = tokio::join!(podman::inspect(&found.id), HostFacts::gather());
-        let (facts, placement) = inspected?;
-        Ok((facts, placement, host))
-    }
-
-    async fn check_there(
-        &self,
-        facts: &ContainerFacts,
-        host: &HostFacts,
-        control: &mut Control,
-    ) -> anyhow::Result<Vec<Check>> {
-        let request = Request::Check {
-            container: Box::new(facts.clone()),
-            source: Box::new(host.clone()),
-            forward_new: self.forward_new,
-        };
-        match control.request(request, &self.cancel).await? {
-            Reply::Checked { checks } => Ok(checks),
-            other => Err(unexpected(&other).into()),
-        }
     }
 
     /// The record and the scratch directory; both are seen by recovery if this process dies.
@@ -949,55 +911,4 @@ impl<'a> Migration<'a> {
         self.timeline.begin(phase);
         self.observer.phase(phase);
     }
-}
-
-/// Asks a destination what became of a migration.
-pub(crate) async fn ask_outcome(
-    destination: &Address,
-    migration: &MigrationId,
-) -> anyhow::Result<Fate> {
-    let mut control = Control::connect(destination).await?;
-    let request = Request::Outcome {
-        migration: migration.clone(),
-    };
-    match control.request(request, &CancellationToken::new()).await? {
-        Reply::Outcome { outcome } => Ok(outcome),
-        other => Err(unexpected(&other).into()),
-    }
-}
-
-async fn check_here(facts: &ContainerFacts, host: &HostFacts, forward_new: bool) -> Vec<Check> {
-    let addresses = facts.addresses();
-    let look = move || forward::obstacles(Part::Source, &addresses, forward_new);
-    let obstacles = spawn_blocking(look).await;
-    let mut checks = preflight::source(facts, host);
-    checks.extend(preflight::firewalls(
-        Side::Source,
-        &obstacles.unwrap_or_default(),
-    ));
-    checks
-}
-
-/// What stands in the way, in a sentence; nothing if nothing does.
-fn refusal(checks: &[Check]) -> Option<String> {
-    let failed: Vec<String> = checks
-        .iter()
-        .filter(|c| c.verdict == Verdict::Failed)
-        .map(|check| {
-            let side = match check.host {
-                Side::Source => "here",
-                Side::Destination => "on the destination",
-            };
-            format!("{} {side}: {}", check.name, check.detail)
-        })
-        .collect();
-    (!failed.is_empty()).then(|| failed.join("\n"))
-}
-
-/// Whether the given container does not exist: a mistake in the command line.
-pub(crate) fn is_usage_error(error: &anyhow::Error) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(PodmanError::NoSuchContainer(_) | PodmanError::Ambiguous { .. })
-    )
 }
