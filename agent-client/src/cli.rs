@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::address::Address;
 use crate::format::Format;
@@ -48,6 +49,18 @@ Exit status:
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[command(flatten)]
+    AsRoot(AsRoot),
+    /// Print a completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What needs root: it handles root's containers, network and keys.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AsRoot {
     /// Move a container.
     Migrate {
         /// Name, id or unique prefix of a running container.
@@ -138,22 +151,49 @@ pub(crate) enum Command {
         /// Its id, or a unique prefix.
         id: String,
     },
-    /// Print a completion script for a shell.
-    Completion {
-        /// The shell.
-        shell: clap_complete::Shell,
-    },
 }
 
-#[derive(Debug, clap::Args)]
+/// Where a token comes from.
+#[derive(Debug)]
+pub(crate) enum TokenSource {
+    Text(String),
+    File(PathBuf),
+}
+
+/// The same, as clap knows it: one of them is given.
+#[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-pub(crate) struct TokenSource {
+struct TokenArgs {
     /// The token itself; other users of this host can see it while the command runs.
     #[arg(long)]
-    pub(crate) token: Option<String>,
+    token: Option<String>,
     /// A file with the token.
     #[arg(long)]
-    pub(crate) token_file: Option<PathBuf>,
+    token_file: Option<PathBuf>,
+}
+
+impl FromArgMatches for TokenSource {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let TokenArgs { token, token_file } = TokenArgs::from_arg_matches(matches)?;
+        let text = token.map(TokenSource::Text);
+        text.or(token_file.map(TokenSource::File))
+            .ok_or_else(|| clap::Error::new(ErrorKind::MissingRequiredArgument))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for TokenSource {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        TokenArgs::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        TokenArgs::augment_args_for_update(command)
+    }
 }
 
 #[derive(Debug, Subcommand)]

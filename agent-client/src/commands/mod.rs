@@ -16,10 +16,8 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use trust::Token;
-
 use self::migrate::Options;
-use crate::cli::{Cli, Command, USAGE};
+use crate::cli::{AsRoot, Cli, Command, TokenSource, USAGE};
 use crate::format::Format;
 use crate::migrate::is_usage_error;
 use crate::{interactive, recovery};
@@ -27,17 +25,21 @@ use crate::{interactive, recovery};
 /// Runs the command; prints an error once.
 pub(crate) fn run(cli: Cli) -> ExitCode {
     common::log::init(cli.verbose, "warn");
-    if let Some(Command::Completion { shell }) = cli.command {
-        completion::completion(shell);
-        return ExitCode::SUCCESS;
-    }
+    let command = match cli.command {
+        Some(Command::Completion { shell }) => {
+            completion::completion(shell);
+            return ExitCode::SUCCESS;
+        }
+        Some(Command::AsRoot(command)) => Some(command),
+        None => None,
+    };
     if !nix::unistd::geteuid().is_root() {
         eprintln!("agent-client: needs root: it handles root's containers, network and keys");
         return ExitCode::from(USAGE);
     }
     let done = tokio::runtime::Runtime::new()
         .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(execute(cli.command)));
+        .and_then(|runtime| runtime.block_on(execute(command)));
     match done {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -47,7 +49,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     }
 }
 
-async fn execute(command: Option<Command>) -> anyhow::Result<u8> {
+async fn execute(command: Option<AsRoot>) -> anyhow::Result<u8> {
     let interactive = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     match command {
         None if !interactive => {
@@ -62,7 +64,7 @@ async fn execute(command: Option<Command>) -> anyhow::Result<u8> {
             let (container, to) = interactive::ask().await?;
             migrate::migrate(&container, to, Options::default()).await
         }
-        Some(Command::Migrate {
+        Some(AsRoot::Migrate {
             container,
             to,
             yes,
@@ -88,7 +90,7 @@ async fn execute(command: Option<Command>) -> anyhow::Result<u8> {
             };
             migrate::migrate(&container, to, options).await
         }
-        Some(Command::Check {
+        Some(AsRoot::Check {
             container,
             to,
             format,
@@ -96,28 +98,26 @@ async fn execute(command: Option<Command>) -> anyhow::Result<u8> {
             recovery::first().await;
             check::check(&container, to, format).await
         }
-        Some(Command::Pair { host, token }) => {
-            let token: Token = match (token.token, token.token_file) {
-                (Some(text), _) => text.trim().parse()?,
-                (None, Some(path)) => pair::read_token(&path)?,
-                (None, None) => unreachable!("clap requires one of them"),
+        Some(AsRoot::Pair { host, token }) => {
+            let token = match token {
+                TokenSource::Text(text) => text.trim().parse()?,
+                TokenSource::File(path) => pair::read_token(&path)?,
             };
             pair::pair(&host, token).await?;
             Ok(0)
         }
-        Some(Command::Peers { command }) => peers::peers(command),
-        Some(Command::Forward { command }) => {
+        Some(AsRoot::Peers { command }) => peers::peers(command),
+        Some(AsRoot::Forward { command }) => {
             recovery::first().await;
             tokio::task::spawn_blocking(move || forward::forward(command)).await?
         }
-        Some(Command::Status { format }) => {
+        Some(AsRoot::Status { format }) => {
             recovery::first().await;
             tokio::task::spawn_blocking(move || status::status(format)).await?
         }
-        Some(Command::Recover { id, format }) => recover::recover(id.as_deref(), format).await,
-        Some(Command::Cleanup) => cleanup::cleanup().await,
-        Some(Command::Resolve { id, keep }) => resolve::resolve(&id, keep).await,
-        Some(Command::Cancel { id }) => cancel::cancel(&id).await,
-        Some(Command::Completion { .. }) => unreachable!("handled before"),
+        Some(AsRoot::Recover { id, format }) => recover::recover(id.as_deref(), format).await,
+        Some(AsRoot::Cleanup) => cleanup::cleanup().await,
+        Some(AsRoot::Resolve { id, keep }) => resolve::resolve(&id, keep).await,
+        Some(AsRoot::Cancel { id }) => cancel::cancel(&id).await,
     }
 }
