@@ -4,6 +4,7 @@ mod bypass;
 mod checks;
 mod failure;
 mod flood;
+mod outage;
 
 use std::io::ErrorKind;
 use std::sync::mpsc;
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use self::bypass::Moved;
 use self::failure::Failure;
 pub(crate) use self::failure::is_usage_error;
+use self::outage::Outage;
 use crate::address::Address;
 use crate::control::{Control, RequestError, ask_outcome, unexpected};
 use crate::lock::{self, ContainerLock};
@@ -68,20 +70,16 @@ const MOST_PASSES: u32 = 4;
 pub(crate) struct Migration<'a> {
     destination: Address,
     observer: &'a dyn Observer,
-    cancel: CancellationToken,
+    outage: Outage,
     timeline: Timeline,
     sent: bulk::Progress,
     undo: Undo,
     journal: Journal,
     record: Option<MigrationRecord>,
     control: Option<Control>,
-    frozen_at: Option<Instant>,
     /// Flows that the destination knows and has yet to turn.
     waiting: bool,
-    max_freeze: Duration,
     forward_new: bool,
-    /// Cancelled when the container has been frozen for too long.
-    overdue: CancellationToken,
     report: Report,
     /// Held to the end of the roll-back: recovery takes a record without a lock for a dead one.
     lock: Option<ContainerLock>,
@@ -120,25 +118,22 @@ impl<'a> Migration<'a> {
             },
             destination,
             observer,
-            cancel,
+            outage: Outage::of(cancel),
             timeline: Timeline::start(sent.clone()),
             sent,
             undo: Undo::default(),
             journal: Journal::of("client"),
             record: None,
             control: None,
-            frozen_at: None,
             waiting: false,
-            max_freeze: Duration::MAX,
             forward_new: false,
-            overdue: CancellationToken::new(),
             lock: None,
         }
     }
 
     /// Undoes the migration if the container has been frozen for longer than this before it commits.
     pub(crate) fn max_freeze(mut self, limit: Duration) -> Self {
-        self.max_freeze = limit;
+        self.outage.set_limit(limit);
         self
     }
 
@@ -170,14 +165,7 @@ impl<'a> Migration<'a> {
             }
             Err(Failure::Failed(error)) => {
                 usage = is_usage_error(&error);
-                let error = match self.overdue.is_cancelled() {
-                    true => error.context(format!(
-                        "not committed within the {} ms that --max-freeze-ms allows",
-                        self.max_freeze.as_millis()
-                    )),
-                    false => error,
-                };
-                self.roll_back(&error).await;
+                self.roll_back(&self.outage.explain(error)).await;
             }
             Err(Failure::Unknown(error)) => {
                 self.undo.disarm();
@@ -198,7 +186,14 @@ impl<'a> Migration<'a> {
         let mut checks = checks::here(&facts, &host, self.forward_new).await;
         let mut control = Control::connect(&self.destination).await?;
         checks.extend(
-            checks::there(&facts, &host, self.forward_new, &mut control, &self.cancel).await?,
+            checks::there(
+                &facts,
+                &host,
+                self.forward_new,
+                &mut control,
+                &self.outage.cancel,
+            )
+            .await?,
         );
         Ok(checks)
     }
@@ -210,7 +205,7 @@ impl<'a> Migration<'a> {
         confirm: Confirm<'_>,
     ) -> Result<Outcome, Failure> {
         self.begin(PhaseName::Connect);
-        let cancel = self.cancel.clone();
+        let cancel = self.outage.cancel.clone();
         let looked = cancel.run_until_cancelled(checks::look(container)).await;
         let (facts, placement, host) = looked.context("cancelled")??;
         self.report.container = Some(facts.reference());
@@ -244,7 +239,14 @@ impl<'a> Migration<'a> {
 
         self.begin(PhaseName::Preflight);
         checks.extend(
-            checks::there(&facts, &host, self.forward_new, &mut control, &self.cancel).await?,
+            checks::there(
+                &facts,
+                &host,
+                self.forward_new,
+                &mut control,
+                &self.outage.cancel,
+            )
+            .await?,
         );
         for check in checks.iter().filter(|c| c.verdict == Verdict::Warning) {
             self.report
@@ -262,7 +264,7 @@ impl<'a> Migration<'a> {
         if !confirm(&facts, &checks) {
             return Err(anyhow::anyhow!("not confirmed").into());
         }
-        self.stop_if_cancelled()?;
+        self.outage.stop_if_cancelled()?;
 
         let migration = MigrationId::random();
         self.report.migration_id = Some(migration.clone());
@@ -272,7 +274,7 @@ impl<'a> Migration<'a> {
             container: Box::new(facts),
             source: Box::new(host),
         };
-        let missing_image = match control.request(begin, &self.cancel).await {
+        let missing_image = match control.request(begin, &self.outage.cancel).await {
             Ok(Reply::Begun { missing_image }) => missing_image,
             Ok(other) => return Err(unexpected(&other).into()),
             Err(RequestError::Refused(refused)) if refused.code == RefusalCode::Preflight => {
@@ -299,16 +301,19 @@ impl<'a> Migration<'a> {
 
         if let Some(missing) = missing_image {
             self.begin(PhaseName::Image);
-            let sent = source.send_image(1, &data, missing, self.cancel.clone());
+            let sent = source.send_image(1, &data, missing, self.outage.cancel.clone());
             self.send(StreamKind::Image, 1, sent).await?;
         }
 
         // Everything that needs no memory image: the container runs on meanwhile.
         self.begin(PhaseName::Stage);
         // Nothing of the container has been changed, so a Podman that hangs can be given up.
-        let written = self.cancel.run_until_cancelled(source.write_skeleton());
+        let written = self
+            .outage
+            .cancel
+            .run_until_cancelled(source.write_skeleton());
         written.await.context("cancelled")??;
-        let sent = source.send_skeleton(2, &data, self.cancel.clone());
+        let sent = source.send_skeleton(2, &data, self.outage.cancel.clone());
         self.send(StreamKind::Skeleton, 2, sent).await?;
         match self.ask(Request::Stage).await? {
             Reply::Staged { packets } => self.report.packets = Some(packets),
@@ -343,16 +348,15 @@ impl<'a> Migration<'a> {
             kind: StreamKind::Checkpoint,
         })
         .await?;
-        let stream = self.cancel.child_token();
+        let stream = self.outage.cancel.child_token();
         let (path, cancel) = (data.clone(), stream.clone());
         let sender = spawn_blocking(move || path.open(CHECKPOINT_STREAM, cancel)).await??;
-        self.stop_if_cancelled()?;
+        self.outage.stop_if_cancelled()?;
         source.wait_accepted().await?;
 
         // From here on packets for the container go to the destination and wait there.
         self.begin(PhaseName::Freeze);
-        self.frozen_at = Some(Instant::now());
-        self.watch_freeze();
+        self.outage.begin();
         self.turn(&flows[0], &tunnel).await?;
         source
             .freeze()
@@ -362,7 +366,7 @@ impl<'a> Migration<'a> {
         let watch = flood::Watch::begin(flows[0].clone(), tunnel.index());
         self.begin(PhaseName::Dump);
         let (dumping, ended) = mpsc::channel();
-        let cancel = self.cancel.clone();
+        let cancel = self.outage.cancel.clone();
         let dump = async {
             let dumped = source.dump(&cancel).await;
             drop(dumping);
@@ -380,7 +384,7 @@ impl<'a> Migration<'a> {
         let _unsent = stream.drop_guard();
         dumped.map_err(|error| self.keep_log(error))?;
         flows.push(late?);
-        self.stop_if_cancelled()?;
+        self.outage.stop_if_cancelled()?;
 
         self.begin(PhaseName::Ship);
         let shipped = match memory {
@@ -407,9 +411,9 @@ impl<'a> Migration<'a> {
         kept_down.context("the container's service may come back at boot")?;
 
         self.begin(PhaseName::CutOver);
-        self.stop_if_cancelled()?;
+        self.outage.stop_if_cancelled()?;
         self.commit().await?;
-        self.report.freeze_ms = self.frozen_ms();
+        self.report.freeze_ms = self.outage.frozen_ms();
         let moved: Vec<_> = flows.iter().flat_map(Flows::moved).collect();
         self.report.flows = FlowCount::of(&moved);
 
@@ -427,7 +431,9 @@ impl<'a> Migration<'a> {
             let stream = CHECKPOINT_STREAM + 1 + pass;
             let kind = StreamKind::Files;
             self.ask(Request::Receive { stream, kind }).await?;
-            let packed = source.send_files(stream, data, sent, &self.cancel).await;
+            let packed = source
+                .send_files(stream, data, sent, &self.outage.cancel)
+                .await;
             let (digest, so_far) = match packed {
                 Ok((digest, so_far)) => (Ok(digest), Some(so_far)),
                 Err(error) => (Err(error.context("cannot send the files")), None),
@@ -627,7 +633,7 @@ impl<'a> Migration<'a> {
             }
             Err(error) => error,
         };
-        self.stop_if_cancelled()?;
+        self.outage.stop_if_cancelled()?;
         let broken = error.chain().any(|cause| {
             cause.downcast_ref().is_some_and(|e: &std::io::Error| {
                 matches!(
@@ -800,7 +806,7 @@ impl<'a> Migration<'a> {
     /// The one error tail: this host first, since clients wait for it.
     async fn roll_back(&mut self, error: &anyhow::Error) {
         let why = format!("{error:#}");
-        self.report.freeze_ms = self.frozen_ms();
+        self.report.freeze_ms = self.outage.frozen_ms();
         if self.record.is_some() {
             self.begin(PhaseName::RollBack);
         }
@@ -873,7 +879,7 @@ impl<'a> Migration<'a> {
     }
 
     async fn ask(&mut self, request: Request) -> Result<Reply, RequestError> {
-        let cancel = self.cancel.clone();
+        let cancel = self.outage.cancel.clone();
         match &mut self.control {
             Some(control) => control.request(request, &cancel).await,
             None => Err(RequestError::Lost("not connected".into())),
@@ -882,28 +888,6 @@ impl<'a> Migration<'a> {
 
     fn control(&mut self) -> anyhow::Result<&mut Control> {
         self.control.as_mut().context("not connected")
-    }
-
-    fn stop_if_cancelled(&self) -> anyhow::Result<()> {
-        anyhow::ensure!(!self.cancel.is_cancelled(), "cancelled");
-        Ok(())
-    }
-
-    /// Cancels the migration when the container has been frozen for too long. What happens after
-    /// the commit was sent does not care.
-    fn watch_freeze(&self) {
-        let limit = self.max_freeze;
-        let (overdue, cancel) = (self.overdue.clone(), self.cancel.clone());
-        tokio::spawn(async move {
-            tokio::time::sleep(limit).await;
-            overdue.cancel();
-            cancel.cancel();
-        });
-    }
-
-    fn frozen_ms(&self) -> u64 {
-        self.frozen_at
-            .map_or(0, |at| at.elapsed().as_millis() as u64)
     }
 
     fn begin(&mut self, phase: PhaseName) {
