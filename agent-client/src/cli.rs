@@ -1,30 +1,20 @@
 //! Command line.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
-use common::preflight;
-use common::report::{Outcome, Report};
-use common::status::{Status, clean_up};
-use common::{paths, units};
-use tokio_util::sync::CancellationToken;
-use trust::{Peers, Token};
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::address::Address;
-use crate::migrate::{Migration, is_usage_error};
-use crate::operator::{self, Keep};
-use crate::progress::{Lines, Observer, Silent};
-use crate::{checklist, forwards, interactive, pair, recovery};
+use crate::format::Format;
 
-/// Exit status for mistakes in the command line; the others are in [`Outcome::exit_status`].
-const USAGE: u8 = 2;
+/// Exit status for mistakes in the command line; the others are in
+/// [`Outcome::exit_status`](common::report::Outcome::exit_status).
+pub(crate) const USAGE: u8 = 2;
 
 /// Longest freeze unless the user says otherwise: no client waits for longer, and nothing that hangs
 /// may keep the container frozen for ever.
-const MAX_FREEZE_MS: u64 = 120_000;
+pub(crate) const MAX_FREEZE_MS: u64 = 120_000;
 
 /// Moves a running Podman container to another host while its clients keep talking to it.
 ///
@@ -33,10 +23,10 @@ const MAX_FREEZE_MS: u64 = 120_000;
 #[command(version, after_help = HELP)]
 pub(crate) struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    pub(crate) command: Option<Command>,
     /// Log more; twice for everything. RUST_LOG overrides it.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
-    verbose: u8,
+    pub(crate) verbose: u8,
 }
 
 const HELP: &str = "\
@@ -58,7 +48,19 @@ Exit status:
   4  refused by preflight; nothing was changed";
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(crate) enum Command {
+    #[command(flatten)]
+    AsRoot(AsRoot),
+    /// Print a completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What needs root: it handles root's containers, network and keys.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AsRoot {
     /// Move a container.
     Migrate {
         /// Name, id or unique prefix of a running container.
@@ -149,16 +151,19 @@ enum Command {
         /// Its id, or a unique prefix.
         id: String,
     },
-    /// Print a completion script for a shell.
-    Completion {
-        /// The shell.
-        shell: clap_complete::Shell,
-    },
 }
 
-#[derive(Debug, clap::Args)]
+/// Where a token comes from.
+#[derive(Debug)]
+pub(crate) enum TokenSource {
+    Text(String),
+    File(PathBuf),
+}
+
+/// The same, as clap knows it: one of them is given.
+#[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-struct TokenSource {
+struct TokenArgs {
     /// The token itself; other users of this host can see it while the command runs.
     #[arg(long)]
     token: Option<String>,
@@ -167,8 +172,32 @@ struct TokenSource {
     token_file: Option<PathBuf>,
 }
 
+impl FromArgMatches for TokenSource {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let TokenArgs { token, token_file } = TokenArgs::from_arg_matches(matches)?;
+        let text = token.map(TokenSource::Text);
+        text.or(token_file.map(TokenSource::File))
+            .ok_or_else(|| clap::Error::new(ErrorKind::MissingRequiredArgument))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for TokenSource {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        TokenArgs::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        TokenArgs::augment_args_for_update(command)
+    }
+}
+
 #[derive(Debug, Subcommand)]
-enum PeersCommand {
+pub(crate) enum PeersCommand {
     /// List them.
     List,
     /// Forget one.
@@ -179,7 +208,7 @@ enum PeersCommand {
 }
 
 #[derive(Debug, Subcommand)]
-enum ForwardCommand {
+pub(crate) enum ForwardCommand {
     /// List them.
     List {
         /// How to print it.
@@ -193,287 +222,11 @@ enum ForwardCommand {
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum Format {
-    #[default]
-    Text,
-    Json,
-}
-
-/// Runs the command; prints an error once.
-pub(crate) fn run(cli: Cli) -> ExitCode {
-    common::log::init(cli.verbose, "warn");
-    if let Some(Command::Completion { shell }) = cli.command {
-        let mut out = std::io::stdout();
-        clap_complete::generate(shell, &mut Cli::command(), "agent-client", &mut out);
-        return ExitCode::SUCCESS;
-    }
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("agent-client: needs root: it handles root's containers, network and keys");
-        return ExitCode::from(USAGE);
-    }
-    let done = tokio::runtime::Runtime::new()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(execute(cli.command)));
-    match done {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            eprintln!("agent-client: {error:#}");
-            ExitCode::from(if is_usage_error(&error) { USAGE } else { 1 })
-        }
-    }
-}
-
-async fn execute(command: Option<Command>) -> anyhow::Result<u8> {
-    let interactive = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    match command {
-        None if !interactive => {
-            eprintln!(
-                "agent-client: stdin is not a terminal, so there is nobody to ask: use \
-                 `agent-client migrate CONTAINER --to HOST --yes` (`agent-client --help`)"
-            );
-            Ok(USAGE)
-        }
-        None => {
-            recovery::first().await;
-            let (container, to) = interactive::ask().await?;
-            migrate(&container, to, Options::default()).await
-        }
-        Some(Command::Migrate {
-            container,
-            to,
-            yes,
-            dry_run,
-            max_freeze_ms,
-            forward_new,
-            format,
-        }) => {
-            if !(yes || dry_run || interactive && format == Format::Text) {
-                eprintln!(
-                    "agent-client: there is nobody to ask whether to go on: add --yes, or \
-                     --dry-run to only look"
-                );
-                return Ok(USAGE);
-            }
-            recovery::first().await;
-            let options = Options {
-                yes,
-                dry_run,
-                max_freeze: Duration::from_millis(max_freeze_ms),
-                forward_new,
-                format,
-            };
-            migrate(&container, to, options).await
-        }
-        Some(Command::Check {
-            container,
-            to,
-            format,
-        }) => {
-            recovery::first().await;
-            check(&container, to, format).await
-        }
-        Some(Command::Pair { host, token }) => {
-            let token: Token = match (token.token, token.token_file) {
-                (Some(text), _) => text.trim().parse()?,
-                (None, Some(path)) => pair::read_token(&path)?,
-                (None, None) => unreachable!("clap requires one of them"),
-            };
-            pair::pair(&host, token).await?;
-            Ok(0)
-        }
-        Some(Command::Peers { command }) => peers(command),
-        Some(Command::Forward { command }) => {
-            recovery::first().await;
-            tokio::task::spawn_blocking(move || forward(command)).await?
-        }
-        Some(Command::Status { format }) => {
-            recovery::first().await;
-            tokio::task::spawn_blocking(move || status(format)).await?
-        }
-        Some(Command::Recover { id, format }) => operator::recover(id.as_deref(), format).await,
-        Some(Command::Cleanup) => {
-            let open = operator::recover(None, Format::Text).await?;
-            print!("{}", tokio::task::spawn_blocking(clean_up).await??);
-            Ok(open)
-        }
-        Some(Command::Resolve { id, keep }) => operator::resolve(&id, keep).await,
-        Some(Command::Cancel { id }) => operator::cancel(&id).await,
-        Some(Command::Completion { .. }) => unreachable!("handled before"),
-    }
-}
-
-/// How a container migrates.
-struct Options {
-    yes: bool,
-    dry_run: bool,
-    max_freeze: Duration,
-    forward_new: bool,
-    format: Format,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            yes: false,
-            dry_run: false,
-            max_freeze: Duration::from_millis(MAX_FREEZE_MS),
-            forward_new: false,
-            format: Format::default(),
-        }
-    }
-}
-
-async fn migrate(container: &str, to: Address, options: Options) -> anyhow::Result<u8> {
-    let Options {
-        yes,
-        dry_run,
-        max_freeze,
-        forward_new,
-        format,
-    } = options;
-    let cancel = CancellationToken::new();
-    cancel_on_signals(cancel.clone())?;
-    let observer: &dyn Observer = match format {
-        Format::Text => &Lines::new(),
-        Format::Json => &Silent,
-    };
-    let plan = to.clone();
-    let (report, usage) = Migration::new(to, observer, cancel)
-        .max_freeze(max_freeze)
-        .forward_new(forward_new)
-        .run(container, dry_run, &move |facts, checks| {
-            yes || interactive::confirm(facts, checks, &plan)
-        })
-        .await;
-    match format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-        Format::Text => summarize(&report),
-    }
-    Ok(if usage {
-        USAGE
-    } else {
-        report.outcome.exit_status()
-    })
-}
-
-/// The first Ctrl-C or SIGTERM rolls back; so does every further one, there is no faster way that
-/// loses nothing.
-fn cancel_on_signals(cancel: CancellationToken) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            eprintln!("cancelling: rolling back unless the destination has taken over already");
-            cancel.cancel();
-        }
-    });
-    Ok(())
-}
-
-fn summarize(report: &Report) {
-    for note in &report.notes {
-        eprintln!("note: {note}");
-    }
-    for warning in &report.warnings {
-        eprintln!("warning: {warning}");
-    }
-    let name = report
-        .container
-        .as_ref()
-        .map_or("the container", |c| c.name.as_str());
-    let error = report.error.as_deref().unwrap_or("no reason known");
-    match report.outcome {
-        Outcome::Moved => {
-            let total: u64 = report.phases.iter().map(|p| p.duration_ms).sum();
-            println!(
-                "{name} runs on {}: {} in all, {} frozen, {} sent, {} TCP and {} UDP flows moved",
-                report.destination,
-                units::milliseconds(total),
-                units::milliseconds(report.freeze_ms),
-                units::bytes(report.sent_bytes),
-                report.flows.tcp,
-                report.flows.udp
-            );
-            if !report.forwarded_ports.is_empty() {
-                println!(
-                    "new connections to {} here go there until `agent-client forward remove {name}`",
-                    report.forwarded_ports.join(", ")
-                );
-            }
-        }
-        Outcome::Possible => println!("{name} could move to {}", report.destination),
-        Outcome::Failed if report.freeze_ms > 0 => eprintln!(
-            "agent-client: {error}\n{name} runs on here; it was frozen for {}",
-            units::milliseconds(report.freeze_ms)
-        ),
-        Outcome::Failed if report.container.is_some() => {
-            eprintln!("agent-client: {error}\n{name} runs on here, undisturbed");
-        }
-        Outcome::Failed => eprintln!("agent-client: {error}"),
-        Outcome::Refused => eprintln!("agent-client: {name} cannot move: {error}"),
-        Outcome::Unknown => eprintln!("agent-client: an operator must look: {error}"),
-    }
-}
-
-async fn check(container: &str, to: Address, format: Format) -> anyhow::Result<u8> {
-    let checks = Migration::new(to, &Silent, CancellationToken::new())
-        .check(container)
-        .await?;
-    let passed = preflight::passed(&checks);
-    match format {
-        Format::Text => checklist::print(&checks),
-        Format::Json => println!(
-            "{}",
-            serde_json::json!({ "passed": passed, "checks": checks })
-        ),
-    }
-    Ok(if passed {
-        0
-    } else {
-        Outcome::Refused.exit_status()
-    })
-}
-
-fn peers(command: PeersCommand) -> anyhow::Result<u8> {
-    let peers = Peers::open(&paths::client_dir())?;
-    match command {
-        PeersCommand::List => {
-            for peer in peers.list()? {
-                println!(
-                    "{}\t{}\t{}",
-                    peer.name,
-                    peer.address.unwrap_or_default(),
-                    peer.fingerprint
-                );
-            }
-        }
-        PeersCommand::Remove { peer } => {
-            let removed = peers.remove(&peer)?;
-            eprintln!("{} is forgotten", removed.name);
-        }
-    }
-    Ok(0)
-}
-
-fn forward(command: ForwardCommand) -> anyhow::Result<u8> {
-    match command {
-        ForwardCommand::List { format } => forwards::list(format)?,
-        ForwardCommand::Remove { container } => forwards::remove(&container)?,
-    }
-    Ok(0)
-}
-
-fn status(format: Format) -> anyhow::Result<u8> {
-    let status = Status::gather("client")?;
-    match format {
-        Format::Json => println!("{}", serde_json::to_string(&status)?),
-        Format::Text => print!("{status}"),
-    }
-    Ok(0)
+/// On which host a container is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Keep {
+    /// Here: the frozen copy runs on.
+    Source,
+    /// There: the frozen copy here is removed.
+    Destination,
 }

@@ -9,7 +9,7 @@ use common::paths;
 use common::protocol::frame::{Frames, MAX_FRAME_BYTES};
 use common::protocol::liveness;
 use common::protocol::version::Versions;
-use common::protocol::{Refused, Reply, Request};
+use common::protocol::{MigrationId, Outcome, Refused, Reply, Request};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use trust::{ConnectError, Fingerprint, Identity, Peers, Standing, TlsStream};
@@ -156,6 +156,21 @@ impl Control {
             .unwrap_or_else(|_| Err(RequestError::Lost("no answer to the abort".into())));
         faults::reached(|| "client.abort.after".into());
         aborted
+    }
+}
+
+/// Asks a destination what became of a migration.
+pub(crate) async fn ask_outcome(
+    destination: &Address,
+    migration: &MigrationId,
+) -> anyhow::Result<Outcome> {
+    let mut control = Control::connect(destination).await?;
+    let request = Request::Outcome {
+        migration: migration.clone(),
+    };
+    match control.request(request, &CancellationToken::new()).await? {
+        Reply::Outcome { outcome } => Ok(outcome),
+        other => Err(unexpected(&other).into()),
     }
 }
 

@@ -1,22 +1,18 @@
 //! Moves a running Podman container from this host to another.
 //!
-//! `main.rs` only parses the command line. [`migrate`] is the list of phases; [`source`] is what
+//! [`cli`] is the command line, [`commands`] what each of its verbs does. [`migrate`] is the list of phases; [`source`] is what
 //! each does to this host; [`control`] talks to the destination.
 
 mod address;
-mod checklist;
 mod cli;
+mod commands;
 mod control;
-mod flood;
-mod forwards;
+mod format;
 mod interactive;
 mod lock;
 mod migrate;
-mod operator;
-mod pair;
 mod progress;
 mod recovery;
-mod shorten;
 mod source;
 mod timeline;
 
@@ -24,5 +20,5 @@ use clap::Parser;
 
 fn main() -> std::process::ExitCode {
     common::multicall::dispatch();
-    cli::run(cli::Cli::parse())
+    commands::run(cli::Cli::parse())
 }

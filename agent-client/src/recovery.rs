@@ -12,8 +12,8 @@ use common::paths;
 use common::protocol::{MigrationId, Outcome};
 use common::transaction::{self, SourceStep};
 
+use crate::control::ask_outcome;
 use crate::lock;
-use crate::migrate::ask_outcome;
 use crate::source::{self, Source};
 
 /// How long a program that a dead command started may still take.

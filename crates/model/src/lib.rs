@@ -4,7 +4,7 @@
 //! them are a [`World`]; an [`Action`] is the smallest thing that one of them does, or that befalls
 //! them. What is legal is judged by [`common::protocol::State`], and what is decided after a fault
 //! by [`common::transaction`]: the agents' own code. The rest is the order of steps in
-//! `agent-client/src/migrate.rs`, `recovery.rs` and in `agent-server/src/session.rs`,
+//! `agent-client/src/migrate/mod.rs`, `recovery.rs` and in `agent-server/src/session.rs`,
 //! `incoming.rs`, `recovery.rs`, told again: keep it in step with them.
 //!
 //! A crash takes everything but disk and kernel. Nobody thaws or removes anything by hand, but now

@@ -1,4 +1,4 @@
-//! What is to be seen and ended of the ports that lead to containers that have moved away.
+//! `forward`: what is to be seen and ended of the ports that lead to containers that have moved away.
 
 use anyhow::Context;
 use common::net::flows::port_forward::{Forward, State};
@@ -7,10 +7,19 @@ use common::net::state::Dirs;
 use common::net::tunnel::status;
 use serde_json::json;
 
-use crate::cli::Format;
+use crate::cli::ForwardCommand;
+use crate::format::Format;
+
+pub(super) fn forward(command: ForwardCommand) -> anyhow::Result<u8> {
+    match command {
+        ForwardCommand::List { format } => list(format)?,
+        ForwardCommand::Remove { container } => remove(&container)?,
+    }
+    Ok(0)
+}
 
 /// Prints the forwards of this host.
-pub(crate) fn list(format: Format) -> anyhow::Result<()> {
+fn list(format: Format) -> anyhow::Result<()> {
     let dirs = Dirs::default();
     let tunnels = status::list(&dirs)?;
     let found = published::list(&dirs)?.into_iter().map(|(index, forward)| {
@@ -50,7 +59,7 @@ pub(crate) fn list(format: Format) -> anyhow::Result<()> {
 }
 
 /// Ends the forward for a container.
-pub(crate) fn remove(given: &str) -> anyhow::Result<()> {
+fn remove(given: &str) -> anyhow::Result<()> {
     let dirs = Dirs::default();
     let all = published::list(&dirs)?;
     let mut fits: Vec<&Forward> = all.iter().map(|(_, forward)| forward).collect();

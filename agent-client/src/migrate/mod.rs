@@ -1,5 +1,11 @@
 //! The phases of a migration, in order, and the one place that undoes them.
 
+mod bypass;
+mod checks;
+mod failure;
+mod flood;
+mod outage;
+
 use std::io::ErrorKind;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -10,25 +16,21 @@ use common::container::ContainerFacts;
 use common::container::checkpoint::dump::DumpError;
 use common::container::files::cargo::Sent;
 use common::container::podman;
-use common::container::podman::list::PodmanError;
 use common::container::service::{self, Parted};
 use common::faults;
-use common::host::HostFacts;
 use common::journal::{Direction, Journal, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::flows::decide::FlowCount;
 use common::net::flows::port_forward::Forward;
 use common::net::flows::published;
-use common::net::foreign_firewalls::{self, Part};
 use common::net::mark::Index;
 use common::net::state::Dirs;
 use common::net::tunnel::{MOST_TRIES, PROOF_LIMIT, Tunnel, TunnelError};
 use common::paths;
-use common::preflight::{self, Check, Side, Verdict};
+use common::preflight::{Check, Verdict};
 use common::protocol::message::FLOWS_PER_BATCH;
 use common::protocol::{
-    MigrationId, MissingImage, Outcome as Fate, RefusalCode, Reply, Request, StreamDigest,
-    StreamKind,
+    MigrationId, MissingImage, RefusalCode, Reply, Request, StreamDigest, StreamKind,
 };
 use common::report::{self, Outcome, PhaseName, Report};
 use common::transaction::{self, SourceStep};
@@ -37,13 +39,15 @@ use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+use self::bypass::Moved;
+use self::failure::Failure;
+pub(crate) use self::failure::is_usage_error;
+use self::outage::Outage;
 use crate::address::Address;
-use crate::control::{Control, RequestError, unexpected};
-use crate::flood;
+use crate::control::{Control, RequestError, ask_outcome, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
 use crate::recovery;
-use crate::shorten::Moved;
 use crate::source::{Data, Flows, Source};
 use crate::timeline::Timeline;
 
@@ -53,23 +57,6 @@ const OUTCOME_PAUSE: Duration = Duration::from_secs(2);
 
 const TOO_MANY_DATAGRAMS: &str = "datagrams to the container were dropped while the checkpoint was sent: \
                                   more came than the tunnel carries";
-
-/// Why a migration did not happen.
-#[derive(Debug)]
-enum Failure {
-    /// A check failed; nothing was changed.
-    Refused(String),
-    /// A step failed, or the user cancelled.
-    Failed(anyhow::Error),
-    /// It is not known whether the destination has committed.
-    Unknown(anyhow::Error),
-}
-
-impl<E: Into<anyhow::Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Failure::Failed(error.into())
-    }
-}
 
 /// A decision of the user between plan and act.
 pub(crate) type Confirm<'a> = &'a (dyn Fn(&ContainerFacts, &[Check]) -> bool + Send + Sync);
@@ -87,20 +74,16 @@ const MOST_PASSES: u32 = 4;
 pub(crate) struct Migration<'a> {
     destination: Address,
     observer: &'a dyn Observer,
-    cancel: CancellationToken,
+    outage: Outage,
     timeline: Timeline,
     sent: bulk::Progress,
     undo: Undo,
     journal: Journal,
     record: Option<MigrationRecord>,
     control: Option<Control>,
-    frozen_at: Option<Instant>,
     /// Flows that the destination knows and has yet to turn.
     waiting: bool,
-    max_freeze: Duration,
     forward_new: bool,
-    /// Cancelled when the container has been frozen for too long.
-    overdue: CancellationToken,
     report: Report,
     /// Held to the end of the roll-back: recovery takes a record without a lock for a dead one.
     lock: Option<ContainerLock>,
@@ -139,25 +122,22 @@ impl<'a> Migration<'a> {
             },
             destination,
             observer,
-            cancel,
+            outage: Outage::of(cancel),
             timeline: Timeline::start(sent.clone()),
             sent,
             undo: Undo::default(),
             journal: Journal::of("client"),
             record: None,
             control: None,
-            frozen_at: None,
             waiting: false,
-            max_freeze: Duration::MAX,
             forward_new: false,
-            overdue: CancellationToken::new(),
             lock: None,
         }
     }
 
     /// Undoes the migration if the container has been frozen for longer than this before it commits.
     pub(crate) fn max_freeze(mut self, limit: Duration) -> Self {
-        self.max_freeze = limit;
+        self.outage.set_limit(limit);
         self
     }
 
@@ -189,14 +169,7 @@ impl<'a> Migration<'a> {
             }
             Err(Failure::Failed(error)) => {
                 usage = is_usage_error(&error);
-                let error = match self.overdue.is_cancelled() {
-                    true => error.context(format!(
-                        "not committed within the {} ms that --max-freeze-ms allows",
-                        self.max_freeze.as_millis()
-                    )),
-                    false => error,
-                };
-                self.roll_back(&error).await;
+                self.roll_back(&self.outage.explain(error)).await;
             }
             Err(Failure::Unknown(error)) => {
                 self.undo.disarm();
@@ -213,10 +186,19 @@ impl<'a> Migration<'a> {
 
     /// Looks at both hosts; returns what holds and what does not.
     pub(crate) async fn check(&mut self, container: &str) -> anyhow::Result<Vec<Check>> {
-        let (facts, _, host) = self.look(container).await?;
-        let mut checks = check_here(&facts, &host, self.forward_new).await;
+        let (facts, _, host) = checks::look(container).await?;
+        let mut checks = checks::here(&facts, &host, self.forward_new).await;
         let mut control = Control::connect(&self.destination).await?;
-        checks.extend(self.check_there(&facts, &host, &mut control).await?);
+        checks.extend(
+            checks::there(
+                &facts,
+                &host,
+                self.forward_new,
+                &mut control,
+                &self.outage.cancel,
+            )
+            .await?,
+        );
         Ok(checks)
     }
 
@@ -227,8 +209,8 @@ impl<'a> Migration<'a> {
         confirm: Confirm<'_>,
     ) -> Result<Outcome, Failure> {
         self.begin(PhaseName::Connect);
-        let cancel = self.cancel.clone();
-        let looked = cancel.run_until_cancelled(self.look(container)).await;
+        let cancel = self.outage.cancel.clone();
+        let looked = cancel.run_until_cancelled(checks::look(container)).await;
         let (facts, placement, host) = looked.context("cancelled")??;
         self.report.container = Some(facts.reference());
         self.lock = Some(lock::container(&facts.id)?.ok_or_else(|| {
@@ -246,8 +228,8 @@ impl<'a> Migration<'a> {
             )));
         }
         // A container that is not running at all has nothing to ask the destination about.
-        let mut checks = check_here(&facts, &host, self.forward_new).await;
-        if let Some(why) = refusal(&checks) {
+        let mut checks = checks::here(&facts, &host, self.forward_new).await;
+        if let Some(why) = checks::refusal(&checks) {
             return Err(Failure::Refused(why));
         }
         if self.forward_new && facts.ports.is_empty() {
@@ -260,13 +242,22 @@ impl<'a> Migration<'a> {
         let mut control = Control::connect(&self.destination).await?;
 
         self.begin(PhaseName::Preflight);
-        checks.extend(self.check_there(&facts, &host, &mut control).await?);
+        checks.extend(
+            checks::there(
+                &facts,
+                &host,
+                self.forward_new,
+                &mut control,
+                &self.outage.cancel,
+            )
+            .await?,
+        );
         for check in checks.iter().filter(|c| c.verdict == Verdict::Warning) {
             self.report
                 .warnings
                 .push(format!("{}: {}", check.name, check.detail));
         }
-        if let Some(why) = refusal(&checks) {
+        if let Some(why) = checks::refusal(&checks) {
             return Err(Failure::Refused(why));
         }
         if dry_run {
@@ -277,7 +268,7 @@ impl<'a> Migration<'a> {
         if !confirm(&facts, &checks) {
             return Err(anyhow::anyhow!("not confirmed").into());
         }
-        self.stop_if_cancelled()?;
+        self.outage.stop_if_cancelled()?;
 
         let migration = MigrationId::random();
         self.report.migration_id = Some(migration.clone());
@@ -287,7 +278,7 @@ impl<'a> Migration<'a> {
             container: Box::new(facts),
             source: Box::new(host),
         };
-        let missing_image = match control.request(begin, &self.cancel).await {
+        let missing_image = match control.request(begin, &self.outage.cancel).await {
             Ok(Reply::Begun { missing_image }) => missing_image,
             Ok(other) => return Err(unexpected(&other).into()),
             Err(RequestError::Refused(refused)) if refused.code == RefusalCode::Preflight => {
@@ -314,16 +305,19 @@ impl<'a> Migration<'a> {
 
         if let Some(missing) = missing_image {
             self.begin(PhaseName::Image);
-            let sent = source.send_image(1, &data, missing, self.cancel.clone());
+            let sent = source.send_image(1, &data, missing, self.outage.cancel.clone());
             self.send(StreamKind::Image, 1, sent).await?;
         }
 
         // Everything that needs no memory image: the container runs on meanwhile.
         self.begin(PhaseName::Stage);
         // Nothing of the container has been changed, so a Podman that hangs can be given up.
-        let written = self.cancel.run_until_cancelled(source.write_skeleton());
+        let written = self
+            .outage
+            .cancel
+            .run_until_cancelled(source.write_skeleton());
         written.await.context("cancelled")??;
-        let sent = source.send_skeleton(2, &data, self.cancel.clone());
+        let sent = source.send_skeleton(2, &data, self.outage.cancel.clone());
         self.send(StreamKind::Skeleton, 2, sent).await?;
         match self.ask(Request::Stage).await? {
             Reply::Staged { packets } => self.report.packets = Some(packets),
@@ -358,16 +352,15 @@ impl<'a> Migration<'a> {
             kind: StreamKind::Checkpoint,
         })
         .await?;
-        let stream = self.cancel.child_token();
+        let stream = self.outage.cancel.child_token();
         let (path, cancel) = (data.clone(), stream.clone());
         let sender = spawn_blocking(move || path.open(CHECKPOINT_STREAM, cancel)).await??;
-        self.stop_if_cancelled()?;
+        self.outage.stop_if_cancelled()?;
         source.wait_accepted().await?;
 
         // From here on packets for the container go to the destination and wait there.
         self.begin(PhaseName::Freeze);
-        self.frozen_at = Some(Instant::now());
-        self.watch_freeze();
+        self.outage.begin();
         self.turn(&flows[0], &tunnel).await?;
         source
             .freeze()
@@ -377,7 +370,7 @@ impl<'a> Migration<'a> {
         let watch = flood::Watch::begin(flows[0].clone(), tunnel.index());
         self.begin(PhaseName::Dump);
         let (dumping, ended) = mpsc::channel();
-        let cancel = self.cancel.clone();
+        let cancel = self.outage.cancel.clone();
         let dump = async {
             let dumped = source.dump(&cancel).await;
             drop(dumping);
@@ -395,7 +388,7 @@ impl<'a> Migration<'a> {
         let _unsent = stream.drop_guard();
         dumped.map_err(|error| self.keep_log(error))?;
         flows.push(late?);
-        self.stop_if_cancelled()?;
+        self.outage.stop_if_cancelled()?;
 
         self.begin(PhaseName::Ship);
         let shipped = match memory {
@@ -422,9 +415,9 @@ impl<'a> Migration<'a> {
         kept_down.context("the container's service may come back at boot")?;
 
         self.begin(PhaseName::CutOver);
-        self.stop_if_cancelled()?;
+        self.outage.stop_if_cancelled()?;
         self.commit().await?;
-        self.report.freeze_ms = self.frozen_ms();
+        self.report.freeze_ms = self.outage.frozen_ms();
         let moved: Vec<_> = flows.iter().flat_map(Flows::moved).collect();
         self.report.flows = FlowCount::of(&moved);
 
@@ -442,7 +435,9 @@ impl<'a> Migration<'a> {
             let stream = CHECKPOINT_STREAM + 1 + pass;
             let kind = StreamKind::Files;
             self.ask(Request::Receive { stream, kind }).await?;
-            let packed = source.send_files(stream, data, sent, &self.cancel).await;
+            let packed = source
+                .send_files(stream, data, sent, &self.outage.cancel)
+                .await;
             let (digest, so_far) = match packed {
                 Ok((digest, so_far)) => (Ok(digest), Some(so_far)),
                 Err(error) => (Err(error.context("cannot send the files")), None),
@@ -526,35 +521,6 @@ impl<'a> Migration<'a> {
         late.prepare(tunnel.index()).await?;
         self.turn(&late, tunnel).await?;
         Ok(late)
-    }
-
-    async fn look(
-        &self,
-        container: &str,
-    ) -> anyhow::Result<(ContainerFacts, podman::inspect::Placement, HostFacts)> {
-        let listed = podman::list::list().await?;
-        let found = podman::list::resolve(&listed, container)?;
-        let (inspected, host) =
-            tokio::join!(podman::inspect::inspect(&found.id), HostFacts::gather());
-        let (facts, placement) = inspected?;
-        Ok((facts, placement, host))
-    }
-
-    async fn check_there(
-        &self,
-        facts: &ContainerFacts,
-        host: &HostFacts,
-        control: &mut Control,
-    ) -> anyhow::Result<Vec<Check>> {
-        let request = Request::Check {
-            container: Box::new(facts.clone()),
-            source: Box::new(host.clone()),
-            forward_new: self.forward_new,
-        };
-        match control.request(request, &self.cancel).await? {
-            Reply::Checked { checks } => Ok(checks),
-            other => Err(unexpected(&other).into()),
-        }
     }
 
     /// The record and the scratch directory; both are seen by recovery if this process dies.
@@ -666,7 +632,7 @@ impl<'a> Migration<'a> {
             }
             Err(error) => error,
         };
-        self.stop_if_cancelled()?;
+        self.outage.stop_if_cancelled()?;
         let broken = error.chain().any(|cause| {
             cause.downcast_ref().is_some_and(|e: &std::io::Error| {
                 matches!(
@@ -839,7 +805,7 @@ impl<'a> Migration<'a> {
     /// The one error tail: this host first, since clients wait for it.
     async fn roll_back(&mut self, error: &anyhow::Error) {
         let why = format!("{error:#}");
-        self.report.freeze_ms = self.frozen_ms();
+        self.report.freeze_ms = self.outage.frozen_ms();
         if self.record.is_some() {
             self.begin(PhaseName::RollBack);
         }
@@ -912,7 +878,7 @@ impl<'a> Migration<'a> {
     }
 
     async fn ask(&mut self, request: Request) -> Result<Reply, RequestError> {
-        let cancel = self.cancel.clone();
+        let cancel = self.outage.cancel.clone();
         match &mut self.control {
             Some(control) => control.request(request, &cancel).await,
             None => Err(RequestError::Lost("not connected".into())),
@@ -923,82 +889,9 @@ impl<'a> Migration<'a> {
         self.control.as_mut().context("not connected")
     }
 
-    fn stop_if_cancelled(&self) -> anyhow::Result<()> {
-        anyhow::ensure!(!self.cancel.is_cancelled(), "cancelled");
-        Ok(())
-    }
-
-    /// Cancels the migration when the container has been frozen for too long. What happens after
-    /// the commit was sent does not care.
-    fn watch_freeze(&self) {
-        let limit = self.max_freeze;
-        let (overdue, cancel) = (self.overdue.clone(), self.cancel.clone());
-        tokio::spawn(async move {
-            tokio::time::sleep(limit).await;
-            overdue.cancel();
-            cancel.cancel();
-        });
-    }
-
-    fn frozen_ms(&self) -> u64 {
-        self.frozen_at
-            .map_or(0, |at| at.elapsed().as_millis() as u64)
-    }
-
     fn begin(&mut self, phase: PhaseName) {
         faults::reached(|| format!("client.phase.{}", <&str>::from(phase)));
         self.timeline.begin(phase);
         self.observer.phase(phase);
     }
-}
-
-/// Asks a destination what became of a migration.
-pub(crate) async fn ask_outcome(
-    destination: &Address,
-    migration: &MigrationId,
-) -> anyhow::Result<Fate> {
-    let mut control = Control::connect(destination).await?;
-    let request = Request::Outcome {
-        migration: migration.clone(),
-    };
-    match control.request(request, &CancellationToken::new()).await? {
-        Reply::Outcome { outcome } => Ok(outcome),
-        other => Err(unexpected(&other).into()),
-    }
-}
-
-async fn check_here(facts: &ContainerFacts, host: &HostFacts, forward_new: bool) -> Vec<Check> {
-    let addresses = facts.addresses();
-    let look = move || foreign_firewalls::obstacles(Part::Source, &addresses, forward_new);
-    let obstacles = spawn_blocking(look).await;
-    let mut checks = preflight::source(facts, host);
-    checks.extend(preflight::firewalls(
-        Side::Source,
-        &obstacles.unwrap_or_default(),
-    ));
-    checks
-}
-
-/// What stands in the way, in a sentence; nothing if nothing does.
-fn refusal(checks: &[Check]) -> Option<String> {
-    let failed: Vec<String> = checks
-        .iter()
-        .filter(|c| c.verdict == Verdict::Failed)
-        .map(|check| {
-            let side = match check.host {
-                Side::Source => "here",
-                Side::Destination => "on the destination",
-            };
-            format!("{} {side}: {}", check.name, check.detail)
-        })
-        .collect();
-    (!failed.is_empty()).then(|| failed.join("\n"))
-}
-
-/// Whether the given container does not exist: a mistake in the command line.
-pub(crate) fn is_usage_error(error: &anyhow::Error) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(PodmanError::NoSuchContainer(_) | PodmanError::Ambiguous { .. })
-    )
 }

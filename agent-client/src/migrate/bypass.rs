@@ -43,24 +43,24 @@ enum Obstacle {
 
 /// What became of the flows that moved and had come through other tunnels.
 #[derive(Debug, Default)]
-pub(crate) struct Shortened {
+pub(super) struct Shortened {
     /// How many do not pass this host any more.
-    pub(crate) flows: usize,
+    pub(super) flows: usize,
     /// Why others still do.
-    pub(crate) warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// A container that has moved on from here, through `tunnel`.
-pub(crate) struct Moved<'a> {
-    pub(crate) id: &'a str,
-    pub(crate) flows: &'a [Flows],
-    pub(crate) tunnel: Index,
+pub(super) struct Moved<'a> {
+    pub(super) id: &'a str,
+    pub(super) flows: &'a [Flows],
+    pub(super) tunnel: Index,
 }
 
 impl Moved<'_> {
     /// Introduces the hosts where its flows enter, and where new ones may, to the one that it has moved
     /// to.
-    pub(crate) async fn shorten(&self, control: &mut Control) -> Shortened {
+    pub(super) async fn shorten(&self, control: &mut Control) -> Shortened {
         let mut entries: BTreeMap<Index, Vec<MovedFlow>> = BTreeMap::new();
         for (through, moved) in self.flows.iter().flat_map(|f| f.passing(self.tunnel)) {
             entries.entry(through).or_default().extend(moved);

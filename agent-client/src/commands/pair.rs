@@ -12,13 +12,13 @@ use crate::address::Address;
 use crate::control::{Control, identity, unexpected};
 
 /// Reads a token from a file that only its owner should be able to read.
-pub(crate) fn read_token(path: &Path) -> anyhow::Result<Token> {
+pub(super) fn read_token(path: &Path) -> anyhow::Result<Token> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     Ok(text.trim().parse()?)
 }
 
 /// Uses `token` at `address` and pins the server's key.
-pub(crate) async fn pair(address: &Address, token: Token) -> anyhow::Result<()> {
+pub(super) async fn pair(address: &Address, token: Token) -> anyhow::Result<()> {
     let host = address.to_string();
     if token.seems_expired() {
         tracing::warn!("by this host's clock, the token has expired");

@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const MOST_DROPPED: u64 = 100;
 
 /// Looks after the tunnel while the checkpoint is sent. Ends when dropped.
-pub(crate) struct Watch {
+pub(super) struct Watch {
     held_back: JoinHandle<anyhow::Result<usize>>,
     end: DropGuard,
 }
@@ -28,7 +28,7 @@ pub(crate) struct Watch {
 impl Watch {
     /// Has datagrams of `flows` take the way that they took before they were turned into `tunnel`, if that
     /// overflows. Undone by [`Flows::turn`], and by [`Flows::restore`] with all else.
-    pub(crate) fn begin(flows: Flows, tunnel: Index) -> Self {
+    pub(super) fn begin(flows: Flows, tunnel: Index) -> Self {
         let end = CancellationToken::new();
         let ended = end.clone();
         let held_back = tokio::spawn(async move {
@@ -45,7 +45,7 @@ impl Watch {
     }
 
     /// Ends it, and says how many flows were held back. They are still.
-    pub(crate) async fn end(self) -> anyhow::Result<usize> {
+    pub(super) async fn end(self) -> anyhow::Result<usize> {
         drop(self.end);
         self.held_back.await?
     }

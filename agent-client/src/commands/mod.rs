@@ -1,0 +1,123 @@
+//! The commands, a file each.
+
+mod cancel;
+mod check;
+mod cleanup;
+mod completion;
+mod forward;
+mod migrate;
+mod pair;
+mod peers;
+mod recover;
+mod resolve;
+mod status;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use self::migrate::Options;
+use crate::cli::{AsRoot, Cli, Command, TokenSource, USAGE};
+use crate::format::Format;
+use crate::migrate::is_usage_error;
+use crate::{interactive, recovery};
+
+/// Runs the command; prints an error once.
+pub(crate) fn run(cli: Cli) -> ExitCode {
+    common::log::init(cli.verbose, "warn");
+    let command = match cli.command {
+        Some(Command::Completion { shell }) => {
+            completion::completion(shell);
+            return ExitCode::SUCCESS;
+        }
+        Some(Command::AsRoot(command)) => Some(command),
+        None => None,
+    };
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("agent-client: needs root: it handles root's containers, network and keys");
+        return ExitCode::from(USAGE);
+    }
+    let done = tokio::runtime::Runtime::new()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(execute(command)));
+    match done {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("agent-client: {error:#}");
+            ExitCode::from(if is_usage_error(&error) { USAGE } else { 1 })
+        }
+    }
+}
+
+async fn execute(command: Option<AsRoot>) -> anyhow::Result<u8> {
+    let interactive = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    match command {
+        None if !interactive => {
+            eprintln!(
+                "agent-client: stdin is not a terminal, so there is nobody to ask: use \
+                 `agent-client migrate CONTAINER --to HOST --yes` (`agent-client --help`)"
+            );
+            Ok(USAGE)
+        }
+        None => {
+            recovery::first().await;
+            let (container, to) = interactive::ask().await?;
+            migrate::migrate(&container, to, Options::default()).await
+        }
+        Some(AsRoot::Migrate {
+            container,
+            to,
+            yes,
+            dry_run,
+            max_freeze_ms,
+            forward_new,
+            format,
+        }) => {
+            if !(yes || dry_run || interactive && format == Format::Text) {
+                eprintln!(
+                    "agent-client: there is nobody to ask whether to go on: add --yes, or \
+                     --dry-run to only look"
+                );
+                return Ok(USAGE);
+            }
+            recovery::first().await;
+            let options = Options {
+                yes,
+                dry_run,
+                max_freeze: Duration::from_millis(max_freeze_ms),
+                forward_new,
+                format,
+            };
+            migrate::migrate(&container, to, options).await
+        }
+        Some(AsRoot::Check {
+            container,
+            to,
+            format,
+        }) => {
+            recovery::first().await;
+            check::check(&container, to, format).await
+        }
+        Some(AsRoot::Pair { host, token }) => {
+            let token = match token {
+                TokenSource::Text(text) => text.trim().parse()?,
+                TokenSource::File(path) => pair::read_token(&path)?,
+            };
+            pair::pair(&host, token).await?;
+            Ok(0)
+        }
+        Some(AsRoot::Peers { command }) => peers::peers(command),
+        Some(AsRoot::Forward { command }) => {
+            recovery::first().await;
+            tokio::task::spawn_blocking(move || forward::forward(command)).await?
+        }
+        Some(AsRoot::Status { format }) => {
+            recovery::first().await;
+            tokio::task::spawn_blocking(move || status::status(format)).await?
+        }
+        Some(AsRoot::Recover { id, format }) => recover::recover(id.as_deref(), format).await,
+        Some(AsRoot::Cleanup) => cleanup::cleanup().await,
+        Some(AsRoot::Resolve { id, keep }) => resolve::resolve(&id, keep).await,
+        Some(AsRoot::Cancel { id }) => cancel::cancel(&id).await,
+    }
+}

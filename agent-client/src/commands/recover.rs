@@ -1,0 +1,79 @@
+//! `recover`: finishes or undoes what was interrupted, and says how it ended.
+
+use common::journal::{Journal, MigrationRecord, Progress};
+
+use crate::format::Format;
+use crate::recovery::{self, End, Settled};
+
+/// Exit status if something stays open.
+const OPEN: u8 = 3;
+
+/// Finishes or undoes all migrations that earlier commands left, or the one whose id begins so.
+pub(super) async fn recover(prefix: Option<&str>, format: Format) -> anyhow::Result<u8> {
+    let only = match prefix {
+        Some(prefix) => Some(Journal::of("client").find(prefix)?),
+        None => None,
+    };
+    let settled = recovery::recover(only.as_ref().map(|r| &r.migration)).await?;
+    match format {
+        Format::Text => print(only.as_ref(), &settled),
+        Format::Json => println!("{}", serde_json::Value::from_iter(settled.iter().map(json))),
+    }
+    let open = settled.iter().any(|s| matches!(s.end, End::Open(_)));
+    Ok(if open { OPEN } else { 0 })
+}
+
+pub(super) fn print(only: Option<&MigrationRecord>, settled: &[Settled]) {
+    if settled.is_empty() {
+        match only {
+            Some(record) => println!("{}: {}", head(record), common::status::progress(record)),
+            None => println!("nothing was left open"),
+        }
+    }
+    for Settled { record, end } in settled {
+        let head = head(record);
+        let peer = &record.peer;
+        match end {
+            End::Undone => println!("{head}: undone; the container runs here"),
+            End::Finished => println!("{head}: finished; the container runs on {peer}"),
+            End::Carried => println!("{head}: under way; another agent-client carries it on"),
+            End::Open(error) => println!("{head}: OPEN: {error:#}\n{}", advice(record)),
+        }
+    }
+}
+
+fn json(Settled { record, end }: &Settled) -> serde_json::Value {
+    let (word, error) = match end {
+        End::Undone => ("undone", None),
+        End::Finished => ("finished", None),
+        End::Carried => ("under_way", None),
+        End::Open(error) => ("open", Some(format!("{error:#}"))),
+    };
+    serde_json::json!({
+        "migration_id": record.migration, "container": record.container,
+        "destination": record.peer, "end": word, "error": error,
+    })
+}
+
+pub(super) fn head(record: &MigrationRecord) -> String {
+    let MigrationRecord {
+        migration,
+        container,
+        peer,
+        ..
+    } = record;
+    format!("{migration}  {} to {peer}", container.name)
+}
+
+fn advice(record: &MigrationRecord) -> String {
+    let (peer, id) = (&record.peer, &record.migration);
+    if record.progress != Progress::Committing {
+        return "  Mend that, and run `agent-client recover` again.".into();
+    }
+    format!(
+        "  When {peer} can be reached again, run `agent-client recover` again. If it never will \
+         be:\n  agent-client resolve {id} --keep source        the container runs on here\n  \
+         agent-client resolve {id} --keep destination   the copy here is removed\n  Only if you \
+         know that it does not run there may you keep it here."
+    )
+}

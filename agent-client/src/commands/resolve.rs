@@ -1,0 +1,65 @@
+//! `resolve`: decides a migration whose destination is gone for good.
+
+use common::journal::{Journal, Progress};
+use common::protocol::Outcome;
+use common::transaction::SourceStep;
+
+use super::recover::print;
+use crate::cli::Keep;
+use crate::lock;
+use crate::recovery::{self, Settled};
+
+/// Ends a migration whose destination cannot say what became of it, as the operator says.
+pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
+    let journal = Journal::of("client");
+    let record = journal.find(prefix)?;
+    let Some(_lock) = lock::container(&record.container.id)? else {
+        anyhow::bail!("another agent-client works on {}", record.container.name);
+    };
+    // Read again: it may have been settled while the lock was another's.
+    let record = journal.find(record.migration.as_str())?;
+    anyhow::ensure!(
+        record.progress == Progress::Committing,
+        "there is nothing to decide about {}: it is {}{}",
+        record.migration,
+        common::status::progress(&record),
+        match record.progress {
+            Progress::UnderWay => "; `agent-client recover` undoes it",
+            _ => "",
+        }
+    );
+    let (step, why) = match recovery::ask(&record).await {
+        Ok(Outcome::Committed) => (
+            SourceStep::Remove,
+            "the destination says that it runs there",
+        ),
+        Ok(Outcome::RolledBack) => (SourceStep::Thaw, "the destination says that it is undone"),
+        Ok(Outcome::UnderWay) => anyhow::bail!(
+            "{} is still at work on it: run `agent-client recover` in a moment",
+            record.peer
+        ),
+        unknown => {
+            match unknown {
+                Err(error) => eprintln!("{} cannot be asked: {error:#}", record.peer),
+                Ok(_) => eprintln!("{} has no record of it", record.peer),
+            }
+            let step = match keep {
+                Keep::Source => SourceStep::Thaw,
+                Keep::Destination => SourceStep::Remove,
+            };
+            (step, "resolved by operator")
+        }
+    };
+    let source = recovery::find(&record).await?;
+    // One that runs has come back since, and is not the copy that was left behind.
+    let step = Some(step).filter(|step| {
+        *step == SourceStep::Thaw || recovery::is_frozen(source.as_ref()).unwrap_or(false)
+    });
+    let settled = Settled {
+        end: recovery::carry_out(&journal, record.clone(), source, step, why).await?,
+        record,
+    };
+    print(None, &[settled]);
+    println!("  {why}");
+    Ok(0)
+}

@@ -1,0 +1,75 @@
+//! What both hosts say before anything is changed.
+
+use common::container::ContainerFacts;
+use common::container::podman;
+use common::host::HostFacts;
+use common::net::foreign_firewalls::{self, Part};
+use common::preflight::{self, Check, Side, Verdict};
+use common::protocol::{Reply, Request};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use crate::control::{Control, unexpected};
+
+/// The container that is meant, with where it is, and this host.
+pub(super) async fn look(
+    container: &str,
+) -> anyhow::Result<(ContainerFacts, podman::inspect::Placement, HostFacts)> {
+    let listed = podman::list::list().await?;
+    let found = podman::list::resolve(&listed, container)?;
+    let (inspected, host) = tokio::join!(podman::inspect::inspect(&found.id), HostFacts::gather());
+    let (facts, placement) = inspected?;
+    Ok((facts, placement, host))
+}
+
+/// What this host says.
+pub(super) async fn here(
+    facts: &ContainerFacts,
+    host: &HostFacts,
+    forward_new: bool,
+) -> Vec<Check> {
+    let addresses = facts.addresses();
+    let look = move || foreign_firewalls::obstacles(Part::Source, &addresses, forward_new);
+    let obstacles = spawn_blocking(look).await;
+    let mut checks = preflight::source(facts, host);
+    checks.extend(preflight::firewalls(
+        Side::Source,
+        &obstacles.unwrap_or_default(),
+    ));
+    checks
+}
+
+/// What the destination says.
+pub(super) async fn there(
+    facts: &ContainerFacts,
+    host: &HostFacts,
+    forward_new: bool,
+    control: &mut Control,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Vec<Check>> {
+    let request = Request::Check {
+        container: Box::new(facts.clone()),
+        source: Box::new(host.clone()),
+        forward_new,
+    };
+    match control.request(request, cancel).await? {
+        Reply::Checked { checks } => Ok(checks),
+        other => Err(unexpected(&other).into()),
+    }
+}
+
+/// What stands in the way, in a sentence; nothing if nothing does.
+pub(super) fn refusal(checks: &[Check]) -> Option<String> {
+    let failed: Vec<String> = checks
+        .iter()
+        .filter(|c| c.verdict == Verdict::Failed)
+        .map(|check| {
+            let side = match check.host {
+                Side::Source => "here",
+                Side::Destination => "on the destination",
+            };
+            format!("{} {side}: {}", check.name, check.detail)
+        })
+        .collect();
+    (!failed.is_empty()).then(|| failed.join("\n"))
+}

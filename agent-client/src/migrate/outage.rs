@@ -1,0 +1,96 @@
+//! The outage: since when the container is frozen, and for how long it may be.
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+/// The outage of one migration, and its clock.
+pub(super) struct Outage {
+    /// Cancels the whole migration, on behalf of the user or of the clock.
+    pub(super) cancel: CancellationToken,
+    limit: Duration,
+    frozen_at: Option<Instant>,
+    /// Cancelled when the container has been frozen for too long.
+    overdue: CancellationToken,
+}
+
+impl Outage {
+    /// One that may last for as long as it takes, of the migration that `cancel` cancels.
+    pub(super) fn of(cancel: CancellationToken) -> Self {
+        Outage {
+            cancel,
+            limit: Duration::MAX,
+            frozen_at: None,
+            overdue: CancellationToken::new(),
+        }
+    }
+
+    /// Sets how long it may last.
+    pub(super) fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
+    }
+
+    /// Starts the clock, which cancels the migration when the container has been frozen for too
+    /// long. What happens after the commit was sent does not care.
+    pub(super) fn begin(&mut self) {
+        self.frozen_at = Some(Instant::now());
+        let limit = self.limit;
+        let (overdue, cancel) = (self.overdue.clone(), self.cancel.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(limit).await;
+            overdue.cancel();
+            cancel.cancel();
+        });
+    }
+
+    /// For how long the container has been frozen, in milliseconds; 0 if it was not.
+    pub(super) fn frozen_ms(&self) -> u64 {
+        self.frozen_at
+            .map_or(0, |at| at.elapsed().as_millis() as u64)
+    }
+
+    /// Fails if the migration was cancelled.
+    pub(super) fn stop_if_cancelled(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.cancel.is_cancelled(), "cancelled");
+        Ok(())
+    }
+
+    /// Says of `error`, with which the migration ended, that it took too long, if it did.
+    pub(super) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        match self.overdue.is_cancelled() {
+            true => error.context(format!(
+                "not committed within the {} ms that --max-freeze-ms allows",
+                self.limit.as_millis()
+            )),
+            false => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_lasts_too_long_is_cancelled_and_says_so() {
+        let mut outage = Outage::of(CancellationToken::new());
+        outage.set_limit(Duration::from_millis(5));
+        assert_eq!(outage.frozen_ms(), 0);
+        outage.begin();
+        outage.stop_if_cancelled().unwrap();
+        outage.cancel.cancelled().await;
+        assert!(outage.frozen_ms() >= 5);
+        let error = outage.explain(outage.stop_if_cancelled().unwrap_err());
+        let said = "not committed within the 5 ms that --max-freeze-ms allows: cancelled";
+        assert_eq!(format!("{error:#}"), said);
+    }
+
+    #[tokio::test]
+    async fn the_user_cancels_without_the_clock() {
+        let mut outage = Outage::of(CancellationToken::new());
+        outage.begin();
+        outage.cancel.cancel();
+        let error = outage.explain(outage.stop_if_cancelled().unwrap_err());
+        assert_eq!(format!("{error:#}"), "cancelled");
+    }
+}
