@@ -9,7 +9,7 @@ use common::paths;
 use common::protocol::frame::{Frames, MAX_FRAME_BYTES};
 use common::protocol::liveness;
 use common::protocol::version::Versions;
-use common::protocol::{MigrationId, Outcome, Refused, Reply, Request};
+use common::protocol::{Fate, MigrationId, Refused, Reply, Request};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use trust::{ConnectError, Fingerprint, Identity, Peers, Standing, TlsStream};
@@ -160,16 +160,16 @@ impl Control {
 }
 
 /// Asks a destination what became of a migration.
-pub(crate) async fn ask_outcome(
+pub(crate) async fn ask_fate(
     destination: &Address,
     migration: &MigrationId,
-) -> anyhow::Result<Outcome> {
+) -> anyhow::Result<Fate> {
     let mut control = Control::connect(destination).await?;
-    let request = Request::Outcome {
+    let request = Request::Fate {
         migration: migration.clone(),
     };
     match control.request(request, &CancellationToken::new()).await? {
-        Reply::Outcome { outcome } => Ok(outcome),
+        Reply::Fate { fate } => Ok(fate),
         other => Err(unexpected(&other).into()),
     }
 }

@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Told what a migration is doing.
 pub(crate) trait Observer: Send + Sync {
     /// Where bytes are counted.
-    fn counts(&self, sent: bulk::Progress);
+    fn counts(&self, sent: bulk::ByteCount);
     /// A phase begins; the one before it is over.
     fn phase(&self, phase: PhaseName);
     /// The user is about to be asked.
@@ -26,7 +26,7 @@ pub(crate) trait Observer: Send + Sync {
 pub(crate) struct Silent;
 
 impl Observer for Silent {
-    fn counts(&self, _: bulk::Progress) {}
+    fn counts(&self, _: bulk::ByteCount) {}
     fn phase(&self, _: PhaseName) {}
     fn pause(&self) {}
     fn finished(&self) {}
@@ -38,7 +38,7 @@ pub(crate) struct Lines {
 }
 
 struct State {
-    sent: bulk::Progress,
+    sent: bulk::ByteCount,
     current: Option<Current>,
 }
 
@@ -54,7 +54,7 @@ impl Lines {
     pub(crate) fn new() -> Self {
         Lines {
             state: Mutex::new(State {
-                sent: bulk::Progress::default(),
+                sent: bulk::ByteCount::default(),
                 current: None,
             }),
         }
@@ -62,7 +62,7 @@ impl Lines {
 }
 
 impl Observer for Lines {
-    fn counts(&self, sent: bulk::Progress) {
+    fn counts(&self, sent: bulk::ByteCount) {
         self.state.lock().expect("not poisoned").sent = sent;
     }
 

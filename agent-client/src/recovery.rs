@@ -4,20 +4,20 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::Context;
-use common::container::{podman, service, stragglers};
+use common::container::{leftover_processes, podman, service};
 use common::journal::{Journal, MigrationRecord, Progress};
-use common::net::flows::{carry, neighbours, published};
+use common::net::flows::{apply, neighbours, port_forwards};
 use common::net::state::Dirs;
 use common::paths;
-use common::protocol::{MigrationId, Outcome};
+use common::protocol::{Fate, MigrationId};
 use common::transaction::{self, SourceStep};
 
-use crate::control::ask_outcome;
+use crate::control::ask_fate;
 use crate::lock;
 use crate::source::{self, Source};
 
 /// How long a program that a dead command started may still take.
-const STRAGGLERS: Duration = Duration::from_secs(60);
+const LEFTOVERS: Duration = Duration::from_secs(60);
 
 /// What recovery made of a migration.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ pub(crate) async fn recover(only: Option<&MigrationId>) -> io::Result<Vec<Settle
     let mut settled = Vec::new();
     for record in journal.list()? {
         if unsettled(&record) && only.is_none_or(|id| *id == record.migration) {
-            let end = match settle(&journal, record.clone()).await {
+            let end = match recover_one(&journal, record.clone()).await {
                 Ok(end) => end,
                 Err(error) => End::Open(error),
             };
@@ -86,7 +86,7 @@ pub(crate) fn unsettled(record: &MigrationRecord) -> bool {
     transaction::unsettled(record.progress, scratch)
 }
 
-async fn settle(journal: &Journal, record: MigrationRecord) -> anyhow::Result<End> {
+async fn recover_one(journal: &Journal, record: MigrationRecord) -> anyhow::Result<End> {
     // Held by a command that is alive: not ours to touch.
     let Some(_lock) = lock::container(&record.container.id)? else {
         return Ok(End::Carried);
@@ -134,12 +134,12 @@ pub(crate) async fn carry_out(
     let work = paths::work_dir(&record.migration);
     let at_work = work.clone();
     // Podman, the runtime and CRIU outlive the command that started them.
-    tokio::task::spawn_blocking(move || stragglers::wait(&at_work, STRAGGLERS)).await??;
+    tokio::task::spawn_blocking(move || leftover_processes::wait(&at_work, LEFTOVERS)).await??;
     let id = record.container.id.clone();
     let moved = step != Some(SourceStep::Thaw);
     tokio::task::spawn_blocking(move || match moved {
-        true => published::activate(&Dirs::default(), &id),
-        false => published::remove(&Dirs::default(), &id).map(drop),
+        true => port_forwards::activate(&Dirs::default(), &id),
+        false => port_forwards::remove(&Dirs::default(), &id).map(drop),
     })
     .await??;
     if moved && !exists(&record).await? {
@@ -154,8 +154,8 @@ pub(crate) async fn carry_out(
             Some(SourceStep::Thaw) => {
                 let addresses = source.facts.addresses();
                 tokio::task::spawn_blocking(move || {
-                    carry::back_to_container(&addresses.iter().copied().collect())?;
-                    anyhow::Ok(neighbours::reunite(&addresses)?)
+                    apply::back_to_container(&addresses.iter().copied().collect())?;
+                    anyhow::Ok(neighbours::forget_parting(&addresses)?)
                 })
                 .await??;
                 source.thaw().await?;
@@ -176,9 +176,9 @@ pub(crate) async fn carry_out(
 }
 
 /// Asks the destination of a migration what became of it.
-pub(crate) async fn ask(record: &MigrationRecord) -> anyhow::Result<Outcome> {
+pub(crate) async fn ask(record: &MigrationRecord) -> anyhow::Result<Fate> {
     let peer = record.peer.parse().map_err(anyhow::Error::msg)?;
-    ask_outcome(&peer, &record.migration).await
+    ask_fate(&peer, &record.migration).await
 }
 
 /// Whether there is a copy here, and it stands still.

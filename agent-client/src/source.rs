@@ -13,14 +13,14 @@ use common::bulk::{self, Sender};
 use common::command;
 use common::container::checkpoint::freezer::Freezer;
 use common::container::checkpoint::{drain, dump, repair};
-use common::container::files::cargo::{self, Frozen, Places, Sent};
+use common::container::files::payload::{self, Frozen, Places, Sent};
 use common::container::podman;
 use common::container::podman::image;
 use common::container::podman::inspect::Placement;
 use common::container::restore::skeleton;
 use common::container::spec::{self, Layout};
 use common::container::{ContainerFacts, health, service};
-use common::net::flows::carry::{self, Departing};
+use common::net::flows::apply::{self, Departing};
 use common::net::flows::decide::MovedFlow;
 use common::net::flows::neighbours::{self, Parting};
 use common::net::mark::Index;
@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 const LOOK: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// What is sent of the frozen container.
-pub(crate) type Cargo = Frozen<BufWriter<Sender>>;
+pub(crate) type Payload = Frozen<BufWriter<Sender>>;
 
 /// How often the container is given time to read what came in while it was being frozen.
 const MOST_DRAINS: usize = 3;
@@ -70,7 +70,7 @@ pub(crate) struct Source {
 pub(crate) struct Data {
     pub(crate) address: std::net::SocketAddr,
     pub(crate) ticket: Ticket,
-    pub(crate) sent: bulk::Progress,
+    pub(crate) sent: bulk::ByteCount,
 }
 
 impl Source {
@@ -264,7 +264,7 @@ impl Source {
         let (data, cancel) = (data.clone(), cancel.clone());
         spawn_blocking(move || {
             let sender = buffered(data.open(stream, cancel)?);
-            let (sender, sent) = cargo::pack_files(&places, &upper, sent.as_ref(), sender)?;
+            let (sender, sent) = payload::pack_files(&places, &upper, sent.as_ref(), sender)?;
             Ok((finished(sender)?, sent))
         })
         .await?
@@ -275,23 +275,23 @@ impl Source {
         &self,
         sender: Sender,
         dumping: mpsc::Receiver<Infallible>,
-    ) -> anyhow::Result<Cargo> {
+    ) -> anyhow::Result<Payload> {
         let images = self.images();
         spawn_blocking(move || {
             std::fs::create_dir_all(&images)?;
-            let mut cargo = Frozen::new(buffered(sender), &images);
+            let mut payload = Frozen::new(buffered(sender), &images);
             while dumping.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                cargo.follow_dump()?;
+                payload.follow_dump()?;
             }
-            Ok(cargo)
+            Ok(payload)
         })
         .await?
     }
 
     /// Sends the rest of the images after the dump, and what has changed of the files since `sent`.
-    pub(crate) async fn ship(&self, cargo: Cargo, sent: Sent) -> anyhow::Result<StreamDigest> {
+    pub(crate) async fn ship(&self, payload: Payload, sent: Sent) -> anyhow::Result<StreamDigest> {
         let (places, upper) = (self.places()?, self.upper());
-        spawn_blocking(move || finished(cargo.finish(&places, &upper, Some(&sent))?)).await?
+        spawn_blocking(move || finished(payload.finish(&places, &upper, Some(&sent))?)).await?
     }
 
     fn places(&self) -> anyhow::Result<Places> {
@@ -329,7 +329,7 @@ impl Source {
             let untracked = neighbours::untracked(pid, &addresses, &subnets)
                 .context("cannot look for neighbours")?;
             let own = addresses.iter().copied().collect();
-            let mut departing = carry::departing(&own, untracked)?;
+            let mut departing = apply::departing(&own, untracked)?;
             if let Some(earlier) = earlier {
                 departing = departing.since(&earlier);
             }
@@ -349,7 +349,7 @@ impl Source {
     /// After the old container's removal: how many flows lead to it still.
     pub(crate) async fn left_behind(&self, tunnel: Index) -> anyhow::Result<usize> {
         let addresses: HashSet<_> = self.facts.addresses().into_iter().collect();
-        Ok(spawn_blocking(move || carry::left_behind(&addresses, tunnel)).await??)
+        Ok(spawn_blocking(move || apply::left_behind(&addresses, tunnel)).await??)
     }
 
     /// Removes the container and the volumes that went with it. Not undone; cut short, it is
@@ -420,30 +420,30 @@ impl Flows {
     pub(crate) async fn prepare(&self, tunnel: Index) -> anyhow::Result<()> {
         let departing = self.departing.clone();
         spawn_blocking(move || {
-            departing.be_liberal()?;
-            let guarded = departing.to_make_anew();
+            departing.disable_window_checks()?;
+            let guarded = departing.to_recreate();
             if guarded.is_empty() {
                 return Ok(());
             }
             guard(tunnel, &guarded)?;
-            departing.make_anew()?;
+            departing.recreate()?;
             Ok(guard(tunnel, &[])?)
         })
         .await?
     }
 
     /// Turns them into the tunnel. Undone by [`Flows::restore`].
-    pub(crate) async fn turn(&self, tunnel: Index) -> anyhow::Result<()> {
+    pub(crate) async fn redirect(&self, tunnel: Index) -> anyhow::Result<()> {
         let flows = self.clone();
         spawn_blocking(move || {
             neighbours::keep_addresses(&flows.neighbours, tunnel)?;
-            flows.departing.turn(tunnel)?;
+            flows.departing.redirect(tunnel)?;
             Ok(flows.parting.make()?)
         })
         .await?
     }
 
-    /// Gives those of datagrams back the marks they had. Undone by [`Flows::turn`]. Returns how many
+    /// Gives those of datagrams back the marks they had. Undone by [`Flows::redirect`]. Returns how many
     /// there are.
     pub(crate) async fn hold_datagrams_back(&self) -> anyhow::Result<usize> {
         let departing = self.departing.clone();
@@ -455,16 +455,16 @@ impl Flows {
         let (departing, addresses) = (self.departing.clone(), self.addresses.clone());
         spawn_blocking(move || {
             departing.restore()?;
-            Ok(neighbours::reunite(&addresses)?)
+            Ok(neighbours::forget_parting(&addresses)?)
         })
         .await?
     }
 
     /// After the old container's removal: puts back what went with it, deletes what is not needed.
-    pub(crate) async fn settle(&self, tunnel: Index) -> anyhow::Result<()> {
+    pub(crate) async fn reconcile(&self, tunnel: Index) -> anyhow::Result<()> {
         let departing = self.departing.clone();
         spawn_blocking(move || {
-            let again = departing.settle(tunnel)?;
+            let again = departing.reconcile(tunnel)?;
             if again > 0 {
                 tracing::info!(
                     again,
@@ -487,9 +487,9 @@ impl Flows {
         Ok(spawn_blocking(move || departing.delete_faded(through)).await??)
     }
 
-    /// See [`Departing::fade`].
-    pub(crate) async fn fade(&self, through: Index) -> anyhow::Result<()> {
+    /// See [`Departing::expire_soon`].
+    pub(crate) async fn expire_soon(&self, through: Index) -> anyhow::Result<()> {
         let departing = self.departing.clone();
-        Ok(spawn_blocking(move || departing.fade(through)).await??)
+        Ok(spawn_blocking(move || departing.expire_soon(through)).await??)
     }
 }

@@ -11,12 +11,12 @@ pub(crate) struct Timeline {
     start: Instant,
     done: Vec<Phase>,
     current: Option<(PhaseName, Instant, u64)>,
-    sent: bulk::Progress,
+    sent: bulk::ByteCount,
 }
 
 impl Timeline {
     /// Starts the clock. `sent` counts the bytes of all bulk streams.
-    pub(crate) fn start(sent: bulk::Progress) -> Self {
+    pub(crate) fn start(sent: bulk::ByteCount) -> Self {
         Timeline {
             start: Instant::now(),
             done: Vec::new(),

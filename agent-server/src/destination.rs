@@ -9,10 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 use common::container::ContainerFacts;
 use common::host::HostFacts;
 use common::net::flows::decide::MovedFlow;
-use common::net::tunnel::plan::{Offer, Terms};
+use common::net::tunnel::agreement::{Offer, Terms};
 use common::preflight::Check;
 use common::protocol::{
-    MigrationId, MissingImage, Outcome, Packets, RefusalCode, Refused, StreamDigest, StreamKind,
+    Fate, MigrationId, MissingImage, Packets, RefusalCode, Refused, StreamDigest, StreamKind,
 };
 use common::ticket::Ticket;
 use tokio_util::sync::CancellationToken;
@@ -51,7 +51,7 @@ pub trait Destination: Send + Sync {
     ) -> impl Future<Output = Step<(Self::Incoming, Option<MissingImage>)>> + Send;
 
     /// What became of a migration.
-    fn outcome(&self, migration: &MigrationId) -> impl Future<Output = Step<Outcome>> + Send;
+    fn fate(&self, migration: &MigrationId) -> impl Future<Output = Step<Fate>> + Send;
 
     /// Brings up this end of a tunnel to the host at `address`, which flows of a container that came
     /// here enter through. It goes again by itself if the other end does not make use of it.
@@ -83,7 +83,7 @@ pub trait Incoming: Send {
     fn flows(&mut self, flows: Vec<MovedFlow>) -> impl Future<Output = Step<usize>> + Send;
 
     /// Turns the flows that pass this host to the container here.
-    fn turn(&mut self) -> impl Future<Output = Step<()>> + Send;
+    fn redirect(&mut self) -> impl Future<Output = Step<()>> + Send;
 
     /// Opens the gate. The container runs when this returns; nothing it sends leaves.
     fn restore(&mut self) -> impl Future<Output = Step<()>> + Send;
@@ -92,7 +92,7 @@ pub trait Incoming: Send {
     fn commit(&mut self) -> impl Future<Output = Step<()>> + Send;
 
     /// After a commit that was answered: removes what only the outage needed.
-    fn settle(&mut self) -> impl Future<Output = ()> + Send;
+    fn finish_outage(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Undoes everything; returns what could not be undone.
     fn roll_back(&mut self, why: &str) -> impl Future<Output = Vec<String>> + Send;

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
-use trust::{Acceptor, Gate, Identity, Invites, Peers};
+use trust::{Acceptor, Admission, Identity, Invites, Peers};
 
 use crate::podman_host::PodmanHost;
 use crate::recovery;
@@ -33,8 +33,8 @@ const MOST_CONNECTIONS: usize = 256;
 pub async fn serve(address: SocketAddr) -> anyhow::Result<()> {
     let directory = paths::server_dir();
     let identity = Identity::load_or_create(&directory, &host_name())?;
-    let gate = Gate::new(Peers::open(&directory)?, Invites::open(&directory)?);
-    let acceptor = Acceptor::new(&identity, gate.clone());
+    let admission = Admission::new(Peers::open(&directory)?, Invites::open(&directory)?);
+    let acceptor = Acceptor::new(&identity, admission.clone());
 
     // The socket first: a second server on this host stops here, before it takes the first one's
     // migrations for what a crash has left.
@@ -71,8 +71,12 @@ pub async fn serve(address: SocketAddr) -> anyhow::Result<()> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         };
-        let (acceptor, gate, host, stop) =
-            (acceptor.clone(), gate.clone(), host.clone(), stop.clone());
+        let (acceptor, admission, host, stop) = (
+            acceptor.clone(),
+            admission.clone(),
+            host.clone(),
+            stop.clone(),
+        );
         sessions.spawn(async move {
             let _permit = permit;
             let _ = stream.set_nodelay(true);
@@ -82,7 +86,7 @@ pub async fn serve(address: SocketAddr) -> anyhow::Result<()> {
             match acceptor.accept(stream, from).await {
                 Ok((stream, peer)) => {
                     let stream = StopAtShutdown::new(stream, stop);
-                    Session::new(stream, peer, from, &gate, &*host)
+                    Session::new(stream, peer, from, &admission, &*host)
                         .serve()
                         .await;
                 }

@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use common::command::CommandError;
 use common::container::{ContainerFacts, podman};
 use common::host::HostFacts;
-use common::journal::{Direction, Journal, MigrationRecord, Progress};
+use common::journal::{Journal, MigrationRecord, Progress, Role};
 use common::multicall::keeper_command;
 use common::net::state::Dirs;
 use common::net::tunnel::Tunnel;
-use common::net::tunnel::plan::{Offer, Terms};
+use common::net::tunnel::agreement::{Offer, Terms};
 use common::preflight::{self, Check, Side, Verdict};
-use common::protocol::{MigrationId, MissingImage, Outcome, RefusalCode, Refused};
+use common::protocol::{Fate, MigrationId, MissingImage, RefusalCode, Refused};
 use common::transaction;
 use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
@@ -52,7 +52,7 @@ impl PodmanHost {
         let Some(record) = records.iter().find(|r| r.migration == *migration) else {
             return Ok(false);
         };
-        let settled = recovery::settle(&self.journal, record, &records).await;
+        let settled = recovery::recover_one(&self.journal, record, &records).await;
         if let Err(error) = &settled {
             tracing::error!(%migration, "not settled: {error:#}");
         }
@@ -60,10 +60,10 @@ impl PodmanHost {
     }
 
     /// Tries again to undo what earlier migrations of this container have left. It is reserved.
-    async fn settle_all(&self, container: &str) -> anyhow::Result<()> {
+    async fn recover_all(&self, container: &str) -> anyhow::Result<()> {
         let records = self.journal.list()?;
         for record in records.iter().filter(|r| r.container.id == container) {
-            recovery::settle(&self.journal, record, &records).await?;
+            recovery::recover_one(&self.journal, record, &records).await?;
         }
         Ok(())
     }
@@ -107,7 +107,7 @@ impl Destination for PodmanHost {
             ));
         };
         // What an earlier one of the same container has left would be in its way.
-        self.settle_all(&container.id).await.map_err(failed)?;
+        self.recover_all(&container.id).await.map_err(failed)?;
         // The source has checked before; what it saw may have changed since.
         let checks = self.check(&container, source, false).await?;
         if let Some(failed) = checks.iter().find(|c| c.verdict == Verdict::Failed) {
@@ -121,7 +121,7 @@ impl Destination for PodmanHost {
             migration,
             container: container.reference(),
             peer: from.to_owned(),
-            direction: Direction::Incoming,
+            direction: Role::Incoming,
             progress: Progress::UnderWay,
             started: OffsetDateTime::now_utc(),
             error: None,
@@ -139,12 +139,12 @@ impl Destination for PodmanHost {
         Ok((incoming, missing_image))
     }
 
-    async fn outcome(&self, migration: &MigrationId) -> Step<Outcome> {
+    async fn fate(&self, migration: &MigrationId) -> Step<Fate> {
         let fails = self.still_fails(migration).await?;
         // In this order: a session that ends in between has written its last word before.
         let at_work = self.reserved.at_work(migration);
         let record = self.journal.read(migration).map_err(failed)?;
-        Ok(transaction::outcome(
+        Ok(transaction::fate(
             record.map(|r| r.progress),
             at_work || fails,
         ))

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use common::container::restore::gate;
-use common::container::{ContainerFacts, podman, stragglers};
+use common::container::{ContainerFacts, leftover_processes, podman};
 use common::journal::{Journal, MigrationRecord, Progress};
-use common::net::flows::{neighbours, published};
+use common::net::flows::{neighbours, port_forwards};
 use common::net::packets::quarantine;
 use common::net::state::Dirs;
 use common::paths;
@@ -16,7 +16,7 @@ use crate::incoming;
 use crate::scratch::{self, Created};
 
 /// How long a program that an earlier server started may still take.
-const STRAGGLERS: Duration = Duration::from_secs(60);
+const LEFTOVERS: Duration = Duration::from_secs(60);
 
 /// Undoes every migration that an earlier server left under way, and finishes those that it had
 /// committed. Call before any new one begins.
@@ -28,7 +28,7 @@ pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
     for record in &records {
         // One that cannot be settled must not keep the others, or new ones, from their turn. It
         // stays on record: the next restart tries again, and so does a source that asks.
-        if let Err(error) = settle(journal, record, &records).await {
+        if let Err(error) = recover_one(journal, record, &records).await {
             tracing::error!(migration = %record.migration, container = record.container.name,
                 "not settled: {error:#}");
         }
@@ -38,13 +38,13 @@ pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
 
 /// Finishes or undoes the migration of `record`, one of `records`. No session may be at work on its
 /// container.
-pub(crate) async fn settle(
+pub(crate) async fn recover_one(
     journal: &Journal,
     record: &MigrationRecord,
     records: &[MigrationRecord],
 ) -> anyhow::Result<()> {
     match transaction::destination(record.progress, arrived_since(record, records)) {
-        Some(DestinationStep::LetOut) => let_out(record).await,
+        Some(DestinationStep::ReleasePackets) => release_packets(record).await,
         Some(DestinationStep::Undo) => undo(journal, record.clone()).await,
         None => Ok(()),
     }
@@ -66,12 +66,12 @@ async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<
     let work = paths::work_dir(&record.migration);
     // Podman outlives the server that started it, and may be about to make what is removed here.
     let at_work = work.clone();
-    spawn_blocking(move || stragglers::wait(&at_work, STRAGGLERS)).await??;
+    spawn_blocking(move || leftover_processes::wait(&at_work, LEFTOVERS)).await??;
     let id = record.container.id.clone();
     spawn_blocking(move || gate::forget(&id)).await?;
     podman::objects::remove_container(&record.container.id).await?;
     let id = record.container.id.clone();
-    spawn_blocking(move || published::activate(&Dirs::default(), &id)).await??;
+    spawn_blocking(move || port_forwards::activate(&Dirs::default(), &id)).await??;
     for installed in scratch::installed(&work) {
         spawn_blocking(move || installed.remove()).await??;
     }
@@ -88,7 +88,7 @@ async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<
 }
 
 /// Lets the packets of a container out whose commit was written down, but perhaps not carried out.
-async fn let_out(record: &MigrationRecord) -> anyhow::Result<()> {
+async fn release_packets(record: &MigrationRecord) -> anyhow::Result<()> {
     // The scratch space goes when they are out.
     let work = paths::work_dir(&record.migration);
     if !work.exists() {
@@ -101,7 +101,7 @@ async fn let_out(record: &MigrationRecord) -> anyhow::Result<()> {
             spawn_blocking(move || quarantine::lift(&netns)).await??;
         }
         let addresses = facts.addresses();
-        spawn_blocking(move || neighbours::reunite(&addresses)).await??;
+        spawn_blocking(move || neighbours::forget_parting(&addresses)).await??;
         // What systemd says of it now is what it was told for the restore: the source knows better.
         let service = scratch::created(&work)
             .into_iter()
@@ -112,7 +112,7 @@ async fn let_out(record: &MigrationRecord) -> anyhow::Result<()> {
         incoming::watch_over(&ContainerFacts { service, ..facts }).await?;
     }
     let id = record.container.id.clone();
-    spawn_blocking(move || published::remove(&Dirs::default(), &id)).await??;
+    spawn_blocking(move || port_forwards::remove(&Dirs::default(), &id)).await??;
     paths::remove_work_dir(&record.migration)?;
     Ok(())
 }

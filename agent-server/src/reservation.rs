@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use common::protocol::MigrationId;
 
-/// Containers that are reserved, by id, and for which migrations; `None`: for one whose outcome
+/// Containers that are reserved, by id, and for which migrations; `None`: for one whose fate
 /// cannot change any more.
 #[derive(Clone, Default)]
 pub(crate) struct Reserved(Arc<Mutex<HashMap<String, Option<MigrationId>>>>);
@@ -38,7 +38,7 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
-    /// The migration has come to its outcome, though its session goes on.
+    /// The migration has come to its fate, though its session goes on.
     pub(crate) fn decided(&self) {
         self.reserved
             .0

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use common::container::podman;
 use common::container::service::{self, ServiceFacts};
-use common::net::flows::carry::Installed;
+use common::net::flows::apply::Installed;
 use common::systemd;
 use common::undo::Undo;
 use serde::{Deserialize, Serialize};

@@ -9,14 +9,14 @@ use common::protocol::version::Versions;
 use common::protocol::{RefusalCode, Refused, Reply, Request, State};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
-use trust::{Gate, PeerIdentity};
+use trust::{Admission, PeerIdentity};
 
 use crate::destination::{Destination, Incoming, Step};
 
 /// How long a peer may be silent before it has been greeted or paired.
 const STRANGER_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// A commit that failed is undone before the source is told: what it may ask is its outcome, and from
+/// A commit that failed is undone before the source is told: what it may ask is its fate, and from
 /// anybody.
 const COMMIT: &str = "commit";
 
@@ -29,7 +29,7 @@ pub struct Session<'a, S, D: Destination> {
     state: State,
     peer: PeerIdentity,
     address: SocketAddr,
-    gate: &'a Gate,
+    admission: &'a Admission,
     host: &'a D,
     incoming: Option<D::Incoming>,
     cancel: CancellationToken,
@@ -49,12 +49,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     D: Destination,
 {
-    /// A session over `stream` with `peer` at `address`. `gate` redeems invitations.
+    /// A session over `stream` with `peer` at `address`. `admission` redeems invitations.
     pub fn new(
         stream: S,
         peer: PeerIdentity,
         address: SocketAddr,
-        gate: &'a Gate,
+        admission: &'a Admission,
         host: &'a D,
     ) -> Self {
         let limit = match peer {
@@ -66,7 +66,7 @@ where
             state: State::Greeting,
             peer,
             address,
-            gate,
+            admission,
             host,
             incoming: None,
             cancel: CancellationToken::new(),
@@ -142,7 +142,7 @@ where
                 // The source waits for the answer, and nobody for the rest.
                 let sent = self.send(Reply::Committed).await;
                 if let Some(mut committed) = self.incoming.take() {
-                    committed.settle().await;
+                    committed.finish_outage().await;
                 }
                 sent
             }
@@ -209,7 +209,7 @@ where
             frames,
             peer,
             address,
-            gate,
+            admission,
             host,
             incoming,
             cancel,
@@ -224,7 +224,7 @@ where
                 Request::Hello { versions, .. } => hello(versions, peer),
                 Request::Pair { secret, name } => match peer {
                     PeerIdentity::Unpaired(client) => {
-                        let paired = gate.pair(*client, &name, &secret).map_err(|error| {
+                        let paired = admission.pair(*client, &name, &secret).map_err(|error| {
                             tracing::warn!(from = %address, %client, "pairing refused: {error}");
                             Refused::new(RefusalCode::NotPaired, error.to_string())
                         })?;
@@ -240,8 +240,8 @@ where
                 } => Ok(Reply::Checked {
                     checks: host.check(&container, &source, forward_new).await?,
                 }),
-                Request::Outcome { migration } => Ok(Reply::Outcome {
-                    outcome: host.outcome(&migration).await?,
+                Request::Fate { migration } => Ok(Reply::Fate {
+                    fate: host.fate(&migration).await?,
                 }),
                 Request::Introduce { offer, address } => Ok(Reply::Introduced {
                     terms: host.introduce(offer, address).await?,
@@ -291,9 +291,9 @@ where
                     let waiting = open(incoming)?.flows(flows).await?;
                     Ok(Reply::FlowsInstalled { waiting })
                 }
-                Request::Turn => {
-                    open(incoming)?.turn().await?;
-                    Ok(Reply::Turned)
+                Request::Redirect => {
+                    open(incoming)?.redirect().await?;
+                    Ok(Reply::Redirected)
                 }
                 Request::Restore => {
                     open(incoming)?.restore().await?;

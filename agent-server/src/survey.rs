@@ -13,7 +13,7 @@ use common::container::service::ServiceHere;
 use common::container::{ContainerFacts, apparmor, podman};
 use common::host::Room;
 use common::net::flows::port_forward::Forward;
-use common::net::flows::published;
+use common::net::flows::port_forwards;
 use common::net::foreign_firewalls::{self, Obstacle, Part};
 use common::net::state::Dirs;
 use common::preflight::DestinationFacts;
@@ -22,7 +22,7 @@ use tokio::task::spawn_blocking;
 /// Gathers what [`common::preflight::destination`] judges. What cannot be found out counts as
 /// absent, and so fails the check it belongs to.
 pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
-    let forwards = spawn_blocking(|| published::list(&Dirs::default())).await;
+    let forwards = spawn_blocking(|| port_forwards::list(&Dirs::default())).await;
     let forwards = forwards.ok().and_then(Result::ok).unwrap_or_default();
     let service = async {
         match &container.service {

@@ -12,18 +12,18 @@ use agent_server::session::Session;
 use common::container::ContainerFacts;
 use common::host::HostFacts;
 use common::net::flows::decide::MovedFlow;
-use common::net::tunnel::plan::{Offer, PublicKey};
+use common::net::tunnel::agreement::{Offer, PublicKey};
 use common::protocol::frame::{MAX_FRAME_BYTES, MAX_UNPAIRED_FRAME_BYTES};
 use common::protocol::version::{CURRENT, Versions};
 use common::protocol::{
-    MigrationId, Outcome, RefusalCode, Refused, Reply, Request, State, StreamDigest, StreamKind,
+    Fate, MigrationId, RefusalCode, Refused, Reply, Request, State, StreamDigest, StreamKind,
 };
 use conntrack::Tuple;
 use double::{Host, Plan, failure};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
-use trust::{Fingerprint, Gate, Invites, Peer, PeerIdentity, Peers, Secret};
+use trust::{Admission, Fingerprint, Invites, Peer, PeerIdentity, Peers, Secret};
 
 /// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -84,8 +84,8 @@ fn begin() -> Request {
     }
 }
 
-fn outcome() -> Request {
-    Request::Outcome {
+fn fate() -> Request {
+    Request::Fate {
         migration: MigrationId::random(),
     }
 }
@@ -193,7 +193,7 @@ fn whole_way() -> Vec<Request> {
         stream_end(4000),
         flows(),
         receive(3, StreamKind::Checkpoint),
-        Request::Turn,
+        Request::Redirect,
         flows(),
         stream_end(3000),
         flows(),
@@ -250,11 +250,11 @@ fn every_request(secret: &Secret) -> Vec<Request> {
         stream_end(0),
         Request::Stage,
         flows(),
-        Request::Turn,
+        Request::Redirect,
         Request::Restore,
         Request::Commit,
         abort(),
-        outcome(),
+        fate(),
     ]
 }
 
@@ -286,11 +286,11 @@ impl Server {
 
     fn connect(&self, peer: PeerIdentity) -> Client {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
-        let gate = Gate::new(self.peers.clone(), self.invites.clone());
+        let admission = Admission::new(self.peers.clone(), self.invites.clone());
         let host = self.host.clone();
         let address = SocketAddr::from(([192, 0, 2, 9], 4711));
         let session = tokio::spawn(async move {
-            Session::new(theirs, peer, address, &gate, &host)
+            Session::new(theirs, peer, address, &admission, &host)
                 .serve()
                 .await;
         });
@@ -472,7 +472,7 @@ async fn the_whole_way() {
             "flows 1",
             "restore",
             "commit",
-            "settle",
+            "finish_outage",
         ]
     );
 }
@@ -493,9 +493,9 @@ async fn the_outcome_is_told() {
     let server = Server::new();
     let mut client = server.connect_in(State::Idle).await;
     assert!(matches!(
-        client.ask(&outcome()).await,
-        Reply::Outcome {
-            outcome: Outcome::Committed
+        client.ask(&fate()).await,
+        Reply::Fate {
+            fate: Fate::Committed
         }
     ));
 }
@@ -621,7 +621,7 @@ async fn a_request_before_the_last_answer_ends_the_session() {
         .set_to_work(&server.host, &Request::Stage, Plan::Wait)
         .await;
     let before = server.host.calls().len();
-    let refused = client.ask_refused(&outcome()).await;
+    let refused = client.ask_refused(&fate()).await;
     assert_eq!(refused.code, RefusalCode::Protocol);
     assert_eq!(refused.message, "`outcome` came before the last answer");
     client.expect_end().await;
@@ -665,7 +665,7 @@ async fn a_failing_step_is_told_at_once_and_undone_when_asked_for() {
 
 #[tokio::test]
 async fn a_failing_question_changes_nothing() {
-    for question in [check(), outcome()] {
+    for question in [check(), fate()] {
         let server = Server::new();
         let mut client = server.connect_in(State::Idle).await;
         server.host.plan(question.name(), Plan::Fail);
@@ -846,7 +846,7 @@ async fn a_connection_lost_during_the_commit_undoes_nothing() {
     server.host.release();
     within(client.session).await.unwrap();
     let calls = server.host.calls();
-    assert_eq!(calls[calls.len() - 2..], ["commit", "settle"]);
+    assert_eq!(calls[calls.len() - 2..], ["commit", "finish_outage"]);
     assert_eq!(server.roll_backs(), 0);
 }
 

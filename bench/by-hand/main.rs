@@ -11,12 +11,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use common::net::flows::carry::{self, Here};
+use common::net::flows::apply::{self, Here};
 use common::net::flows::decide::MovedFlow;
 use common::net::kernel::routes::Routes;
 use common::net::mark::Index;
 use common::net::state::Dirs;
-use common::net::tunnel::plan::{Offer, Terms};
+use common::net::tunnel::agreement::{Offer, Terms};
 use common::net::tunnel::{PROOF_LIMIT, Tunnel};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -109,7 +109,7 @@ fn main() -> Result<()> {
             hold(&tunnel)
         }
         Step::Flows(Flows::List { container }) => {
-            let departing = carry::departing(&HashSet::from([container]), HashSet::new())?;
+            let departing = apply::departing(&HashSet::from([container]), HashSet::new())?;
             say(&departing.flows().collect::<Vec<_>>())
         }
         Step::Flows(Flows::Install { tunnel }) => {
@@ -118,13 +118,13 @@ fn main() -> Result<()> {
                 addresses: Routes::open()?.own_addresses()?,
                 ..Here::default()
             };
-            let mut arriving = carry::arriving(&flows, tunnel.try_into()?, &here)?;
+            let mut arriving = apply::arriving(&flows, tunnel.try_into()?, &here)?;
             arriving.install()?;
-            Ok(arriving.turn()?)
+            Ok(arriving.redirect()?)
         }
         Step::Flows(Flows::Turn { container, tunnel }) => {
-            let departing = carry::departing(&HashSet::from([container]), HashSet::new())?;
-            Ok(departing.turn(tunnel.try_into()?)?)
+            let departing = apply::departing(&HashSet::from([container]), HashSet::new())?;
+            Ok(departing.redirect(tunnel.try_into()?)?)
         }
     }
 }

@@ -51,7 +51,7 @@ const STALL_LIMIT: Duration = SILENCE_LIMIT;
 const POLL: Duration = Duration::from_millis(100);
 
 /// Counts bytes for whoever shows progress.
-pub type Progress = Arc<AtomicU64>;
+pub type ByteCount = Arc<AtomicU64>;
 
 /// The port that a stream's connection comes from, by which its destination can expect it.
 pub fn source_port(stream: u32) -> u16 {
@@ -95,7 +95,7 @@ pub struct Sender {
     stream: u32,
     hasher: blake3::Hasher,
     bytes: u64,
-    progress: Progress,
+    progress: ByteCount,
     cancel: CancellationToken,
     /// Whoever drops a buffer or an archive tries to write the rest of it: that must not take as long
     /// again.
@@ -111,7 +111,7 @@ impl Sender {
         data: SocketAddr,
         ticket: &Ticket,
         stream: u32,
-        progress: Progress,
+        progress: ByteCount,
         cancel: CancellationToken,
     ) -> io::Result<Self> {
         let mut socket = connect(data, source_port(stream))?;
@@ -223,7 +223,7 @@ impl Receiving {
                 return Err(cancelled());
             }
             match self.listener.accept() {
-                Ok((socket, from)) => match self.admit(socket, stream) {
+                Ok((socket, from)) => match self.check_ticket(socket, stream) {
                     Ok(socket) => {
                         return Ok(Receiver {
                             socket,
@@ -245,7 +245,7 @@ impl Receiving {
         }
     }
 
-    fn admit(&self, mut socket: TcpStream, stream: u32) -> io::Result<TcpStream> {
+    fn check_ticket(&self, mut socket: TcpStream, stream: u32) -> io::Result<TcpStream> {
         socket.set_nonblocking(false)?;
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
         let mut preamble = [0; PREAMBLE];
@@ -330,7 +330,7 @@ mod tests {
             receiving.address().unwrap(),
             ticket,
             stream,
-            Progress::default(),
+            ByteCount::default(),
             CancellationToken::new(),
         )
         .unwrap()

@@ -34,7 +34,7 @@ pub struct MigrationRecord {
     /// The other host, by name or address.
     pub peer: String,
     /// Whether the container leaves this host or comes to it.
-    pub direction: Direction,
+    pub direction: Role,
     /// How far it has come.
     pub progress: Progress,
     /// When it began, UTC.
@@ -47,7 +47,7 @@ pub struct MigrationRecord {
 /// Role of this host in a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Direction {
+pub enum Role {
     /// This host is the source.
     Outgoing,
     /// This host is the destination.
@@ -161,7 +161,7 @@ mod tests {
                 name: "web".into(),
             },
             peer: "b".into(),
-            direction: Direction::Outgoing,
+            direction: Role::Outgoing,
             progress: Progress::UnderWay,
             started: OffsetDateTime::from_unix_timestamp(started).unwrap(),
             error: None,

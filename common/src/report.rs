@@ -8,7 +8,7 @@ use crate::net::flows::decide::FlowCount;
 use crate::protocol::{ContainerRef, MigrationId, Packets};
 
 /// Version of the format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The result of one `migrate`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub struct Report {
     pub flows: FlowCount,
     /// How many of them had come through another host, which knows the destination now, and do not
     /// pass this one any more.
-    pub shortened: usize,
+    pub bypassed: usize,
     /// Ports here whose new connections follow the container (`--forward-new`), as Podman prints them.
     pub forwarded_ports: Vec<String>,
     /// The tunnel used, if it came to that.

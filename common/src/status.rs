@@ -6,9 +6,9 @@ use conntrack::{DirectionCounters, Flow, Protocol};
 use serde::Serialize;
 use time::macros::format_description;
 
-use crate::journal::{Direction, Journal, MigrationRecord, Progress};
+use crate::journal::{Journal, MigrationRecord, Progress, Role};
 use crate::multicall::keeper_command;
-use crate::net::flows::{carry, stand_in};
+use crate::net::flows::{apply, placeholder};
 use crate::net::mark::{self, Index, Mark};
 use crate::net::state::Dirs;
 use crate::net::tunnel;
@@ -24,7 +24,7 @@ const MOST_FLOWS: usize = 50;
 #[derive(Debug, Serialize)]
 pub struct Status {
     /// This host's tunnels.
-    pub tunnels: Vec<tunnel::status::Status>,
+    pub tunnels: Vec<tunnel::status::TunnelStatus>,
     /// The tracked connections that take them.
     pub flows: Vec<Path>,
     /// Migrations, newest first.
@@ -59,7 +59,7 @@ impl Status {
     pub fn gather(agent: &str) -> anyhow::Result<Self> {
         Ok(Status {
             tunnels: tunnel::status::list(&Dirs::default())?,
-            flows: carry::through_tunnels()?.iter().map(Path::of).collect(),
+            flows: apply::through_tunnels()?.iter().map(Path::of).collect(),
             migrations: Journal::of(agent).list()?,
         })
     }
@@ -80,7 +80,7 @@ impl Path {
                 Protocol::Icmpv6 { .. } => "icmpv6",
                 Protocol::Other(_) => "other",
             },
-            from: match stand_in::is(flow.original.source.ip()) {
+            from: match placeholder::is(flow.original.source.ip()) {
                 true => flow.reply.destination.to_string(),
                 false => flow.original.source.to_string(),
             },
@@ -161,8 +161,8 @@ impl Display for Status {
         let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
         for record in self.migrations.iter().take(MOST_MIGRATIONS) {
             let arrow = match record.direction {
-                Direction::Outgoing => "to",
-                Direction::Incoming => "from",
+                Role::Outgoing => "to",
+                Role::Incoming => "from",
             };
             write!(
                 out,

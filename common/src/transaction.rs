@@ -10,9 +10,9 @@
 //! seen that copy.
 
 use crate::journal::Progress;
-use crate::protocol::Outcome;
+use crate::protocol::Fate;
 
-/// What the destination answers to `Outcome`, from its record (`None`: it has none) and whether
+/// What the destination answers to `Fate`, from its record (`None`: it has none) and whether
 /// that migration is still worked on: by a session, or because [`destination`] has something left
 /// to do that has failed so far.
 ///
@@ -20,14 +20,14 @@ use crate::protocol::Outcome;
 /// whatever the record says can still change. A commit whose packets cannot be let out is taken
 /// back although its record said `committed`; told too early, the source would have removed the
 /// only other copy.
-pub fn outcome(record: Option<Progress>, at_work: bool) -> Outcome {
+pub fn fate(record: Option<Progress>, at_work: bool) -> Fate {
     match record {
-        None => Outcome::Unknown,
-        Some(_) if at_work => Outcome::UnderWay,
+        None => Fate::Unknown,
+        Some(_) if at_work => Fate::UnderWay,
         // The destination never writes `committing`.
-        Some(Progress::UnderWay | Progress::Committing) => Outcome::UnderWay,
-        Some(Progress::Committed) => Outcome::Committed,
-        Some(Progress::RolledBack) => Outcome::RolledBack,
+        Some(Progress::UnderWay | Progress::Committing) => Fate::UnderWay,
+        Some(Progress::Committed) => Fate::Committed,
+        Some(Progress::RolledBack) => Fate::RolledBack,
     }
 }
 
@@ -63,22 +63,20 @@ pub enum SourceStep {
 /// frozen. `None`: nothing is left to be done to the container.
 ///
 /// Time does not come into it. That the destination does not answer proves nothing.
-pub fn source(record: Progress, answer: Option<Outcome>, frozen: bool) -> Option<SourceStep> {
+pub fn source(record: Progress, answer: Option<Fate>, frozen: bool) -> Option<SourceStep> {
     match (record, answer) {
         // The copy that was left behind is gone; one that runs has come back since.
-        (Progress::Committed, _) | (Progress::Committing, Some(Outcome::Committed)) if !frozen => {
-            None
-        }
+        (Progress::Committed, _) | (Progress::Committing, Some(Fate::Committed)) if !frozen => None,
         // No `Commit` has been sent, and whoever might have sent one is dead.
         (Progress::UnderWay, _) => Some(SourceStep::Thaw),
         (Progress::Committing, None) => Some(SourceStep::Ask),
-        (Progress::Committing, Some(Outcome::Committed)) => Some(SourceStep::Remove),
-        (Progress::Committing, Some(Outcome::RolledBack)) => Some(SourceStep::Thaw),
+        (Progress::Committing, Some(Fate::Committed)) => Some(SourceStep::Remove),
+        (Progress::Committing, Some(Fate::RolledBack)) => Some(SourceStep::Thaw),
         // The commit may still arrive by the old connection.
-        (Progress::Committing, Some(Outcome::UnderWay)) => Some(SourceStep::Ask),
+        (Progress::Committing, Some(Fate::UnderWay)) => Some(SourceStep::Ask),
         // It had a record when it answered `Restore`. Without one it cannot know whether a copy
         // runs there, and asking again does not bring the record back.
-        (Progress::Committing, Some(Outcome::Unknown)) => Some(SourceStep::AskOperator),
+        (Progress::Committing, Some(Fate::Unknown)) => Some(SourceStep::AskOperator),
         // The removal may have been cut short.
         (Progress::Committed, _) => Some(SourceStep::Remove),
         (Progress::RolledBack, _) => None,
@@ -91,7 +89,7 @@ pub enum DestinationStep {
     /// Remove the copy and everything else that was made for it.
     Undo,
     /// Let the copy's packets out, if that was not done.
-    LetOut,
+    ReleasePackets,
 }
 
 /// What a destination that starts does about a migration that its record says has come to
@@ -105,7 +103,7 @@ pub fn destination(record: Progress, arrived_since: bool) -> Option<DestinationS
         // The session died with the server, so the commit can no longer arrive.
         Progress::UnderWay | Progress::Committing => Some(DestinationStep::Undo),
         // The source may have been told, and may have removed its copy.
-        Progress::Committed => Some(DestinationStep::LetOut),
+        Progress::Committed => Some(DestinationStep::ReleasePackets),
         Progress::RolledBack => None,
     }
 }
@@ -123,18 +121,12 @@ mod tests {
 
     #[test]
     fn an_answer_is_final_or_says_that_it_is_not() {
-        assert_eq!(outcome(None, false), Outcome::Unknown);
-        assert_eq!(outcome(Some(Progress::UnderWay), false), Outcome::UnderWay);
-        assert_eq!(
-            outcome(Some(Progress::Committed), false),
-            Outcome::Committed
-        );
-        assert_eq!(
-            outcome(Some(Progress::RolledBack), false),
-            Outcome::RolledBack
-        );
+        assert_eq!(fate(None, false), Fate::Unknown);
+        assert_eq!(fate(Some(Progress::UnderWay), false), Fate::UnderWay);
+        assert_eq!(fate(Some(Progress::Committed), false), Fate::Committed);
+        assert_eq!(fate(Some(Progress::RolledBack), false), Fate::RolledBack);
         for record in RECORDS {
-            assert_eq!(outcome(Some(record), true), Outcome::UnderWay, "{record:?}");
+            assert_eq!(fate(Some(record), true), Fate::UnderWay, "{record:?}");
         }
     }
 
@@ -142,9 +134,9 @@ mod tests {
     fn nothing_but_the_destinations_word_thaws_after_the_commit() {
         for answer in [
             None,
-            Some(Outcome::Committed),
-            Some(Outcome::UnderWay),
-            Some(Outcome::Unknown),
+            Some(Fate::Committed),
+            Some(Fate::UnderWay),
+            Some(Fate::Unknown),
         ] {
             assert_ne!(
                 source(Progress::Committing, answer, true),
@@ -153,7 +145,7 @@ mod tests {
             );
         }
         assert_eq!(
-            source(Progress::Committing, Some(Outcome::RolledBack), true),
+            source(Progress::Committing, Some(Fate::RolledBack), true),
             Some(SourceStep::Thaw)
         );
     }
@@ -167,9 +159,9 @@ mod tests {
         ] {
             for answer in [
                 None,
-                Some(Outcome::RolledBack),
-                Some(Outcome::UnderWay),
-                Some(Outcome::Unknown),
+                Some(Fate::RolledBack),
+                Some(Fate::UnderWay),
+                Some(Fate::Unknown),
             ] {
                 assert_ne!(
                     source(record, answer, true),
@@ -183,7 +175,7 @@ mod tests {
     #[test]
     fn a_copy_that_has_come_back_is_not_removed() {
         for (record, answer) in [
-            (Progress::Committing, Some(Outcome::Committed)),
+            (Progress::Committing, Some(Fate::Committed)),
             (Progress::Committed, None),
         ] {
             assert_eq!(source(record, answer, true), Some(SourceStep::Remove));
@@ -204,11 +196,11 @@ mod tests {
     #[test]
     fn only_a_missing_record_needs_a_person() {
         assert_eq!(
-            source(Progress::Committing, Some(Outcome::Unknown), true),
+            source(Progress::Committing, Some(Fate::Unknown), true),
             Some(SourceStep::AskOperator)
         );
         assert_eq!(
-            source(Progress::Committing, Some(Outcome::UnderWay), true),
+            source(Progress::Committing, Some(Fate::UnderWay), true),
             Some(SourceStep::Ask)
         );
         assert_eq!(
@@ -225,7 +217,7 @@ mod tests {
         );
         assert_eq!(
             destination(Progress::Committed, false),
-            Some(DestinationStep::LetOut)
+            Some(DestinationStep::ReleasePackets)
         );
         assert_eq!(destination(Progress::RolledBack, false), None);
         for record in RECORDS {

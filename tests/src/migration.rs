@@ -71,7 +71,7 @@ impl Migration {
             "{}",
             self.output
         );
-        assert_eq!(report["version"], 1, "{report:#}");
+        assert_eq!(report["version"], 2, "{report:#}");
         for phase in ["tunnel", "dump", "ship", "restore", "cut_over", "remove"] {
             assert!(self.phase(phase).is_some(), "no phase {phase}: {report:#}");
         }

@@ -1,8 +1,8 @@
 //! `forward`: what is to be seen and ended of the ports that lead to containers that have moved away.
 
 use anyhow::Context;
-use common::net::flows::port_forward::{Forward, State};
-use common::net::flows::published;
+use common::net::flows::port_forward::{Forward, ForwardState};
+use common::net::flows::port_forwards;
 use common::net::state::Dirs;
 use common::net::tunnel::status;
 use serde_json::json;
@@ -22,18 +22,20 @@ pub(super) fn forward(command: ForwardCommand) -> anyhow::Result<u8> {
 fn list(format: Format) -> anyhow::Result<()> {
     let dirs = Dirs::default();
     let tunnels = status::list(&dirs)?;
-    let found = published::list(&dirs)?.into_iter().map(|(index, forward)| {
-        let tunnel = tunnels.iter().find(|t| t.record.index == index);
-        (forward, tunnel)
-    });
+    let found = port_forwards::list(&dirs)?
+        .into_iter()
+        .map(|(index, forward)| {
+            let tunnel = tunnels.iter().find(|t| t.record.index == index);
+            (forward, tunnel)
+        });
     match format {
         Format::Text => found.for_each(|(forward, tunnel)| {
             let to = tunnel.map_or("nowhere".into(), |t| t.record.endpoint.ip().to_string());
             let what = match (forward.state, tunnel.is_some_and(|t| t.alive)) {
-                (State::Prepared, _) => "from the end of its migration on",
-                (State::Lent, _) => "until its return, which is under way",
-                (State::Active, true) => "active",
-                (State::Active, false) => "the tunnel is dead",
+                (ForwardState::Prepared, _) => "from the end of its migration on",
+                (ForwardState::Lent, _) => "until its return, which is under way",
+                (ForwardState::Active, true) => "active",
+                (ForwardState::Active, false) => "the tunnel is dead",
             };
             println!(
                 "{}\t{}\tto {to}\t{what}",
@@ -61,7 +63,7 @@ fn list(format: Format) -> anyhow::Result<()> {
 /// Ends the forward for a container.
 fn remove(given: &str) -> anyhow::Result<()> {
     let dirs = Dirs::default();
-    let all = published::list(&dirs)?;
+    let all = port_forwards::list(&dirs)?;
     let mut fits: Vec<&Forward> = all.iter().map(|(_, forward)| forward).collect();
     fits.retain(|f| f.container.name == given || f.container.id.starts_with(given));
     let [forward] = fits[..] else {
@@ -71,11 +73,11 @@ fn remove(given: &str) -> anyhow::Result<()> {
         );
     };
     anyhow::ensure!(
-        forward.state != State::Prepared,
+        forward.state != ForwardState::Prepared,
         "{} is on its way; when it has moved, try again, or `agent-client cancel` its migration",
         forward.container.name
     );
-    let removed = published::remove(&dirs, &forward.container.id)?;
+    let removed = port_forwards::remove(&dirs, &forward.container.id)?;
     let removed = removed.context("it has just been removed")?;
     eprintln!(
         "new connections to {} here do not go to {} any more",

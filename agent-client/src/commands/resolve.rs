@@ -1,7 +1,7 @@
 //! `resolve`: decides a migration whose destination is gone for good.
 
 use common::journal::{Journal, Progress};
-use common::protocol::Outcome;
+use common::protocol::Fate;
 use common::transaction::SourceStep;
 
 use super::recover::print;
@@ -29,12 +29,12 @@ pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
         }
     );
     let (step, why) = match recovery::ask(&record).await {
-        Ok(Outcome::Committed) => (
+        Ok(Fate::Committed) => (
             SourceStep::Remove,
             "the destination says that it runs there",
         ),
-        Ok(Outcome::RolledBack) => (SourceStep::Thaw, "the destination says that it is undone"),
-        Ok(Outcome::UnderWay) => anyhow::bail!(
+        Ok(Fate::RolledBack) => (SourceStep::Thaw, "the destination says that it is undone"),
+        Ok(Fate::UnderWay) => anyhow::bail!(
             "{} is still at work on it: run `agent-client recover` in a moment",
             record.peer
         ),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::net::flows::decide::MovedFlow;
 use common::net::mark::Index;
 use common::net::state::Dirs;
-use common::net::tunnel::introduction::{Introduction, IntroductionError};
+use common::net::tunnel::bypass::{Bypass, BypassError};
 use common::net::tunnel::{self, MOST_TRIES};
 use common::protocol::message::FLOWS_PER_BATCH;
 use common::protocol::{Reply, Request};
@@ -32,7 +32,7 @@ const UNUSED: Duration = Duration::from_millis(500);
 enum Obstacle {
     /// At the host where they enter, or on the way there.
     #[error(transparent)]
-    Entry(#[from] IntroductionError),
+    Entry(#[from] BypassError),
     /// At the container's new host, or on the way there.
     #[error(transparent)]
     Destination(#[from] RequestError),
@@ -43,7 +43,7 @@ enum Obstacle {
 
 /// What became of the flows that moved and had come through other tunnels.
 #[derive(Debug, Default)]
-pub(super) struct Shortened {
+pub(super) struct Bypassed {
     /// How many do not pass this host any more.
     pub(super) flows: usize,
     /// Why others still do.
@@ -60,7 +60,7 @@ pub(super) struct Moved<'a> {
 impl Moved<'_> {
     /// Introduces the hosts where its flows enter, and where new ones may, to the one that it has moved
     /// to.
-    pub(super) async fn shorten(&self, control: &mut Control) -> Shortened {
+    pub(super) async fn bypass(&self, control: &mut Control) -> Bypassed {
         let mut entries: BTreeMap<Index, Vec<MovedFlow>> = BTreeMap::new();
         for (through, moved) in self.flows.iter().flat_map(|f| f.passing(self.tunnel)) {
             entries.entry(through).or_default().extend(moved);
@@ -71,19 +71,19 @@ impl Moved<'_> {
         for index in others {
             entries.entry(index).or_default();
         }
-        let mut shortened = Shortened::default();
+        let mut result = Bypassed::default();
         let mut bypassed = Vec::new();
         for (through, passing) in entries {
             let (entry, done) = self.past(control, through, &passing).await;
             match done {
                 Ok(0) => {}
                 Ok(count) => {
-                    shortened.flows += count;
+                    result.flows += count;
                     bypassed.push(through);
                 }
                 Err(obstacle) => {
                     let entry = entry.map_or(through.interface(), |address| address.to_string());
-                    shortened.warnings.push(match passing.len() {
+                    result.warnings.push(match passing.len() {
                         0 => format!(
                             "new connections at {entry} do not follow the container: {obstacle}"
                         ),
@@ -101,7 +101,7 @@ impl Moved<'_> {
             // They end by themselves.
             tracing::debug!("{error:#}");
         }
-        shortened
+        result
     }
 
     /// Has this host forget flows that came through these tunnels and do not any more.
@@ -114,7 +114,7 @@ impl Moved<'_> {
         // What was under way made their entries last again.
         sleep(UNDER_WAY).await;
         for (through, flows) in each() {
-            flows.fade(through).await?;
+            flows.expire_soon(through).await?;
         }
         sleep(UNUSED).await;
         for (through, flows) in each() {
@@ -131,11 +131,11 @@ impl Moved<'_> {
         passing: &[MovedFlow],
     ) -> (Option<IpAddr>, Result<usize, Obstacle>) {
         let opened = timeout(GREETING, async {
-            let (mut entry, address) = Introduction::open(&Dirs::default(), through).await?;
+            let (mut entry, address) = Bypass::open(&Dirs::default(), through).await?;
             let forwards = entry.forwarding(self.id).await?;
             Ok((entry, address, forwards))
         });
-        let opened = opened.await.unwrap_or(Err(IntroductionError::Silent));
+        let opened = opened.await.unwrap_or(Err(BypassError::Silent));
         match opened {
             Ok((_, address, false)) if passing.is_empty() => (Some(address), Ok(0)),
             Ok((entry, address, forwards)) => {
@@ -172,11 +172,11 @@ impl Moved<'_> {
     async fn introduce(
         &self,
         control: &mut Control,
-        mut entry: Introduction,
+        mut entry: Bypass,
         address: IpAddr,
         through: Index,
         passing: &[MovedFlow],
-    ) -> Result<(Introduction, usize), Obstacle> {
+    ) -> Result<(Bypass, usize), Obstacle> {
         let mut tries = 1..=MOST_TRIES;
         loop {
             let offer = entry.offer().await?;
@@ -186,13 +186,13 @@ impl Moved<'_> {
                 other => return Err(unexpected(&other).into()),
             };
             match entry.meet(terms, control.peer).await {
-                Err(IntroductionError::Taken) if tries.next().is_some() => {}
+                Err(BypassError::Taken) if tries.next().is_some() => {}
                 met => break met?,
             }
         }
         let mut count = 0;
         for batch in passing.chunks(FLOWS_PER_BATCH) {
-            count += entry.turn(batch.to_vec()).await?;
+            count += entry.redirect(batch.to_vec()).await?;
         }
         self.wait_until_arrived(through).await;
         if let Err(error) = entry.arrived().await {
@@ -200,7 +200,7 @@ impl Moved<'_> {
             tracing::debug!("{error}");
         }
         for flows in self.flows {
-            flows.fade(through).await.map_err(Obstacle::Here)?;
+            flows.expire_soon(through).await.map_err(Obstacle::Here)?;
         }
         Ok((entry, count))
     }

@@ -27,7 +27,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Has datagrams of `flows` take the way that they took before they were turned into `tunnel`, if that
-    /// overflows. Undone by [`Flows::turn`], and by [`Flows::restore`] with all else.
+    /// overflows. Undone by [`Flows::redirect`], and by [`Flows::restore`] with all else.
     pub(super) fn begin(flows: Flows, tunnel: Index) -> Self {
         let end = CancellationToken::new();
         let ended = end.clone();

@@ -14,15 +14,15 @@ use anyhow::Context;
 use common::bulk;
 use common::container::ContainerFacts;
 use common::container::checkpoint::dump::DumpError;
-use common::container::files::cargo::Sent;
+use common::container::files::payload::Sent;
 use common::container::podman;
 use common::container::service::{self, Parted};
 use common::faults;
-use common::journal::{Direction, Journal, MigrationRecord, Progress};
+use common::journal::{Journal, MigrationRecord, Progress, Role};
 use common::multicall::keeper_command;
 use common::net::flows::decide::FlowCount;
 use common::net::flows::port_forward::Forward;
-use common::net::flows::published;
+use common::net::flows::port_forwards;
 use common::net::mark::Index;
 use common::net::state::Dirs;
 use common::net::tunnel::{MOST_TRIES, PROOF_LIMIT, Tunnel, TunnelError};
@@ -44,7 +44,7 @@ use self::failure::Failure;
 pub(crate) use self::failure::is_usage_error;
 use self::outage::Outage;
 use crate::address::Address;
-use crate::control::{Control, RequestError, ask_outcome, unexpected};
+use crate::control::{Control, RequestError, ask_fate, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
 use crate::recovery;
@@ -52,8 +52,8 @@ use crate::source::{Data, Flows, Source};
 use crate::timeline::Timeline;
 
 /// For how long, and with what pause, the destination is asked what became of a commit.
-const OUTCOME_LIMIT: Duration = Duration::from_secs(15);
-const OUTCOME_PAUSE: Duration = Duration::from_secs(2);
+const FATE_LIMIT: Duration = Duration::from_secs(15);
+const FATE_PAUSE: Duration = Duration::from_secs(2);
 
 const TOO_MANY_DATAGRAMS: &str = "datagrams to the container were dropped while the checkpoint was sent: \
                                   more came than the tunnel carries";
@@ -76,7 +76,7 @@ pub(crate) struct Migration<'a> {
     observer: &'a dyn Observer,
     outage: Outage,
     timeline: Timeline,
-    sent: bulk::Progress,
+    sent: bulk::ByteCount,
     undo: Undo,
     journal: Journal,
     record: Option<MigrationRecord>,
@@ -96,7 +96,7 @@ impl<'a> Migration<'a> {
         observer: &'a dyn Observer,
         cancel: CancellationToken,
     ) -> Self {
-        let sent = bulk::Progress::default();
+        let sent = bulk::ByteCount::default();
         observer.counts(sent.clone());
         Migration {
             report: Report {
@@ -112,7 +112,7 @@ impl<'a> Migration<'a> {
                 freeze_ms: 0,
                 sent_bytes: 0,
                 flows: FlowCount::default(),
-                shortened: 0,
+                bypassed: 0,
                 forwarded_ports: Vec::new(),
                 tunnel: None,
                 packets: None,
@@ -361,7 +361,7 @@ impl<'a> Migration<'a> {
         // From here on packets for the container go to the destination and wait there.
         self.begin(PhaseName::Freeze);
         self.outage.begin();
-        self.turn(&flows[0], &tunnel).await?;
+        self.redirect(&flows[0], &tunnel).await?;
         source
             .freeze()
             .await
@@ -392,13 +392,13 @@ impl<'a> Migration<'a> {
 
         self.begin(PhaseName::Ship);
         let shipped = match memory {
-            Ok(cargo) => source.ship(cargo, sent).await,
+            Ok(payload) => source.ship(payload, sent).await,
             Err(error) => Err(error),
         };
         self.end_stream(shipped.context("cannot send the checkpoint"))
             .await?;
         if watch.end().await? > 0 {
-            let turned = flows[0].turn(tunnel.index()).await;
+            let turned = flows[0].redirect(tunnel.index()).await;
             turned.context("cannot turn the flows again")?;
             self.report.warnings.push(TOO_MANY_DATAGRAMS.into());
         }
@@ -458,17 +458,18 @@ impl<'a> Migration<'a> {
         let forward = Forward::of(&source.facts);
         let id = forward.container.id.clone();
         self.undo.register("forward", move || async move {
-            spawn_blocking(move || published::remove(&Dirs::default(), &id)).await??;
+            spawn_blocking(move || port_forwards::remove(&Dirs::default(), &id)).await??;
             Ok(())
         });
-        let prepare = move || published::prepare(&Dirs::default(), tunnel, forward);
+        let prepare = move || port_forwards::prepare(&Dirs::default(), tunnel, forward);
         spawn_blocking(prepare).await??;
         Ok(())
     }
 
     async fn activate_forward(&mut self, source: &Source) {
         let id = source.facts.id.clone();
-        let activated = spawn_blocking(move || published::activate(&Dirs::default(), &id)).await;
+        let activated =
+            spawn_blocking(move || port_forwards::activate(&Dirs::default(), &id)).await;
         match activated.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
             Ok(()) => {
                 let ports = source.facts.ports.iter().map(ToString::to_string);
@@ -496,15 +497,15 @@ impl<'a> Migration<'a> {
     }
 
     /// Sends the packets of flows to the destination from now on.
-    async fn turn(&mut self, flows: &Flows, tunnel: &Tunnel) -> anyhow::Result<()> {
+    async fn redirect(&mut self, flows: &Flows, tunnel: &Tunnel) -> anyhow::Result<()> {
         let back = flows.clone();
         self.undo
             .register("flows", move || async move { back.restore().await });
         // Those that pass the destination anyway are turned there.
         if std::mem::take(&mut self.waiting) {
-            self.ask(Request::Turn).await?;
+            self.ask(Request::Redirect).await?;
         }
-        let turned = flows.turn(tunnel.index()).await;
+        let turned = flows.redirect(tunnel.index()).await;
         turned.context("cannot turn the flows")
     }
 
@@ -519,7 +520,7 @@ impl<'a> Migration<'a> {
         let late = late.context("cannot read the flows")?;
         self.install(&late).await?;
         late.prepare(tunnel.index()).await?;
-        self.turn(&late, tunnel).await?;
+        self.redirect(&late, tunnel).await?;
         Ok(late)
     }
 
@@ -534,7 +535,7 @@ impl<'a> Migration<'a> {
             migration: migration.clone(),
             container: facts.reference(),
             peer: self.destination.to_string(),
-            direction: Direction::Outgoing,
+            direction: Role::Outgoing,
             progress: Progress::UnderWay,
             started: OffsetDateTime::now_utc(),
             error: None,
@@ -688,11 +689,11 @@ impl<'a> Migration<'a> {
     /// The answer to `Commit` did not come: asks until the destination says what became of it.
     async fn learn_outcome(&mut self, lost: RequestError) -> Result<(), Failure> {
         let migration = self.report.migration_id.clone().expect("begun");
-        let deadline = Instant::now() + OUTCOME_LIMIT;
+        let deadline = Instant::now() + FATE_LIMIT;
         while Instant::now() < deadline {
-            tokio::time::sleep(OUTCOME_PAUSE).await;
+            tokio::time::sleep(FATE_PAUSE).await;
             let left = deadline.saturating_duration_since(Instant::now());
-            let asked = ask_outcome(&self.destination, &migration);
+            let asked = ask_fate(&self.destination, &migration);
             let answer = match tokio::time::timeout(left, asked).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(error)) => {
@@ -738,7 +739,7 @@ impl<'a> Migration<'a> {
         }
         let removed = source.remove().await;
         for flows in flows {
-            if let Err(error) = flows.settle(tunnel.index()).await {
+            if let Err(error) = flows.reconcile(tunnel.index()).await {
                 let warning = format!("some flows may not have moved: {error:#}");
                 self.report.warnings.push(warning);
             }
@@ -749,9 +750,9 @@ impl<'a> Migration<'a> {
                 flows,
                 tunnel: tunnel.index(),
             };
-            let shortened = moved.shorten(control).await;
-            self.report.shortened = shortened.flows;
-            self.report.warnings.extend(shortened.warnings);
+            let bypassed = moved.bypass(control).await;
+            self.report.bypassed = bypassed.flows;
+            self.report.warnings.extend(bypassed.warnings);
         }
         match source.left_behind(tunnel.index()).await {
             Ok(0) => {}

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use common::container::ContainerFacts;
-use common::net::flows::carry::{self, Arriving, Here};
+use common::net::flows::apply::{self, Arriving, Here};
 use common::net::flows::decide::{self, MovedFlow};
 use common::net::flows::neighbours::Parting;
 use common::net::kernel::routes::Routes;
@@ -44,7 +44,7 @@ impl Flows {
                     false => subnets.clone(),
                 },
             };
-            let arriving = carry::arriving(&flows, index, &here)?;
+            let arriving = apply::arriving(&flows, index, &here)?;
             scratch::will_install(&work, batch, arriving.undo())?;
             let peers = decide::peers_in(&flows, &subnets);
             let parting = match netns {
@@ -70,9 +70,9 @@ impl Flows {
     }
 
     /// Turns those that pass this host to the container here.
-    pub(super) async fn turn(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn redirect(&mut self) -> anyhow::Result<()> {
         let arriving = std::mem::take(&mut self.arriving);
-        spawn_blocking(move || arriving.iter().try_for_each(Arriving::turn)).await??;
+        spawn_blocking(move || arriving.iter().try_for_each(Arriving::redirect)).await??;
         Ok(())
     }
 }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use common::bulk::{self, Receiving};
-use common::container::files::cargo::{self, Places};
+use common::container::files::payload::{self, Places};
 use common::container::podman::image;
 use common::multicall::keeper_command;
 use common::net::state::Dirs;
-use common::net::tunnel::admit;
-use common::net::tunnel::plan::{Offer, Terms};
+use common::net::tunnel::agreement::{Offer, Terms};
+use common::net::tunnel::expect;
 use common::net::tunnel::{PROOF_LIMIT, Tunnel};
 use common::protocol::{RefusalCode, Refused, StreamDigest, StreamKind};
 use common::ticket::Ticket;
@@ -105,7 +105,7 @@ impl Link {
             bulk::source_port(stream),
         );
         let here = receiving.address().map_err(failed)?;
-        if let Err(error) = spawn_blocking(move || admit::tcp(from, here))
+        if let Err(error) = spawn_blocking(move || expect::tcp(from, here))
             .await
             .map_err(failed)?
         {
@@ -122,7 +122,7 @@ impl Link {
                 }
                 StreamKind::Files | StreamKind::Checkpoint => {
                     let places = places.context("nothing is staged")?;
-                    warnings = cargo::unpack(&places, &mut receiver)?;
+                    warnings = payload::unpack(&places, &mut receiver)?;
                 }
             }
             Ok((receiver.finish()?, warnings))

@@ -16,9 +16,9 @@ use common::container::restore::timerfds;
 use common::container::{ContainerFacts, health, service};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::flows::decide::MovedFlow;
-use common::net::flows::{neighbours, published};
+use common::net::flows::{neighbours, port_forwards};
 use common::net::state::Dirs;
-use common::net::tunnel::plan::{Offer, Terms};
+use common::net::tunnel::agreement::{Offer, Terms};
 use common::paths;
 use common::protocol::{Packets, RefusalCode, Refused, StreamDigest, StreamKind};
 use common::ticket::Ticket;
@@ -220,8 +220,8 @@ impl Incoming for PodmanIncoming {
             .map_err(failed)
     }
 
-    async fn turn(&mut self) -> Step<()> {
-        self.flows.turn().await.map_err(failed)
+    async fn redirect(&mut self) -> Step<()> {
+        self.flows.redirect().await.map_err(failed)
     }
 
     async fn restore(&mut self) -> Step<()> {
@@ -240,7 +240,7 @@ impl Incoming for PodmanIncoming {
         Ok(())
     }
 
-    async fn settle(&mut self) {
+    async fn finish_outage(&mut self) {
         self.link.leave();
         if let Err(error) = self.network.reopen().await {
             // The scratch space stays: by that the next start of the server knows.
@@ -248,8 +248,8 @@ impl Incoming for PodmanIncoming {
             return;
         }
         let addresses = self.container.addresses();
-        let reunited = spawn_blocking(move || neighbours::reunite(&addresses)).await;
-        if let Err(error) = reunited.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
+        let forgotten = spawn_blocking(move || neighbours::forget_parting(&addresses)).await;
+        if let Err(error) = forgotten.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
             tracing::error!(
                 "neighbours of {} may not reach it: {error:#}",
                 self.container.name
@@ -257,7 +257,7 @@ impl Incoming for PodmanIncoming {
             return;
         }
         let id = self.container.id.clone();
-        let ended = spawn_blocking(move || published::remove(&Dirs::default(), &id)).await;
+        let ended = spawn_blocking(move || port_forwards::remove(&Dirs::default(), &id)).await;
         if let Err(error) = ended.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
             tracing::error!(
                 "new connections to {} may go elsewhere: {error:#}",

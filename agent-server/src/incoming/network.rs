@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use common::net::packets::hold::Hold;
+use common::net::packets::mss::{self, Mtus};
 use common::net::packets::quarantine;
-use common::net::packets::segments::{self, Mtus};
+use common::net::packets::queue::PacketQueue;
 use common::protocol::Packets;
 use tokio::task::spawn_blocking;
 
@@ -17,7 +17,7 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(super) struct Network {
     netns: Option<PathBuf>,
-    hold: Option<Hold>,
+    packets: Option<PacketQueue>,
     /// Those of the container's interfaces, as long as they have others.
     mtus: Option<Mtus>,
 }
@@ -41,8 +41,8 @@ impl Network {
         let Some(netns) = self.netns.clone() else {
             return Ok(Packets::Dropped);
         };
-        self.hold = spawn_blocking(move || match quarantine::hold(&netns) {
-            Ok(hold) => Ok(Some(hold)),
+        self.packets = spawn_blocking(move || match quarantine::queue_packets(&netns) {
+            Ok(packets) => Ok(Some(packets)),
             Err(error) => {
                 tracing::warn!("{error}: packets are dropped during the outage");
                 quarantine::apply(&netns).map(|()| None)
@@ -50,8 +50,8 @@ impl Network {
         })
         .await??;
         let netns = self.netns.clone().context("the container has a network")?;
-        self.mtus = Some(spawn_blocking(move || segments::set_apart(&netns)).await??);
-        Ok(match self.hold {
+        self.mtus = Some(spawn_blocking(move || mss::set_apart(&netns)).await??);
+        Ok(match self.packets {
             Some(_) => Packets::Held,
             None => Packets::Dropped,
         })
@@ -59,9 +59,9 @@ impl Network {
 
     /// Lets packets through, those that have waited first.
     pub(super) async fn let_packets_pass(&mut self) -> anyhow::Result<()> {
-        match (&self.hold, self.netns.clone()) {
-            (Some(hold), _) => {
-                hold.release();
+        match (&self.packets, self.netns.clone()) {
+            (Some(packets), _) => {
+                packets.release();
                 Ok(())
             }
             (None, Some(netns)) => Ok(spawn_blocking(move || quarantine::lift(&netns)).await??),
@@ -74,30 +74,30 @@ impl Network {
         let (Some(netns), Some(mtus)) = (self.netns.clone(), self.mtus.take()) else {
             return Ok(());
         };
-        Ok(spawn_blocking(move || segments::put_back(&netns, &mtus)).await??)
+        Ok(spawn_blocking(move || mss::put_back(&netns, &mtus)).await??)
     }
 
     /// Removes the quarantine, behind the last packet that waits: after [`Self::let_packets_pass`].
     pub(super) async fn reopen(&mut self) -> anyhow::Result<()> {
-        let (Some(netns), Some(hold)) = (self.netns.clone(), self.hold.take()) else {
+        let (Some(netns), Some(packets)) = (self.netns.clone(), self.packets.take()) else {
             return Ok(());
         };
-        spawn_blocking(move || remove_quarantine(&netns, &hold)).await?
+        spawn_blocking(move || remove_quarantine(&netns, &packets)).await?
     }
 
     /// Lets go of packets that wait, for good.
     pub(super) fn give_up(&mut self) {
-        self.hold = None;
+        self.packets = None;
     }
 }
 
 /// Removes a quarantine whose packets pass already, without losing one of them.
-fn remove_quarantine(netns: &Path, hold: &Hold) -> anyhow::Result<()> {
+fn remove_quarantine(netns: &Path, packets: &PacketQueue) -> anyhow::Result<()> {
     // Those that wait first, or later ones would overtake them.
-    if !hold.wait_until_caught_up(RELEASE_LIMIT) {
+    if !packets.wait_until_caught_up(RELEASE_LIMIT) {
         tracing::warn!("the container does not read its packets as fast as they come");
     }
     quarantine::open(netns)?;
-    hold.wait_until_empty(RELEASE_LIMIT)?;
+    packets.wait_until_empty(RELEASE_LIMIT)?;
     Ok(quarantine::lift(netns)?)
 }

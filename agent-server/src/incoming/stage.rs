@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use common::container::files::cargo::Places;
+use common::container::files::payload::Places;
 use common::container::restore::gate::{self, Owner, Staged};
 use common::container::service::{self, ServiceFacts};
 use common::container::{ContainerFacts, apparmor, podman, spec};
-use common::net::flows::published;
+use common::net::flows::port_forwards;
 use common::net::foreign_firewalls::{self, Part};
 use common::net::state::Dirs;
 use common::protocol::MigrationId;
@@ -48,10 +48,10 @@ impl Stage<'_> {
         // Podman binds the ports again that it had published here before it moved away.
         let (lent, returned) = (id.clone(), id.clone());
         self.undo.actions.register("forward", move || async move {
-            let activate = move || published::activate(&Dirs::default(), &returned);
+            let activate = move || port_forwards::activate(&Dirs::default(), &returned);
             Ok(spawn_blocking(activate).await??)
         });
-        spawn_blocking(move || published::lend(&Dirs::default(), &lent)).await??;
+        spawn_blocking(move || port_forwards::lend(&Dirs::default(), &lent)).await??;
         let (bridges, addresses) = (
             survey::bridges(self.container).await,
             self.container.addresses(),

@@ -9,10 +9,10 @@ use agent_server::destination::{Destination, Incoming, Step};
 use common::container::ContainerFacts;
 use common::host::HostFacts;
 use common::net::flows::decide::MovedFlow;
-use common::net::tunnel::plan::{Agreement, End, Offer, PublicKey, Terms};
+use common::net::tunnel::agreement::{Agreement, End, Offer, PublicKey, Terms};
 use common::preflight::Check;
 use common::protocol::{
-    MigrationId, MissingImage, Outcome, Packets, RefusalCode, Refused, StreamDigest, StreamKind,
+    Fate, MigrationId, MissingImage, Packets, RefusalCode, Refused, StreamDigest, StreamKind,
 };
 use common::ticket::Ticket;
 use tokio::sync::{Notify, watch};
@@ -158,10 +158,10 @@ impl Destination for Host {
         Ok((Migration { host, cancel }, Some(MissingImage::default())))
     }
 
-    async fn outcome(&self, migration: &MigrationId) -> Step<Outcome> {
+    async fn fate(&self, migration: &MigrationId) -> Step<Fate> {
         self.step("outcome", migration, &CancellationToken::new())
             .await?;
-        Ok(Outcome::Committed)
+        Ok(Fate::Committed)
     }
 
     async fn introduce(&self, offer: Offer, address: IpAddr) -> Step<Terms> {
@@ -222,7 +222,7 @@ impl Incoming for Migration {
         Ok(0)
     }
 
-    async fn turn(&mut self) -> Step<()> {
+    async fn redirect(&mut self) -> Step<()> {
         self.step("turn", "").await
     }
 
@@ -234,8 +234,8 @@ impl Incoming for Migration {
         self.step("commit", "").await
     }
 
-    async fn settle(&mut self) {
-        self.host.record("settle".to_owned());
+    async fn finish_outage(&mut self) {
+        self.host.record("finish_outage".to_owned());
     }
 
     async fn roll_back(&mut self, why: &str) -> Vec<String> {

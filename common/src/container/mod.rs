@@ -7,11 +7,11 @@ pub mod facts;
 pub mod files;
 pub mod health;
 pub mod init;
+pub mod leftover_processes;
 pub mod podman;
 pub mod restore;
 pub mod runtime;
 pub mod service;
 pub mod spec;
-pub mod stragglers;
 
 pub use facts::ContainerFacts;

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `tunnels/lmwgN.json` | the record: written before anything is made, removed after everything is gone |
 //! | `tunnels/lmwgN.ticket` | what is asked of those who want to talk to the keeper |
-//! | `tunnels/lmwgN.forwards` | [`crate::net::flows::published`] |
+//! | `tunnels/lmwgN.forwards` | [`crate::net::flows::port_forwards`] |
 //! | `tunnels/lmwgN.lock` | locked (flock), shared by leases, exclusively by who takes the tunnel down |
 //! | `tunnels/lmwgN.keeper` | locked by the keeper while it lives |
 //! | `tunnels/lmwgN.log` | what the keeper says |
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::{Lock, LockError};
 use super::mark::Index;
-use super::tunnel::plan::{Agreement, PublicKey, View};
+use super::tunnel::agreement::{Agreement, PublicKey, View};
 use super::tunnel::wireguard::Backend;
 use crate::paths;
 use crate::ticket::Ticket;
@@ -76,7 +76,7 @@ impl Dirs {
     }
 
     /// Waits for this process's turn to change tunnels.
-    pub(crate) fn turn(&self) -> Result<Lock, LockError> {
+    pub(crate) fn lock_all(&self) -> Result<Lock, LockError> {
         Lock::exclusive(&self.run.join("net.lock"))
     }
 }

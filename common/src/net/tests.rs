@@ -19,13 +19,13 @@ use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
 use super::kernel::netns;
 use super::mark::{Direction, Index, Mark};
-use super::packets::order::Waiting;
-use super::packets::{quarantine, segments};
+use super::packets::keep_order::Waiting;
+use super::packets::{mss, quarantine};
 use super::state::Dirs;
 use super::tunnel::lifecycle;
 use super::tunnel::wireguard::Backend;
 use super::tunnel::{Tunnel, TunnelError};
-use super::tunnel::{keeper, occupied, spawn, status};
+use super::tunnel::{in_use, keeper, spawn, status};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -266,12 +266,12 @@ fn hosts() -> (Host, Host) {
     (source, destination)
 }
 
-fn negotiate(source: &Host, destination: &Host) -> crate::net::tunnel::plan::Terms {
+fn negotiate(source: &Host, destination: &Host) -> crate::net::tunnel::agreement::Terms {
     let offer = source.with_dirs(|dirs| Tunnel::offer(dirs, &keeper_command(dirs)).unwrap());
     destination.with_dirs(move |dirs| Tunnel::answer(dirs, &offer, &keeper_command(dirs)).unwrap())
 }
 
-fn establish(host: &Host, terms: &crate::net::tunnel::plan::Terms, peer: &str) -> Tunnel {
+fn establish(host: &Host, terms: &crate::net::tunnel::agreement::Terms, peer: &str) -> Tunnel {
     let (terms, peer): (_, IpAddr) = (terms.clone(), peer.parse().unwrap());
     host.with_dirs(move |dirs| {
         Tunnel::establish(dirs, &terms, peer, &keeper_command(dirs)).unwrap()
@@ -427,8 +427,8 @@ fn marked_flows_take_the_tunnel_and_hold_it() {
     for host in [&source, &destination] {
         host.sh("nft delete table ip t");
     }
-    let occupied = source.run(|| occupied::gather(&[]).unwrap());
-    assert!(occupied.indexes.iter().any(|(taken, _)| *taken == index));
+    let in_use = source.run(|| in_use::gather(&[]).unwrap());
+    assert!(in_use.indexes.iter().any(|(taken, _)| *taken == index));
 
     // When the flow ends, its keepers take the tunnel down.
     drop((stream, served, listener));
@@ -655,15 +655,15 @@ fn what_is_in_use_is_seen() {
         "ip link add lmwg3 type bridge; ip route add 192.0.2.0/24 via 198.18.1.2 table 21004
          ip -6 rule add priority 1005 lookup main",
     );
-    let occupied = source.run(|| occupied::gather(&[Index::try_from(9).unwrap()]).unwrap());
-    let taken: Vec<_> = occupied
+    let in_use = source.run(|| in_use::gather(&[Index::try_from(9).unwrap()]).unwrap());
+    let taken: Vec<_> = in_use
         .indexes
         .iter()
         .map(|(index, _)| index.get())
         .collect();
-    assert_eq!(taken, [2, 3, 4, 5, 8, 9], "{:?}", occupied.indexes);
-    assert!(occupied.ipv6);
-    assert!(occupied.mark_conflicts.is_empty());
+    assert_eq!(taken, [2, 3, 4, 5, 8, 9], "{:?}", in_use.indexes);
+    assert!(in_use.ipv6);
+    assert!(in_use.mark_conflicts.is_empty());
     for prefix in [
         "10.1.0.0/16",
         "198.18.1.0/24",
@@ -671,16 +671,16 @@ fn what_is_in_use_is_seen() {
         "2001:db8:1::/64",
     ] {
         let prefix: ipnet::IpNet = prefix.parse().unwrap();
-        let found = occupied.prefixes.iter().any(|net| net.trunc() == prefix);
-        assert!(found, "{prefix} in {:?}", occupied.prefixes);
+        let found = in_use.prefixes.iter().any(|net| net.trunc() == prefix);
+        assert!(found, "{prefix} in {:?}", in_use.prefixes);
     }
-    assert!(occupied.prefixes.iter().all(|net| net.prefix_len() > 1));
+    assert!(in_use.prefixes.iter().all(|net| net.prefix_len() > 1));
 
     source.sh("nft add rule ip foreign c ct mark set 0x1");
     source.sh("sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
-    let occupied = source.run(|| occupied::gather(&[]).unwrap());
-    assert!(!occupied.ipv6);
-    let message = occupied.allot().unwrap_err().to_string();
+    let in_use = source.run(|| in_use::gather(&[]).unwrap());
+    assert!(!in_use.ipv6);
+    let message = in_use.allot().unwrap_err().to_string();
     assert!(message.contains("table ip foreign chain c"), "{message}");
 }
 
@@ -785,10 +785,10 @@ fn connections_that_are_restored_find_another_mtu() {
     let mtus =
         || inside.sh("ip -o link | sed 's/.*: \\(lo\\|eth0\\)[@:].* mtu \\([0-9]*\\) .*/\\1 \\2/'");
     assert_eq!(mtus(), "lo 65536\neth0 1280\n");
-    let own = segments::set_apart(&inside.netns).unwrap();
+    let own = mss::set_apart(&inside.netns).unwrap();
     assert_eq!(mtus(), "lo 65535\neth0 1281\n");
     let start = Instant::now();
-    segments::put_back(&inside.netns, &own).unwrap();
+    mss::put_back(&inside.netns, &own).unwrap();
     println!("put back: {:?}", start.elapsed());
     assert_same(&before, &inside.snapshot());
 }
@@ -827,13 +827,13 @@ fn held_packets_wait_and_go_in_order() {
         }
     };
 
-    let hold = quarantine::hold(&inside.netns).unwrap();
+    let packets = quarantine::queue_packets(&inside.netns).unwrap();
     send(&there, 0..200);
     send(&here, 0..200);
     assert_eq!((receive(&here), receive(&there)), (None, None));
     let start = Instant::now();
-    hold.release();
-    assert!(hold.wait_until_empty(TIMEOUT).unwrap());
+    packets.release();
+    assert!(packets.wait_until_empty(TIMEOUT).unwrap());
     println!("release: {:?}", start.elapsed());
     for number in 0..200 {
         assert_eq!(receive(&here), Some(number));
@@ -843,9 +843,9 @@ fn held_packets_wait_and_go_in_order() {
     send(&there, 200..250);
     quarantine::open(&inside.netns).unwrap();
     send(&there, 250..300);
-    assert!(hold.wait_until_empty(TIMEOUT).unwrap());
+    assert!(packets.wait_until_empty(TIMEOUT).unwrap());
     quarantine::lift(&inside.netns).unwrap();
-    drop(hold);
+    drop(packets);
     send(&there, 300..350);
     for number in 200..350 {
         assert_eq!(receive(&here), Some(number));
@@ -853,7 +853,7 @@ fn held_packets_wait_and_go_in_order() {
     assert_same(&before, &inside.snapshot());
 
     // Nobody left to let them go: they are dropped, not let through.
-    drop(quarantine::hold(&inside.netns).unwrap());
+    drop(quarantine::queue_packets(&inside.netns).unwrap());
     send(&there, 350..360);
     assert_eq!(receive(&here), None);
     quarantine::lift(&inside.netns).unwrap();
@@ -877,12 +877,12 @@ fn joined_datagrams_go_as_they_are_read() {
     const JOINED: usize = 64;
     setsockopt(&there, UdpGsoSegment, &(DATAGRAM as i32)).unwrap();
 
-    let hold = quarantine::hold(&inside.netns).unwrap();
+    let packets = quarantine::queue_packets(&inside.netns).unwrap();
     // Several times what the socket has room for.
     for number in 0..30 {
         there.send(&[number; JOINED * DATAGRAM]).unwrap();
     }
-    hold.release();
+    packets.release();
     for number in 0..30 {
         for _ in 0..JOINED {
             let mut datagram = [0; 2 * DATAGRAM];
@@ -890,7 +890,7 @@ fn joined_datagrams_go_as_they_are_read() {
             assert_eq!(datagram[0], number);
         }
     }
-    assert!(hold.wait_until_empty(TIMEOUT).unwrap());
+    assert!(packets.wait_until_empty(TIMEOUT).unwrap());
     quarantine::lift(&inside.netns).unwrap();
 }
 

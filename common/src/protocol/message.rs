@@ -10,7 +10,7 @@ use super::version::Versions;
 use crate::container::ContainerFacts;
 use crate::host::HostFacts;
 use crate::net::flows::decide::MovedFlow;
-use crate::net::tunnel::plan::{Offer, Terms};
+use crate::net::tunnel::agreement::{Offer, Terms};
 use crate::preflight::Check;
 use crate::ticket::Ticket;
 
@@ -22,9 +22,9 @@ pub enum StreamKind {
     Image,
     /// Podman's checkpoint archive without memory: configuration only.
     Skeleton,
-    /// Files of the running container, as a tar of [`crate::container::files::cargo`].
+    /// Files of the running container, as a tar of [`crate::container::files::payload`].
     Files,
-    /// CRIU's images and the files changed since, as a tar of [`crate::container::files::cargo`].
+    /// CRIU's images and the files changed since, as a tar of [`crate::container::files::payload`].
     Checkpoint,
 }
 
@@ -120,13 +120,13 @@ pub enum Request {
     /// Create the container's record, storage and network and wait at the gate.
     Stage,
     /// Flows to install before the restore, in batches of at most [`FLOWS_PER_BATCH`]. Those that
-    /// pass the destination already go their way until `Turn`.
+    /// pass the destination already go their way until `Redirect`.
     Flows {
         /// This batch.
         flows: Vec<MovedFlow>,
     },
     /// Packets of the flows that pass the destination belong to its copy from here on.
-    Turn,
+    Redirect,
     /// Open the gate: restore, with all network output withheld.
     Restore,
     /// The destination's copy is the container from here on.
@@ -137,12 +137,12 @@ pub enum Request {
         reason: String,
     },
     /// What became of a migration, asked after a lost connection.
-    Outcome {
+    Fate {
         /// Which.
         migration: MigrationId,
     },
     /// After a migration: asks for a tunnel to the host through which flows of the container enter,
-    /// so that they need not pass the source (see [`crate::net::tunnel::introduction`]).
+    /// so that they need not pass the source (see [`crate::net::tunnel::bypass`]).
     Introduce {
         /// That host's offer.
         offer: Offer,
@@ -207,11 +207,11 @@ pub enum Reply {
     },
     /// To `Flows`.
     FlowsInstalled {
-        /// How many, of all batches, pass the destination already and wait for `Turn`.
+        /// How many, of all batches, pass the destination already and wait for `Redirect`.
         waiting: usize,
     },
-    /// To `Turn`.
-    Turned,
+    /// To `Redirect`.
+    Redirected,
     /// To `Restore`: the processes run, nothing they send leaves.
     Restored,
     /// To `Commit`.
@@ -221,10 +221,10 @@ pub enum Reply {
         /// What could not be put back, if anything.
         leftovers: Vec<String>,
     },
-    /// To `Outcome`.
-    Outcome {
+    /// To `Fate`.
+    Fate {
         /// What became of it.
-        outcome: Outcome,
+        fate: Fate,
     },
     /// To `Introduce`: this end of the tunnel is up.
     Introduced {
@@ -255,7 +255,7 @@ pub enum Packets {
 /// What became of a migration at the destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum Fate {
     /// The container runs at the destination.
     Committed,
     /// Undone; nothing of it runs at the destination.

@@ -38,7 +38,7 @@
 //!
 //! * `Abort` is legal from `Begin` up to, not including, `Commit`; so is closing the connection,
 //!   which means the same. It may be sent while an answer is outstanding.
-//! * After `Commit` was sent and no answer came, only [`Request::Outcome`] on a new connection
+//! * After `Commit` was sent and no answer came, only [`Request::Fate`] on a new connection
 //!   tells what happened; until then the source's container stays frozen.
 //! * Versioning: a change that an older peer cannot ignore raises [`version::CURRENT`]; peers use
 //!   the highest version both know.
@@ -52,7 +52,7 @@ pub mod version;
 
 pub use id::{ContainerRef, MigrationId};
 pub use message::{
-    MissingImage, Outcome, Packets, RefusalCode, Refused, Reply, Request, RequestName,
-    StreamDigest, StreamKind,
+    Fate, MissingImage, Packets, RefusalCode, Refused, Reply, Request, RequestName, StreamDigest,
+    StreamKind,
 };
 pub use state::State;

@@ -32,7 +32,7 @@
 //! source lets its clients go on first. A refused `Begin` leads back to `Idle`, and a refused `Commit` too:
 //! it has been undone by then.
 //!
-//! `Check`, `Outcome` and `Introduce` are legal in `Idle` only: a connection that migrates
+//! `Check`, `Fate` and `Introduce` are legal in `Idle` only: a connection that migrates
 //! does nothing else.
 
 use super::message::{Request, RequestName, StreamKind};
@@ -89,7 +89,7 @@ impl State {
             (Greeting, Request::Hello { .. }) => Idle,
             // A paired peer may have forgotten it and ask again.
             (Unpaired | Idle, Request::Pair { .. }) => Idle,
-            (Idle, Request::Check { .. } | Request::Outcome { .. } | Request::Introduce { .. }) => {
+            (Idle, Request::Check { .. } | Request::Fate { .. } | Request::Introduce { .. }) => {
                 Idle
             }
             (Idle, Request::Begin { .. }) => Begun,
@@ -121,7 +121,9 @@ impl State {
             ) => ReceivingFiles,
             (ReceivingFiles, Request::StreamEnd { .. }) => Staged,
             (ReceivingCheckpoint, Request::StreamEnd { .. }) => Loaded,
-            (Staged | ReceivingCheckpoint | Loaded, Request::Flows { .. } | Request::Turn) => self,
+            (Staged | ReceivingCheckpoint | Loaded, Request::Flows { .. } | Request::Redirect) => {
+                self
+            }
             (Loaded, Request::Restore) => Restored,
             (Restored, Request::Commit) => Idle,
             (state, Request::Abort { .. }) if state.migrating() => Idle,
@@ -193,7 +195,7 @@ mod tests {
             (end(), State::Staged),
             (Request::Flows { flows: vec![] }, State::Staged),
             (receive(StreamKind::Checkpoint), State::ReceivingCheckpoint),
-            (Request::Turn, State::ReceivingCheckpoint),
+            (Request::Redirect, State::ReceivingCheckpoint),
             (Request::Flows { flows: vec![] }, State::ReceivingCheckpoint),
             (end(), State::Loaded),
             (Request::Flows { flows: vec![] }, State::Loaded),
@@ -218,7 +220,7 @@ mod tests {
     fn a_stranger_may_only_pair() {
         let id = MigrationId::random();
         for request in [
-            Request::Outcome { migration: id },
+            Request::Fate { migration: id },
             Request::Commit,
             hello(),
             abort(),

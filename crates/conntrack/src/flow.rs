@@ -64,12 +64,12 @@ impl Flow {
 
 /// A mark, or some bits of one: both a change to make and a condition to filter by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Mark {
+pub struct MaskedMark {
     value: u32,
     mask: u32,
 }
 
-impl Mark {
+impl MaskedMark {
     /// The bits of `mask` alone; bits of `value` outside it are dropped. (The kernel would *flip*
     /// those in an update, and match nothing in a filter: `ctnetlink_change_mark`,
     /// `ctnetlink_filter_match` in nf_conntrack_netlink.c.)
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_mark_keeps_to_its_mask() {
-        let mark = Mark::masked(0xffff_1234, 0x0000_ff00);
+        let mark = MaskedMark::masked(0xffff_1234, 0x0000_ff00);
         assert_eq!((mark.value(), mark.mask()), (0x1200, 0xff00));
     }
 

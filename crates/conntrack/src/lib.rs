@@ -20,7 +20,7 @@ mod tuple;
 
 pub use error::{Attempt, Error, Result};
 pub use flow::{
-    Counters, DirectionCounters, Flow, Mark, Status, Tcp, TcpDirection, TcpFlags, TcpState,
+    Counters, DirectionCounters, Flow, MaskedMark, Status, Tcp, TcpDirection, TcpFlags, TcpState,
 };
 pub use socket::{Conntrack, Filter};
 pub use tuple::{Family, Key, Protocol, Tuple};

@@ -21,7 +21,7 @@ use netlink_packet_netfilter::{
 };
 
 use crate::{
-    flow::{Counters, DirectionCounters, Flow, Mark, Status, Tcp, TcpDirection, TcpFlags},
+    flow::{Counters, DirectionCounters, Flow, MaskedMark, Status, Tcp, TcpDirection, TcpFlags},
     tuple::{Family, Key, Protocol, Tuple},
 };
 
@@ -49,7 +49,7 @@ const CTA_COUNTERS_PACKETS: u16 = 1;
 const CTA_COUNTERS_BYTES: u16 = 2;
 
 /// Asks for all entries, or those the kernel is to pick.
-pub(crate) fn list(family: Option<Family>, mark: Option<Mark>) -> NetfilterMessage {
+pub(crate) fn list(family: Option<Family>, mark: Option<MaskedMark>) -> NetfilterMessage {
     wrap(
         family,
         ConntrackMessage::Get(mark.map(mark_attributes).into_iter().flatten().collect()),
@@ -73,14 +73,14 @@ pub(crate) fn delete(key: &Key) -> NetfilterMessage {
 }
 
 /// Changes bits of an entry's mark.
-pub(crate) fn set_mark(key: &Key, mark: Mark) -> NetfilterMessage {
+pub(crate) fn set_mark(key: &Key, mark: MaskedMark) -> NetfilterMessage {
     let mut attributes = key_attributes(key);
     attributes.extend(mark_attributes(mark));
     wrap(Some(key.tuple.family()), ConntrackMessage::New(attributes))
 }
 
 /// Has a TCP connection judged liberally, in both directions.
-pub(crate) fn be_liberal(key: &Key) -> NetfilterMessage {
+pub(crate) fn disable_window_checks(key: &Key) -> NetfilterMessage {
     let mut attributes = key_attributes(key);
     attributes.push(Attribute::CtaProtoInfo(vec![ProtoInfo::TCP(vec![
         ProtoInfoTCP::OriginalFlags(flags_to_set(TcpFlags::BE_LIBERAL)),
@@ -153,7 +153,7 @@ fn key_attributes(key: &Key) -> Vec<Attribute> {
     attributes
 }
 
-fn mark_attributes(mark: Mark) -> [Attribute; 2] {
+fn mark_attributes(mark: MaskedMark) -> [Attribute; 2] {
     [
         Attribute::CtaMark(mark.value()),
         other(CTA_MARK_MASK, mark.mask().to_be_bytes()),

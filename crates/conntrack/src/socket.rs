@@ -10,7 +10,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use crate::{
     error::{Attempt, Error, Result},
-    flow::{Flow, Mark},
+    flow::{Flow, MaskedMark},
     message,
     tuple::{Family, Key},
 };
@@ -29,7 +29,7 @@ pub struct Filter {
     /// Only this address family.
     pub family: Option<Family>,
     /// Only entries whose mark has these bits.
-    pub mark: Option<Mark>,
+    pub mark: Option<MaskedMark>,
 }
 
 /// The table of one network namespace.
@@ -147,7 +147,7 @@ impl Conntrack {
     /// them again is harmless.
     pub fn set_marks<K: Into<Key>>(
         &mut self,
-        marks: impl IntoIterator<Item = (K, Mark)>,
+        marks: impl IntoIterator<Item = (K, MaskedMark)>,
     ) -> Result<Vec<Result<()>>> {
         self.change_all(marks.into_iter().map(|(key, mark)| {
             let key = key.into();
@@ -166,7 +166,7 @@ impl Conntrack {
     /// # Errors
     ///
     /// The outer one: the socket failed, and it is not known which were changed.
-    pub fn be_liberal<K: Into<Key>>(
+    pub fn disable_window_checks<K: Into<Key>>(
         &mut self,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Result<()>>> {
@@ -175,7 +175,7 @@ impl Conntrack {
             Ok(Change {
                 attempt: Attempt::on("be liberal with", key.tuple),
                 flags: 0,
-                message: message::be_liberal(&key),
+                message: message::disable_window_checks(&key),
             })
         }))
     }

@@ -1,19 +1,19 @@
 //! What the model does not decide itself.
 
 use common::journal::Progress;
-use common::protocol::Outcome;
+use common::protocol::Fate;
 use common::transaction::{self, DestinationStep, SourceStep};
 
 /// The decisions of [`common::transaction`], and the order of the commit at the destination. They
 /// can be replaced by broken ones, to prove that the exploration would notice.
 #[derive(Clone, Copy)]
 pub struct Decisions {
-    /// [`transaction::outcome`].
-    pub outcome: fn(Option<Progress>, bool) -> Outcome,
+    /// [`transaction::fate`].
+    pub fate: fn(Option<Progress>, bool) -> Fate,
     /// [`transaction::unsettled`].
     pub unsettled: fn(Progress, bool) -> bool,
     /// [`transaction::source`].
-    pub source: fn(Progress, Option<Outcome>, bool) -> Option<SourceStep>,
+    pub source: fn(Progress, Option<Fate>, bool) -> Option<SourceStep>,
     /// [`transaction::destination`].
     pub destination: fn(Progress, bool) -> Option<DestinationStep>,
     /// A container whose earlier migration is not settled may migrate again.
@@ -29,7 +29,7 @@ pub struct Decisions {
 impl Default for Decisions {
     fn default() -> Self {
         Decisions {
-            outcome: transaction::outcome,
+            fate: transaction::fate,
             unsettled: transaction::unsettled,
             source: transaction::source,
             destination: transaction::destination,

@@ -1,7 +1,7 @@
 //! The destination: `agent-server` and the copy that has come.
 
 use common::journal::Progress;
-use common::protocol::{Outcome, State};
+use common::protocol::{Fate, State};
 use common::transaction::DestinationStep;
 
 use crate::decisions::Decisions;
@@ -82,7 +82,7 @@ impl Session {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Work {
     /// The commit is on disk; packets are to be let out.
-    LetOut,
+    ReleasePackets,
     /// Packets pass; the commit is to be written down. The wrong way round.
     RecordCommit,
     /// The commit is answered; what only the migration needed is to be removed.
@@ -206,11 +206,11 @@ impl World {
                 self.destination.write(migration, Progress::RolledBack);
                 self.destination.remove_scratch(migration);
             }
-            Some(DestinationStep::LetOut) if record.scratch => {
+            Some(DestinationStep::ReleasePackets) if record.scratch => {
                 self.run_destination();
                 self.destination.remove_scratch(migration);
             }
-            Some(DestinationStep::LetOut) | None => return false,
+            Some(DestinationStep::ReleasePackets) | None => return false,
         }
         true
     }
@@ -254,7 +254,7 @@ impl World {
                 let migration = session.migration.expect("legal");
                 let work = if decisions.record_first {
                     self.destination.write(migration, Progress::Committed);
-                    Work::LetOut
+                    Work::ReleasePackets
                 } else {
                     self.run_destination();
                     Work::RecordCommit
@@ -262,9 +262,9 @@ impl World {
                 self.session(connection).work = Some(work);
                 return;
             }
-            Message::Outcome(migration) => {
-                let outcome = self.outcome(migration, fails, decisions);
-                self.network.answer(connection, Answer::Outcome(outcome));
+            Message::Fate(migration) => {
+                let fate = self.fate(migration, fails, decisions);
+                self.network.answer(connection, Answer::Fate(fate));
                 return;
             }
             Message::Begin(migration) => {
@@ -302,8 +302,8 @@ impl World {
         }
     }
 
-    /// What `Outcome` is answered. What nobody is at work on is settled first, unless that fails.
-    fn outcome(&mut self, migration: usize, fails: bool, decisions: &Decisions) -> Outcome {
+    /// What `Fate` is answered. What nobody is at work on is settled first, unless that fails.
+    fn fate(&mut self, migration: usize, fails: bool, decisions: &Decisions) -> Fate {
         let reserved = self.network.sessions().any(|s| s.migration.is_some());
         if decisions.settle_when_asked && !reserved && !fails {
             while self.settle_arrival(migration, decisions) {}
@@ -314,7 +314,7 @@ impl World {
             .sessions()
             .any(|s| s.migration == Some(migration) && s.work != Some(Work::Settle));
         let record = self.destination.journal[migration];
-        (decisions.outcome)(record.map(|r| r.progress), at_work || fails)
+        (decisions.fate)(record.map(|r| r.progress), at_work || fails)
     }
 
     /// A session does the next piece of its work.
@@ -322,7 +322,7 @@ impl World {
         let session = self.session(connection);
         let migration = session.migration.expect("at work");
         match session.work.expect("at work") {
-            Work::LetOut => {
+            Work::ReleasePackets => {
                 self.run_destination();
                 self.committed(connection);
             }
@@ -361,7 +361,7 @@ impl World {
     pub(crate) fn destination_fails(&mut self, connection: usize, part: Part) {
         let session = self.session(connection);
         match session.work.expect("at work") {
-            Work::LetOut | Work::RecordCommit => session.work = Some(Work::TakeBack),
+            Work::ReleasePackets | Work::RecordCommit => session.work = Some(Work::TakeBack),
             // What is left is for the next start.
             Work::Settle => session.close_migration(),
             // The record says `committed`, so it is.

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use common::container::ContainerFacts;
 use common::host::HostFacts;
-use common::net::tunnel::plan::{Offer, PublicKey};
+use common::net::tunnel::agreement::{Offer, PublicKey};
 use common::protocol::version::Versions;
 use common::protocol::{MigrationId, Request, StreamDigest, StreamKind};
 
@@ -39,8 +39,8 @@ pub enum Message {
     Commit,
     /// `Abort`.
     Abort,
-    /// `Outcome`.
-    Outcome(usize),
+    /// `Fate`.
+    Fate(usize),
 }
 
 impl Message {
@@ -68,7 +68,7 @@ impl Message {
         static ABORT: LazyLock<Request> = LazyLock::new(|| Request::Abort {
             reason: String::new(),
         });
-        static OUTCOME: LazyLock<Request> = LazyLock::new(|| Request::Outcome {
+        static FATE: LazyLock<Request> = LazyLock::new(|| Request::Fate {
             migration: MigrationId::random(),
         });
         static FLOWS: Request = Request::Flows { flows: vec![] };
@@ -97,11 +97,11 @@ impl Message {
             },
             Message::Stage => &Request::Stage,
             Message::Flows => &FLOWS,
-            Message::Turn => &Request::Turn,
+            Message::Turn => &Request::Redirect,
             Message::Restore => &Request::Restore,
             Message::Commit => &Request::Commit,
             Message::Abort => &ABORT,
-            Message::Outcome(_) => &OUTCOME,
+            Message::Fate(_) => &FATE,
         }
     }
 }

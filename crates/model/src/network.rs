@@ -1,6 +1,6 @@
 //! Control connections: in order, at most once, and at any moment broken for one end or both.
 
-use common::protocol::Outcome;
+use common::protocol::Fate;
 
 use crate::destination::Session;
 use crate::message::Message;
@@ -14,8 +14,8 @@ pub enum Answer {
     Refused,
     /// To `Abort`.
     Aborted,
-    /// To `Outcome`.
-    Outcome(Outcome),
+    /// To `Fate`.
+    Fate(Fate),
 }
 
 /// One connection. TLS over TCP repeats nothing and reorders nothing, so what the faults leave to

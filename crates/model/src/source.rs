@@ -1,7 +1,7 @@
 //! The source: `agent-client`, which runs now and then, and the copy that is to go.
 
 use common::journal::Progress;
-use common::protocol::Outcome;
+use common::protocol::Fate;
 use common::transaction::SourceStep;
 
 use crate::decisions::Decisions;
@@ -417,16 +417,16 @@ impl World {
             // The answer to a request that was cancelled.
             (Phase::Aborting, _) => {}
             (Phase::Ask { asker, .. }, Answer::Done) => {
-                self.network.ask(connection, Message::Outcome(migration));
+                self.network.ask(connection, Message::Fate(migration));
                 self.enter(Phase::Ask {
                     question: Question::Asked(connection),
                     asker,
                 });
             }
-            (Phase::Ask { asker, .. }, Answer::Outcome(outcome)) => {
-                self.source.undecided[migration] &= outcome != Outcome::RolledBack;
+            (Phase::Ask { asker, .. }, Answer::Fate(fate)) => {
+                self.source.undecided[migration] &= fate != Fate::RolledBack;
                 self.network.close(connection);
-                self.decide(Some(outcome), asker, decisions);
+                self.decide(Some(fate), asker, decisions);
             }
             (phase, answer) => unreachable!("{answer:?} in {phase:?}"),
         }
@@ -456,7 +456,7 @@ impl World {
     }
 
     /// The command does what is decided, for an answer of the destination if there is one.
-    fn decide(&mut self, answer: Option<Outcome>, asker: Asker, decisions: &Decisions) {
+    fn decide(&mut self, answer: Option<Fate>, asker: Asker, decisions: &Decisions) {
         let migration = self.process().migration;
         let record = self.source.journal[migration].expect("begun");
         let frozen = self.source.copy == Copy::Frozen;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use common::journal::Progress;
-use common::protocol::Outcome;
+use common::protocol::Fate;
 use common::transaction::{self, SourceStep};
 use model::{Decisions, Faults, Migrations};
 use stateright::{Checker, HasDiscoveries, Model};
@@ -32,9 +32,9 @@ fn breaks(property: &'static str, decisions: Decisions) {
 
 #[test]
 fn a_source_that_thaws_when_it_is_tired_of_asking() {
-    fn source(record: Progress, answer: Option<Outcome>, frozen: bool) -> Option<SourceStep> {
+    fn source(record: Progress, answer: Option<Fate>, frozen: bool) -> Option<SourceStep> {
         match (record, answer) {
-            (Progress::Committing, Some(Outcome::UnderWay)) => Some(SourceStep::Thaw),
+            (Progress::Committing, Some(Fate::UnderWay)) => Some(SourceStep::Thaw),
             _ => transaction::source(record, answer, frozen),
         }
     }
@@ -48,7 +48,7 @@ fn a_source_that_thaws_when_it_is_tired_of_asking() {
 
 #[test]
 fn a_source_that_removes_what_has_come_back() {
-    fn source(record: Progress, answer: Option<Outcome>, _frozen: bool) -> Option<SourceStep> {
+    fn source(record: Progress, answer: Option<Fate>, _frozen: bool) -> Option<SourceStep> {
         transaction::source(record, answer, true)
     }
     breaks(
@@ -112,7 +112,7 @@ fn a_destination_that_answers_in_the_middle_of_a_commit() {
     breaks(
         "never none",
         Decisions {
-            outcome: |record, _at_work| transaction::outcome(record, false),
+            fate: |record, _at_work| transaction::fate(record, false),
             ..Decisions::default()
         },
     );

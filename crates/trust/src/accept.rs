@@ -13,9 +13,9 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use crate::{
+    admission::{Admission, PeerIdentity},
     error::Error,
     fingerprint::Fingerprint,
-    gate::{Gate, PeerIdentity},
     identity::Identity,
     tls::{self, PATIENCE, Standing, farewell},
     verify::UnknownKey,
@@ -93,17 +93,17 @@ pub enum AcceptError {
 #[derive(Clone)]
 pub struct Acceptor {
     tls: TlsAcceptor,
-    gate: Gate,
+    admission: Admission,
 }
 
 impl Acceptor {
     /// An acceptor that proves this identity and lets in whom the gate lets in.
     #[must_use]
-    pub fn new(identity: &Identity, gate: Gate) -> Self {
-        let config = tls::server_config(identity, gate.clone());
+    pub fn new(identity: &Identity, admission: Admission) -> Self {
+        let config = tls::server_config(identity, admission.clone());
         Self {
             tls: TlsAcceptor::from(Arc::new(config)),
-            gate,
+            admission,
         }
     }
 
@@ -159,7 +159,7 @@ impl Acceptor {
             from,
             source: io::Error::other(source),
         })?;
-        self.gate
+        self.admission
             .admit(client)
             .map_err(|error| unsure(from, &error))?
             .ok_or(AcceptError::UnknownClient { from, client })

@@ -14,7 +14,7 @@
 //!    | connect(token.server, Standing::Unpaired)               |
 //!    |== TLS 1.3: the server's key is the one in the token ===>| Acceptor::accept:
 //!    |<====== the client's key is unknown: PeerIdentity::Unpaired
-//!    |------- token.secret ----------------------------------->| Gate::pair: redeem, pin
+//!    |------- token.secret ----------------------------------->| Admission::pair: redeem, pin
 //!    | Peers::add(server)                                      |
 //!    |                                                         |
 //!    | connect(peer.fingerprint, Standing::Paired)             |
@@ -32,11 +32,11 @@
 //! [RFC 8446]: https://www.rfc-editor.org/rfc/rfc8446
 
 mod accept;
+mod admission;
 mod connect;
 mod dial;
 mod error;
 mod fingerprint;
-mod gate;
 mod identity;
 mod invites;
 mod peers;
@@ -47,10 +47,10 @@ mod token;
 mod verify;
 
 pub use accept::{AcceptError, Acceptor};
+pub use admission::{Admission, PeerIdentity};
 pub use connect::{ConnectError, connect, connect_over};
 pub use error::Error;
 pub use fingerprint::{Fingerprint, FingerprintError};
-pub use gate::{Gate, PeerIdentity};
 pub use identity::Identity;
 pub use invites::{Invites, Refusal};
 pub use peers::{Peer, Peers};

@@ -16,8 +16,8 @@ use tokio::{
 };
 
 use crate::{
+    admission::{Admission, PeerIdentity},
     fingerprint::Fingerprint,
-    gate::{Gate, PeerIdentity},
     identity::Identity,
     verify::{AdmittedClient, PinnedServer},
 };
@@ -77,11 +77,11 @@ pub(crate) fn client_config(identity: &Identity, server: Fingerprint) -> ClientC
     config
 }
 
-pub(crate) fn server_config(identity: &Identity, gate: Gate) -> ServerConfig {
+pub(crate) fn server_config(identity: &Identity, admission: Admission) -> ServerConfig {
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&TLS13])
         .expect("the provider speaks TLS 1.3")
-        .with_client_cert_verifier(Arc::new(AdmittedClient::new(gate)))
+        .with_client_cert_verifier(Arc::new(AdmittedClient::new(admission)))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified_key())));
     // A resumed session skips the check of the client's certificate.
     config.session_storage = Arc::new(NoServerSessionStorage {});

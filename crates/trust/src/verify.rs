@@ -15,7 +15,7 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
-use crate::{fingerprint::Fingerprint, gate::Gate, tls};
+use crate::{admission::Admission, fingerprint::Fingerprint, tls};
 
 /// The client's check: the server has the pinned key.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(crate) struct PinnedServer {
 /// The server's check: the gate lets the client in.
 #[derive(Debug)]
 pub(crate) struct AdmittedClient {
-    gate: Gate,
+    admission: Admission,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -55,9 +55,9 @@ impl PinnedServer {
 }
 
 impl AdmittedClient {
-    pub(crate) fn new(gate: Gate) -> Self {
+    pub(crate) fn new(admission: Admission) -> Self {
         Self {
-            gate,
+            admission,
             algorithms: tls::provider().signature_verification_algorithms,
         }
     }
@@ -125,7 +125,7 @@ impl ClientCertVerifier for AdmittedClient {
         _now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let actual = Fingerprint::of(end_entity)?;
-        match self.gate.admit(actual) {
+        match self.admission.admit(actual) {
             Ok(Some(_)) => Ok(ClientCertVerified::assertion()),
             Ok(None) => Err(refused(UnknownKey { actual })),
             // Not the client's fault, so not an error of its certificate.

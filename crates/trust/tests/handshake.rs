@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use trust::{
-    AcceptError, Acceptor, ConnectError, Error, Fingerprint, Gate, Identity, Invites, Peer,
+    AcceptError, Acceptor, Admission, ConnectError, Error, Fingerprint, Identity, Invites, Peer,
     PeerIdentity, Peers, Refusal, Standing, TlsStream, Token, connect, connect_over,
 };
 
@@ -39,7 +39,7 @@ struct Host {
     identity: Identity,
     peers: Peers,
     invites: Invites,
-    gate: Gate,
+    admission: Admission,
     acceptor: Acceptor,
 }
 
@@ -49,14 +49,14 @@ impl Host {
         let identity = Identity::load_or_create(dir.path(), name).unwrap();
         let peers = Peers::open(dir.path()).unwrap();
         let invites = Invites::open(dir.path()).unwrap();
-        let gate = Gate::new(peers.clone(), invites.clone());
-        let acceptor = Acceptor::new(&identity, gate.clone());
+        let admission = Admission::new(peers.clone(), invites.clone());
+        let acceptor = Acceptor::new(&identity, admission.clone());
         Self {
             dir,
             identity,
             peers,
             invites,
-            gate,
+            admission,
             acceptor,
         }
     }
@@ -128,7 +128,7 @@ async fn an_invitation_pairs_two_hosts() {
         panic!("{peer:?}");
     };
     assert_eq!(fingerprint, client.fingerprint());
-    let paired = server.gate.pair(fingerprint, "client", &token.secret);
+    let paired = server.admission.pair(fingerprint, "client", &token.secret);
     assert_eq!(server.peers.list().unwrap(), [paired.unwrap()]);
 
     let (connected, accepted) = call(&client, &server, Standing::Paired).await;
@@ -143,10 +143,14 @@ async fn a_wrong_used_or_expired_invitation_pairs_nobody() {
     let elsewhere = Host::new("elsewhere").invite(HOUR);
     let expired = server.invite(Duration::ZERO);
     let open = server.invite(HOUR);
-    let refusal = |token: &Token| match server.gate.pair(client.fingerprint(), "x", &token.secret) {
-        Err(Error::Refused(refusal)) => refusal,
-        other => panic!("{other:?}"),
-    };
+    let refusal =
+        |token: &Token| match server
+            .admission
+            .pair(client.fingerprint(), "x", &token.secret)
+        {
+            Err(Error::Refused(refusal)) => refusal,
+            other => panic!("{other:?}"),
+        };
     assert_eq!(refusal(&elsewhere), Refusal::Unknown);
     assert_eq!(refusal(&expired), Refusal::Expired);
     server.invites.redeem(&open.secret).unwrap();
@@ -166,11 +170,11 @@ async fn an_impossible_name_does_not_use_up_the_invitation() {
     let (client, server) = (Host::new("client"), Host::new("server"));
     let token = server.invite(HOUR);
     let bad = server
-        .gate
+        .admission
         .pair(client.fingerprint(), "\u{1b}[2J", &token.secret);
     assert!(matches!(bad, Err(Error::Name { .. })));
     server
-        .gate
+        .admission
         .pair(client.fingerprint(), "good", &token.secret)
         .unwrap();
 }

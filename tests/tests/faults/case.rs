@@ -179,10 +179,10 @@ impl Case {
             // `introduce` is for three hosts, and nothing of the migration depends on it any more.
             RequestName::Introduce => return None,
             RequestName::Pair => self.exercise = Exercise::Pair,
-            RequestName::Outcome => self.exercise = Exercise::Ask,
+            RequestName::Fate => self.exercise = Exercise::Ask,
             RequestName::Abort => self = self.rolled_back(),
             // There, connections have come by the other host.
-            RequestName::Turn => self.from = Some("b"),
+            RequestName::Redirect => self.from = Some("b"),
             _ => {}
         }
         Some(self)

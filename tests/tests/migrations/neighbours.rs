@@ -64,7 +64,7 @@ fn processes_of_the_source_keep_their_address() {
     f.migrate("a", "echo", "b").assert_moved();
     let second = f.migrate("b", "echo", "d");
     second.assert_moved();
-    assert_eq!(second.report["shortened"], 2);
+    assert_eq!(second.report["bypassed"], 2);
     // The first tunnel, with which they had the address of the bridge that is gone.
     f.wait_without_tunnel("b");
     pause(2000);

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::freezer::Freezer;
 use crate::command::{self, CommandError};
-use crate::container::stragglers::Process;
+use crate::container::leftover_processes::Process;
 
 /// How long a dump may write nothing, neither images nor a line of its log, and pause between looks. What is
 /// only slow writes something: CRIU's log has several lines for each file and each stretch of memory.

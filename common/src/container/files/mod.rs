@@ -1,5 +1,5 @@
 //! The container's files: which travel, and how.
 
-pub mod cargo;
+pub mod payload;
 pub mod tree;
 pub mod usage;

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use tar::{Archive, Builder};
 
 use crate::command::{self, CommandError};
-use crate::container::stragglers;
+use crate::container::leftover_processes;
 
 /// How much of Podman's words is kept, in bytes.
 const MOST_WORDS: usize = 4096;
@@ -102,7 +102,7 @@ pub fn load(source: &mut impl Read, work: &Path) -> Result<(), ImageError> {
     let mut child = spawn(
         command::blocking("podman")
             .args(["image", "load", "--quiet"])
-            .env(stragglers::WORK, work)
+            .env(leftover_processes::WORK, work)
             .stdin(Stdio::piped())
             .stdout(Stdio::null()),
     )?;

@@ -28,13 +28,13 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Child;
 
-use super::restore_watch::{self, RestoreWatch};
 use super::starter::{self, Start};
+use super::watch::{self, RestoreWatch};
 use crate::command::{self, CommandError};
 use crate::container::checkpoint::freezer::Freezer;
+use crate::container::leftover_processes;
 use crate::container::runtime;
 use crate::container::spec::Layout;
-use crate::container::stragglers;
 use crate::systemd::{self, ServiceName};
 
 /// Name the agent's executable is linked to, to act as conmon.
@@ -123,12 +123,12 @@ pub async fn stage(
     runtime: &str,
     scratch: &Path,
 ) -> Result<Staged, GateError> {
-    let stand_in = scratch.join(CONMON_NAME);
-    std::os::unix::fs::symlink(crate::paths::executable()?, &stand_in)?;
+    let link = scratch.join(CONMON_NAME);
+    std::os::unix::fs::symlink(crate::paths::executable()?, &link)?;
     let overrides = scratch.join("gate.conf");
     let mut settings = format!(
         "[engine]\nconmon_path = [{:?}]\n",
-        stand_in.display().to_string()
+        link.display().to_string()
     );
     // Of containers that come with a path as their runtime Podman takes only those that it has been told.
     if runtime.starts_with('/') {
@@ -258,7 +258,7 @@ impl Staged {
         }
         let mut watch = RestoreWatch::new(&self.bundle, &self.conmon_pid, runtime);
         let ended = loop {
-            match tokio::time::timeout(restore_watch::LOOK, self.podman.wait()).await {
+            match tokio::time::timeout(watch::LOOK, self.podman.wait()).await {
                 Ok(status) => {
                     let status = status?;
                     if status.success() {
@@ -274,7 +274,7 @@ impl Staged {
             }
         };
         // A runtime whose CRIU has failed in order ends in order.
-        let in_order = ended == Some(restore_watch::End::Failed);
+        let in_order = ended == Some(watch::End::Failed);
         let (runtime, id) = (runtime.to_owned(), id.to_owned());
         let killing = move || kill_restored(&runtime, &id, in_order);
         tokio::task::spawn_blocking(killing)
@@ -285,7 +285,7 @@ impl Staged {
             return Err(failed(status, &self.log).into());
         };
         let said = self.runtime_log.as_deref();
-        let said = said.and_then(restore_watch::runtime_error);
+        let said = said.and_then(watch::runtime_error);
         Err(GateError::Restore(
             said.unwrap_or_else(|| ended.to_string()),
         ))
@@ -301,12 +301,12 @@ fn kill_restored(runtime: &str, id: &str, in_order: bool) -> io::Result<()> {
         if !in_order {
             // In the order in which they start each other.
             for program in [CONMON_NAME, "conmon", runtime] {
-                found.extend(stragglers::at_restore(program, id));
+                found.extend(leftover_processes::at_restore(program, id));
             }
         }
         // Processes that are not in the container's cgroup yet: CRIU has the images open, below the
         // container's id.
-        found.extend(stragglers::with_open_file("criu", id));
+        found.extend(leftover_processes::with_open_file("criu", id));
         for pid in &found {
             // It may just have ended by itself.
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
@@ -336,15 +336,16 @@ fn kill_restored(runtime: &str, id: &str, in_order: bool) -> io::Result<()> {
 /// If something does not end.
 pub fn end_processes(runtime: &str, id: &str) -> Result<(), GateError> {
     // One that has just passed the gate becomes conmon, and that starts the runtime, unless it ends.
-    stragglers::wait_for_program(CONMON_NAME, id, RUNTIME_LIMIT).map_err(io::Error::other)?;
-    let _ = stragglers::wait_for_program("conmon", id, START_LIMIT);
+    leftover_processes::wait_for_program(CONMON_NAME, id, RUNTIME_LIMIT)
+        .map_err(io::Error::other)?;
+    let _ = leftover_processes::wait_for_program("conmon", id, START_LIMIT);
     // The runtime first: it would go on in a cgroup that is empty by then.
-    stragglers::wait_for_program(runtime, id, RUNTIME_LIMIT).map_err(io::Error::other)?;
+    leftover_processes::wait_for_program(runtime, id, RUNTIME_LIMIT).map_err(io::Error::other)?;
     if let Some(cgroup) = Freezer::of_container(id) {
         cgroup.kill().map_err(io::Error::other)?;
     }
     // conmon ends when its container does, if it has heard of it.
-    if let Err(conmon) = stragglers::wait_for_program("conmon", id, CONMON_LIMIT) {
+    if let Err(conmon) = leftover_processes::wait_for_program("conmon", id, CONMON_LIMIT) {
         kill(Pid::from_raw(conmon.pid), Signal::SIGKILL).map_err(io::Error::from)?;
     }
     forget(id);

@@ -2,7 +2,7 @@
 
 pub mod gate;
 pub mod profile;
-mod restore_watch;
 pub mod skeleton;
 pub mod starter;
 pub mod timerfds;
+mod watch;

@@ -45,15 +45,15 @@ pub async fn write(
         program: RUNTIME_NAME.into(),
         source,
     };
-    let stand_in = scratch.join(RUNTIME_NAME);
-    std::os::unix::fs::symlink(crate::paths::executable().map_err(failed)?, &stand_in)
+    let link = scratch.join(RUNTIME_NAME);
+    std::os::unix::fs::symlink(crate::paths::executable().map_err(failed)?, &link)
         .map_err(failed)?;
     let overrides = scratch.join("skeleton.conf");
     std::fs::write(
         &overrides,
         format!(
             "[engine.runtimes]\n{runtime:?} = [{:?}]\n",
-            stand_in.display().to_string()
+            link.display().to_string()
         ),
     )
     .map_err(failed)?;

@@ -1,4 +1,4 @@
-//! How the flows of a container change hosts. Pure: [`crate::net::flows::carry`] applies it to the kernel.
+//! How the flows of a container change hosts. Pure: [`crate::net::flows::apply`] applies it to the kernel.
 //!
 //! The container keeps its address, so a flow looks the same to it everywhere. What differs from
 //! host to host is how packets get from there to the container and to the peer: by ordinary
@@ -10,7 +10,7 @@
 //! * on the **destination** an identity entry appears (nothing is translated there: packets come
 //!   through the tunnel already carrying the container's address) whose field of the direction
 //!   that leads *to the peer* gets the tunnel. Only a peer whose address is the destination's own is
-//!   translated ([`crate::net::flows::stand_in`]);
+//!   translated ([`crate::net::flows::placeholder`]);
 //! * where the destination **has an entry already**, because the flow entered through it or passed
 //!   it before, the container has come (back) to it: the field to the container is cleared and the
 //!   one to the peer is left alone. The path is then no longer than before;
@@ -25,7 +25,7 @@ use conntrack::{Flow, Protocol, Status, Tcp, TcpState, Tuple};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::stand_in;
+use super::placeholder;
 use crate::net::mark::{Direction, Index, Mark};
 
 /// Least time an entry gets at the destination, so that it outlives the outage.
@@ -217,14 +217,14 @@ pub fn passes_from(moved: &MovedFlow, entry: &Flow) -> Option<Index> {
 /// Whether the kernel ends the flow when its packets for the container begin to leave by another interface:
 /// it does that to what a rule has masqueraded (`nf_nat_oif_changed` in its nf_nat_core.c), which may be
 /// any flow to the container whose source is translated.
-pub fn keeps_to_its_interface(moved: &MovedFlow, entry: &Flow) -> bool {
+pub fn is_masqueraded_inbound(moved: &MovedFlow, entry: &Flow) -> bool {
     entry.is_snat() && translates(entry) && !moved.outgoing
 }
 
-/// Whether the hosts at both ends see other addresses: a stand-in is seen by none of them.
+/// Whether the hosts at both ends see other addresses: a placeholder is seen by none of them.
 fn translates(entry: &Flow) -> bool {
     let ends = [entry.original.source, entry.reply.source];
-    let stands_in = ends.iter().any(|end| stand_in::is(end.ip()));
+    let stands_in = ends.iter().any(|end| placeholder::is(end.ip()));
     (entry.is_snat() || entry.is_dnat()) && !stands_in
 }
 
@@ -264,7 +264,7 @@ pub fn arrive(
             true => &mut flow.reply.source,
             false => &mut flow.original.source,
         };
-        peer.set_ip(stand_in::of(moved.peer()));
+        peer.set_ip(placeholder::of(moved.peer()));
     }
     if !moved.answered {
         // Without an answer the kernel keeps the entry on probation, as it did at the source. It
@@ -281,7 +281,7 @@ pub fn arrive(
 
 /// The mark of a flow's entry at the host where it enters, when its packets for the container take
 /// tunnel `instead` of `through`; `None` if they do not take `through`.
-pub fn turned_aside(moved: &MovedFlow, mark: Mark, through: Index, instead: Index) -> Option<Mark> {
+pub fn rerouted(moved: &MovedFlow, mark: Mark, through: Index, instead: Index) -> Option<Mark> {
     let direction = moved.to_container();
     (mark.get(direction) == Some(through)).then(|| mark.with(direction, Some(instead)))
 }
@@ -477,10 +477,10 @@ mod tests {
             let moved = seen_by_container(&entries[1].1, &addresses()).unwrap();
             let (through, instead) = (index(1 + 8 * 2), index(1 + 8 * 3));
             let entry = Mark(entries[0].1.mark);
-            let turned = turned_aside(&moved, entry, through, instead).unwrap();
+            let turned = rerouted(&moved, entry, through, instead).unwrap();
             assert_eq!(turned.get(moved.to_container()), Some(instead));
             assert_eq!(turned.get(moved.to_peer()), None);
-            assert_eq!(turned_aside(&moved, turned, through, instead), None);
+            assert_eq!(rerouted(&moved, turned, through, instead), None);
             let there = Mark(entries[2].1.mark);
             let returned = returned_through(&moved, there, index(3 + 8)).unwrap();
             assert_eq!(returned.get(moved.to_peer()), Some(index(3 + 8)));

@@ -19,7 +19,7 @@
 //! [`keep_addresses`].
 //!
 //! The entries are known by their protocol ([`PROTOCOL`]). They go when both are on one bridge again
-//! ([`reunite`]), with the tunnel of the last flow ([`tidy`]), and with the container's namespace.
+//! ([`forget_parting`]), with the tunnel of the last flow ([`tidy`]), and with the container's namespace.
 //!
 //! Where a namespace is on a bridge of this host is found out by the kernel's objects alone: Podman names
 //! the namespaces of its containers in `/run/netns`, as `ip netns` does (ip-netns(8)).
@@ -153,7 +153,7 @@ impl Parting {
     }
 
     /// Makes the entries. Call when packets of the flows take the tunnel: from now on they pass this
-    /// host's routing. Undone by [`reunite`] and [`tidy`], and by the namespace's end.
+    /// host's routing. Undone by [`forget_parting`] and [`tidy`], and by the namespace's end.
     ///
     /// # Errors
     /// If the kernel refuses. A namespace that has gone is none.
@@ -260,7 +260,7 @@ fn ends(flow: &Flow) -> [IpAddr; 4] {
 ///
 /// # Errors
 /// If the kernel refuses.
-pub fn reunite(addresses: &[IpAddr]) -> Result<()> {
+pub fn forget_parting(addresses: &[IpAddr]) -> Result<()> {
     forget(|address| addresses.contains(&address))
 }
 

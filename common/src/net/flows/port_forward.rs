@@ -10,7 +10,7 @@ use crate::protocol::ContainerRef;
 /// What a forward does at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum ForwardState {
     /// Nothing yet: the container is about to move.
     Prepared,
     /// New connections go to the container, and its ports here are bound.
@@ -30,7 +30,7 @@ pub struct Forward {
     /// Where they go: one address of each family that it has.
     pub addresses: Vec<IpAddr>,
     /// What it does at the moment.
-    pub state: State,
+    pub state: ForwardState,
 }
 
 impl Forward {
@@ -42,7 +42,7 @@ impl Forward {
             container: container.reference(),
             ports: container.ports.clone(),
             addresses: [first(false), first(true)].into_iter().flatten().collect(),
-            state: State::Prepared,
+            state: ForwardState::Prepared,
         }
     }
 

@@ -58,7 +58,7 @@ type Result<T> = std::result::Result<T, RouteError>;
 
 /// A policy rule, as far as it can collide with ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct PolicyRule {
     /// Where it stands among the rules.
     pub priority: u32,
     /// The table it leads to.
@@ -79,7 +79,7 @@ pub struct Facts {
     /// Routing tables that have routes, each with one of them.
     pub tables: BTreeMap<u32, String>,
     /// Policy rules of both families.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<PolicyRule>,
 }
 
 /// A connection to the rtnetlink of the network namespace of the thread that opened it.
@@ -498,8 +498,8 @@ fn rule(family: AddressFamily, index: Index) -> RuleMessage {
     message
 }
 
-fn parse_rule(message: &RuleMessage) -> Rule {
-    let mut rule = Rule {
+fn parse_rule(message: &RuleMessage) -> PolicyRule {
+    let mut rule = PolicyRule {
         priority: 0,
         table: message.header.table.into(),
         fwmark: 0,

@@ -1,6 +1,6 @@
 //! Packets that must wait, or that nobody may see, while a container is on its way.
 
-pub mod hold;
-pub mod order;
+pub mod keep_order;
+pub mod mss;
 pub mod quarantine;
-pub mod segments;
+pub mod queue;

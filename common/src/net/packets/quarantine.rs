@@ -9,7 +9,7 @@
 //!
 //! At the source packets are dropped: by then they take the way to the destination anyway. The
 //! table is prepared asleep ([`prepare`]) and woken by one netlink message ([`wake`]), because
-//! waking is on the outage's critical path. At the destination packets wait ([`hold`]) until the
+//! waking is on the outage's critical path. At the destination packets wait ([`queue_packets`]) until the
 //! commit.
 
 use std::io;
@@ -21,7 +21,7 @@ use nftables::schema::{Chain, FlushObject, NfCmd, NfListObject, Rule, Table};
 use nftables::stmt::{Accept, Match, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
-use super::hold::{ARRIVING, Hold, HoldError, LEAVING};
+use super::queue::{ARRIVING, LEAVING, PacketQueue, QueueError};
 use crate::net::kernel::netns::{self, EnterError};
 use crate::net::kernel::nfnetlink::{Nfnetlink, TableState};
 use crate::net::rules::nft::FirewallError;
@@ -54,7 +54,7 @@ pub enum QuarantineError {
     Netlink(#[from] io::Error),
     /// Packets cannot be held.
     #[error(transparent)]
-    Hold(#[from] HoldError),
+    Queue(#[from] QueueError),
 }
 
 /// Makes everything ready for [`wake`]. Packets pass as before. Undone by [`lift`], and by the
@@ -87,19 +87,19 @@ pub fn apply(netns: &Path) -> Result<(), QuarantineError> {
     change(netns, "silence the container's network", batch)
 }
 
-/// Keeps all packets in the namespace at `netns` waiting from now on, until [`Hold::release`].
+/// Keeps all packets in the namespace at `netns` waiting from now on, until [`PacketQueue::release`].
 /// Undone by [`lift`], and by the namespace's end. Where this fails packets are dropped, as after
 /// [`apply`].
-pub fn hold(netns: &Path) -> Result<Hold, QuarantineError> {
+pub fn queue_packets(netns: &Path) -> Result<PacketQueue, QuarantineError> {
     apply(netns)?;
     // Bound before any packet is handed to it: without a reader they would be dropped.
-    let hold = Hold::begin(netns)?;
+    let packets = PacketQueue::begin(netns)?;
     netns::in_netns(netns, || {
         let [arriving, leaving] = CHAINS.map(|(name, hook)| chain(name, hook));
         queue::queue(&arriving, ARRIVING, IfNobodyReads::Drop)?;
         queue::queue(&leaving, LEAVING, IfNobodyReads::Drop)
     })??;
-    Ok(hold)
+    Ok(packets)
 }
 
 /// Whether the container in the namespace of the calling thread is under way: its host may not be where it

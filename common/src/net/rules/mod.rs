@@ -42,7 +42,7 @@
 //! ```
 //!
 //! A peer whose address is this host's own is another between the two ends of the tunnel
-//! ([`crate::net::flows::stand_in`]): it gets it when conntrack has not seen the packet yet, and has its own again
+//! ([`crate::net::flows::placeholder`]): it gets it when conntrack has not seen the packet yet, and has its own again
 //! in packets that leave, when their way is decided on. Their flow's entry knows what that is.
 //!
 //! The rule about fragments is for connections that are older than the tunnel and have agreed on segments
@@ -59,14 +59,14 @@
 //! (firewalld does for IPv6: `fib saddr . mark . iif`) find the way back through that tunnel.
 //!
 //! A chain `guard_1` of the hook input has rules only while entries are made anew that the kernel would not
-//! have turned ([`crate::net::flows::decide::keeps_to_its_interface`]): it drops what the container sends of those flows
+//! have turned ([`crate::net::flows::decide::is_masqueraded_inbound`]): it drops what the container sends of those flows
 //! in between, which this host would answer with a reset.
 //!
 //! Two chains `waiting_1` and `queued_1` have rules only while flows are led past a host: what leaves through
-//! the tunnel waits for what is under way ([`crate::net::packets::order`]).
+//! the tunnel waits for what is under way ([`crate::net::packets::keep_order`]).
 //!
 //! The chains `forward_1` are empty unless new connections are sent after a container
-//! ([`crate::net::flows::published`]). At the other end those are new as well, and are answered through the tunnel:
+//! ([`crate::net::flows::port_forwards`]). At the other end those are new as well, and are answered through the tunnel:
 //! the first rule of `prerouting_1`. What this host sends to itself keeps its address, which the other
 //! end cannot answer if it is a loopback address.
 //!

@@ -44,8 +44,8 @@ pub(crate) fn queue(
 }
 
 /// Has packets of moved flows that leave through the tunnel wait in queue `number`; if nobody has it they
-/// pass. Undone by [`let_pass`], and by [`remove_tunnel`].
-pub(crate) fn hold(index: Index, number: u16) -> Result<(), FirewallError> {
+/// pass. Undone by [`end`], and by [`super::tunnel::remove_tunnel`].
+pub(crate) fn begin(index: Index, number: u16) -> Result<(), FirewallError> {
     let [waiting, queued] = waiting_chains(index);
     queue(&queued, number, IfNobodyReads::Pass)?;
     let mut batch = Batch::new();
@@ -63,7 +63,7 @@ pub(crate) fn hold(index: Index, number: u16) -> Result<(), FirewallError> {
 }
 
 /// Has packets wait no more; those that do are not touched.
-pub(crate) fn let_pass(index: Index) -> Result<(), FirewallError> {
+pub(crate) fn end(index: Index) -> Result<(), FirewallError> {
     let mut batch = Batch::new();
     for chain in waiting_chains(index) {
         empty(&mut batch, &chain);

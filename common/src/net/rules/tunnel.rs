@@ -14,7 +14,7 @@ use super::expressions::{
     meta, prefix, set_ct_mark, set_mark, text,
 };
 use super::nft::{FirewallError, TABLE, apply, empty, fill};
-use crate::net::flows::stand_in;
+use crate::net::flows::placeholder;
 use crate::net::kernel::nfnetlink::Nfnetlink;
 use crate::net::mark::{Direction, FWMARK_MASK, Index, Mark};
 use crate::net::tunnel::wireguard::MTU;
@@ -85,11 +85,11 @@ fn incomplete(text: &str, index: Index, ways: usize) -> Vec<String> {
 /// The rules that a tunnel has for as long as it is there.
 fn lasting(index: Index) -> [(Chain<'static>, Vec<Vec<Statement<'static>>>); 4] {
     let diverts = || Direction::BOTH.map(|direction| divert(direction, index));
-    let stand_ins = [IpAddr::V4(stand_in::IPV4), IpAddr::V6(stand_in::IPV6)];
+    let placeholders = [IpAddr::V4(placeholder::IPV4), IpAddr::V6(placeholder::IPV6)];
     let rules = [
         [
             vec![no_loopback(index), arrive(index)],
-            stand_ins.map(|peer| hide(peer, index)).into(),
+            placeholders.map(|peer| hide(peer, index)).into(),
         ]
         .concat(),
         [
@@ -99,7 +99,7 @@ fn lasting(index: Index) -> [(Chain<'static>, Vec<Vec<Statement<'static>>>); 4] 
         ]
         .concat(),
         diverts().into(),
-        stand_ins
+        placeholders
             .into_iter()
             .flat_map(|peer| Direction::BOTH.map(|direction| show(peer, direction, index)))
             .collect(),
@@ -146,24 +146,24 @@ fn no_loopback(index: Index) -> Vec<Statement<'static>> {
     ]
 }
 
-/// Gives a peer that arrives with an address of this host its stand-in.
-fn hide(stand_in: IpAddr, index: Index) -> Vec<Statement<'static>> {
-    let (nfproto, protocol) = family(stand_in);
+/// Gives a peer that arrives with an address of this host its placeholder.
+fn hide(placeholder: IpAddr, index: Index) -> Vec<Statement<'static>> {
+    let (nfproto, protocol) = family(placeholder);
     vec![
         came_through(index),
         equal(meta(MetaKey::Nfproto), Expression::String(nfproto.into())),
         Statement::Match(is_local(FibFlag::Saddr)),
         Statement::Mangle(Mangle {
             key: field(protocol, "saddr"),
-            value: text(&stand_in),
+            value: text(&placeholder),
         }),
     ]
 }
 
-/// Gives the packets of one direction that leave for a stand-in the address of the peer, which the flow's
+/// Gives the packets of one direction that leave for a placeholder the address of the peer, which the flow's
 /// entry has as the container knows it.
-fn show(stand_in: IpAddr, direction: Direction, index: Index) -> Vec<Statement<'static>> {
-    let (_, protocol) = family(stand_in);
+fn show(placeholder: IpAddr, direction: Direction, index: Index) -> Vec<Statement<'static>> {
+    let (_, protocol) = family(placeholder);
     let dir = match direction {
         Direction::Original => CTDir::Original,
         Direction::Reply => CTDir::Reply,
@@ -171,7 +171,7 @@ fn show(stand_in: IpAddr, direction: Direction, index: Index) -> Vec<Statement<'
     let destination = || field(protocol, "daddr");
     vec![
         leaves_through(index),
-        equal(destination(), text(&stand_in)),
+        equal(destination(), text(&placeholder)),
         in_direction(direction),
         Statement::Mangle(Mangle {
             key: destination(),

@@ -3,12 +3,12 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use super::occupied::OccupiedError;
-use super::plan::PlanError;
+use super::agreement::AgreementError;
+use super::in_use::InUseError;
 use super::spawn::SpawnError;
 use super::wireguard::WireguardError;
 use crate::net::flows::neighbours::NeighbourError;
-use crate::net::flows::published::ForwardError;
+use crate::net::flows::port_forwards::ForwardError;
 use crate::net::kernel::routes::RouteError;
 use crate::net::kernel::sysctl::SysctlError;
 use crate::net::lock::LockError;
@@ -21,10 +21,10 @@ use crate::net::state::StateError;
 pub enum TunnelError {
     /// No plan was found.
     #[error(transparent)]
-    Plan(#[from] PlanError),
+    Plan(#[from] AgreementError),
     /// The host's state could not be read.
     #[error(transparent)]
-    Occupied(#[from] OccupiedError),
+    InUse(#[from] InUseError),
     /// Interface, address, route or rule.
     #[error(transparent)]
     Routes(#[from] RouteError),

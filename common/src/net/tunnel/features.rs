@@ -5,15 +5,15 @@ use std::path::Path;
 
 use conntrack::{Conntrack, Filter};
 
-use super::occupied;
+use super::in_use;
 use crate::net::rules::nft;
 
 /// Each feature with what is wrong with it, if anything. Blocks.
 pub fn problems() -> BTreeMap<String, Option<String>> {
     let conntrack = Conntrack::open().and_then(|mut table| table.list(Filter::default()));
-    let tunnel = occupied::gather(&[])
+    let tunnel = in_use::gather(&[])
         .map_err(|error| error.to_string())
-        .and_then(|occupied| occupied.allot().map_err(|error| error.to_string()));
+        .and_then(|in_use| in_use.allot().map_err(|error| error.to_string()));
     [
         ("nftables", nft::ruleset().err().map(|e| e.to_string())),
         ("conntrack", conntrack.err().map(|e| e.to_string())),

@@ -11,13 +11,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::TunnelError;
-use super::introduction::{self, Stay};
+use super::bypass::{self, Stay};
 use super::lifecycle;
 use super::spawn::{POLL, START, flows};
 use super::upkeep::Upkeep;
 use super::userspace::{self, UserspaceError};
 use super::wireguard::Backend;
-use crate::net::flows::published::{self, Bound};
+use crate::net::flows::port_forwards::{self, Bound};
 use crate::net::lock::Lock;
 use crate::net::mark::Index;
 use crate::net::state::{Dirs, Record};
@@ -84,13 +84,13 @@ pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<()
         }
     };
     let stay = Stay::default();
-    runtime.spawn(introduction::serve(
+    runtime.spawn(bypass::serve(
         dirs.clone(),
         record.clone(),
         keeper,
         stay.clone(),
     ));
-    runtime.spawn(introduction::ask_to_stay(dirs.clone(), index));
+    runtime.spawn(bypass::ask_to_stay(dirs.clone(), index));
     let mut upkeep = Upkeep::of(dirs, &record)?;
     let mut bound = Bound::default();
     let mut idle_since = None;
@@ -98,13 +98,13 @@ pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<()
         if device.as_ref().is_some_and(|device| device.is_finished()) {
             break;
         }
-        if let Err(error) = introduction::expect(&record) {
+        if let Err(error) = bypass::expect(&record) {
             tracing::debug!("{error}");
         }
         if let Err(error) = upkeep.look() {
             tracing::warn!("what the tunnel needs may be missing: {error}");
         }
-        let forwards = published::of_tunnel(dirs, index).map_err(TunnelError::from)?;
+        let forwards = port_forwards::of_tunnel(dirs, index).map_err(TunnelError::from)?;
         bound.update(&forwards);
         if !forwards.is_empty() || stay.is_asked() || is_busy(dirs, index)? {
             idle_since = None;

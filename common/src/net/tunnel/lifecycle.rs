@@ -3,17 +3,17 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use super::admit;
+use super::agreement::{Terms, View};
 use super::error::TunnelError;
-use super::occupied::{self, OccupiedError};
-use super::plan::{Terms, View};
+use super::expect;
+use super::in_use::{self, InUseError};
 use super::spawn::{self, KeeperCommand};
 use super::upkeep::Upkeep;
 use super::userspace;
 use super::wireguard::{self, Backend, PrivateKey};
-use crate::net::flows::carry;
+use crate::net::flows::apply;
 use crate::net::flows::neighbours;
-use crate::net::flows::published;
+use crate::net::flows::port_forwards;
 use crate::net::kernel::routes::Routes;
 use crate::net::kernel::sysctl;
 use crate::net::lock::Lock;
@@ -62,7 +62,7 @@ pub(super) fn reuse(
     Ok(record)
 }
 
-/// Makes a tunnel; the caller has its turn and a lease.
+/// Makes a tunnel; the caller holds the lock on all tunnels and a lease.
 pub(super) fn make(
     dirs: &Dirs,
     index: Index,
@@ -73,11 +73,11 @@ pub(super) fn make(
     keeper: KeeperCommand,
 ) -> Result<Record, TunnelError> {
     remove_orphan(dirs, view)?;
-    let occupied = occupied::gather(&[])?;
-    if let Some((_, why)) = occupied.indexes.into_iter().find(|(i, _)| *i == index) {
+    let in_use = in_use::gather(&[])?;
+    if let Some((_, why)) = in_use.indexes.into_iter().find(|(i, _)| *i == index) {
         return Err(TunnelError::Taken(index, why));
     }
-    if terms.agreement.overlaps(&occupied.prefixes) {
+    if terms.agreement.overlaps(&in_use.prefixes) {
         let why = "its networks are in use here".to_owned();
         return Err(TunnelError::Taken(index, why));
     }
@@ -142,7 +142,7 @@ fn make_recorded(
 }
 
 /// Removes everything a record stands for, newest first, and the record when all is gone: as often
-/// as need be, however much of it was ever made. The caller has its turn.
+/// as need be, however much of it was ever made. The caller holds the lock on all tunnels.
 fn demolish(dirs: &Dirs, record: &Record) -> Result<(), TunnelError> {
     let index = record.index;
     let interface = index.interface();
@@ -154,7 +154,7 @@ fn demolish(dirs: &Dirs, record: &Record) -> Result<(), TunnelError> {
     } else {
         rules::tunnel::remove_table()?;
     }
-    let flows = carry::through_tunnels().map_err(OccupiedError::from)?;
+    let flows = apply::through_tunnels().map_err(InUseError::from)?;
     let own = record.view().map(|view| view.addresses).unwrap_or_default();
     neighbours::hand_on_addresses(index, &own, &flows)?;
     let routes = Routes::open()?;
@@ -163,7 +163,7 @@ fn demolish(dirs: &Dirs, record: &Record) -> Result<(), TunnelError> {
     userspace::clean(&interface)
         .map_err(|source| state::file_error(userspace::socket(&interface), source))?;
     // Those that were expected among them, for half a minute yet.
-    admit::forget(&own).map_err(OccupiedError::from)?;
+    expect::forget(&own).map_err(InUseError::from)?;
     neighbours::tidy(&flows)?;
     record.remove(dirs)?;
     tracing::info!(interface, "tunnel is down");
@@ -176,12 +176,12 @@ pub(crate) fn take_down_if_idle(dirs: &Dirs, index: Index) -> Result<bool, Tunne
     let Some(_lease) = Lock::try_exclusive(&dirs.lease(index))? else {
         return Ok(false);
     };
-    let _turn = dirs.turn()?;
+    let _lock = dirs.lock_all()?;
     let Some(record) = Record::read(dirs, index)? else {
         return Ok(true);
     };
-    if spawn::flows(index).map_err(OccupiedError::from)? > 0
-        || !published::of_tunnel(dirs, index)?.is_empty()
+    if spawn::flows(index).map_err(InUseError::from)? > 0
+        || !port_forwards::of_tunnel(dirs, index)?.is_empty()
     {
         return Ok(false);
     }
@@ -193,7 +193,7 @@ pub(crate) fn take_down_if_idle(dirs: &Dirs, index: Index) -> Result<bool, Tunne
 /// died with its keeper and is removed. For the start of either agent, and before tunnels are
 /// offered. Tunnels that somebody has a lease on are left alone.
 pub fn sweep(dirs: &Dirs, keeper: KeeperCommand) -> Result<(), TunnelError> {
-    let _turn = dirs.turn()?;
+    let _lock = dirs.lock_all()?;
     for record in Record::read_all(dirs)? {
         let index = record.index;
         if spawn::is_alive(dirs, index)? {

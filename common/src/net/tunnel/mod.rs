@@ -11,16 +11,16 @@
 //! dropped (or its process killed) the tunnel lives on for the flows that go through it, watched by
 //! its [`crate::net::tunnel::keeper`], which takes it down when it has been idle for a while.
 
-pub mod admit;
+pub mod agreement;
+pub mod bypass;
 mod echo;
 pub mod error;
+pub mod expect;
 pub mod features;
-pub mod introduction;
+pub mod in_use;
 pub mod keeper;
 pub mod lifecycle;
-pub mod occupied;
 pub mod overflow;
-pub mod plan;
 pub mod spawn;
 pub mod status;
 mod upkeep;
@@ -33,9 +33,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use agreement::{Offer, Terms, View};
 pub use error::TunnelError;
 use lifecycle::{is_alive, is_recent, make, reuse, sweep, take_down_if_idle};
-use plan::{Offer, Terms, View};
 use spawn::KeeperCommand;
 use wireguard::{Backend, PrivateKey};
 
@@ -69,12 +69,12 @@ impl Tunnel {
         sweep(dirs, keeper)?;
         let key = PrivateKey::load_or_create(&dirs.state)?;
         let records = Record::read_all(dirs)?;
-        let occupied = occupied::gather(&indexes(&records))?;
+        let in_use = in_use::gather(&indexes(&records))?;
         Ok(Offer {
             public_key: key.public(),
-            port: occupied.allot()?.port(),
-            prefixes: occupied.prefixes,
-            ipv6: occupied.ipv6,
+            port: in_use.allot()?.port(),
+            prefixes: in_use.prefixes,
+            ipv6: in_use.ipv6,
             tunnels: records
                 .into_iter()
                 .filter(|record| record.public_key == key.public())
@@ -88,9 +88,9 @@ impl Tunnel {
         sweep(dirs, keeper)?;
         let key = PrivateKey::load_or_create(&dirs.state)?;
         let records = Record::read_all(dirs)?;
-        let occupied = occupied::gather(&indexes(&records))?;
+        let in_use = in_use::gather(&indexes(&records))?;
         let tunnels: Vec<_> = records.into_iter().map(|record| record.agreement).collect();
-        let agreement = plan::answer(offer, &key.public(), &tunnels, &occupied)?;
+        let agreement = agreement::answer(offer, &key.public(), &tunnels, &in_use)?;
         let index = agreement
             .view(&key.public())
             .and_then(|view| Index::from_port(view.local.port));
@@ -147,11 +147,11 @@ impl Tunnel {
         let index = Index::from_port(view.local.port).ok_or(TunnelError::NotOurs)?;
         let endpoint = SocketAddr::new(peer, view.peer.port);
         loop {
-            let turn = dirs.turn()?;
+            let all = dirs.lock_all()?;
             // Not to be had while the keeper looks whether there is one, or takes the tunnel down;
             // it may need its turn for that.
             let Some(lease) = Lock::try_shared(&dirs.lease(index))? else {
-                drop(turn);
+                drop(all);
                 thread::sleep(RETRY);
                 continue;
             };
@@ -182,7 +182,7 @@ impl Tunnel {
         let interface = self.interface();
         let (local, peer) = ends(&self.view)?;
         // The other end asks as well.
-        if let Err(error) = admit::echo(peer.into(), local.into(), echo::IDENTIFIER) {
+        if let Err(error) = expect::echo(peer.into(), local.into(), echo::IDENTIFIER) {
             tracing::debug!("{error}");
         }
         let answered = echo::round_trip(local, peer, timeout).map_err(TunnelError::Echo)?;

@@ -45,7 +45,7 @@ pub fn flows(index: Index) -> conntrack::Result<usize> {
     for direction in Direction::BOTH {
         let value = Mark(0).with(direction, Some(index)).0;
         let filter = Filter {
-            mark: Some(conntrack::Mark::masked(value, direction.mask())),
+            mark: Some(conntrack::MaskedMark::masked(value, direction.mask())),
             ..Filter::default()
         };
         count += table.list(filter)?.len();

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::TunnelError;
+use super::in_use::InUseError;
 use super::lifecycle::{is_alive, sweep, take_down_if_idle};
-use super::occupied::OccupiedError;
 use super::spawn::{self, KeeperCommand};
-use crate::net::flows::published;
+use crate::net::flows::port_forwards;
 use crate::net::mark::Index;
 use crate::net::state::{Dirs, Record};
 
@@ -62,8 +62,8 @@ pub fn clean_up(dirs: &Dirs, keeper: KeeperCommand) -> Result<Vec<Cleaned>, Tunn
         let index = record.index;
         let kept = match take_down_if_idle(dirs, index)? {
             true => None,
-            false => Some(match spawn::flows(index).map_err(OccupiedError::from)? {
-                0 => match published::of_tunnel(dirs, index)? {
+            false => Some(match spawn::flows(index).map_err(InUseError::from)? {
+                0 => match port_forwards::of_tunnel(dirs, index)? {
                     forwards if forwards.is_empty() => Kept::Lease,
                     forwards => {
                         Kept::Forwards(forwards.into_iter().map(|f| f.container.name).collect())
@@ -90,7 +90,7 @@ pub fn alive(dirs: &Dirs) -> Result<Vec<Index>, TunnelError> {
 
 /// A tunnel as `status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
+pub struct TunnelStatus {
     /// What is on record.
     #[serde(flatten)]
     pub record: Record,
@@ -101,13 +101,13 @@ pub struct Status {
 }
 
 /// The tunnels of this host.
-pub fn list(dirs: &Dirs) -> Result<Vec<Status>, TunnelError> {
+pub fn list(dirs: &Dirs) -> Result<Vec<TunnelStatus>, TunnelError> {
     Record::read_all(dirs)?
         .into_iter()
         .map(|record| {
-            Ok(Status {
+            Ok(TunnelStatus {
                 alive: is_alive(dirs, &record)?,
-                flows: spawn::flows(record.index).map_err(OccupiedError::from)?,
+                flows: spawn::flows(record.index).map_err(InUseError::from)?,
                 record,
             })
         })

@@ -8,9 +8,9 @@
 use std::path::Path;
 
 use super::TunnelError;
-use super::plan::View;
+use super::agreement::View;
 use super::wireguard::MTU;
-use crate::net::flows::published;
+use crate::net::flows::port_forwards;
 use crate::net::kernel::nfnetlink::Nfnetlink;
 use crate::net::kernel::routes::Routes;
 use crate::net::kernel::sysctl;
@@ -49,7 +49,7 @@ impl<'a> Upkeep<'a> {
         if self.missing()?.is_empty() {
             return Ok(());
         }
-        let _turn = self.dirs.turn()?;
+        let _lock = self.dirs.lock_all()?;
         if !Record::exists(self.dirs, self.record.index) {
             return Ok(());
         }
@@ -69,7 +69,7 @@ impl<'a> Upkeep<'a> {
         sysctl::keeping_redirects(|| self.routes.configure(&interface, MTU, addresses))??;
         self.routes.route(index, ipv6)?;
         rules::tunnel::put_back(index)?;
-        published::put_back(self.dirs, index)?;
+        port_forwards::put_back(self.dirs, index)?;
         tracing::warn!(
             interface,
             "somebody has removed {}; it is there again{}",
@@ -100,7 +100,8 @@ impl<'a> Upkeep<'a> {
         }
         let generation = self.netfilter.as_ref().and_then(|n| n.generation().ok());
         if generation.is_none() || generation != self.generation {
-            let of_firewall = rules::tunnel::missing(index, published::ways(self.dirs, index)?)?;
+            let of_firewall =
+                rules::tunnel::missing(index, port_forwards::ways(self.dirs, index)?)?;
             // The number is from before the look: a change in between is looked at next time.
             self.generation = generation.filter(|_| of_firewall.is_empty());
             missing.extend(of_firewall);

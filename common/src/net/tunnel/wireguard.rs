@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use wireguard_control::{Device, DeviceUpdate, InterfaceName, Key, PeerConfigBuilder};
 
-use super::plan::{PublicKey, View};
+use super::agreement::{PublicKey, View};
 
 /// Bytes an IP packet may have inside the tunnel: 1500 less 80, which an outer IPv6 header (40),
 /// UDP (8) and WireGuard (32) take at most. The default of wg-quick(8).

@@ -20,7 +20,7 @@ pub struct PublicKey(pub String);
 
 /// What a host has in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Occupied {
+pub struct InUse {
     /// Its addresses (with their on-link prefixes) and the destinations of its routes, in all
     /// tables. Default routes are not among them.
     pub prefixes: Vec<IpNet>,
@@ -34,7 +34,7 @@ pub struct Occupied {
 
 /// Why no tunnel can be planned.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
+pub enum AgreementError {
     /// Other software overwrites our bits of the packet mark or the connmark.
     #[error("firewall rules of other software use bits 16 to 27 of the mark: {}", .0.join("; "))]
     MarkConflict(Vec<String>),
@@ -46,19 +46,19 @@ pub enum PlanError {
     NoSubnet(&'static str),
 }
 
-impl Occupied {
+impl InUse {
     /// The lowest index that this host can use: the choice is the same for two migrations that
     /// start at once, so that they end up sharing one tunnel.
-    pub fn allot(&self) -> Result<Index, PlanError> {
+    pub fn allot(&self) -> Result<Index, AgreementError> {
         if !self.mark_conflicts.is_empty() {
-            return Err(PlanError::MarkConflict(self.mark_conflicts.clone()));
+            return Err(AgreementError::MarkConflict(self.mark_conflicts.clone()));
         }
         let taken: BTreeSet<Index> = self.indexes.iter().map(|(index, _)| *index).collect();
         Index::all()
             .find(|index| !taken.contains(index))
             .ok_or_else(|| {
                 let reasons = self.indexes.iter().take(3).map(|(_, why)| why.clone());
-                PlanError::NoIndex(reasons.collect())
+                AgreementError::NoIndex(reasons.collect())
             })
     }
 }
@@ -70,9 +70,9 @@ pub struct Offer {
     pub public_key: PublicKey,
     /// The UDP port that a new tunnel would use at the source.
     pub port: u16,
-    /// See [`Occupied::prefixes`].
+    /// See [`InUse::prefixes`].
     pub prefixes: Vec<IpNet>,
-    /// See [`Occupied::ipv6`].
+    /// See [`InUse::ipv6`].
     pub ipv6: bool,
     /// The tunnels the source has, to any host: one of them may be to this destination.
     pub tunnels: Vec<Agreement>,
@@ -180,8 +180,8 @@ pub fn answer(
     offer: &Offer,
     key: &PublicKey,
     tunnels: &[Agreement],
-    occupied: &Occupied,
-) -> Result<Agreement, PlanError> {
+    in_use: &InUse,
+) -> Result<Agreement, AgreementError> {
     let mut ours = tunnels
         .iter()
         .filter(|tunnel| tunnel.is_between(key, &offer.public_key));
@@ -202,21 +202,21 @@ pub fn answer(
         },
         End {
             public_key: key.clone(),
-            port: occupied.allot()?.port(),
+            port: in_use.allot()?.port(),
         },
     ];
     ends.sort();
-    let taken = [&offer.prefixes[..], &occupied.prefixes[..]].concat();
+    let taken = [&offer.prefixes[..], &in_use.prefixes[..]].concat();
     // The seed spreads the subnets of different pairs of hosts, so that a third host seldom finds
     // the same one in use.
     let seed = [&ends[0].public_key.0, &ends[1].public_key.0].map(String::as_str);
     let free = |net: &IpNet| !overlaps(net, &taken);
     let ipv4 = candidates_v4(&seed.concat())
         .find(|net| free(&IpNet::V4(*net)))
-        .ok_or(PlanError::NoSubnet("IPv4"))?;
-    let ipv6 = if offer.ipv6 && occupied.ipv6 {
+        .ok_or(AgreementError::NoSubnet("IPv4"))?;
+    let ipv6 = if offer.ipv6 && in_use.ipv6 {
         let net = candidates_v6(&seed.concat()).find(|net| free(&IpNet::V6(*net)));
-        Some(net.ok_or(PlanError::NoSubnet("IPv6"))?)
+        Some(net.ok_or(AgreementError::NoSubnet("IPv6"))?)
     } else {
         None
     };
@@ -278,11 +278,11 @@ mod tests {
         PublicKey(name.into())
     }
 
-    fn occupied(prefixes: &[&str]) -> Occupied {
-        Occupied {
+    fn in_use(prefixes: &[&str]) -> InUse {
+        InUse {
             prefixes: prefixes.iter().map(|p| p.parse().unwrap()).collect(),
             ipv6: true,
-            ..Occupied::default()
+            ..InUse::default()
         }
     }
 
@@ -290,19 +290,19 @@ mod tests {
         Offer {
             public_key: key("source"),
             port: 51_821,
-            prefixes: occupied(prefixes).prefixes,
+            prefixes: in_use(prefixes).prefixes,
             ipv6: true,
             tunnels: vec![],
         }
     }
 
-    fn agree(offer: &Offer, occupied: &Occupied) -> Agreement {
-        answer(offer, &key("destination"), &[], occupied).unwrap()
+    fn agree(offer: &Offer, in_use: &InUse) -> Agreement {
+        answer(offer, &key("destination"), &[], in_use).unwrap()
     }
 
     #[test]
     fn subnets_overlap_nothing_of_either_end() {
-        let first = agree(&offer(&[]), &occupied(&[]));
+        let first = agree(&offer(&[]), &in_use(&[]));
         let v4 = first.ipv4.to_string();
         let v6 = first.ipv6.unwrap().to_string();
         for (source, destination) in [
@@ -310,9 +310,9 @@ mod tests {
             (vec![v6.as_str()], vec![v4.as_str()]),
             (vec!["10.0.0.0/8"], vec!["172.16.0.0/12", "192.168.0.0/17"]),
         ] {
-            let (offer, occupied) = (offer(&source), occupied(&destination));
-            let agreement = agree(&offer, &occupied);
-            let both = [&offer.prefixes[..], &occupied.prefixes[..]].concat();
+            let (offer, in_use) = (offer(&source), in_use(&destination));
+            let agreement = agree(&offer, &in_use);
+            let both = [&offer.prefixes[..], &in_use.prefixes[..]].concat();
             assert!(!agreement.overlaps(&both), "{agreement:?}");
             assert_eq!(agreement.ipv4, agreement.ipv4.trunc());
             assert_eq!(agreement.ipv6.unwrap(), agreement.ipv6.unwrap().trunc());
@@ -321,16 +321,16 @@ mod tests {
 
     #[test]
     fn the_choice_is_deterministic_and_differs_between_pairs() {
-        let here = agree(&offer(&[]), &occupied(&[]));
-        assert_eq!(here, agree(&offer(&[]), &occupied(&[])));
-        let other = answer(&offer(&[]), &key("third"), &[], &occupied(&[])).unwrap();
+        let here = agree(&offer(&[]), &in_use(&[]));
+        assert_eq!(here, agree(&offer(&[]), &in_use(&[])));
+        let other = answer(&offer(&[]), &key("third"), &[], &in_use(&[])).unwrap();
         assert_ne!(here.ipv4, other.ipv4);
         assert_ne!(here.ipv6, other.ipv6);
     }
 
     #[test]
     fn only_networks_of_the_size_and_the_place_of_a_tunnel_are_private() {
-        let good = agree(&offer(&[]), &occupied(&[]));
+        let good = agree(&offer(&[]), &in_use(&[]));
         assert!(good.is_private());
         for ipv4 in [
             "128.0.0.0/1",
@@ -370,22 +370,22 @@ mod tests {
             "192.168.0.0/16",
             "100.0.0.0/8",
         ];
-        let error = answer(&offer(&all), &key("d"), &[], &occupied(&[])).unwrap_err();
-        assert_eq!(error, PlanError::NoSubnet("IPv4"));
-        let error = answer(&offer(&["fd00::/8"]), &key("d"), &[], &occupied(&[])).unwrap_err();
-        assert_eq!(error, PlanError::NoSubnet("IPv6"));
+        let error = answer(&offer(&all), &key("d"), &[], &in_use(&[])).unwrap_err();
+        assert_eq!(error, AgreementError::NoSubnet("IPv4"));
+        let error = answer(&offer(&["fd00::/8"]), &key("d"), &[], &in_use(&[])).unwrap_err();
+        assert_eq!(error, AgreementError::NoSubnet("IPv6"));
     }
 
     #[test]
     fn without_ipv6_at_one_end_there_is_none() {
         let mut offer = offer(&["fd00::/8"]);
         offer.ipv6 = false;
-        assert_eq!(agree(&offer, &occupied(&[])).ipv6, None);
+        assert_eq!(agree(&offer, &in_use(&[])).ipv6, None);
     }
 
     #[test]
     fn both_ends_see_mirror_images() {
-        let agreement = agree(&offer(&[]), &occupied(&[]));
+        let agreement = agree(&offer(&[]), &in_use(&[]));
         let here = agreement.view(&key("source")).unwrap();
         let there = agreement.view(&key("destination")).unwrap();
         assert_eq!(here.local, there.peer);
@@ -400,28 +400,27 @@ mod tests {
 
     #[test]
     fn a_tunnel_both_have_is_used_again_by_either_side() {
-        let agreement = agree(&offer(&[]), &occupied(&[]));
+        let agreement = agree(&offer(&[]), &in_use(&[]));
         let subnet = agreement.ipv4.to_string();
         let mut offer = offer(&[&subnet]);
         offer.port = 51_822;
         offer.tunnels = vec![agreement.clone()];
         let ours = [agreement.clone()];
-        let reused = answer(&offer, &key("destination"), &ours, &occupied(&[&subnet])).unwrap();
+        let reused = answer(&offer, &key("destination"), &ours, &in_use(&[&subnet])).unwrap();
         assert_eq!(reused, agreement);
 
         offer.public_key = key("destination");
-        let back = answer(&offer, &key("source"), &ours, &occupied(&[&subnet])).unwrap();
+        let back = answer(&offer, &key("source"), &ours, &in_use(&[&subnet])).unwrap();
         assert_eq!(back, agreement);
     }
 
     #[test]
     fn a_tunnel_only_the_destination_has_is_used_if_it_fits() {
-        let agreement = agree(&offer(&[]), &occupied(&[]));
+        let agreement = agree(&offer(&[]), &in_use(&[]));
         let subnet = agreement.ipv4.to_string();
         let ours = [agreement.clone()];
-        let answer = |offer: &Offer| {
-            answer(offer, &key("destination"), &ours, &occupied(&[&subnet])).unwrap()
-        };
+        let answer =
+            |offer: &Offer| answer(offer, &key("destination"), &ours, &in_use(&[&subnet])).unwrap();
         assert_eq!(answer(&offer(&[])), agreement);
         assert_ne!(answer(&offer(&[&subnet])), agreement);
         let mut elsewhere = offer(&[]);
@@ -431,34 +430,37 @@ mod tests {
 
     #[test]
     fn a_tunnel_only_the_source_has_is_not_used() {
-        let agreement = agree(&offer(&[]), &occupied(&[]));
+        let agreement = agree(&offer(&[]), &in_use(&[]));
         let subnet = agreement.ipv4.to_string();
         let mut offer = offer(&[&subnet]);
         offer.port = 51_822;
         offer.tunnels = vec![agreement.clone()];
-        let fresh = agree(&offer, &occupied(&[]));
+        let fresh = agree(&offer, &in_use(&[]));
         assert_ne!(fresh.ipv4, agreement.ipv4);
         assert_eq!(fresh.view(&key("source")).unwrap().local.port, 51_822);
     }
 
     #[test]
     fn the_lowest_free_index_is_allotted() {
-        let mut occupied = occupied(&[]);
-        assert_eq!(occupied.allot().unwrap().get(), 1);
-        occupied.indexes = [1, 3]
+        let mut in_use = in_use(&[]);
+        assert_eq!(in_use.allot().unwrap().get(), 1);
+        in_use.indexes = [1, 3]
             .map(|n| (Index::try_from(n).unwrap(), "in use".into()))
             .into();
-        assert_eq!(occupied.allot().unwrap().get(), 2);
-        occupied.indexes = Index::all().map(|n| (n, "in use".into())).collect();
-        assert!(matches!(occupied.allot(), Err(PlanError::NoIndex(_))));
-        occupied.mark_conflicts = vec!["table ip other".into()];
-        assert!(matches!(occupied.allot(), Err(PlanError::MarkConflict(_))));
+        assert_eq!(in_use.allot().unwrap().get(), 2);
+        in_use.indexes = Index::all().map(|n| (n, "in use".into())).collect();
+        assert!(matches!(in_use.allot(), Err(AgreementError::NoIndex(_))));
+        in_use.mark_conflicts = vec!["table ip other".into()];
+        assert!(matches!(
+            in_use.allot(),
+            Err(AgreementError::MarkConflict(_))
+        ));
     }
 
     #[test]
     fn messages_survive_serialization() {
         let mut offer = offer(&["192.0.2.0/24", "2001:db8::/64"]);
-        offer.tunnels = vec![agree(&offer, &occupied(&[]))];
+        offer.tunnels = vec![agree(&offer, &in_use(&[]))];
         let text = serde_json::to_string(&offer).unwrap();
         assert_eq!(serde_json::from_str::<Offer>(&text).unwrap(), offer);
     }

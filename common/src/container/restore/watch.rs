@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::container::stragglers::{self, Process};
+use crate::container::leftover_processes::{self, Process};
 
 /// Pause between looks at the log.
 pub(crate) const LOOK: Duration = Duration::from_millis(20);
@@ -111,7 +111,10 @@ impl RestoreWatch {
             return None;
         }
         self.looked = Instant::now();
-        let family = self.conmon.map(stragglers::family).unwrap_or_default();
+        let family = self
+            .conmon
+            .map(leftover_processes::family)
+            .unwrap_or_default();
         let gone = self.worker_is_gone(&family, &self.runtime);
         // It says nothing of an end if it has not come as far as making processes.
         if gone && failed {

@@ -27,7 +27,7 @@ pub const fn of(peer: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether this is a stand-in.
+/// Whether this is a placeholder.
 pub fn is(address: IpAddr) -> bool {
     of(address) == address
 }

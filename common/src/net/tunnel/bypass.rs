@@ -19,11 +19,11 @@
 //! The entry trusts the middle with them already; now the middle names the host that it has trusted with
 //! the container. Until `Turn` is answered, and if any of this fails, they go on through the middle.
 //!
-//! Packets that go straight would overtake those that are on their way through the middle ([`crate::net::packets::order`]),
+//! Packets that go straight would overtake those that are on their way through the middle ([`crate::net::packets::keep_order`]),
 //! so they wait. What the middle sends through both tunnels after `Turn` comes after these in each of them:
 //! when its echoes are back nothing is on that way any more, in either direction.
 //!
-//! New connections that the entry sends after the container ([`crate::net::flows::published`]) follow it in the same
+//! New connections that the entry sends after the container ([`crate::net::flows::port_forwards`]) follow it in the same
 //! conversation.
 //!
 //! The keepers listen at [`PORT`] of the tunnel's address, on the tunnel's interface only, and ask for the
@@ -43,16 +43,16 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use super::admit;
+use super::agreement::{Offer, Terms};
 use super::echo;
-use super::occupied::OccupiedError;
-use super::plan::{Offer, Terms};
+use super::expect;
+use super::in_use::InUseError;
 use super::{Tunnel, TunnelError};
-use crate::net::flows::carry;
+use crate::net::flows::apply;
 use crate::net::flows::decide::MovedFlow;
-use crate::net::flows::published;
+use crate::net::flows::port_forwards;
 use crate::net::mark::Index;
-use crate::net::packets::order::Waiting;
+use crate::net::packets::keep_order::Waiting;
 use crate::net::state::{self, Dirs, Record};
 use crate::protocol::frame::{FrameError, Frames, MAX_FRAME_BYTES};
 use crate::ticket::{self, Ticket};
@@ -80,7 +80,7 @@ const LOOKS: u32 = 100;
 
 /// Flows could not be led past a host. They go on through it.
 #[derive(Debug, thiserror::Error)]
-pub enum IntroductionError {
+pub enum BypassError {
     /// The other end does not listen.
     #[error("the tunnel's keeper at {0} cannot be asked: {1}")]
     Connect(SocketAddr, io::Error),
@@ -106,13 +106,13 @@ pub enum IntroductionError {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
-enum Request {
+enum BypassRequest {
     /// To the entry: what a tunnel to another host has to fit.
     Offer,
     /// To the entry: make your end of the tunnel to the host at `address`, and see that it works.
     Meet { terms: Terms, address: IpAddr },
     /// To the entry: what you send me of these flows, send to the host that you have met.
-    Turn { flows: Vec<MovedFlow> },
+    Redirect { flows: Vec<MovedFlow> },
     /// From the entry: what you send to the peers of these flows, send through this tunnel.
     Return { flows: Vec<MovedFlow> },
     /// To the entry, and from there to the one that it has met: what you sent on the long way has arrived.
@@ -127,14 +127,14 @@ enum Request {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
-enum Reply {
+enum BypassReply {
     Offered {
         offer: Offer,
     },
     Met,
     /// To `Meet`: another tunnel has taken its place. Begin again, with `Offer`.
     Taken,
-    Turned {
+    Redirected {
         flows: usize,
     },
     /// To `Arrived`.
@@ -166,14 +166,14 @@ impl Stay {
 }
 
 /// A conversation with the keeper at the other end of a tunnel. Ends when dropped.
-pub struct Introduction {
-    frames: Frames<TcpStream, Reply, Request>,
+pub struct Bypass {
+    frames: Frames<TcpStream, BypassReply, BypassRequest>,
 }
 
-impl Introduction {
+impl Bypass {
     /// Connects through tunnel `index`. Also returns the address of the host there, outside the
     /// tunnel.
-    pub async fn open(dirs: &Dirs, index: Index) -> Result<(Self, IpAddr), IntroductionError> {
+    pub async fn open(dirs: &Dirs, index: Index) -> Result<(Self, IpAddr), BypassError> {
         Self::open_from(FROM, dirs, index).await
     }
 
@@ -181,8 +181,8 @@ impl Introduction {
         port: u16,
         dirs: &Dirs,
         index: Index,
-    ) -> Result<(Self, IpAddr), IntroductionError> {
-        let gone = || IntroductionError::Gone(index);
+    ) -> Result<(Self, IpAddr), BypassError> {
+        let gone = || BypassError::Gone(index);
         let record = Record::read(dirs, index)
             .map_err(TunnelError::from)?
             .ok_or_else(gone)?;
@@ -209,15 +209,15 @@ impl Introduction {
         };
         let stream = within(ANSWER, connected)
             .await?
-            .map_err(|error| IntroductionError::Connect(keeper, error))?;
+            .map_err(|error| BypassError::Connect(keeper, error))?;
         let frames = Frames::new(stream, MAX_FRAME_BYTES);
-        Ok((Introduction { frames }, record.endpoint.ip()))
+        Ok((Bypass { frames }, record.endpoint.ip()))
     }
 
     /// What a tunnel from the other end's host to a third one has to fit.
-    pub async fn offer(&mut self) -> Result<Offer, IntroductionError> {
-        match self.ask(Request::Offer).await? {
-            Reply::Offered { offer } => Ok(offer),
+    pub async fn offer(&mut self) -> Result<Offer, BypassError> {
+        match self.ask(BypassRequest::Offer).await? {
+            BypassReply::Offered { offer } => Ok(offer),
             other => Err(unexpected(&other)),
         }
     }
@@ -226,86 +226,84 @@ impl Introduction {
     /// itself, if the tunnel is not used.
     ///
     /// # Errors
-    /// [`IntroductionError::Taken`]: ask for an offer again.
-    pub async fn meet(&mut self, terms: Terms, address: IpAddr) -> Result<(), IntroductionError> {
-        match self.ask(Request::Meet { terms, address }).await? {
-            Reply::Met => Ok(()),
-            Reply::Taken => Err(IntroductionError::Taken),
+    /// [`BypassError::Taken`]: ask for an offer again.
+    pub async fn meet(&mut self, terms: Terms, address: IpAddr) -> Result<(), BypassError> {
+        match self.ask(BypassRequest::Meet { terms, address }).await? {
+            BypassReply::Met => Ok(()),
+            BypassReply::Taken => Err(BypassError::Taken),
             other => Err(unexpected(&other)),
         }
     }
 
     /// Has flows that the other end sends here take the tunnel to the host that it has met. Returns
-    /// how many do. Their packets wait there, for a second or until [`Introduction::arrived`]. Not undone.
-    pub async fn turn(&mut self, flows: Vec<MovedFlow>) -> Result<usize, IntroductionError> {
-        self.count(Request::Turn { flows }).await
+    /// how many do. Their packets wait there, for a second or until [`Bypass::arrived`]. Not undone.
+    pub async fn redirect(&mut self, flows: Vec<MovedFlow>) -> Result<usize, BypassError> {
+        self.count(BypassRequest::Redirect { flows }).await
     }
 
-    /// Lets the packets go that wait since [`Introduction::turn`].
-    pub async fn arrived(&mut self) -> Result<(), IntroductionError> {
-        match self.ask(Request::Arrived).await? {
-            Reply::Going => Ok(()),
+    /// Lets the packets go that wait since [`Bypass::redirect`].
+    pub async fn arrived(&mut self) -> Result<(), BypassError> {
+        match self.ask(BypassRequest::Arrived).await? {
+            BypassReply::Going => Ok(()),
             other => Err(unexpected(&other)),
         }
     }
 
     /// Whether the other end sends new connections to this container, by id, through the tunnel.
-    pub async fn forwarding(&mut self, container: &str) -> Result<bool, IntroductionError> {
+    pub async fn forwarding(&mut self, container: &str) -> Result<bool, BypassError> {
         let container = container.to_owned();
-        self.whether(Request::Forwarding { container }).await
+        self.whether(BypassRequest::Forwarding { container }).await
     }
 
     /// Has the other end send them to the host that it has met. Not undone.
-    pub async fn follow(&mut self, container: &str) -> Result<bool, IntroductionError> {
+    pub async fn follow(&mut self, container: &str) -> Result<bool, BypassError> {
         let container = container.to_owned();
-        self.whether(Request::Follow { container }).await
+        self.whether(BypassRequest::Follow { container }).await
     }
 
-    async fn whether(&mut self, request: Request) -> Result<bool, IntroductionError> {
+    async fn whether(&mut self, request: BypassRequest) -> Result<bool, BypassError> {
         match self.ask(request).await? {
-            Reply::Forwards { any } => Ok(any),
+            BypassReply::Forwards { any } => Ok(any),
             other => Err(unexpected(&other)),
         }
     }
 
-    async fn stay(&mut self) -> Result<(), IntroductionError> {
-        match self.ask(Request::Stay).await? {
-            Reply::Staying => Ok(()),
+    async fn stay(&mut self) -> Result<(), BypassError> {
+        match self.ask(BypassRequest::Stay).await? {
+            BypassReply::Staying => Ok(()),
             other => Err(unexpected(&other)),
         }
     }
 
-    async fn return_through(&mut self, flows: Vec<MovedFlow>) -> Result<usize, IntroductionError> {
-        self.count(Request::Return { flows }).await
+    async fn return_through(&mut self, flows: Vec<MovedFlow>) -> Result<usize, BypassError> {
+        self.count(BypassRequest::Return { flows }).await
     }
 
-    async fn count(&mut self, request: Request) -> Result<usize, IntroductionError> {
+    async fn count(&mut self, request: BypassRequest) -> Result<usize, BypassError> {
         match self.ask(request).await? {
-            Reply::Turned { flows } => Ok(flows),
+            BypassReply::Redirected { flows } => Ok(flows),
             other => Err(unexpected(&other)),
         }
     }
 
-    async fn ask(&mut self, request: Request) -> Result<Reply, IntroductionError> {
+    async fn ask(&mut self, request: BypassRequest) -> Result<BypassReply, BypassError> {
         let answered = async {
             self.frames.send(request).await?;
             self.frames.receive().await
         };
         match within(ANSWER, answered).await?? {
-            Reply::Refused { why } => Err(IntroductionError::Refused(why)),
+            BypassReply::Refused { why } => Err(BypassError::Refused(why)),
             reply => Ok(reply),
         }
     }
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, IntroductionError> {
-    timeout(limit, work)
-        .await
-        .map_err(|_| IntroductionError::Silent)
+async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, BypassError> {
+    timeout(limit, work).await.map_err(|_| BypassError::Silent)
 }
 
-fn unexpected(reply: &Reply) -> IntroductionError {
-    IntroductionError::Refused(format!("{reply:?}, which was not asked for"))
+fn unexpected(reply: &BypassReply) -> BypassError {
+    BypassError::Refused(format!("{reply:?}, which was not asked for"))
 }
 
 /// Lets what the tunnel's other end may ask next, for an echo or a conversation, pass a firewall. To
@@ -314,25 +312,25 @@ pub(crate) fn expect(record: &Record) -> Result<(), TunnelError> {
     let view = record.view().map_err(TunnelError::from)?;
     let (peer, local) = (view.peer_addresses[0], view.addresses[0].addr());
     let here = SocketAddr::new(local, PORT);
-    admit::echo(peer, local, echo::IDENTIFIER)
-        .and_then(|()| admit::tcp(SocketAddr::new(peer, FROM), here))
-        .and_then(|()| admit::tcp(SocketAddr::new(peer, STAY_FROM), here))
-        .map_err(OccupiedError::from)?;
+    expect::echo(peer, local, echo::IDENTIFIER)
+        .and_then(|()| expect::tcp(SocketAddr::new(peer, FROM), here))
+        .and_then(|()| expect::tcp(SocketAddr::new(peer, STAY_FROM), here))
+        .map_err(InUseError::from)?;
     Ok(())
 }
 
 /// Has the other end keep its half of the tunnel as long as forwards here use it.
 pub(crate) async fn ask_to_stay(dirs: Dirs, index: Index) {
-    let mut conversation: Option<Introduction> = None;
+    let mut conversation: Option<Bypass> = None;
     loop {
         sleep(ASK).await;
-        let forwards = published::of_tunnel(&dirs, index).unwrap_or_default();
+        let forwards = port_forwards::of_tunnel(&dirs, index).unwrap_or_default();
         if forwards.is_empty() {
             conversation = None;
             continue;
         }
         if conversation.is_none() {
-            let opened = Introduction::open_from(STAY_FROM, &dirs, index).await;
+            let opened = Bypass::open_from(STAY_FROM, &dirs, index).await;
             conversation = opened.ok().map(|(opened, _)| opened);
         }
         if let Some(there) = &mut conversation
@@ -372,7 +370,7 @@ pub(crate) async fn serve(dirs: Dirs, record: Record, keeper: fn(Index) -> Comma
         };
         let ticket = ticket.clone();
         tokio::spawn(async move {
-            match admit(stream, &ticket).await {
+            match check_ticket(stream, &ticket).await {
                 Ok(stream) => host.converse(stream).await,
                 Err(error) => tracing::warn!(%from, "turned away: {error}"),
             }
@@ -404,7 +402,7 @@ fn bind(interface: &str, address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(8)
 }
 
-async fn admit(mut stream: TcpStream, ticket: &Ticket) -> io::Result<TcpStream> {
+async fn check_ticket(mut stream: TcpStream, ticket: &Ticket) -> io::Result<TcpStream> {
     let mut presented = [0; ticket::BYTES];
     timeout(PRESENT, stream.read_exact(&mut presented)).await??;
     if ticket.is(presented) {
@@ -424,18 +422,19 @@ struct Host {
     index: Index,
     keeper: fn(Index) -> Command,
     stay: Stay,
-    met: Option<(Arc<Tunnel>, Introduction)>,
+    met: Option<(Arc<Tunnel>, Bypass)>,
     /// What goes straight from here.
     waiting: Option<Waiting>,
 }
 
 impl Host {
     async fn converse(mut self, stream: TcpStream) {
-        let mut frames: Frames<TcpStream, Request, Reply> = Frames::new(stream, MAX_FRAME_BYTES);
+        let mut frames: Frames<TcpStream, BypassRequest, BypassReply> =
+            Frames::new(stream, MAX_FRAME_BYTES);
         while let Ok(Ok(request)) = timeout(ANSWER, frames.receive()).await {
             let reply = self.answer(request).await.unwrap_or_else(|error| {
                 tracing::warn!("{error:#}");
-                Reply::Refused {
+                BypassReply::Refused {
                     why: format!("{error:#}"),
                 }
             });
@@ -445,73 +444,73 @@ impl Host {
         }
     }
 
-    async fn answer(&mut self, request: Request) -> anyhow::Result<Reply> {
+    async fn answer(&mut self, request: BypassRequest) -> anyhow::Result<BypassReply> {
         let (dirs, index, keeper) = (self.dirs.clone(), self.index, self.keeper);
         Ok(match request {
-            Request::Offer => Reply::Offered {
+            BypassRequest::Offer => BypassReply::Offered {
                 offer: spawn_blocking(move || Tunnel::offer(&dirs, &keeper)).await??,
             },
-            Request::Meet { terms, address } => {
+            BypassRequest::Meet { terms, address } => {
                 let met = spawn_blocking(move || {
                     let tunnel = Tunnel::establish(&dirs, &terms, address, &keeper)?;
                     tunnel.prove(PROOF).map(|()| tunnel)
                 });
                 let tunnel = match met.await? {
-                    Err(TunnelError::Taken(..)) => return Ok(Reply::Taken),
+                    Err(TunnelError::Taken(..)) => return Ok(BypassReply::Taken),
                     met => met?,
                 };
-                let (there, _) = Introduction::open(&self.dirs, tunnel.index()).await?;
+                let (there, _) = Bypass::open(&self.dirs, tunnel.index()).await?;
                 tracing::info!(interface = tunnel.interface(), "met the host at {address}");
                 self.met = Some((Arc::new(tunnel), there));
-                Reply::Met
+                BypassReply::Met
             }
-            Request::Turn { flows } => {
+            BypassRequest::Redirect { flows } => {
                 let Some((tunnel, there)) = &mut self.met else {
                     anyhow::bail!("no host was met");
                 };
                 // Their peers may have moved meanwhile.
-                let leaving = move || carry::leaving_through(flows, index);
+                let leaving = move || apply::leaving_through(flows, index);
                 let flows = spawn_blocking(leaving).await??;
                 let met = tunnel.index();
                 self.waiting = wait(self.waiting.take(), &dirs, met).await;
                 // The other direction first: as long as this one is not turned, the middle keeps
                 // the flows alive, whatever becomes of the other.
                 there.return_through(flows.clone()).await?;
-                Reply::Turned {
-                    flows: spawn_blocking(move || carry::turn_aside(&flows, index, met)).await??,
+                BypassReply::Redirected {
+                    flows: spawn_blocking(move || apply::reroute(&flows, index, met)).await??,
                 }
             }
-            Request::Forwarding { container } => {
-                let forwards = published::of_tunnel(&dirs, index)?;
+            BypassRequest::Forwarding { container } => {
+                let forwards = port_forwards::of_tunnel(&dirs, index)?;
                 let any = forwards.iter().any(|f| f.container.id == container);
-                Reply::Forwards { any }
+                BypassReply::Forwards { any }
             }
-            Request::Follow { container } => {
+            BypassRequest::Follow { container } => {
                 let Some((tunnel, _)) = &self.met else {
                     anyhow::bail!("no host was met");
                 };
                 let met = tunnel.index();
-                let follow = move || published::follow(&dirs, &container, index, met);
-                Reply::Forwards {
+                let follow = move || port_forwards::follow(&dirs, &container, index, met);
+                BypassReply::Forwards {
                     any: spawn_blocking(follow).await??,
                 }
             }
-            Request::Stay => {
+            BypassRequest::Stay => {
                 self.stay.ask();
-                Reply::Staying
+                BypassReply::Staying
             }
-            Request::Return { flows } => {
+            BypassRequest::Return { flows } => {
                 self.waiting = wait(self.waiting.take(), &dirs, index).await;
-                Reply::Turned {
-                    flows: spawn_blocking(move || carry::return_through(&flows, index)).await??,
+                BypassReply::Redirected {
+                    flows: spawn_blocking(move || apply::return_through(&flows, index)).await??,
                 }
             }
-            Request::Arrived => {
+            BypassRequest::Arrived => {
                 self.waiting = None;
                 if let Some((_, there)) = &mut self.met {
                     there.arrived().await?;
                 }
-                Reply::Going
+                BypassReply::Going
             }
         })
     }

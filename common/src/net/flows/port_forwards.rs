@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
 
-use super::port_forward::{Forward, State, specific};
+use super::port_forward::{Forward, ForwardState, specific};
 use crate::container::facts::PublishedPort;
 use crate::net::lock::LockError;
 use crate::net::mark::Index;
@@ -51,7 +51,7 @@ pub enum ForwardError {
 /// # Errors
 /// Those of the tunnel's files.
 pub fn prepare(dirs: &Dirs, tunnel: Index, forward: Forward) -> Result<(), ForwardError> {
-    let _turn = dirs.turn()?;
+    let _lock = dirs.lock_all()?;
     add(dirs, tunnel, forward)
 }
 
@@ -61,7 +61,7 @@ pub fn prepare(dirs: &Dirs, tunnel: Index, forward: Forward) -> Result<(), Forwa
 /// # Errors
 /// Those of the tunnel's files and of the firewall.
 pub fn activate(dirs: &Dirs, container: &str) -> Result<(), ForwardError> {
-    set(dirs, container, State::Active).map(drop)
+    set(dirs, container, ForwardState::Active).map(drop)
 }
 
 /// Unbinds the ports of a container that is about to come back. Undone by [`activate`].
@@ -69,7 +69,7 @@ pub fn activate(dirs: &Dirs, container: &str) -> Result<(), ForwardError> {
 /// # Errors
 /// Those of the tunnel's files and of the firewall.
 pub fn lend(dirs: &Dirs, container: &str) -> Result<(), ForwardError> {
-    let Some(forward) = set(dirs, container, State::Lent)? else {
+    let Some(forward) = set(dirs, container, ForwardState::Lent)? else {
         return Ok(());
     };
     let deadline = Instant::now() + LEND;
@@ -86,7 +86,7 @@ pub fn lend(dirs: &Dirs, container: &str) -> Result<(), ForwardError> {
 /// # Errors
 /// Those of the tunnel's files and of the firewall.
 pub fn remove(dirs: &Dirs, container: &str) -> Result<Option<Forward>, ForwardError> {
-    let _turn = dirs.turn()?;
+    let _lock = dirs.lock_all()?;
     let mut removed = None;
     for (index, mut forwards) in all(dirs)? {
         if let Some(at) = forwards.iter().position(|f| f.container.id == container) {
@@ -116,7 +116,7 @@ pub(crate) fn follow(
     from: Index,
     to: Index,
 ) -> Result<bool, ForwardError> {
-    let _turn = dirs.turn()?;
+    let _lock = dirs.lock_all()?;
     let mut forwards = of_tunnel(dirs, from)?;
     let Some(at) = forwards.iter().position(|f| f.container.id == container) else {
         return Ok(false);
@@ -138,8 +138,8 @@ fn all(dirs: &Dirs) -> Result<Vec<(Index, Vec<Forward>)>, ForwardError> {
         .collect()
 }
 
-fn set(dirs: &Dirs, container: &str, state: State) -> Result<Option<Forward>, ForwardError> {
-    let _turn = dirs.turn()?;
+fn set(dirs: &Dirs, container: &str, state: ForwardState) -> Result<Option<Forward>, ForwardError> {
+    let _lock = dirs.lock_all()?;
     for (index, mut forwards) in all(dirs)? {
         if let Some(forward) = forwards.iter_mut().find(|f| f.container.id == container) {
             forward.state = state;
@@ -163,7 +163,7 @@ fn apply(dirs: &Dirs, index: Index, forwards: &[Forward]) -> Result<(), ForwardE
     state::write(dirs, &dirs.forwards(index), &forwards)?;
     let working: Vec<_> = forwards
         .iter()
-        .filter(|f| f.state != State::Prepared)
+        .filter(|f| f.state != ForwardState::Prepared)
         .collect();
     Ok(rules::port_forward::forward(index, &working)?)
 }
@@ -171,11 +171,13 @@ fn apply(dirs: &Dirs, index: Index, forwards: &[Forward]) -> Result<(), ForwardE
 /// How many rules the forwards of a tunnel have in each of its chains.
 pub(crate) fn ways(dirs: &Dirs, index: Index) -> Result<usize, ForwardError> {
     let forwards = of_tunnel(dirs, index)?;
-    let working = forwards.iter().filter(|f| f.state != State::Prepared);
+    let working = forwards
+        .iter()
+        .filter(|f| f.state != ForwardState::Prepared);
     Ok(working.map(|forward| forward.ways().count()).sum())
 }
 
-/// Makes the rules of a tunnel's forwards anew. The caller has its turn.
+/// Makes the rules of a tunnel's forwards anew. The caller holds the lock on all tunnels.
 pub(crate) fn put_back(dirs: &Dirs, index: Index) -> Result<(), ForwardError> {
     apply(dirs, index, &of_tunnel(dirs, index)?)
 }
@@ -188,7 +190,7 @@ impl Bound {
     /// Binds the ports of the active ones of these, as far as it does not yet and they are free, and
     /// lets go of all others.
     pub(crate) fn update(&mut self, forwards: &[Forward]) {
-        let active = forwards.iter().filter(|f| f.state == State::Active);
+        let active = forwards.iter().filter(|f| f.state == ForwardState::Active);
         let ports: Vec<_> = active.flat_map(|f| &f.ports).collect();
         self.0
             .retain(|name, _| ports.iter().any(|port| port.to_string() == *name));

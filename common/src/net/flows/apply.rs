@@ -17,7 +17,7 @@ use crate::net::mark::{CONNMARK_MASK, Direction, Index, Mark};
 
 /// How long the entry of a flow stays that takes a shorter path: packets that are on the long one still
 /// need it, and make it stay.
-const FADE: Duration = Duration::from_secs(10);
+const EXPIRY: Duration = Duration::from_secs(10);
 
 /// How much of it may have gone by when it is looked whether it was needed.
 const FADING: Duration = Duration::from_secs(2);
@@ -92,16 +92,16 @@ impl Departing {
     ///
     /// # Errors
     /// Those of the netlink socket.
-    pub fn be_liberal(&self) -> Result<(), Error> {
+    pub fn disable_window_checks(&self) -> Result<(), Error> {
         let connections = self.flows.iter().map(|(_, flow)| flow);
         let connections = connections.filter(|flow| flow.tcp.is_some());
-        accept_missing(Conntrack::open()?.be_liberal(connections)?)
+        accept_missing(Conntrack::open()?.disable_window_checks(connections)?)
     }
 
-    /// The packets that the container sends of flows that must be [made anew](Self::make_anew) before they
+    /// The packets that the container sends of flows that must be [recreated](Self::recreate) before they
     /// can turn.
-    pub fn to_make_anew(&self) -> Vec<Tuple> {
-        self.bound().map(|flow| flow.reply).collect()
+    pub fn to_recreate(&self) -> Vec<Tuple> {
+        self.masqueraded_inbound().map(|flow| flow.reply).collect()
     }
 
     /// Makes entries anew with the translation that they have: only those that netlink has made do not
@@ -110,16 +110,16 @@ impl Departing {
     ///
     /// # Errors
     /// Those of the netlink socket.
-    pub fn make_anew(&self) -> Result<(), Error> {
+    pub fn recreate(&self) -> Result<(), Error> {
         let mut table = Conntrack::open()?;
-        self.bound()
-            .try_for_each(|flow| make_anew(&mut table, flow))
+        self.masqueraded_inbound()
+            .try_for_each(|flow| recreate(&mut table, flow))
     }
 
-    fn bound(&self) -> impl Iterator<Item = &Flow> {
-        let bound =
-            |(moved, flow): &&(MovedFlow, Flow)| decide::keeps_to_its_interface(moved, flow);
-        self.flows.iter().filter(bound).map(|(_, flow)| flow)
+    fn masqueraded_inbound(&self) -> impl Iterator<Item = &Flow> {
+        let inbound =
+            |(moved, flow): &&(MovedFlow, Flow)| decide::is_masqueraded_inbound(moved, flow);
+        self.flows.iter().filter(inbound).map(|(_, flow)| flow)
     }
 
     /// Turns the flows into `tunnel`: packets for the container leave through it from the moment
@@ -128,7 +128,7 @@ impl Departing {
     ///
     /// # Errors
     /// Those of the netlink socket.
-    pub fn turn(&self, tunnel: Index) -> Result<(), Error> {
+    pub fn redirect(&self, tunnel: Index) -> Result<(), Error> {
         let mut table = Conntrack::open()?;
         let inserted = table.insert_all(&self.untracked)?;
         for (entry, inserted) in self.untracked.iter().zip(inserted) {
@@ -157,10 +157,10 @@ impl Departing {
         let mut table = Conntrack::open()?;
         accept_missing(table.set_marks(self.flows.iter().map(before))?)?;
         let untracked = self.untracked.iter();
-        accept_missing(untracked.map(|flow| table.set_timeout(flow, FADE)))
+        accept_missing(untracked.map(|flow| table.set_timeout(flow, EXPIRY)))
     }
 
-    /// Does so for flows of datagrams only; [`Departing::turn`] turns them again. Returns how many there are.
+    /// Does so for flows of datagrams only; [`Departing::redirect`] turns them again. Returns how many there are.
     ///
     /// # Errors
     /// Those of the netlink socket.
@@ -192,10 +192,10 @@ impl Departing {
     ///
     /// # Errors
     /// Those of the netlink socket.
-    pub fn fade(&self, through: Index) -> Result<(), Error> {
+    pub fn expire_soon(&self, through: Index) -> Result<(), Error> {
         let mut table = Conntrack::open()?;
         let fading = self.came_through(through);
-        accept_missing(fading.map(|flow| table.set_timeout(flow, FADE)))
+        accept_missing(fading.map(|flow| table.set_timeout(flow, EXPIRY)))
     }
 
     /// Deletes those of them that no packet has come for since, a moment ago. Until then a container that
@@ -210,7 +210,7 @@ impl Departing {
                 Err(Error::NotFound(_)) => continue,
                 now => now?,
             };
-            let fades = |left: Duration| left <= FADE && left + FADING >= FADE;
+            let fades = |left: Duration| left <= EXPIRY && left + FADING >= EXPIRY;
             if now.timeout.is_some_and(fades) {
                 accept_missing([table.delete(flow)])?;
             }
@@ -227,13 +227,13 @@ impl Departing {
 
     /// Looks once more at the entries, of which there is no more to decide after this: those of flows whose
     /// path does not touch this host any more are deleted, and what was not known to turn into `tunnel`
-    /// turns. Those that have vanished since [`Departing::turn`] are inserted, with their translation and
+    /// turns. Those that have vanished since [`Departing::redirect`] are inserted, with their translation and
     /// mark: some versions of netavark delete a published port's UDP entries when its container goes.
     /// Returns how many. Not undone: call only after the commit.
     ///
     /// # Errors
     /// Those of the netlink socket.
-    pub fn settle(&self, tunnel: Index) -> Result<usize, Error> {
+    pub fn reconcile(&self, tunnel: Index) -> Result<usize, Error> {
         let mut table = Conntrack::open()?;
         let listed = table.list(Filter::default())?;
         let present: HashMap<Tuple, &Flow> = listed
@@ -302,9 +302,9 @@ pub fn back_to_container(addresses: &HashSet<IpAddr>) -> Result<(), Error> {
 #[derive(Debug)]
 pub struct Arriving {
     insert: Vec<(MovedFlow, Flow)>,
-    mark: Vec<(Tuple, conntrack::Mark)>,
+    mark: Vec<(Tuple, conntrack::MaskedMark)>,
     /// Entries of [`Here::untracked`].
-    fade: Vec<Tuple>,
+    expire_soon: Vec<Tuple>,
     installed: Installed,
 }
 
@@ -317,12 +317,12 @@ pub struct Here {
     pub untracked: Vec<IpNet>,
 }
 
-/// What [`Arriving::install`] and [`Arriving::turn`] do, to be taken back, if need be by another process.
+/// What [`Arriving::install`] and [`Arriving::redirect`] do, to be taken back, if need be by another process.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Installed {
     inserted: Vec<Tuple>,
     /// Entries that were here, with what their mark was.
-    marked: Vec<(Tuple, conntrack::Mark)>,
+    marked: Vec<(Tuple, conntrack::MaskedMark)>,
 }
 
 /// Looks what flows that arrive through `tunnel` need on this host. Changes nothing.
@@ -334,7 +334,7 @@ pub fn arriving(moved: &[MovedFlow], tunnel: Index, here: &Here) -> Result<Arriv
     let mut arriving = Arriving {
         insert: Vec::new(),
         mark: Vec::new(),
-        fade: Vec::new(),
+        expire_soon: Vec::new(),
         installed: Installed::default(),
     };
     for flow in moved {
@@ -352,7 +352,7 @@ pub fn arriving(moved: &[MovedFlow], tunnel: Index, here: &Here) -> Result<Arriv
                 arriving.mark.push((key, field(mark, direction)));
                 let near = here.untracked.iter().any(|net| net.contains(&flow.peer()));
                 if near && mark.0 & CONNMARK_MASK == 0 {
-                    arriving.fade.push(key);
+                    arriving.expire_soon.push(key);
                 }
             }
         }
@@ -367,7 +367,7 @@ impl Arriving {
     }
 
     /// Makes room in the kernel for the flows. Call before any packet of theirs can arrive. Those
-    /// that pass this host already go their way until [`Arriving::turn`].
+    /// that pass this host already go their way until [`Arriving::redirect`].
     ///
     /// # Errors
     /// Those of the netlink socket; an entry of the same tuples that belongs to another flow is
@@ -397,16 +397,20 @@ impl Arriving {
     ///
     /// # Errors
     /// Those of the netlink socket.
-    pub fn turn(&self) -> Result<(), Error> {
+    pub fn redirect(&self) -> Result<(), Error> {
         let mut table = Conntrack::open()?;
         accept_missing(table.set_marks(self.mark.iter().copied())?)?;
         // Nobody would see them end.
-        accept_missing(self.fade.iter().map(|key| table.set_timeout(*key, FADE)))
+        accept_missing(
+            self.expire_soon
+                .iter()
+                .map(|key| table.set_timeout(*key, EXPIRY)),
+        )
     }
 }
 
 impl Installed {
-    /// Takes back what [`Arriving::install`] and [`Arriving::turn`] did, or would have done.
+    /// Takes back what [`Arriving::install`] and [`Arriving::redirect`] did, or would have done.
     ///
     /// # Errors
     /// Those of the netlink socket.
@@ -448,9 +452,9 @@ pub fn leaving_through(moved: Vec<MovedFlow>, tunnel: Index) -> Result<Vec<Moved
 ///
 /// # Errors
 /// Those of the netlink socket.
-pub fn turn_aside(moved: &[MovedFlow], through: Index, instead: Index) -> Result<usize, Error> {
+pub fn reroute(moved: &[MovedFlow], through: Index, instead: Index) -> Result<usize, Error> {
     remark(moved, |flow, mark| {
-        let mark = decide::turned_aside(flow, mark, through, instead)?;
+        let mark = decide::rerouted(flow, mark, through, instead)?;
         Some(field(mark, flow.to_container()))
     })
 }
@@ -469,7 +473,7 @@ pub fn return_through(moved: &[MovedFlow], tunnel: Index) -> Result<usize, Error
 
 fn remark(
     moved: &[MovedFlow],
-    decide: impl Fn(&MovedFlow, Mark) -> Option<conntrack::Mark>,
+    decide: impl Fn(&MovedFlow, Mark) -> Option<conntrack::MaskedMark>,
 ) -> Result<usize, Error> {
     let mut table = Conntrack::open()?;
     let present = present(&mut table, moved)?;
@@ -508,7 +512,7 @@ fn present(
     Ok(present)
 }
 
-fn make_anew(table: &mut Conntrack, flow: &Flow) -> Result<(), Error> {
+fn recreate(table: &mut Conntrack, flow: &Flow) -> Result<(), Error> {
     for _ in 0..MOST_REPLACEMENTS {
         let now = match table.get(flow) {
             Err(Error::NotFound(_)) => return Ok(()),
@@ -526,15 +530,15 @@ fn make_anew(table: &mut Conntrack, flow: &Flow) -> Result<(), Error> {
 }
 
 /// The mark that a flow had when it was listed.
-fn before((moved, flow): &(MovedFlow, Flow)) -> (Key, conntrack::Mark) {
+fn before((moved, flow): &(MovedFlow, Flow)) -> (Key, conntrack::MaskedMark) {
     let mark = field(Mark(flow.mark), moved.to_container());
     (Key::from(flow), mark)
 }
 
 /// What a mark says of one direction, as a change that leaves the rest alone: at the other end of the flow
 /// there can be a container as well, which moves at the same time.
-fn field(mark: Mark, direction: Direction) -> conntrack::Mark {
-    conntrack::Mark::masked(mark.0, direction.mask())
+fn field(mark: Mark, direction: Direction) -> conntrack::MaskedMark {
+    conntrack::MaskedMark::masked(mark.0, direction.mask())
 }
 
 /// A flow may end at any time; that its entry is gone is not an error.

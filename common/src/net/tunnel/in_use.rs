@@ -6,8 +6,8 @@ use std::io;
 
 use serde_json::Value;
 
-use super::plan::Occupied;
-use crate::net::kernel::routes::{Facts, RouteError, Routes, Rule};
+use super::agreement::InUse;
+use crate::net::kernel::routes::{Facts, PolicyRule, RouteError, Routes};
 use crate::net::kernel::sysctl;
 use crate::net::mark::{CONNMARK_MASK, FWMARK_MASK, Index, Mark};
 use crate::net::rules::nft;
@@ -15,7 +15,7 @@ use crate::net::rules::nft::FirewallError;
 
 /// The host's state could not be read.
 #[derive(Debug, thiserror::Error)]
-pub enum OccupiedError {
+pub enum InUseError {
     /// Links, addresses, routes or rules.
     #[error(transparent)]
     Routes(#[from] RouteError),
@@ -38,7 +38,7 @@ pub enum OccupiedError {
 /// Reads what the namespace of the calling thread has in use. Changes nothing.
 ///
 /// `recorded` are the indexes of tunnels on record, whether or not anything is left of them.
-pub fn gather(recorded: &[Index]) -> Result<Occupied, OccupiedError> {
+pub fn gather(recorded: &[Index]) -> Result<InUse, InUseError> {
     let facts = Routes::open()?.facts()?;
     let ports = udp_ports()?;
     let marks = connmarks()?;
@@ -61,7 +61,7 @@ pub fn gather(recorded: &[Index]) -> Result<Occupied, OccupiedError> {
             });
         reason.map(|reason| (index, reason))
     });
-    Ok(Occupied {
+    Ok(InUse {
         indexes: indexes.collect(),
         mark_conflicts: mark_conflicts(&serde_json::from_str(&ruleset).unwrap_or_default()),
         ipv6: sysctl::ipv6_enabled(),
@@ -70,7 +70,7 @@ pub fn gather(recorded: &[Index]) -> Result<Occupied, OccupiedError> {
 }
 
 /// Tracked connections that some tunnel carries, or once carried.
-fn connmarks() -> Result<Vec<Mark>, OccupiedError> {
+fn connmarks() -> Result<Vec<Mark>, InUseError> {
     let flows = conntrack::Conntrack::open()?.list(conntrack::Filter::default())?;
     let marks = flows.into_iter().map(|flow| Mark(flow.mark));
     Ok(marks.filter(|mark| mark.0 & CONNMARK_MASK != 0).collect())
@@ -97,7 +97,7 @@ fn routing_reason(facts: &Facts, index: Index) -> Option<String> {
 /// Whether somebody else's rule stands where ours would, or asks for marks that ours would set. A
 /// rule that asks for our bits to be *zero* is no obstacle: ours comes before it and takes every
 /// packet that has one set.
-fn collides(rule: &Rule, index: Index) -> bool {
+fn collides(rule: &PolicyRule, index: Index) -> bool {
     let wanted = rule.fwmark & rule.fwmask & FWMARK_MASK;
     rule.priority == index.priority()
         || rule.table == index.table()
@@ -106,14 +106,14 @@ fn collides(rule: &Rule, index: Index) -> bool {
 
 /// UDP ports in use, IPv4 and IPv6. `/proc/net` would show the namespace of the process's first
 /// thread (proc(5)), not the calling thread's.
-fn udp_ports() -> Result<BTreeSet<u16>, OccupiedError> {
+fn udp_ports() -> Result<BTreeSet<u16>, InUseError> {
     let mut ports = BTreeSet::new();
     for path in ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"] {
         match fs::read_to_string(path) {
             Ok(table) => ports.extend(table.lines().filter_map(local_port)),
             // No IPv6 in this kernel.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(OccupiedError::Ports { path, source }),
+            Err(source) => return Err(InUseError::Ports { path, source }),
         }
     }
     Ok(ports)
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn rules_that_want_our_bits_set_block_those_indexes() {
         let blocked = |fwmark, fwmask| {
-            let rule = Rule {
+            let rule = PolicyRule {
                 priority: 5210,
                 table: 254,
                 fwmark,
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn rules_in_our_place_block_the_index() {
         let index = Index::try_from(7).unwrap();
-        let rule = |priority, table| Rule {
+        let rule = |priority, table| PolicyRule {
             priority,
             table,
             fwmark: 0,

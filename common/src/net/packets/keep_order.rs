@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::hold::{Hold, HoldError};
+use super::queue::{PacketQueue, QueueError};
 use crate::net::lock::LockError;
 use crate::net::mark::Index;
 use crate::net::rules;
@@ -31,7 +31,7 @@ const FIRST_QUEUE: u16 = 0xC180;
 pub(crate) enum OrderError {
     /// There is no queue for them.
     #[error(transparent)]
-    Hold(#[from] HoldError),
+    Queue(#[from] QueueError),
     /// Nor a rule.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
@@ -49,18 +49,18 @@ impl Waiting {
     /// Has them wait from now on. If this process dies they pass.
     pub(crate) async fn begin(dirs: &Dirs, tunnel: Index) -> Result<Self, OrderError> {
         let ours = dirs.clone();
-        let hold = spawn_blocking(move || {
-            let _turn = ours.turn()?;
-            let hold = Hold::begin_here(queue(tunnel))?;
-            rules::queue::hold(tunnel, queue(tunnel))?;
-            Ok::<_, OrderError>(hold)
+        let packets = spawn_blocking(move || {
+            let _lock = ours.lock_all()?;
+            let packets = PacketQueue::begin_here(queue(tunnel))?;
+            rules::queue::begin(tunnel, queue(tunnel))?;
+            Ok::<_, OrderError>(packets)
         });
-        let hold = hold.await.expect("it does not panic")?;
+        let packets = packets.await.expect("it does not panic")?;
         let (_until_dropped, dropped) = oneshot::channel();
         let dirs = dirs.clone();
         tokio::spawn(async move {
             let _ = timeout(LONGEST, dropped).await;
-            let ended = spawn_blocking(move || end(&dirs, tunnel, &hold));
+            let ended = spawn_blocking(move || end(&dirs, tunnel, &packets));
             if let Ok(Err(error)) = ended.await {
                 tracing::warn!("{error}");
             }
@@ -74,11 +74,11 @@ fn queue(tunnel: Index) -> u16 {
 }
 
 /// Those that wait go first, or others would overtake them.
-fn end(dirs: &Dirs, tunnel: Index, hold: &Hold) -> Result<(), OrderError> {
-    hold.release();
-    hold.wait_until_caught_up(LIMIT);
-    let _turn = dirs.turn()?;
-    rules::queue::let_pass(tunnel)?;
-    hold.wait_until_empty(LIMIT)?;
+fn end(dirs: &Dirs, tunnel: Index, packets: &PacketQueue) -> Result<(), OrderError> {
+    packets.release();
+    packets.wait_until_caught_up(LIMIT);
+    let _lock = dirs.lock_all()?;
+    rules::queue::end(tunnel)?;
+    packets.wait_until_empty(LIMIT)?;
     Ok(())
 }

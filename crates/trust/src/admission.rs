@@ -14,7 +14,7 @@ pub enum PeerIdentity {
     /// A host that has been paired.
     Paired(Peer),
     /// A host that holds this key and was let in because an invitation is open. The only thing
-    /// it may do is to redeem one, by [`Gate::pair`].
+    /// it may do is to redeem one, by [`Admission::pair`].
     Unpaired(Fingerprint),
 }
 
@@ -23,12 +23,12 @@ pub enum PeerIdentity {
 /// The files are read for every connection, so that a removed peer, and an invitation that was
 /// used or has expired, count at once.
 #[derive(Debug, Clone)]
-pub struct Gate {
+pub struct Admission {
     peers: Peers,
     invites: Invites,
 }
 
-impl Gate {
+impl Admission {
     /// A gate that knows these hosts and these invitations.
     #[must_use]
     pub fn new(peers: Peers, invites: Invites) -> Self {

@@ -5,7 +5,7 @@
 //! of its retransmissions. The queue belongs to this process; if it dies, the kernel drops what is
 //! queued and what would be, so the quarantine stays as tight as without a queue.
 //!
-//! Packets that are to leave through a tunnel wait likewise when their way gets shorter ([`crate::net::packets::order`]).
+//! Packets that are to leave through a tunnel wait likewise when their way gets shorter ([`crate::net::packets::keep_order`]).
 //!
 //! Requests: include/uapi/linux/netfilter/nfnetlink_queue.h. Written out here because the crate
 //! `nfq` needs a buffer for each packet that waits, and lets them go one by one.
@@ -74,7 +74,7 @@ const READER_LIMIT: Duration = Duration::from_millis(200);
 
 /// The queue cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum HoldError {
+pub enum QueueError {
     /// The namespace is gone, or may not be entered.
     #[error(transparent)]
     Enter(#[from] EnterError),
@@ -108,25 +108,25 @@ struct Shared {
 /// The packets of one network namespace that its quarantine has handed over.
 ///
 /// Dropping it drops the packets that still wait, and those that the quarantine hands over later.
-pub struct Hold {
+pub struct PacketQueue {
     netns: PathBuf,
     numbers: Vec<u16>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Hold {
+impl PacketQueue {
     /// Takes the queues of the container's namespace at `netns`.
-    pub(crate) fn begin(netns: &Path) -> Result<Self, HoldError> {
-        Hold::of(netns, Some(ARRIVING), LEAVING)
+    pub(crate) fn begin(netns: &Path) -> Result<Self, QueueError> {
+        PacketQueue::of(netns, Some(ARRIVING), LEAVING)
     }
 
     /// Takes one queue of the calling thread's namespace, which waits for nobody who reads.
-    pub(crate) fn begin_here(number: u16) -> Result<Self, HoldError> {
-        Hold::of(Path::new(HERE), None, number)
+    pub(crate) fn begin_here(number: u16) -> Result<Self, QueueError> {
+        PacketQueue::of(Path::new(HERE), None, number)
     }
 
-    fn of(netns: &Path, arriving: Option<u16>, leaving: u16) -> Result<Self, HoldError> {
+    fn of(netns: &Path, arriving: Option<u16>, leaving: u16) -> Result<Self, QueueError> {
         let queues = netns::in_netns(netns, || {
             // Joined datagrams are cut up: nothing says how many there are, and they go by number.
             // Large segments that leave wait whole, since cut up they would take many times the room.
@@ -151,7 +151,7 @@ impl Hold {
                     tracing::error!("{error}");
                 }
             })?;
-        Ok(Hold {
+        Ok(PacketQueue {
             netns: netns.to_owned(),
             numbers: arriving.into_iter().chain([leaving]).collect(),
             shared,
@@ -175,7 +175,7 @@ impl Hold {
     ///
     /// # Errors
     /// If the namespace is gone.
-    pub fn wait_until_empty(&self, limit: Duration) -> Result<bool, HoldError> {
+    pub fn wait_until_empty(&self, limit: Duration) -> Result<bool, QueueError> {
         // The kernel's count first: a packet that it counts no more is still on its way until the thread
         // is idle again.
         let empty =
@@ -190,7 +190,7 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for PacketQueue {
     fn drop(&mut self) {
         self.set(Mode::End);
         if let Some(thread) = self.thread.take() {
