@@ -6,6 +6,7 @@
 
 pub mod bulk;
 pub mod container;
+pub mod durable;
 pub mod faults;
 pub mod host;
 pub mod journal;

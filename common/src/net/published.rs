@@ -205,7 +205,7 @@ fn add(dirs: &Dirs, index: Index, forward: Forward) -> Result<(), TunnelError> {
 
 /// Makes these the forwards of a tunnel. Written down first: whatever is on record can be removed.
 fn apply(dirs: &Dirs, index: Index, forwards: &[Forward]) -> Result<(), TunnelError> {
-    tunnel::write(dirs, &dirs.forwards(index), &forwards)?;
+    tunnel::write(&dirs.forwards(index), &forwards)?;
     let working: Vec<_> = forwards
         .iter()
         .filter(|f| f.state != State::Prepared)

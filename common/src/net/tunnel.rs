@@ -51,6 +51,7 @@ use super::sysctl::{self, SysctlError};
 use super::upkeep::Upkeep;
 use super::userspace;
 use super::wireguard::{self, Backend, PrivateKey, WireguardError};
+use crate::durable;
 use crate::paths;
 use crate::ticket::Ticket;
 
@@ -225,7 +226,7 @@ impl Record {
     }
 
     fn write(&self, dirs: &Dirs) -> Result<(), TunnelError> {
-        write(dirs, &dirs.file(self.index, "json"), self)
+        write(&dirs.file(self.index, "json"), self)
     }
 
     fn remove(&self, dirs: &Dirs) -> Result<(), TunnelError> {
@@ -267,16 +268,12 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Tunnel
     }
 }
 
-/// Replaces a file, which only root can read, in one step: a reader, or a crash, finds the old or the
-/// new one whole.
-pub(super) fn write(dirs: &Dirs, path: &Path, content: &impl Serialize) -> Result<(), TunnelError> {
-    let write = || {
-        let draft = tempfile::NamedTempFile::new_in(dirs.tunnels())?;
-        serde_json::to_writer(&draft, content)?;
-        draft.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|source| file_error(path.into(), source))
+/// Replaces a file, which only root can read. For those who have [`Dirs::turn`].
+pub(super) fn write(path: &Path, content: &impl Serialize) -> Result<(), TunnelError> {
+    serde_json::to_vec(content)
+        .map_err(io::Error::from)
+        .and_then(|content| durable::replace(path, 0o600, &content))
+        .map_err(|source| file_error(path.into(), source))
 }
 
 fn remove_file(path: &Path) -> Result<(), TunnelError> {
@@ -543,7 +540,7 @@ fn make(
         backend: Backend::Userspace,
     };
     record.write(dirs)?;
-    let made = write(dirs, &dirs.file(index, "ticket"), &terms.ticket)
+    let made = write(&dirs.file(index, "ticket"), &terms.ticket)
         .and_then(|()| make_recorded(dirs, &mut record, key, view, keeper));
     if made.is_err()
         && let Err(error) = demolish(dirs, &record)
