@@ -16,6 +16,7 @@ use common::container::freezer::Freezer;
 use common::container::podman::{self, Placement};
 use common::container::spec::{self, Layout};
 use common::container::{ContainerFacts, drain, dump, health, image, repair, service, skeleton};
+use common::durable;
 use common::net::carry::{self, Departing};
 use common::net::firewall;
 use common::net::flows::MovedFlow;
@@ -91,8 +92,12 @@ impl Source {
     pub(crate) async fn write_skeleton(&self) -> anyhow::Result<()> {
         let volumes: Vec<_> = self.facts.volumes.iter().map(|v| &v.name).collect();
         // For a removal that is cut short: nobody else knows them once the container is gone.
-        std::fs::write(self.work.join(VOLUMES), serde_json::to_vec(&volumes)?)
-            .context("cannot write down which volumes go with the container")?;
+        durable::replace(
+            &self.work.join(VOLUMES),
+            0o644,
+            &serde_json::to_vec(&volumes)?,
+        )
+        .context("cannot write down which volumes go with the container")?;
         skeleton::write(
             &self.facts.id,
             &self.facts.runtime,

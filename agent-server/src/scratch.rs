@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use common::container::podman;
 use common::container::service::{self, ServiceFacts};
+use common::durable;
 use common::net::carry::Installed;
 use common::systemd;
 use common::undo::Undo;
@@ -67,7 +68,7 @@ pub(crate) struct UndoList {
 impl UndoList {
     /// Of a migration with this work directory, which is made if need be.
     pub(crate) fn new(work: PathBuf) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(&work)
+        durable::create_dir_all(&work)
             .with_context(|| format!("cannot create {}", work.display()))?;
         Ok(UndoList {
             work,
@@ -84,7 +85,8 @@ impl UndoList {
     /// Registers how something is undone, here and on disk, before it is created.
     pub(crate) fn will_create(&mut self, created: Created) -> anyhow::Result<()> {
         self.created.push(created.clone());
-        std::fs::write(self.work.join(CREATED), serde_json::to_vec(&self.created)?)
+        let list = serde_json::to_vec(&self.created)?;
+        durable::replace(&self.work.join(CREATED), 0o644, &list)
             .context("cannot write down what is created")?;
         self.actions.register(
             "image or volume",
@@ -94,7 +96,8 @@ impl UndoList {
     }
 }
 
-/// Writes down how a batch of flows is undone.
+/// Writes down how a batch of flows is undone. Only for the next start of the server: a reboot undoes
+/// flows, and the outage need not wait for the disk.
 pub(crate) fn will_install(work: &Path, batch: u32, flows: &Installed) -> anyhow::Result<()> {
     let file = work.join(format!("{FLOWS}{batch}.json"));
     std::fs::write(&file, serde_json::to_vec(flows)?)
