@@ -10,6 +10,7 @@ pub mod durable;
 pub mod faults;
 pub mod host;
 pub mod journal;
+pub mod lock;
 pub mod log;
 pub mod multicall;
 pub mod net;

@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 use conntrack::{Conntrack, Filter};
 
 use super::introduction::{self, Stay};
-use super::lock::Lock;
 use super::mark::{Direction, Index, Mark};
 use super::published::{self, Bound};
 use super::tunnel::{self, Dirs, KeeperCommand, Record, TunnelError};
 use super::upkeep::Upkeep;
 use super::userspace::{self, UserspaceError};
 use super::wireguard::Backend;
+use crate::lock::Lock;
 use crate::systemd;
 
 /// How long a tunnel must be idle before it is taken down: long enough for the next migration of

@@ -20,7 +20,6 @@ pub mod forward;
 pub mod hold;
 pub mod introduction;
 pub mod keeper;
-pub mod lock;
 pub mod mark;
 pub mod neighbours;
 pub mod netns;

@@ -12,9 +12,9 @@ use tokio::time::timeout;
 
 use super::firewall::{self, FirewallError};
 use super::hold::{Hold, HoldError};
-use super::lock::LockError;
 use super::mark::Index;
 use super::tunnel::Dirs;
+use crate::lock::LockError;
 
 /// How long packets wait at most, if nobody says that they may go.
 const LONGEST: Duration = Duration::from_secs(1);

@@ -40,7 +40,6 @@ use super::carry;
 use super::echo;
 use super::firewall::{self, FirewallError};
 use super::keeper;
-use super::lock::{Lock, LockError};
 use super::mark::Index;
 use super::neighbours::{self, NeighbourError};
 use super::occupied::{self, OccupiedError};
@@ -52,6 +51,7 @@ use super::upkeep::Upkeep;
 use super::userspace;
 use super::wireguard::{self, Backend, PrivateKey, WireguardError};
 use crate::durable;
+use crate::lock::{Lock, LockError};
 use crate::paths;
 use crate::ticket::Ticket;
 

@@ -16,23 +16,23 @@ pub struct LockError {
 /// A lock on a file, which is made if need be and never removed: whoever waited for a removed one
 /// would share nothing with those who come later.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub struct Lock(File);
 
 impl Lock {
     /// Waits until nobody else has it.
-    pub(super) fn exclusive(path: &Path) -> Result<Self, LockError> {
+    pub fn exclusive(path: &Path) -> Result<Self, LockError> {
         let file = open(path)?;
         file.lock().map_err(|source| failed(path, source))?;
         Ok(Self(file))
     }
 
     /// Takes it if nobody else has it.
-    pub(super) fn try_exclusive(path: &Path) -> Result<Option<Self>, LockError> {
+    pub fn try_exclusive(path: &Path) -> Result<Option<Self>, LockError> {
         taken(path, File::try_lock)
     }
 
     /// Takes it unless somebody has it exclusively.
-    pub(super) fn try_shared(path: &Path) -> Result<Option<Self>, LockError> {
+    pub fn try_shared(path: &Path) -> Result<Option<Self>, LockError> {
         taken(path, File::try_lock_shared)
     }
 }
