@@ -20,6 +20,9 @@ pub struct Lock(File);
 
 impl Lock {
     /// Waits until nobody else has it.
+    ///
+    /// # Errors
+    /// If the file cannot be made or locked.
     pub fn exclusive(path: &Path) -> Result<Self, LockError> {
         let file = open(path)?;
         file.lock().map_err(|source| failed(path, source))?;
@@ -27,13 +30,24 @@ impl Lock {
     }
 
     /// Takes it if nobody else has it.
+    ///
+    /// # Errors
+    /// As [`Self::exclusive`].
     pub fn try_exclusive(path: &Path) -> Result<Option<Self>, LockError> {
         taken(path, File::try_lock)
     }
 
     /// Takes it unless somebody has it exclusively.
+    ///
+    /// # Errors
+    /// As [`Self::exclusive`].
     pub fn try_shared(path: &Path) -> Result<Option<Self>, LockError> {
         taken(path, File::try_lock_shared)
+    }
+
+    /// The file, for what its holder wants others to know; opened to append to.
+    pub fn file(&self) -> &File {
+        &self.0
     }
 }
 
