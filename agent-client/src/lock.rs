@@ -1,23 +1,22 @@
 //! One command per container at a time.
 
-use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use common::lock::{Lock, LockError};
 use common::paths::RUN_DIR;
 use common::protocol::MigrationId;
 use nix::unistd::Pid;
 
 /// Held while a command works on a container; the kernel lets go of it when the command dies.
-pub(crate) struct ContainerLock(File);
+pub(crate) struct ContainerLock(Lock);
 
 impl ContainerLock {
     /// Writes down that this process carries on `migration`, for [`carrier`].
     pub(crate) fn carries(&self, migration: &MigrationId) -> io::Result<()> {
-        self.0.set_len(0)?;
-        writeln!(&self.0, "{} {migration}", std::process::id())
+        let mut file = self.0.file();
+        file.set_len(0)?;
+        writeln!(file, "{} {migration}", std::process::id())
     }
 }
 
@@ -41,31 +40,7 @@ fn path(id: &str) -> PathBuf {
         .join(format!("{id}.lock"))
 }
 
-impl Drop for ContainerLock {
-    fn drop(&mut self) {
-        // Explicitly: a child forked meanwhile may still hold a copy of the descriptor.
-        let _ = self.0.unlock();
-    }
-}
-
 /// Locks container `id`; `None` if another command has it.
-pub(crate) fn container(id: &str) -> anyhow::Result<Option<ContainerLock>> {
-    let path = path(id);
-    let directory = path.parent().context("it is below another")?;
-    let context = || path.display().to_string();
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .with_context(context)?;
-    let file = File::options()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .with_context(context)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(ContainerLock(file))),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error).with_context(context),
-    }
+pub(crate) fn container(id: &str) -> Result<Option<ContainerLock>, LockError> {
+    Ok(Lock::try_exclusive(&path(id))?.map(ContainerLock))
 }

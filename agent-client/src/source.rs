@@ -20,6 +20,7 @@ use common::container::podman::inspect::Placement;
 use common::container::restore::skeleton;
 use common::container::spec::{self, Layout};
 use common::container::{ContainerFacts, health, service};
+use common::durable;
 use common::net::flows::apply::{self, Departing};
 use common::net::flows::decide::MovedFlow;
 use common::net::flows::neighbours::{self, Parting};
@@ -95,8 +96,12 @@ impl Source {
     pub(crate) async fn write_skeleton(&self) -> anyhow::Result<()> {
         let volumes: Vec<_> = self.facts.volumes.iter().map(|v| &v.name).collect();
         // For a removal that is cut short: nobody else knows them once the container is gone.
-        std::fs::write(self.work.join(VOLUMES), serde_json::to_vec(&volumes)?)
-            .context("cannot write down which volumes go with the container")?;
+        durable::replace(
+            &self.work.join(VOLUMES),
+            0o644,
+            &serde_json::to_vec(&volumes)?,
+        )
+        .context("cannot write down which volumes go with the container")?;
         skeleton::write(
             &self.facts.id,
             &self.facts.runtime,

@@ -75,7 +75,7 @@ async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<
     for installed in scratch::installed(&work) {
         spawn_blocking(move || installed.remove()).await??;
     }
-    for created in scratch::created(&work) {
+    for created in scratch::created(&work)? {
         created.remove().await?;
     }
     paths::remove_work_dir(&record.migration)?;
@@ -103,7 +103,7 @@ async fn release_packets(record: &MigrationRecord) -> anyhow::Result<()> {
         let addresses = facts.addresses();
         spawn_blocking(move || neighbours::forget_parting(&addresses)).await??;
         // What systemd says of it now is what it was told for the restore: the source knows better.
-        let service = scratch::created(&work)
+        let service = scratch::created(&work)?
             .into_iter()
             .find_map(|made| match made {
                 Created::Service(service) => Some(*service),

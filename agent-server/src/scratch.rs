@@ -1,11 +1,13 @@
 //! What a migration writes down in its work directory before it does it, so that whoever finds the
 //! directory after a crash can undo it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use common::container::podman;
 use common::container::service::{self, ServiceFacts};
+use common::durable;
 use common::net::flows::apply::Installed;
 use common::systemd;
 use common::undo::Undo;
@@ -67,7 +69,7 @@ pub(crate) struct UndoList {
 impl UndoList {
     /// Of a migration with this work directory, which is made if need be.
     pub(crate) fn new(work: PathBuf) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(&work)
+        durable::create_dir_all(&work)
             .with_context(|| format!("cannot create {}", work.display()))?;
         Ok(UndoList {
             work,
@@ -84,7 +86,8 @@ impl UndoList {
     /// Registers how something is undone, here and on disk, before it is created.
     pub(crate) fn will_create(&mut self, created: Created) -> anyhow::Result<()> {
         self.created.push(created.clone());
-        std::fs::write(self.work.join(CREATED), serde_json::to_vec(&self.created)?)
+        let list = serde_json::to_vec(&self.created)?;
+        durable::replace(&self.work.join(CREATED), 0o644, &list)
             .context("cannot write down what is created")?;
         self.actions.register(
             "image or volume",
@@ -94,28 +97,62 @@ impl UndoList {
     }
 }
 
-/// Writes down how a batch of flows is undone.
+/// Writes down how a batch of flows is undone. Only for the next start of the server: a reboot undoes
+/// flows, and the outage need not wait for the disk.
 pub(crate) fn will_install(work: &Path, batch: u32, flows: &Installed) -> anyhow::Result<()> {
     let file = work.join(format!("{FLOWS}{batch}.json"));
     std::fs::write(&file, serde_json::to_vec(flows)?)
         .context("cannot write down how the flows are undone")
 }
 
-/// What a migration with this work directory had created, volumes first.
-pub(crate) fn created(work: &Path) -> Vec<Created> {
-    let mut list: Vec<Created> = std::fs::read(work.join(CREATED))
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default();
+/// What a migration with this work directory had created, newest first.
+pub(crate) fn created(work: &Path) -> anyhow::Result<Vec<Created>> {
+    let path = work.join(CREATED);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+    };
+    let mut list: Vec<Created> =
+        serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?;
     list.reverse();
-    list
+    Ok(list)
 }
 
-/// How the flows are undone that the migration with this work directory had installed.
+/// How the flows are undone that the migration with this work directory had installed. A file that was
+/// not written to its end is of flows that were not installed yet.
 pub(crate) fn installed(work: &Path) -> Vec<Installed> {
     let entries = std::fs::read_dir(work).into_iter().flatten().flatten();
     entries
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(FLOWS))
         .filter_map(|entry| serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_created_is_found_newest_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = dir.path().join("work");
+        assert!(created(&work).unwrap().is_empty());
+        let mut undo = UndoList::new(work.clone()).unwrap();
+        for name in ["one", "two"] {
+            undo.will_create(Created::Volume(name.to_owned())).unwrap();
+        }
+        let found = created(&work).unwrap();
+        assert!(
+            matches!(&found[..], [Created::Volume(b), Created::Volume(a)] if a == "one" && b == "two")
+        );
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(CREATED), "[{\"volume\": ").unwrap();
+        let error = created(dir.path()).unwrap_err();
+        assert!(format!("{error:#}").contains(CREATED), "{error:#}");
+    }
 }

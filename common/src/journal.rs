@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use crate::durable;
 use crate::paths::STATE_DIR;
 use crate::protocol::{ContainerRef, MigrationId};
 
@@ -93,14 +94,8 @@ impl Journal {
     /// Writes `record` over an earlier one of the same migration. It is on disk when this returns:
     /// what follows may be irreversible.
     pub fn write(&self, record: &MigrationRecord) -> io::Result<()> {
-        std::fs::create_dir_all(&self.directory)?;
-        let path = self.path(&record.migration);
-        let temporary = path.with_extension("new");
-        let file = std::fs::File::create(&temporary)?;
-        serde_json::to_writer_pretty(&file, record)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)?;
-        std::fs::File::open(&self.directory)?.sync_all()
+        let content = serde_json::to_vec_pretty(record)?;
+        durable::replace(&self.path(&record.migration), 0o644, &content)
     }
 
     /// The record of one migration, if there is one.

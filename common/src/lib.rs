@@ -7,9 +7,11 @@
 pub mod bulk;
 pub mod command;
 pub mod container;
+pub mod durable;
 pub mod faults;
 pub mod host;
 pub mod journal;
+pub mod lock;
 pub mod log;
 pub mod multicall;
 pub mod net;

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use crate::command::{self, CommandError};
+use crate::durable;
 
 /// How long systemd may take to move a process into a new scope.
 const MOVE_LIMIT: Duration = Duration::from_secs(10);
@@ -240,15 +241,9 @@ pub(crate) async fn systemctl(arguments: &[&str]) -> Result<String, CommandError
     command::stdout(command.arg("--no-pager").args(arguments)).await
 }
 
-/// Writes a file that systemd reads, whole or not at all.
+/// Writes a file that systemd reads, whole or not at all. It is on disk when this returns.
 pub(crate) fn write(path: &Path, text: &str) -> Result<(), CommandError> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let written = std::fs::create_dir_all(directory).and_then(|()| {
-        let new = path.with_extension("new");
-        std::fs::write(&new, text)?;
-        std::fs::rename(&new, path)
-    });
-    written.map_err(|source| CommandError::File {
+    durable::replace(path, 0o644, text.as_bytes()).map_err(|source| CommandError::File {
         path: path.to_owned(),
         source,
     })

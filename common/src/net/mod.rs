@@ -13,7 +13,6 @@
 pub mod flows;
 pub mod foreign_firewalls;
 pub mod kernel;
-pub mod lock;
 pub mod mark;
 pub mod packets;
 pub mod rules;

@@ -20,10 +20,11 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::lock::{Lock, LockError};
 use super::mark::Index;
 use super::tunnel::agreement::{Agreement, PublicKey, View};
 use super::tunnel::wireguard::Backend;
+use crate::durable;
+use crate::lock::{Lock, LockError};
 use crate::paths;
 use crate::ticket::Ticket;
 
@@ -128,7 +129,7 @@ impl Record {
     }
 
     pub(crate) fn write(&self, dirs: &Dirs) -> Result<(), StateError> {
-        write(dirs, &dirs.file(self.index, "json"), self)
+        write(&dirs.file(self.index, "json"), self)
     }
 
     pub(crate) fn remove(&self, dirs: &Dirs) -> Result<(), StateError> {
@@ -162,16 +163,12 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateE
     }
 }
 
-/// Replaces a file, which only root can read, in one step: a reader, or a crash, finds the old or the
-/// new one whole.
-pub(crate) fn write(dirs: &Dirs, path: &Path, content: &impl Serialize) -> Result<(), StateError> {
-    let write = || {
-        let draft = tempfile::NamedTempFile::new_in(dirs.tunnels())?;
-        serde_json::to_writer(&draft, content)?;
-        draft.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|source| file_error(path.into(), source))
+/// Replaces a file, which only root can read. For those who have [`Dirs::lock_all`].
+pub(crate) fn write(path: &Path, content: &impl Serialize) -> Result<(), StateError> {
+    serde_json::to_vec(content)
+        .map_err(io::Error::from)
+        .and_then(|content| durable::replace(path, 0o600, &content))
+        .map_err(|source| file_error(path.into(), source))
 }
 
 fn remove_file(path: &Path) -> Result<(), StateError> {

@@ -21,7 +21,7 @@ use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage}
 
 use super::port_forward::{Forward, ForwardState, specific};
 use crate::container::facts::PublishedPort;
-use crate::net::lock::LockError;
+use crate::lock::LockError;
 use crate::net::mark::Index;
 use crate::net::rules;
 use crate::net::rules::nft::FirewallError;
@@ -160,7 +160,7 @@ fn add(dirs: &Dirs, index: Index, forward: Forward) -> Result<(), ForwardError> 
 
 /// Makes these the forwards of a tunnel. Written down first: whatever is on record can be removed.
 fn apply(dirs: &Dirs, index: Index, forwards: &[Forward]) -> Result<(), ForwardError> {
-    state::write(dirs, &dirs.forwards(index), &forwards)?;
+    state::write(&dirs.forwards(index), &forwards)?;
     let working: Vec<_> = forwards
         .iter()
         .filter(|f| f.state != ForwardState::Prepared)

@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::queue::{PacketQueue, QueueError};
-use crate::net::lock::LockError;
+use crate::lock::LockError;
 use crate::net::mark::Index;
 use crate::net::rules;
 use crate::net::rules::nft::FirewallError;

@@ -11,12 +11,12 @@ use super::spawn::{self, KeeperCommand};
 use super::upkeep::Upkeep;
 use super::userspace;
 use super::wireguard::{self, Backend, PrivateKey};
+use crate::lock::Lock;
 use crate::net::flows::apply;
 use crate::net::flows::neighbours;
 use crate::net::flows::port_forwards;
 use crate::net::kernel::routes::Routes;
 use crate::net::kernel::sysctl;
-use crate::net::lock::Lock;
 use crate::net::mark::Index;
 use crate::net::rules;
 use crate::net::state::{self, Dirs, Record};
@@ -89,7 +89,7 @@ pub(super) fn make(
         backend: Backend::Userspace,
     };
     record.write(dirs)?;
-    let made = state::write(dirs, &dirs.file(index, "ticket"), &terms.ticket)
+    let made = state::write(&dirs.file(index, "ticket"), &terms.ticket)
         .map_err(TunnelError::from)
         .and_then(|()| make_recorded(dirs, &mut record, key, view, keeper));
     if made.is_err()

@@ -39,7 +39,7 @@ use lifecycle::{is_alive, is_recent, make, reuse, sweep, take_down_if_idle};
 use spawn::KeeperCommand;
 use wireguard::{Backend, PrivateKey};
 
-use crate::net::lock::Lock;
+use crate::lock::Lock;
 use crate::net::mark::Index;
 use crate::net::state::{Dirs, Record, ticket};
 use crate::ticket::Ticket;

@@ -12,7 +12,7 @@ use conntrack::{Conntrack, Filter};
 
 use super::userspace;
 use super::wireguard::Backend;
-use crate::net::lock::{Lock, LockError};
+use crate::lock::{Lock, LockError};
 use crate::net::mark::{Direction, Index, Mark};
 use crate::net::state::{Dirs, Record};
 

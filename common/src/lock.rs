@@ -16,24 +16,38 @@ pub struct LockError {
 /// A lock on a file, which is made if need be and never removed: whoever waited for a removed one
 /// would share nothing with those who come later.
 #[derive(Debug)]
-pub(crate) struct Lock(File);
+pub struct Lock(File);
 
 impl Lock {
     /// Waits until nobody else has it.
-    pub(crate) fn exclusive(path: &Path) -> Result<Self, LockError> {
+    ///
+    /// # Errors
+    /// If the file cannot be made or locked.
+    pub fn exclusive(path: &Path) -> Result<Self, LockError> {
         let file = open(path)?;
         file.lock().map_err(|source| failed(path, source))?;
         Ok(Self(file))
     }
 
     /// Takes it if nobody else has it.
-    pub(crate) fn try_exclusive(path: &Path) -> Result<Option<Self>, LockError> {
+    ///
+    /// # Errors
+    /// As [`Self::exclusive`].
+    pub fn try_exclusive(path: &Path) -> Result<Option<Self>, LockError> {
         taken(path, File::try_lock)
     }
 
     /// Takes it unless somebody has it exclusively.
-    pub(crate) fn try_shared(path: &Path) -> Result<Option<Self>, LockError> {
+    ///
+    /// # Errors
+    /// As [`Self::exclusive`].
+    pub fn try_shared(path: &Path) -> Result<Option<Self>, LockError> {
         taken(path, File::try_lock_shared)
+    }
+
+    /// The file, for what its holder wants others to know; opened to append to.
+    pub fn file(&self) -> &File {
+        &self.0
     }
 }
 

@@ -1,0 +1,139 @@
+//! Files that outlast a crash and a power cut: whoever reads one finds what was there before or what
+//! took its place, whole.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Puts a file with this content and this mode (less the umask) at `path`, in place of what may be
+/// there. Makes the directory if need be. The file is on disk when this returns, and what is done
+/// afterwards cannot be on disk without it.
+///
+/// The content is first written to `.NAME.new` beside it. One that a crash has left there is written
+/// over, so those who replace the same file must take turns.
+///
+/// # Errors
+/// Those of the file system. The old file is still there, unless only the directory could not be
+/// written out.
+pub fn replace(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    create_dir_all(directory)?;
+    let mut draft = OsString::from(".");
+    draft.push(name);
+    draft.push(".new");
+    let draft = directory.join(draft);
+    let replaced = write(&draft, mode, content).and_then(|()| fs::rename(&draft, path));
+    if replaced.is_err() {
+        let _ = fs::remove_file(&draft);
+    }
+    replaced?;
+    sync(directory)
+}
+
+/// Makes a directory, and those above it that are missing. They are on disk when this returns.
+///
+/// # Errors
+/// Those of the file system.
+pub fn create_dir_all(path: &Path) -> io::Result<()> {
+    let missing = path.ancestors().take_while(|above| !above.exists()).count();
+    fs::create_dir_all(path)?;
+    path.ancestors().skip(1).take(missing).try_for_each(sync)
+}
+
+fn write(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
+    // Made anew: what is left of an earlier one may have another mode.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// What is in a directory survives a power cut only once the directory itself is on disk: fsync(2).
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<OsString> {
+        let entries = fs::read_dir(directory).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_file_is_replaced_and_nothing_else_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().join("made/on/the/way");
+        let path = directory.join("file.json");
+        replace(&path, 0o600, b"a long first version").unwrap();
+        assert_eq!(mode(&path), 0o600);
+        replace(&path, 0o600, b"second").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(names(&directory), ["file.json"]);
+    }
+
+    #[test]
+    fn the_mode_is_the_one_that_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        fs::write(&path, "for all to read").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        replace(&path, 0o600, b"for root alone").unwrap();
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn what_a_crash_has_left_does_not_hinder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        replace(&path, 0o600, b"old").unwrap();
+        let draft = dir.path().join(".file.new");
+        fs::write(&draft, "half of something that was longer").unwrap();
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o666)).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        replace(&path, 0o600, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(names(dir.path()), ["file"]);
+    }
+
+    #[test]
+    fn whoever_reads_the_old_file_reads_it_to_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        replace(&path, 0o644, b"old").unwrap();
+        let reader = File::open(&path).unwrap();
+        replace(&path, 0o644, b"new").unwrap();
+        assert_eq!(io::read_to_string(reader).unwrap(), "old");
+    }
+
+    #[test]
+    fn what_cannot_be_replaced_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("directory");
+        fs::create_dir_all(path.join("full")).unwrap();
+        replace(&path, 0o644, b"new").unwrap_err();
+        assert!(path.join("full").exists());
+        assert_eq!(names(dir.path()), ["directory"]);
+    }
+}
