@@ -5,6 +5,7 @@ mod checks;
 mod failure;
 mod flood;
 mod outage;
+mod record;
 
 use std::io::ErrorKind;
 use std::sync::mpsc;
@@ -12,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use common::bulk;
+use common::container::ContainerFacts;
 use common::container::cargo::Sent;
 use common::container::podman;
 use common::container::service::{self, Parted};
-use common::container::{ContainerFacts, dump::DumpError};
 use common::faults;
-use common::journal::{Direction, Journal, MigrationRecord, Progress};
+use common::journal::{Direction, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::flows::FlowCount;
 use common::net::published::{self, Forward};
@@ -39,11 +40,11 @@ use self::bypass::Moved;
 use self::failure::Failure;
 pub(crate) use self::failure::is_usage_error;
 use self::outage::Outage;
+use self::record::Record;
 use crate::address::Address;
 use crate::control::{Control, RequestError, ask_outcome, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
-use crate::recovery;
 use crate::source::{Data, Flows, Source};
 use crate::timeline::Timeline;
 
@@ -74,8 +75,7 @@ pub(crate) struct Migration<'a> {
     timeline: Timeline,
     sent: bulk::Progress,
     undo: Undo,
-    journal: Journal,
-    record: Option<MigrationRecord>,
+    record: Record,
     control: Option<Control>,
     /// Flows that the destination knows and has yet to turn.
     waiting: bool,
@@ -122,8 +122,7 @@ impl<'a> Migration<'a> {
             timeline: Timeline::start(sent.clone()),
             sent,
             undo: Undo::default(),
-            journal: Journal::of("client"),
-            record: None,
+            record: Record::none(),
             control: None,
             waiting: false,
             forward_new: false,
@@ -155,7 +154,7 @@ impl<'a> Migration<'a> {
         match self.attempt(container, dry_run, confirm).await {
             Ok(outcome) => self.report.outcome = outcome,
             Err(Failure::Refused(why)) => {
-                if self.record.is_some() {
+                if self.record.is_open() {
                     self.roll_back(&anyhow::anyhow!(why.clone())).await;
                 }
                 if self.report.outcome != Outcome::Unknown {
@@ -212,11 +211,7 @@ impl<'a> Migration<'a> {
         self.lock = Some(lock::container(&facts.id)?.ok_or_else(|| {
             anyhow::anyhow!("another agent-client is migrating {} right now", facts.name)
         })?);
-        let earlier = self.journal.list().context("cannot read the records")?;
-        if let Some(record) = earlier
-            .iter()
-            .find(|r| r.container.id == facts.id && recovery::unsettled(r))
-        {
+        if let Some(record) = self.record.unsettled(&facts.id)? {
             return Err(Failure::Refused(format!(
                 "an earlier migration of {} to {} is not settled (its id: {}): until it is, it may \
                  run there",
@@ -382,7 +377,7 @@ impl<'a> Migration<'a> {
         let (dumped, memory, late) = tokio::join!(dump, source.ship_dump(sender, ended), follow);
         // However this ends from here on, nobody waits for what was not sent.
         let _unsent = stream.drop_guard();
-        dumped.map_err(|error| self.keep_log(error))?;
+        dumped.map_err(|error| self.record.keep_log(error))?;
         flows.push(late?);
         self.outage.stop_if_cancelled()?;
 
@@ -402,7 +397,7 @@ impl<'a> Migration<'a> {
         self.begin(PhaseName::Restore);
         // The record is on disk by the time that it must be, and nothing waits for the disk.
         let (recorded, kept_down, restored) = tokio::join!(
-            self.write_later(Progress::Committing),
+            self.record.write_later(Progress::Committing),
             source.keep_service_down(),
             self.ask(Request::Restore)
         );
@@ -540,10 +535,7 @@ impl<'a> Migration<'a> {
             started: OffsetDateTime::now_utc(),
             error: None,
         };
-        self.journal
-            .write(&record)
-            .context("cannot write the migration's record")?;
-        self.record = Some(record);
+        self.record.open(record)?;
         if let Some(lock) = &self.lock {
             lock.carries(migration)
                 .context("cannot write into the container's lock")?;
@@ -681,7 +673,8 @@ impl<'a> Migration<'a> {
             Err(error) => self.learn_outcome(error).await?,
         }
         self.undo.disarm();
-        self.write_progress(Progress::Committed, None)
+        self.record
+            .write(Progress::Committed, None)
             .unwrap_or_else(|error| self.report.warnings.push(format!("{error:#}")));
         Ok(())
     }
@@ -807,7 +800,7 @@ impl<'a> Migration<'a> {
     async fn roll_back(&mut self, error: &anyhow::Error) {
         let why = format!("{error:#}");
         self.report.freeze_ms = self.outage.frozen_ms();
-        if self.record.is_some() {
+        if self.record.is_open() {
             self.begin(PhaseName::RollBack);
         }
         let mut leftovers = self.undo.unwind().await;
@@ -830,52 +823,13 @@ impl<'a> Migration<'a> {
                     .map(|l| format!("could not be put back: {l}")),
             );
         }
-        if self.record.is_some()
+        if self.record.is_open()
             && leftovers.is_empty()
-            && let Err(error) = self.write_progress(Progress::RolledBack, Some(why.clone()))
+            && let Err(error) = self.record.write(Progress::RolledBack, Some(why.clone()))
         {
             self.report.warnings.push(format!("{error:#}"));
         }
         self.report.error = Some(why);
-    }
-
-    fn keep_log(&mut self, error: DumpError) -> anyhow::Error {
-        let DumpError::Criu { line, log } = error else {
-            return error.into();
-        };
-        let migration = self.report.migration_id.as_ref().expect("begun");
-        let log = paths::keep_log(&paths::client_dir(), migration, &log).unwrap_or(log);
-        anyhow::anyhow!(
-            "CRIU could not dump the container: {line} (its log: {})",
-            log.display()
-        )
-    }
-
-    /// Writes the record on another thread. The future does not borrow this migration.
-    fn write_later(
-        &mut self,
-        progress: Progress,
-    ) -> impl Future<Output = anyhow::Result<()>> + use<> {
-        let journal = self.journal.clone();
-        let record = self.record.as_mut().map(|record| {
-            record.progress = progress;
-            record.clone()
-        });
-        async move {
-            let record = record.context("no record is open")?;
-            spawn_blocking(move || journal.write(&record))
-                .await?
-                .context("cannot write the migration's record")
-        }
-    }
-
-    fn write_progress(&mut self, progress: Progress, error: Option<String>) -> anyhow::Result<()> {
-        let record = self.record.as_mut().context("no record is open")?;
-        record.progress = progress;
-        record.error = error;
-        self.journal
-            .write(record)
-            .context("cannot write the migration's record")
     }
 
     async fn ask(&mut self, request: Request) -> Result<Reply, RequestError> {
