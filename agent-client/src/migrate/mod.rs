@@ -17,7 +17,6 @@ use common::container::ContainerFacts;
 use common::container::cargo::Sent;
 use common::container::podman;
 use common::container::service::{self, Parted};
-use common::faults;
 use common::journal::{Direction, MigrationRecord, Progress};
 use common::multicall::keeper_command;
 use common::net::flows::FlowCount;
@@ -70,9 +69,8 @@ const MOST_PASSES: u32 = 4;
 /// One migration from this host.
 pub(crate) struct Migration<'a> {
     destination: Address,
-    observer: &'a dyn Observer,
     outage: Outage,
-    timeline: Timeline,
+    timeline: Timeline<'a>,
     sent: bulk::Progress,
     undo: Undo,
     record: Record,
@@ -93,7 +91,6 @@ impl<'a> Migration<'a> {
         cancel: CancellationToken,
     ) -> Self {
         let sent = bulk::Progress::default();
-        observer.counts(sent.clone());
         Migration {
             report: Report {
                 version: report::VERSION,
@@ -117,9 +114,8 @@ impl<'a> Migration<'a> {
                 error: None,
             },
             destination,
-            observer,
             outage: Outage::of(cancel),
-            timeline: Timeline::start(sent.clone()),
+            timeline: Timeline::start(observer, sent.clone()),
             sent,
             undo: Undo::default(),
             record: Record::none(),
@@ -173,7 +169,6 @@ impl<'a> Migration<'a> {
             }
         }
         self.timeline.end();
-        self.observer.finished();
         self.report.phases = self.timeline.phases().to_vec();
         self.report.sent_bytes = self.timeline.sent_bytes();
         (self.report, usage)
@@ -203,7 +198,7 @@ impl<'a> Migration<'a> {
         dry_run: bool,
         confirm: Confirm<'_>,
     ) -> Result<Outcome, Failure> {
-        self.begin(PhaseName::Connect);
+        self.timeline.begin(PhaseName::Connect);
         let cancel = self.outage.cancel.clone();
         let looked = cancel.run_until_cancelled(checks::look(container)).await;
         let (facts, placement, host) = looked.context("cancelled")??;
@@ -232,7 +227,7 @@ impl<'a> Migration<'a> {
         }
         let mut control = Control::connect(&self.destination).await?;
 
-        self.begin(PhaseName::Preflight);
+        self.timeline.begin(PhaseName::Preflight);
         checks.extend(
             checks::there(
                 &facts,
@@ -254,8 +249,7 @@ impl<'a> Migration<'a> {
         if dry_run {
             return Ok(Outcome::Possible);
         }
-        self.timeline.end();
-        self.observer.pause();
+        self.timeline.pause();
         if !confirm(&facts, &checks) {
             return Err(anyhow::anyhow!("not confirmed").into());
         }
@@ -291,17 +285,17 @@ impl<'a> Migration<'a> {
         source: &Source,
         missing_image: Option<MissingImage>,
     ) -> Result<Outcome, Failure> {
-        self.begin(PhaseName::Tunnel);
+        self.timeline.begin(PhaseName::Tunnel);
         let (tunnel, data) = self.open_tunnel().await?;
 
         if let Some(missing) = missing_image {
-            self.begin(PhaseName::Image);
+            self.timeline.begin(PhaseName::Image);
             let sent = source.send_image(1, &data, missing, self.outage.cancel.clone());
             self.send(StreamKind::Image, 1, sent).await?;
         }
 
         // Everything that needs no memory image: the container runs on meanwhile.
-        self.begin(PhaseName::Stage);
+        self.timeline.begin(PhaseName::Stage);
         // Nothing of the container has been changed, so a Podman that hangs can be given up.
         let written = self
             .outage
@@ -315,10 +309,10 @@ impl<'a> Migration<'a> {
             other => return Err(unexpected(&other).into()),
         }
 
-        self.begin(PhaseName::Files);
+        self.timeline.begin(PhaseName::Files);
         let sent = self.send_files(source, &data).await?;
 
-        self.begin(PhaseName::Flows);
+        self.timeline.begin(PhaseName::Flows);
         let mut flows = vec![source.flows(None).await.context("cannot read the flows")?];
         self.install(&flows[0]).await?;
         let ready = flows[0].prepare(tunnel.index()).await;
@@ -350,7 +344,7 @@ impl<'a> Migration<'a> {
         source.wait_accepted().await?;
 
         // From here on packets for the container go to the destination and wait there.
-        self.begin(PhaseName::Freeze);
+        self.timeline.begin(PhaseName::Freeze);
         self.outage.begin();
         self.turn(&flows[0], &tunnel).await?;
         source
@@ -359,7 +353,7 @@ impl<'a> Migration<'a> {
             .context("cannot freeze the container")?;
 
         let watch = flood::Watch::begin(flows[0].clone(), tunnel.index());
-        self.begin(PhaseName::Dump);
+        self.timeline.begin(PhaseName::Dump);
         let (dumping, ended) = mpsc::channel();
         let cancel = self.outage.cancel.clone();
         let dump = async {
@@ -381,7 +375,7 @@ impl<'a> Migration<'a> {
         flows.push(late?);
         self.outage.stop_if_cancelled()?;
 
-        self.begin(PhaseName::Ship);
+        self.timeline.begin(PhaseName::Ship);
         let shipped = match memory {
             Ok(cargo) => source.ship(cargo, sent).await,
             Err(error) => Err(error),
@@ -394,7 +388,7 @@ impl<'a> Migration<'a> {
             self.report.warnings.push(TOO_MANY_DATAGRAMS.into());
         }
 
-        self.begin(PhaseName::Restore);
+        self.timeline.begin(PhaseName::Restore);
         // The record is on disk by the time that it must be, and nothing waits for the disk.
         let (recorded, kept_down, restored) = tokio::join!(
             self.record.write_later(Progress::Committing),
@@ -405,14 +399,14 @@ impl<'a> Migration<'a> {
         recorded?;
         kept_down.context("the container's service may come back at boot")?;
 
-        self.begin(PhaseName::CutOver);
+        self.timeline.begin(PhaseName::CutOver);
         self.outage.stop_if_cancelled()?;
         self.commit().await?;
         self.report.freeze_ms = self.outage.frozen_ms();
         let moved: Vec<_> = flows.iter().flat_map(Flows::moved).collect();
         self.report.flows = FlowCount::of(&moved);
 
-        self.begin(PhaseName::Remove);
+        self.timeline.begin(PhaseName::Remove);
         self.remove_old(source, &flows, &tunnel).await;
         Ok(self.outcome_after_commit())
     }
@@ -801,7 +795,7 @@ impl<'a> Migration<'a> {
         let why = format!("{error:#}");
         self.report.freeze_ms = self.outage.frozen_ms();
         if self.record.is_open() {
-            self.begin(PhaseName::RollBack);
+            self.timeline.begin(PhaseName::RollBack);
         }
         let mut leftovers = self.undo.unwind().await;
         if let Some(mut control) = self.control.take() {
@@ -842,11 +836,5 @@ impl<'a> Migration<'a> {
 
     fn control(&mut self) -> anyhow::Result<&mut Control> {
         self.control.as_mut().context("not connected")
-    }
-
-    fn begin(&mut self, phase: PhaseName) {
-        faults::reached(|| format!("client.phase.{}", <&str>::from(phase)));
-        self.timeline.begin(phase);
-        self.observer.phase(phase);
     }
 }
