@@ -7,7 +7,6 @@ use common::net::forward::{self, Part};
 use common::preflight::{self, Check, Side, Verdict};
 use common::protocol::{Reply, Request};
 use tokio::task::spawn_blocking;
-use tokio_util::sync::CancellationToken;
 
 use crate::control::{Control, unexpected};
 
@@ -45,14 +44,13 @@ pub(super) async fn there(
     host: &HostFacts,
     forward_new: bool,
     control: &mut Control,
-    cancel: &CancellationToken,
 ) -> anyhow::Result<Vec<Check>> {
     let request = Request::Check {
         container: Box::new(facts.clone()),
         source: Box::new(host.clone()),
         forward_new,
     };
-    match control.request(request, cancel).await? {
+    match control.ask(request).await? {
         Reply::Checked { checks } => Ok(checks),
         other => Err(unexpected(&other).into()),
     }

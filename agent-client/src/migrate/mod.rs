@@ -7,7 +7,6 @@ mod flood;
 mod outage;
 mod record;
 
-use std::io::ErrorKind;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -25,9 +24,7 @@ use common::net::tunnel::{Dirs, MOST_TRIES, PROOF_LIMIT, Tunnel, TunnelError};
 use common::paths;
 use common::preflight::{Check, Verdict};
 use common::protocol::message::FLOWS_PER_BATCH;
-use common::protocol::{
-    MigrationId, MissingImage, RefusalCode, Reply, Request, StreamDigest, StreamKind,
-};
+use common::protocol::{MigrationId, MissingImage, RefusalCode, Reply, Request, StreamKind};
 use common::report::{self, Outcome, PhaseName, Report};
 use common::transaction::{self, SourceStep};
 use common::undo::Undo;
@@ -178,17 +175,10 @@ impl<'a> Migration<'a> {
     pub(crate) async fn check(&mut self, container: &str) -> anyhow::Result<Vec<Check>> {
         let (facts, _, host) = checks::look(container).await?;
         let mut checks = checks::here(&facts, &host, self.forward_new).await;
-        let mut control = Control::connect(&self.destination).await?;
-        checks.extend(
-            checks::there(
-                &facts,
-                &host,
-                self.forward_new,
-                &mut control,
-                &self.outage.cancel,
-            )
-            .await?,
-        );
+        let mut control = Control::connect(&self.destination)
+            .await?
+            .cancelled_by(self.outage.cancel.clone());
+        checks.extend(checks::there(&facts, &host, self.forward_new, &mut control).await?);
         Ok(checks)
     }
 
@@ -225,19 +215,12 @@ impl<'a> Migration<'a> {
                 facts.name
             )));
         }
-        let mut control = Control::connect(&self.destination).await?;
+        let mut control = Control::connect(&self.destination)
+            .await?
+            .cancelled_by(self.outage.cancel.clone());
 
         self.timeline.begin(PhaseName::Preflight);
-        checks.extend(
-            checks::there(
-                &facts,
-                &host,
-                self.forward_new,
-                &mut control,
-                &self.outage.cancel,
-            )
-            .await?,
-        );
+        checks.extend(checks::there(&facts, &host, self.forward_new, &mut control).await?);
         for check in checks.iter().filter(|c| c.verdict == Verdict::Warning) {
             self.report
                 .warnings
@@ -263,7 +246,7 @@ impl<'a> Migration<'a> {
             container: Box::new(facts),
             source: Box::new(host),
         };
-        let missing_image = match control.request(begin, &self.outage.cancel).await {
+        let missing_image = match control.ask(begin).await {
             Ok(Reply::Begun { missing_image }) => missing_image,
             Ok(other) => return Err(unexpected(&other).into()),
             Err(RequestError::Refused(refused)) if refused.code == RefusalCode::Preflight => {
@@ -291,7 +274,9 @@ impl<'a> Migration<'a> {
         if let Some(missing) = missing_image {
             self.timeline.begin(PhaseName::Image);
             let sent = source.send_image(1, &data, missing, self.outage.cancel.clone());
-            self.send(StreamKind::Image, 1, sent).await?;
+            connected(&mut self.control)?
+                .send(StreamKind::Image, 1, sent, &mut self.report.warnings)
+                .await?;
         }
 
         // Everything that needs no memory image: the container runs on meanwhile.
@@ -303,8 +288,10 @@ impl<'a> Migration<'a> {
             .run_until_cancelled(source.write_skeleton());
         written.await.context("cancelled")??;
         let sent = source.send_skeleton(2, &data, self.outage.cancel.clone());
-        self.send(StreamKind::Skeleton, 2, sent).await?;
-        match self.ask(Request::Stage).await? {
+        connected(&mut self.control)?
+            .send(StreamKind::Skeleton, 2, sent, &mut self.report.warnings)
+            .await?;
+        match connected(&mut self.control)?.ask(Request::Stage).await? {
             Reply::Staged { packets } => self.report.packets = Some(packets),
             other => return Err(unexpected(&other).into()),
         }
@@ -332,11 +319,12 @@ impl<'a> Migration<'a> {
         self.undo
             .register("freeze", move || async move { thawed.thaw().await });
         source.prepare_freeze().await?;
-        self.ask(Request::Receive {
-            stream: CHECKPOINT_STREAM,
-            kind: StreamKind::Checkpoint,
-        })
-        .await?;
+        connected(&mut self.control)?
+            .ask(Request::Receive {
+                stream: CHECKPOINT_STREAM,
+                kind: StreamKind::Checkpoint,
+            })
+            .await?;
         let stream = self.outage.cancel.child_token();
         let (path, cancel) = (data.clone(), stream.clone());
         let sender = spawn_blocking(move || path.open(CHECKPOINT_STREAM, cancel)).await??;
@@ -380,7 +368,11 @@ impl<'a> Migration<'a> {
             Ok(cargo) => source.ship(cargo, sent).await,
             Err(error) => Err(error),
         };
-        self.end_stream(shipped.context("cannot send the checkpoint"))
+        connected(&mut self.control)?
+            .end_stream(
+                shipped.context("cannot send the checkpoint"),
+                &mut self.report.warnings,
+            )
             .await?;
         if watch.end().await? > 0 {
             let turned = flows[0].turn(tunnel.index()).await;
@@ -393,7 +385,7 @@ impl<'a> Migration<'a> {
         let (recorded, kept_down, restored) = tokio::join!(
             self.record.write_later(Progress::Committing),
             source.keep_service_down(),
-            self.ask(Request::Restore)
+            connected(&mut self.control)?.ask(Request::Restore)
         );
         restored?;
         recorded?;
@@ -419,7 +411,9 @@ impl<'a> Migration<'a> {
         for pass in 0.. {
             let stream = CHECKPOINT_STREAM + 1 + pass;
             let kind = StreamKind::Files;
-            self.ask(Request::Receive { stream, kind }).await?;
+            connected(&mut self.control)?
+                .ask(Request::Receive { stream, kind })
+                .await?;
             let packed = source
                 .send_files(stream, data, sent, &self.outage.cancel)
                 .await;
@@ -428,7 +422,9 @@ impl<'a> Migration<'a> {
                 Err(error) => (Err(error.context("cannot send the files")), None),
             };
             let bytes = digest.as_ref().map_or(0, |digest| digest.bytes);
-            self.end_stream(digest).await?;
+            connected(&mut self.control)?
+                .end_stream(digest, &mut self.report.warnings)
+                .await?;
             sent = so_far;
             if bytes < FEW_BYTES || bytes > before / 2 || pass == MOST_PASSES {
                 break;
@@ -477,7 +473,7 @@ impl<'a> Migration<'a> {
             let request = Request::Flows {
                 flows: batch.to_vec(),
             };
-            match self.ask(request).await? {
+            match connected(&mut self.control)?.ask(request).await? {
                 Reply::FlowsInstalled { waiting } => self.waiting = waiting > 0,
                 other => return Err(unexpected(&other)),
             }
@@ -492,7 +488,7 @@ impl<'a> Migration<'a> {
             .register("flows", move || async move { back.restore().await });
         // Those that pass the destination anyway are turned there.
         if std::mem::take(&mut self.waiting) {
-            self.ask(Request::Turn).await?;
+            connected(&mut self.control)?.ask(Request::Turn).await?;
         }
         let turned = flows.turn(tunnel.index()).await;
         turned.context("cannot turn the flows")
@@ -544,12 +540,15 @@ impl<'a> Migration<'a> {
     }
 
     async fn open_tunnel(&mut self) -> Result<(std::sync::Arc<Tunnel>, Data), Failure> {
-        let peer = self.control()?.peer;
+        let peer = connected(&mut self.control)?.peer;
         let mut tries = 1..=MOST_TRIES;
         let tunnel = loop {
             let offer = spawn_blocking(|| Tunnel::offer(&Dirs::default(), &keeper_command));
             let offer = offer.await??;
-            let terms = match self.ask(Request::OpenTunnel { offer }).await? {
+            let terms = match connected(&mut self.control)?
+                .ask(Request::OpenTunnel { offer })
+                .await?
+            {
                 Reply::TunnelOpened { terms } => terms,
                 other => return Err(unexpected(&other).into()),
             };
@@ -578,7 +577,7 @@ impl<'a> Migration<'a> {
         let proven = tunnel.clone();
         let (here, there) = tokio::join!(
             spawn_blocking(move || proven.prove(PROOF_LIMIT)),
-            self.ask(Request::ProveTunnel)
+            connected(&mut self.control)?.ask(Request::ProveTunnel)
         );
         here??;
         match there? {
@@ -594,74 +593,12 @@ impl<'a> Migration<'a> {
         }
     }
 
-    /// Announces a stream, and only then lets it be sent.
-    async fn send(
-        &mut self,
-        kind: StreamKind,
-        stream: u32,
-        sending: impl Future<Output = anyhow::Result<StreamDigest>>,
-    ) -> Result<(), Failure> {
-        self.ask(Request::Receive { stream, kind }).await?;
-        let sent = sending.await;
-        self.end_stream(sent).await
-    }
-
-    /// Compares what was sent with what arrived.
-    async fn end_stream(&mut self, sent: anyhow::Result<StreamDigest>) -> Result<(), Failure> {
-        let error = match sent {
-            Ok(digest) => {
-                if let Reply::Received { warnings } =
-                    self.ask(Request::StreamEnd { digest }).await?
-                {
-                    self.warn_once(warnings);
-                }
-                return Ok(());
-            }
-            Err(error) => error,
-        };
-        self.outage.stop_if_cancelled()?;
-        let broken = error.chain().any(|cause| {
-            cause.downcast_ref().is_some_and(|e: &std::io::Error| {
-                matches!(
-                    e.kind(),
-                    ErrorKind::ConnectionReset
-                        | ErrorKind::BrokenPipe
-                        | ErrorKind::ConnectionAborted
-                )
-            })
-        });
-        if !broken {
-            return Err(error.into());
-        }
-        // When the destination gives up on a stream, its own words say more than the broken
-        // connection that this end sees.
-        let digest = StreamDigest {
-            bytes: 0,
-            blake3: [0; 32],
-        };
-        match self.ask(Request::StreamEnd { digest }).await {
-            Err(RequestError::Refused(refused)) if refused.code == RefusalCode::Failed => {
-                Err(RequestError::Refused(refused).into())
-            }
-            _ => Err(error.into()),
-        }
-    }
-
-    /// Files are sent several times, and each time the destination says the same of them.
-    fn warn_once(&mut self, warnings: Vec<String>) {
-        for warning in warnings {
-            if !self.report.warnings.contains(&warning) {
-                self.report.warnings.push(warning);
-            }
-        }
-    }
-
     /// The point of no return. The record says so already: from then on only the destination's
     /// word says where the container runs.
     async fn commit(&mut self) -> Result<(), Failure> {
         // Not cancellable from here on.
-        let never = CancellationToken::new();
-        match self.control()?.request(Request::Commit, &never).await {
+        let control = connected(&mut self.control)?;
+        match control.insist(Request::Commit).await {
             Ok(Reply::Committed) => {}
             Ok(other) => return Err(Failure::Unknown(unexpected(&other).into())),
             Err(error) => self.learn_outcome(error).await?,
@@ -825,16 +762,11 @@ impl<'a> Migration<'a> {
         }
         self.report.error = Some(why);
     }
+}
 
-    async fn ask(&mut self, request: Request) -> Result<Reply, RequestError> {
-        let cancel = self.outage.cancel.clone();
-        match &mut self.control {
-            Some(control) => control.request(request, &cancel).await,
-            None => Err(RequestError::Lost("not connected".into())),
-        }
-    }
-
-    fn control(&mut self) -> anyhow::Result<&mut Control> {
-        self.control.as_mut().context("not connected")
-    }
+/// Of the migration only this part, so that the others can be used meanwhile.
+fn connected(control: &mut Option<Control>) -> Result<&mut Control, RequestError> {
+    control
+        .as_mut()
+        .ok_or_else(|| RequestError::Lost("not connected".into()))
 }
