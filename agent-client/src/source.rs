@@ -14,6 +14,7 @@ use common::container::cargo::{self, Frozen, Places, Sent};
 use common::container::command;
 use common::container::freezer::Freezer;
 use common::container::podman::{self, Placement};
+use common::container::service::Parted;
 use common::container::spec::{self, Layout};
 use common::container::{ContainerFacts, drain, dump, health, image, repair, service, skeleton};
 use common::net::carry::{self, Departing};
@@ -23,6 +24,7 @@ use common::net::mark::Index;
 use common::net::neighbours::{self, Parting};
 use common::net::quarantine;
 use common::protocol::{MissingImage, StreamDigest};
+use common::systemd::ServiceName;
 use common::ticket::Ticket;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -356,6 +358,12 @@ impl Source {
             podman::remove_volume(&volume.name).await?;
         }
         Ok(())
+    }
+
+    /// Ends its service, if it was held, once it is removed. Returns that and what keeps it from
+    /// coming back.
+    pub(crate) async fn part_from_service(&self) -> anyhow::Result<Option<(ServiceName, Parted)>> {
+        Ok(service::part(&self.work).await?)
     }
 
     fn skeleton(&self) -> PathBuf {
