@@ -11,6 +11,7 @@ mod flows;
 mod forward;
 mod outage;
 mod record;
+mod removal;
 mod tunnel;
 
 use std::sync::Arc;
@@ -20,9 +21,8 @@ use anyhow::Context;
 use common::bulk;
 use common::container::ContainerFacts;
 use common::container::cargo::Sent;
-use common::container::podman;
-use common::container::service::Parted;
-use common::journal::{Direction, MigrationRecord, Progress};
+use common::container::podman::Placement;
+use common::journal::Progress;
 use common::net::flows::FlowCount;
 use common::net::tunnel::Tunnel;
 use common::paths;
@@ -30,11 +30,11 @@ use common::preflight::{Check, Verdict};
 use common::protocol::{MigrationId, MissingImage, RefusalCode, Reply, Request, StreamKind};
 use common::report::{self, Outcome, PhaseName, Report};
 use common::undo::Undo;
-use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use self::bypass::Moved;
 use self::checkpoint::{Begun, Stream};
+use self::checks::Found;
+pub(crate) use self::checks::check;
 use self::failure::Failure;
 pub(crate) use self::failure::is_usage_error;
 use self::flows::MovingFlows;
@@ -162,27 +162,32 @@ impl<'a> Migration<'a> {
         (self.report, usage)
     }
 
-    /// Looks at both hosts; returns what holds and what does not.
-    pub(crate) async fn check(&mut self, container: &str) -> anyhow::Result<Vec<Check>> {
-        let (facts, _, host) = checks::look(container).await?;
-        let mut checks = checks::here(&facts, &host, self.forward_new).await;
-        let mut control = Control::connect(&self.destination)
-            .await?
-            .cancelled_by(self.outage.cancel.clone());
-        checks.extend(checks::there(&facts, &host, self.forward_new, &mut control).await?);
-        Ok(checks)
-    }
-
     async fn attempt(
         &mut self,
         container: &str,
         dry_run: bool,
         confirm: Confirm<'_>,
     ) -> Result<Outcome, Failure> {
+        let (found, mut checks, mut control) = self.connect(container).await?;
+        self.preflight(&found, &mut checks, &mut control).await?;
+        if dry_run {
+            return Ok(Outcome::Possible);
+        }
+        self.timeline.pause();
+        if !confirm(&found.facts, &checks) {
+            return Err(anyhow::anyhow!("not confirmed").into());
+        }
+        self.outage.stop_if_cancelled()?;
+        let (source, missing_image) = self.begin(found, control).await?;
+        self.carry_out(&source, missing_image).await
+    }
+
+    async fn connect(&mut self, container: &str) -> Result<(Found, Vec<Check>, Control), Failure> {
         self.timeline.begin(PhaseName::Connect);
-        let cancel = self.outage.cancel.clone();
-        let looked = cancel.run_until_cancelled(checks::look(container)).await;
-        let (facts, placement, host) = looked.context("cancelled")??;
+        let cancel = &self.outage.cancel;
+        let looked = cancel.run_until_cancelled(Found::look(container)).await;
+        let found = looked.context("cancelled")??;
+        let facts = &found.facts;
         self.report.container = Some(facts.reference());
         self.lock = Some(lock::container(&facts.id)?.ok_or_else(|| {
             anyhow::anyhow!("another agent-client is migrating {} right now", facts.name)
@@ -195,7 +200,7 @@ impl<'a> Migration<'a> {
             )));
         }
         // A container that is not running at all has nothing to ask the destination about.
-        let mut checks = checks::here(&facts, &host, self.forward_new).await;
+        let checks = found.check_here(self.forward_new).await;
         if let Some(why) = checks::refusal(&checks) {
             return Err(Failure::Refused(why));
         }
@@ -206,36 +211,44 @@ impl<'a> Migration<'a> {
                 facts.name
             )));
         }
-        let mut control = Control::connect(&self.destination)
-            .await?
-            .cancelled_by(self.outage.cancel.clone());
+        let control = Control::connect(&self.destination).await?;
+        Ok((found, checks, control.cancelled_by(cancel.clone())))
+    }
 
+    /// Adds what the destination says to `checks`.
+    async fn preflight(
+        &mut self,
+        found: &Found,
+        checks: &mut Vec<Check>,
+        control: &mut Control,
+    ) -> Result<(), Failure> {
         self.timeline.begin(PhaseName::Preflight);
-        checks.extend(checks::there(&facts, &host, self.forward_new, &mut control).await?);
+        checks.extend(found.check_there(self.forward_new, control).await?);
         for check in checks.iter().filter(|c| c.verdict == Verdict::Warning) {
             self.report
                 .warnings
                 .push(format!("{}: {}", check.name, check.detail));
         }
-        if let Some(why) = checks::refusal(&checks) {
-            return Err(Failure::Refused(why));
+        match checks::refusal(checks) {
+            Some(why) => Err(Failure::Refused(why)),
+            None => Ok(()),
         }
-        if dry_run {
-            return Ok(Outcome::Possible);
-        }
-        self.timeline.pause();
-        if !confirm(&facts, &checks) {
-            return Err(anyhow::anyhow!("not confirmed").into());
-        }
-        self.outage.stop_if_cancelled()?;
+    }
 
+    /// Both hosts know of the migration from here on. The control connection is in `self.control`
+    /// then, for the roll-back. Returns what the destination lacks of the image.
+    async fn begin(
+        &mut self,
+        found: Found,
+        mut control: Control,
+    ) -> Result<(Source, Option<MissingImage>), Failure> {
         let migration = MigrationId::random();
         self.report.migration_id = Some(migration.clone());
-        let source = self.open_journal(&migration, &facts, placement)?;
+        let source = self.open_journal(&migration, &found.facts, found.placement)?;
         let begin = Request::Begin {
-            migration: migration.clone(),
-            container: Box::new(facts),
-            source: Box::new(host),
+            migration,
+            container: Box::new(found.facts),
+            source: Box::new(found.host),
         };
         let missing_image = match control.ask(begin).await {
             Ok(Reply::Begun { missing_image }) => missing_image,
@@ -249,7 +262,7 @@ impl<'a> Migration<'a> {
             }
         };
         self.control = Some(control);
-        self.carry_out(&source, missing_image).await
+        Ok((source, missing_image))
     }
 
     /// The record and the scratch directory; both are seen by recovery if this process dies.
@@ -257,18 +270,10 @@ impl<'a> Migration<'a> {
         &mut self,
         migration: &MigrationId,
         facts: &ContainerFacts,
-        placement: podman::Placement,
+        placement: Placement,
     ) -> anyhow::Result<Source> {
-        let record = MigrationRecord {
-            migration: migration.clone(),
-            container: facts.reference(),
-            peer: self.destination.to_string(),
-            direction: Direction::Outgoing,
-            progress: Progress::UnderWay,
-            started: OffsetDateTime::now_utc(),
-            error: None,
-        };
-        self.record.open(record)?;
+        let peer = self.destination.to_string();
+        self.record.open(migration, facts.reference(), peer)?;
         if let Some(lock) = &self.lock {
             lock.carries(migration)
                 .context("cannot write into the container's lock")?;
@@ -282,8 +287,7 @@ impl<'a> Migration<'a> {
         Source::new(facts.clone(), placement, work)
     }
 
-    /// From `Begin` to the end. From here on the control connection is in `self.control`, for the
-    /// roll-back.
+    /// From `Begin` to the end, a line per phase.
     async fn carry_out(
         &mut self,
         source: &Source,
@@ -473,42 +477,12 @@ impl<'a> Migration<'a> {
         Ok(())
     }
 
-    /// The old container. The migration cannot fail any more.
+    /// The migration cannot fail any more.
     async fn remove(&mut self, source: &Source, flows: &MovingFlows) -> Outcome {
         self.timeline.begin(PhaseName::Remove);
-        // While the frozen copy is there nobody refuses a connection in between.
-        if self.forward_new {
-            match forward::activate(source).await {
-                Ok(ports) => self.report.forwarded_ports = ports,
-                Err(error) => self
-                    .report
-                    .warnings
-                    .push(format!("new connections are not forwarded: {error:#}")),
-            }
-        }
-        let removed = source.remove().await;
-        self.report.warnings.extend(flows.settle().await);
-        if let Some(control) = &mut self.control {
-            let moved = Moved {
-                id: &source.facts.id,
-                flows: flows.looks(),
-                tunnel: flows.tunnel,
-            };
-            let shortened = moved.shorten(control).await;
-            self.report.shortened = shortened.flows;
-            self.report.warnings.extend(shortened.warnings);
-        }
-        match source.left_behind(flows.tunnel).await {
-            Ok(0) => {}
-            Ok(behind) => self.report.warnings.push(format!(
-                "{behind} connections that began during the cut-over did not move"
-            )),
-            Err(error) => tracing::debug!("{error:#}"),
-        }
-        let removed = match removed {
-            Ok(()) => self.part_from_service(source).await,
-            Err(error) => Err(error),
-        };
+        let control = self.control.as_mut();
+        let forward_new = self.forward_new;
+        let removed = removal::remove(source, flows, control, forward_new, &mut self.report).await;
         if let Err(error) = removed {
             // The scratch space stays with it: by that recovery knows.
             self.report.warnings.push(format!(
@@ -521,22 +495,6 @@ impl<'a> Migration<'a> {
             let _ = paths::remove_work_dir(migration);
         }
         Outcome::Moved
-    }
-
-    /// The container's service is stopped here and does not come back.
-    async fn part_from_service(&mut self, source: &Source) -> anyhow::Result<()> {
-        let parted = source.part_from_service().await;
-        if let Some((name, how)) = parted.context("its service could not be stopped")? {
-            let (done, back) = match how {
-                Parted::Masked => ("masked", "unmask"),
-                Parted::Disabled => ("disabled", "enable"),
-            };
-            self.report.notes.push(format!(
-                "{name} went with it: here it is stopped and {done} (`systemctl {back} {name}` takes that \
-                 back; so does a migration to here)"
-            ));
-        }
-        Ok(())
     }
 
     /// The one error tail: this host first, since clients wait for it.

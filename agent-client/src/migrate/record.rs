@@ -2,9 +2,10 @@
 
 use anyhow::Context;
 use common::container::dump::DumpError;
-use common::journal::{Journal, MigrationRecord, Progress};
+use common::journal::{Direction, Journal, MigrationRecord, Progress};
 use common::paths;
-use common::protocol::MigrationId;
+use common::protocol::{ContainerRef, MigrationId};
+use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
 
 use crate::recovery;
@@ -31,8 +32,22 @@ impl Record {
         Ok(earlier.find(|r| r.container.id == container && recovery::unsettled(r)))
     }
 
-    /// Writes the first version of the record.
-    pub(super) fn open(&mut self, record: MigrationRecord) -> anyhow::Result<()> {
+    /// Opens one: from now on `migration` of `container` to `peer` is under way.
+    pub(super) fn open(
+        &mut self,
+        migration: &MigrationId,
+        container: ContainerRef,
+        peer: String,
+    ) -> anyhow::Result<()> {
+        let record = MigrationRecord {
+            migration: migration.clone(),
+            container,
+            peer,
+            direction: Direction::Outgoing,
+            progress: Progress::UnderWay,
+            started: OffsetDateTime::now_utc(),
+            error: None,
+        };
         self.journal
             .write(&record)
             .context("cannot write the migration's record")?;
