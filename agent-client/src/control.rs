@@ -1,5 +1,6 @@
 //! The control connection, seen from the source.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -9,7 +10,9 @@ use common::paths;
 use common::protocol::frame::{Frames, MAX_FRAME_BYTES};
 use common::protocol::liveness;
 use common::protocol::version::Versions;
-use common::protocol::{Fate, MigrationId, Refused, Reply, Request};
+use common::protocol::{
+    Fate, MigrationId, RefusalCode, Refused, Reply, Request, StreamDigest, StreamKind,
+};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use trust::{ConnectError, Fingerprint, Identity, Peers, Standing, TlsStream};
@@ -46,6 +49,8 @@ pub(crate) struct Control {
     frames: Frames<TlsStream<TcpStream>, Reply, Request>,
     /// The destination's address, as this host reaches it.
     pub(crate) peer: IpAddr,
+    /// Ends the wait for an answer, but for one that is insisted on.
+    cancel: CancellationToken,
     /// There is a migration that the destination has to be told to undo.
     open: bool,
 }
@@ -80,6 +85,7 @@ impl Control {
         let mut control = Control {
             frames: Frames::new(stream, MAX_FRAME_BYTES),
             peer,
+            cancel: CancellationToken::new(),
             open: false,
         };
         let hello = Request::Hello {
@@ -87,7 +93,7 @@ impl Control {
             software: concat!("agent-client ", env!("CARGO_PKG_VERSION")).into(),
             host: nix::unistd::gethostname()?.to_string_lossy().into_owned(),
         };
-        match control.request(hello, &CancellationToken::new()).await? {
+        match control.ask(hello).await? {
             Reply::Welcome {
                 version,
                 software,
@@ -101,8 +107,23 @@ impl Control {
         }
     }
 
+    /// From now on no answer is waited for once `cancel` is cancelled.
+    pub(crate) fn cancelled_by(self, cancel: CancellationToken) -> Self {
+        Control { cancel, ..self }
+    }
+
     /// Sends a request and waits for its answer.
-    pub(crate) async fn request(
+    pub(crate) async fn ask(&mut self, request: Request) -> Result<Reply, RequestError> {
+        let cancel = self.cancel.clone();
+        self.exchange(request, &cancel).await
+    }
+
+    /// Sends a request and waits for its answer, whether or not all is cancelled meanwhile.
+    pub(crate) async fn insist(&mut self, request: Request) -> Result<Reply, RequestError> {
+        self.exchange(request, &CancellationToken::new()).await
+    }
+
+    async fn exchange(
         &mut self,
         request: Request,
         cancel: &CancellationToken,
@@ -127,6 +148,70 @@ impl Control {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(error)) => Err(lost(&error)),
             Err(_) => Err(RequestError::Lost("no answer".into())),
+        }
+    }
+
+    /// Announces a stream, and only then lets it be sent. What the destination warns of is added to
+    /// `warnings`.
+    pub(crate) async fn send(
+        &mut self,
+        kind: StreamKind,
+        stream: u32,
+        sending: impl Future<Output = anyhow::Result<StreamDigest>>,
+        warnings: &mut Vec<String>,
+    ) -> anyhow::Result<()> {
+        self.ask(Request::Receive { stream, kind }).await?;
+        let sent = sending.await;
+        self.end_stream(sent, warnings).await
+    }
+
+    /// Compares what was sent with what arrived. What the destination warns of is added to
+    /// `warnings`, but once: files are sent several times, and each time it says the same of them.
+    pub(crate) async fn end_stream(
+        &mut self,
+        sent: anyhow::Result<StreamDigest>,
+        warnings: &mut Vec<String>,
+    ) -> anyhow::Result<()> {
+        let error = match sent {
+            Ok(digest) => {
+                if let Reply::Received { warnings: new } =
+                    self.ask(Request::StreamEnd { digest }).await?
+                {
+                    for warning in new {
+                        if !warnings.contains(&warning) {
+                            warnings.push(warning);
+                        }
+                    }
+                }
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        anyhow::ensure!(!self.cancel.is_cancelled(), "cancelled");
+        let broken = error.chain().any(|cause| {
+            cause.downcast_ref().is_some_and(|e: &std::io::Error| {
+                matches!(
+                    e.kind(),
+                    ErrorKind::ConnectionReset
+                        | ErrorKind::BrokenPipe
+                        | ErrorKind::ConnectionAborted
+                )
+            })
+        });
+        if !broken {
+            return Err(error);
+        }
+        // When the destination gives up on a stream, its own words say more than the broken
+        // connection that this end sees.
+        let digest = StreamDigest {
+            bytes: 0,
+            blake3: [0; 32],
+        };
+        match self.ask(Request::StreamEnd { digest }).await {
+            Err(RequestError::Refused(refused)) if refused.code == RefusalCode::Failed => {
+                Err(RequestError::Refused(refused).into())
+            }
+            _ => Err(error),
         }
     }
 
@@ -168,7 +253,7 @@ pub(crate) async fn ask_fate(
     let request = Request::Fate {
         migration: migration.clone(),
     };
-    match control.request(request, &CancellationToken::new()).await? {
+    match control.ask(request).await? {
         Reply::Fate { fate } => Ok(fate),
         other => Err(unexpected(&other).into()),
     }

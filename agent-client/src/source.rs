@@ -18,6 +18,7 @@ use common::container::podman;
 use common::container::podman::image;
 use common::container::podman::inspect::Placement;
 use common::container::restore::skeleton;
+use common::container::service::Parted;
 use common::container::spec::{self, Layout};
 use common::container::{ContainerFacts, health, service};
 use common::durable;
@@ -28,6 +29,7 @@ use common::net::mark::Index;
 use common::net::packets::quarantine;
 use common::net::rules::guard::guard;
 use common::protocol::{MissingImage, StreamDigest};
+use common::systemd::ServiceName;
 use common::ticket::Ticket;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -365,6 +367,12 @@ impl Source {
             podman::objects::remove_volume(&volume.name).await?;
         }
         Ok(())
+    }
+
+    /// Ends its service, if it was held, once it is removed. Returns that and what keeps it from
+    /// coming back.
+    pub(crate) async fn part_from_service(&self) -> anyhow::Result<Option<(ServiceName, Parted)>> {
+        Ok(service::part(&self.work).await?)
     }
 
     fn skeleton(&self) -> PathBuf {

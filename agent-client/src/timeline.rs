@@ -1,23 +1,29 @@
-//! When each phase was, and how many bytes it sent.
+//! When each phase was, and how many bytes it sent; tells who watches.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use common::bulk;
 use common::report::{Phase, PhaseName};
+use common::{bulk, faults};
+
+use crate::progress::Observer;
 
 /// The phases of one run.
-pub(crate) struct Timeline {
+pub(crate) struct Timeline<'a> {
+    observer: &'a dyn Observer,
     start: Instant,
     done: Vec<Phase>,
     current: Option<(PhaseName, Instant, u64)>,
     sent: bulk::ByteCount,
 }
 
-impl Timeline {
-    /// Starts the clock. `sent` counts the bytes of all bulk streams.
-    pub(crate) fn start(sent: bulk::ByteCount) -> Self {
+impl<'a> Timeline<'a> {
+    /// Starts the clock, and tells `observer` what goes on. `sent` counts the bytes of all bulk
+    /// streams.
+    pub(crate) fn start(observer: &'a dyn Observer, sent: bulk::ByteCount) -> Self {
+        observer.counts(sent.clone());
         Timeline {
+            observer,
             start: Instant::now(),
             done: Vec::new(),
             current: None,
@@ -27,12 +33,25 @@ impl Timeline {
 
     /// Ends the present phase and begins `name`.
     pub(crate) fn begin(&mut self, name: PhaseName) {
-        self.end();
+        faults::reached(|| format!("client.phase.{}", <&str>::from(name)));
+        self.close();
         self.current = Some((name, Instant::now(), self.sent_bytes()));
+        self.observer.phase(name);
     }
 
-    /// Ends the present phase, if there is one.
+    /// Ends the present phase: the user is about to be asked.
+    pub(crate) fn pause(&mut self) {
+        self.close();
+        self.observer.pause();
+    }
+
+    /// Ends the last phase.
     pub(crate) fn end(&mut self) {
+        self.close();
+        self.observer.finished();
+    }
+
+    fn close(&mut self) {
         if let Some((name, began, sent_before)) = self.current.take() {
             self.done.push(Phase {
                 name,

@@ -2,17 +2,13 @@
 
 use common::preflight::{self, Check, Side, Verdict};
 use common::report::Outcome;
-use tokio_util::sync::CancellationToken;
 
 use crate::address::Address;
 use crate::format::Format;
-use crate::migrate::Migration;
-use crate::progress::Silent;
+use crate::migrate;
 
-pub(super) async fn check(container: &str, to: Address, format: Format) -> anyhow::Result<u8> {
-    let checks = Migration::new(to, &Silent, CancellationToken::new())
-        .check(container)
-        .await?;
+pub(super) async fn check(container: &str, to: &Address, format: Format) -> anyhow::Result<u8> {
+    let checks = migrate::check(container, to).await?;
     let passed = preflight::passed(&checks);
     match format {
         Format::Text => print(&checks),

@@ -96,7 +96,7 @@ async fn execute(command: Option<AsRoot>) -> anyhow::Result<u8> {
             format,
         }) => {
             recovery::first().await;
-            check::check(&container, to, format).await
+            check::check(&container, &to, format).await
         }
         Some(AsRoot::Pair { host, token }) => {
             let token = match token {

@@ -5,7 +5,6 @@ use std::path::Path;
 use anyhow::Context;
 use common::paths;
 use common::protocol::{Reply, Request};
-use tokio_util::sync::CancellationToken;
 use trust::{Peer, Peers, Standing, Token};
 
 use crate::address::Address;
@@ -29,7 +28,7 @@ pub(super) async fn pair(address: &Address, token: Token) -> anyhow::Result<()> 
         secret: token.secret,
         name: identity.name().to_owned(),
     };
-    match control.request(request, &CancellationToken::new()).await? {
+    match control.ask(request).await? {
         Reply::Paired => {}
         other => return Err(unexpected(&other).into()),
     }

@@ -13,7 +13,6 @@ use common::protocol::message::FLOWS_PER_BATCH;
 use common::protocol::{Reply, Request};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 use crate::control::{Control, RequestError, unexpected};
 use crate::source::Flows;
@@ -181,7 +180,7 @@ impl Moved<'_> {
         loop {
             let offer = entry.offer().await?;
             let request = Request::Introduce { offer, address };
-            let terms = match control.request(request, &CancellationToken::new()).await? {
+            let terms = match control.insist(request).await? {
                 Reply::Introduced { terms } => terms,
                 other => return Err(unexpected(&other).into()),
             };

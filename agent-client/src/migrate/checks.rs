@@ -2,60 +2,76 @@
 
 use common::container::ContainerFacts;
 use common::container::podman;
+use common::container::podman::inspect::Placement;
 use common::host::HostFacts;
 use common::net::foreign_firewalls::{self, Part};
 use common::preflight::{self, Check, Side, Verdict};
 use common::protocol::{Reply, Request};
 use tokio::task::spawn_blocking;
-use tokio_util::sync::CancellationToken;
 
+use crate::address::Address;
 use crate::control::{Control, unexpected};
 
-/// The container that is meant, with where it is, and this host.
-pub(super) async fn look(
-    container: &str,
-) -> anyhow::Result<(ContainerFacts, podman::inspect::Placement, HostFacts)> {
-    let listed = podman::list::list().await?;
-    let found = podman::list::resolve(&listed, container)?;
-    let (inspected, host) = tokio::join!(podman::inspect::inspect(&found.id), HostFacts::gather());
-    let (facts, placement) = inspected?;
-    Ok((facts, placement, host))
+/// The container that is meant, and this host.
+pub(super) struct Found {
+    pub(super) facts: ContainerFacts,
+    pub(super) placement: Placement,
+    pub(super) host: HostFacts,
 }
 
-/// What this host says.
-pub(super) async fn here(
-    facts: &ContainerFacts,
-    host: &HostFacts,
-    forward_new: bool,
-) -> Vec<Check> {
-    let addresses = facts.addresses();
-    let look = move || foreign_firewalls::obstacles(Part::Source, &addresses, forward_new);
-    let obstacles = spawn_blocking(look).await;
-    let mut checks = preflight::source(facts, host);
-    checks.extend(preflight::firewalls(
-        Side::Source,
-        &obstacles.unwrap_or_default(),
-    ));
-    checks
-}
-
-/// What the destination says.
-pub(super) async fn there(
-    facts: &ContainerFacts,
-    host: &HostFacts,
-    forward_new: bool,
-    control: &mut Control,
-    cancel: &CancellationToken,
-) -> anyhow::Result<Vec<Check>> {
-    let request = Request::Check {
-        container: Box::new(facts.clone()),
-        source: Box::new(host.clone()),
-        forward_new,
-    };
-    match control.request(request, cancel).await? {
-        Reply::Checked { checks } => Ok(checks),
-        other => Err(unexpected(&other).into()),
+impl Found {
+    /// Finds a container by what the user calls it.
+    pub(super) async fn look(container: &str) -> anyhow::Result<Self> {
+        let listed = podman::list::list().await?;
+        let found = podman::list::resolve(&listed, container)?;
+        let (inspected, host) =
+            tokio::join!(podman::inspect::inspect(&found.id), HostFacts::gather());
+        let (facts, placement) = inspected?;
+        Ok(Found {
+            facts,
+            placement,
+            host,
+        })
     }
+
+    /// What this host says.
+    pub(super) async fn check_here(&self, forward_new: bool) -> Vec<Check> {
+        let addresses = self.facts.addresses();
+        let look = move || foreign_firewalls::obstacles(Part::Source, &addresses, forward_new);
+        let obstacles = spawn_blocking(look).await;
+        let mut checks = preflight::source(&self.facts, &self.host);
+        checks.extend(preflight::firewalls(
+            Side::Source,
+            &obstacles.unwrap_or_default(),
+        ));
+        checks
+    }
+
+    /// What the destination says.
+    pub(super) async fn check_there(
+        &self,
+        forward_new: bool,
+        control: &mut Control,
+    ) -> anyhow::Result<Vec<Check>> {
+        let request = Request::Check {
+            container: Box::new(self.facts.clone()),
+            source: Box::new(self.host.clone()),
+            forward_new,
+        };
+        match control.ask(request).await? {
+            Reply::Checked { checks } => Ok(checks),
+            other => Err(unexpected(&other).into()),
+        }
+    }
+}
+
+/// Looks at both hosts; returns what holds and what does not.
+pub(crate) async fn check(container: &str, destination: &Address) -> anyhow::Result<Vec<Check>> {
+    let found = Found::look(container).await?;
+    let mut checks = found.check_here(false).await;
+    let mut control = Control::connect(destination).await?;
+    checks.extend(found.check_there(false, &mut control).await?);
+    Ok(checks)
 }
 
 /// What stands in the way, in a sentence; nothing if nothing does.

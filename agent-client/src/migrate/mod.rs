@@ -1,59 +1,51 @@
 //! The phases of a migration, in order, and the one place that undoes them.
 
 mod bypass;
+mod checkpoint;
 mod checks;
+mod commit;
 mod failure;
+mod files;
 mod flood;
+mod flows;
+mod forward;
 mod outage;
+mod record;
+mod removal;
+mod tunnel;
 
-use std::io::ErrorKind;
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use common::bulk;
 use common::container::ContainerFacts;
-use common::container::checkpoint::dump::DumpError;
 use common::container::files::payload::Sent;
-use common::container::podman;
-use common::container::service::{self, Parted};
-use common::faults;
-use common::journal::{Journal, MigrationRecord, Progress, Role};
-use common::multicall::keeper_command;
+use common::container::podman::inspect::Placement;
+use common::journal::Progress;
 use common::net::flows::decide::FlowCount;
-use common::net::flows::port_forward::Forward;
-use common::net::flows::port_forwards;
-use common::net::mark::Index;
-use common::net::state::Dirs;
-use common::net::tunnel::{MOST_TRIES, PROOF_LIMIT, Tunnel, TunnelError};
+use common::net::tunnel::Tunnel;
 use common::paths;
 use common::preflight::{Check, Verdict};
-use common::protocol::message::FLOWS_PER_BATCH;
-use common::protocol::{
-    MigrationId, MissingImage, RefusalCode, Reply, Request, StreamDigest, StreamKind,
-};
+use common::protocol::{MigrationId, MissingImage, RefusalCode, Reply, Request, StreamKind};
 use common::report::{self, Outcome, PhaseName, Report};
-use common::transaction::{self, SourceStep};
 use common::undo::Undo;
-use time::OffsetDateTime;
-use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use self::bypass::Moved;
+use self::checkpoint::{Begun, Stream};
+use self::checks::Found;
+pub(crate) use self::checks::check;
 use self::failure::Failure;
 pub(crate) use self::failure::is_usage_error;
+use self::flows::MovingFlows;
 use self::outage::Outage;
+use self::record::Record;
 use crate::address::Address;
-use crate::control::{Control, RequestError, ask_fate, unexpected};
+use crate::control::{Control, RequestError, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
-use crate::recovery;
-use crate::source::{Data, Flows, Source};
+use crate::source::{Data, Source};
 use crate::timeline::Timeline;
-
-/// For how long, and with what pause, the destination is asked what became of a commit.
-const FATE_LIMIT: Duration = Duration::from_secs(15);
-const FATE_PAUSE: Duration = Duration::from_secs(2);
 
 const TOO_MANY_DATAGRAMS: &str = "datagrams to the container were dropped while the checkpoint was sent: \
                                   more came than the tunnel carries";
@@ -61,28 +53,19 @@ const TOO_MANY_DATAGRAMS: &str = "datagrams to the container were dropped while 
 /// A decision of the user between plan and act.
 pub(crate) type Confirm<'a> = &'a (dyn Fn(&ContainerFacts, &[Check]) -> bool + Send + Sync);
 
-/// Number of the stream with the checkpoint. The image and the skeleton come before, files after.
-const CHECKPOINT_STREAM: u32 = 3;
-
-/// A pass over the files that sent less than this is the last before the outage, in bytes.
-const FEW_BYTES: u64 = 8 << 20;
-
-/// Most passes over the files after the first.
-const MOST_PASSES: u32 = 4;
+/// Numbers of streams. The checkpoint's comes next, and then those of the files.
+const IMAGE_STREAM: u32 = 1;
+const SKELETON_STREAM: u32 = 2;
 
 /// One migration from this host.
 pub(crate) struct Migration<'a> {
     destination: Address,
-    observer: &'a dyn Observer,
     outage: Outage,
-    timeline: Timeline,
+    timeline: Timeline<'a>,
     sent: bulk::ByteCount,
     undo: Undo,
-    journal: Journal,
-    record: Option<MigrationRecord>,
+    record: Record,
     control: Option<Control>,
-    /// Flows that the destination knows and has yet to turn.
-    waiting: bool,
     forward_new: bool,
     report: Report,
     /// Held to the end of the roll-back: recovery takes a record without a lock for a dead one.
@@ -97,7 +80,6 @@ impl<'a> Migration<'a> {
         cancel: CancellationToken,
     ) -> Self {
         let sent = bulk::ByteCount::default();
-        observer.counts(sent.clone());
         Migration {
             report: Report {
                 version: report::VERSION,
@@ -121,15 +103,12 @@ impl<'a> Migration<'a> {
                 error: None,
             },
             destination,
-            observer,
             outage: Outage::of(cancel),
-            timeline: Timeline::start(sent.clone()),
+            timeline: Timeline::start(observer, sent.clone()),
             sent,
             undo: Undo::default(),
-            journal: Journal::of("client"),
-            record: None,
+            record: Record::none(),
             control: None,
-            waiting: false,
             forward_new: false,
             lock: None,
         }
@@ -159,7 +138,7 @@ impl<'a> Migration<'a> {
         match self.attempt(container, dry_run, confirm).await {
             Ok(outcome) => self.report.outcome = outcome,
             Err(Failure::Refused(why)) => {
-                if self.record.is_some() {
+                if self.record.is_open() {
                     self.roll_back(&anyhow::anyhow!(why.clone())).await;
                 }
                 if self.report.outcome != Outcome::Unknown {
@@ -178,28 +157,9 @@ impl<'a> Migration<'a> {
             }
         }
         self.timeline.end();
-        self.observer.finished();
         self.report.phases = self.timeline.phases().to_vec();
         self.report.sent_bytes = self.timeline.sent_bytes();
         (self.report, usage)
-    }
-
-    /// Looks at both hosts; returns what holds and what does not.
-    pub(crate) async fn check(&mut self, container: &str) -> anyhow::Result<Vec<Check>> {
-        let (facts, _, host) = checks::look(container).await?;
-        let mut checks = checks::here(&facts, &host, self.forward_new).await;
-        let mut control = Control::connect(&self.destination).await?;
-        checks.extend(
-            checks::there(
-                &facts,
-                &host,
-                self.forward_new,
-                &mut control,
-                &self.outage.cancel,
-            )
-            .await?,
-        );
-        Ok(checks)
     }
 
     async fn attempt(
@@ -208,19 +168,31 @@ impl<'a> Migration<'a> {
         dry_run: bool,
         confirm: Confirm<'_>,
     ) -> Result<Outcome, Failure> {
-        self.begin(PhaseName::Connect);
-        let cancel = self.outage.cancel.clone();
-        let looked = cancel.run_until_cancelled(checks::look(container)).await;
-        let (facts, placement, host) = looked.context("cancelled")??;
+        let (found, mut checks, mut control) = self.connect(container).await?;
+        self.preflight(&found, &mut checks, &mut control).await?;
+        if dry_run {
+            return Ok(Outcome::Possible);
+        }
+        self.timeline.pause();
+        if !confirm(&found.facts, &checks) {
+            return Err(anyhow::anyhow!("not confirmed").into());
+        }
+        self.outage.stop_if_cancelled()?;
+        let (source, missing_image) = self.begin(found, control).await?;
+        self.carry_out(&source, missing_image).await
+    }
+
+    async fn connect(&mut self, container: &str) -> Result<(Found, Vec<Check>, Control), Failure> {
+        self.timeline.begin(PhaseName::Connect);
+        let cancel = &self.outage.cancel;
+        let looked = cancel.run_until_cancelled(Found::look(container)).await;
+        let found = looked.context("cancelled")??;
+        let facts = &found.facts;
         self.report.container = Some(facts.reference());
         self.lock = Some(lock::container(&facts.id)?.ok_or_else(|| {
             anyhow::anyhow!("another agent-client is migrating {} right now", facts.name)
         })?);
-        let earlier = self.journal.list().context("cannot read the records")?;
-        if let Some(record) = earlier
-            .iter()
-            .find(|r| r.container.id == facts.id && recovery::unsettled(r))
-        {
+        if let Some(record) = self.record.unsettled(&facts.id)? {
             return Err(Failure::Refused(format!(
                 "an earlier migration of {} to {} is not settled (its id: {}): until it is, it may \
                  run there",
@@ -228,7 +200,7 @@ impl<'a> Migration<'a> {
             )));
         }
         // A container that is not running at all has nothing to ask the destination about.
-        let mut checks = checks::here(&facts, &host, self.forward_new).await;
+        let checks = found.check_here(self.forward_new).await;
         if let Some(why) = checks::refusal(&checks) {
             return Err(Failure::Refused(why));
         }
@@ -239,46 +211,46 @@ impl<'a> Migration<'a> {
                 facts.name
             )));
         }
-        let mut control = Control::connect(&self.destination).await?;
+        let control = Control::connect(&self.destination).await?;
+        Ok((found, checks, control.cancelled_by(cancel.clone())))
+    }
 
-        self.begin(PhaseName::Preflight);
-        checks.extend(
-            checks::there(
-                &facts,
-                &host,
-                self.forward_new,
-                &mut control,
-                &self.outage.cancel,
-            )
-            .await?,
-        );
+    /// Adds what the destination says to `checks`.
+    async fn preflight(
+        &mut self,
+        found: &Found,
+        checks: &mut Vec<Check>,
+        control: &mut Control,
+    ) -> Result<(), Failure> {
+        self.timeline.begin(PhaseName::Preflight);
+        checks.extend(found.check_there(self.forward_new, control).await?);
         for check in checks.iter().filter(|c| c.verdict == Verdict::Warning) {
             self.report
                 .warnings
                 .push(format!("{}: {}", check.name, check.detail));
         }
-        if let Some(why) = checks::refusal(&checks) {
-            return Err(Failure::Refused(why));
+        match checks::refusal(checks) {
+            Some(why) => Err(Failure::Refused(why)),
+            None => Ok(()),
         }
-        if dry_run {
-            return Ok(Outcome::Possible);
-        }
-        self.timeline.end();
-        self.observer.pause();
-        if !confirm(&facts, &checks) {
-            return Err(anyhow::anyhow!("not confirmed").into());
-        }
-        self.outage.stop_if_cancelled()?;
+    }
 
+    /// Both hosts know of the migration from here on. The control connection is in `self.control`
+    /// then, for the roll-back. Returns what the destination lacks of the image.
+    async fn begin(
+        &mut self,
+        found: Found,
+        mut control: Control,
+    ) -> Result<(Source, Option<MissingImage>), Failure> {
         let migration = MigrationId::random();
         self.report.migration_id = Some(migration.clone());
-        let source = self.open_journal(&migration, &facts, placement)?;
+        let source = self.open_journal(&migration, &found.facts, found.placement)?;
         let begin = Request::Begin {
-            migration: migration.clone(),
-            container: Box::new(facts),
-            source: Box::new(host),
+            migration,
+            container: Box::new(found.facts),
+            source: Box::new(found.host),
         };
-        let missing_image = match control.request(begin, &self.outage.cancel).await {
+        let missing_image = match control.ask(begin).await {
             Ok(Reply::Begun { missing_image }) => missing_image,
             Ok(other) => return Err(unexpected(&other).into()),
             Err(RequestError::Refused(refused)) if refused.code == RefusalCode::Preflight => {
@@ -290,238 +262,7 @@ impl<'a> Migration<'a> {
             }
         };
         self.control = Some(control);
-        self.carry_out(&source, missing_image).await
-    }
-
-    /// From `Begin` to the end. From here on the control connection is in `self.control`, for the
-    /// roll-back.
-    async fn carry_out(
-        &mut self,
-        source: &Source,
-        missing_image: Option<MissingImage>,
-    ) -> Result<Outcome, Failure> {
-        self.begin(PhaseName::Tunnel);
-        let (tunnel, data) = self.open_tunnel().await?;
-
-        if let Some(missing) = missing_image {
-            self.begin(PhaseName::Image);
-            let sent = source.send_image(1, &data, missing, self.outage.cancel.clone());
-            self.send(StreamKind::Image, 1, sent).await?;
-        }
-
-        // Everything that needs no memory image: the container runs on meanwhile.
-        self.begin(PhaseName::Stage);
-        // Nothing of the container has been changed, so a Podman that hangs can be given up.
-        let written = self
-            .outage
-            .cancel
-            .run_until_cancelled(source.write_skeleton());
-        written.await.context("cancelled")??;
-        let sent = source.send_skeleton(2, &data, self.outage.cancel.clone());
-        self.send(StreamKind::Skeleton, 2, sent).await?;
-        match self.ask(Request::Stage).await? {
-            Reply::Staged { packets } => self.report.packets = Some(packets),
-            other => return Err(unexpected(&other).into()),
-        }
-
-        self.begin(PhaseName::Files);
-        let sent = self.send_files(source, &data).await?;
-
-        self.begin(PhaseName::Flows);
-        let mut flows = vec![source.flows(None).await.context("cannot read the flows")?];
-        self.install(&flows[0]).await?;
-        let ready = flows[0].prepare(tunnel.index()).await;
-        ready.context("cannot prepare the flows")?;
-        if self.forward_new {
-            self.prepare_forward(source, tunnel.index()).await?;
-        }
-        // Before the freeze: a check must not begin while the container stands still.
-        let held = source.clone();
-        self.undo
-            .register("service and health checks", move || async move {
-                held.release().await
-            });
-        let holding = source.hold().await;
-        holding.context("cannot keep systemd from looking after the container")?;
-        let thawed = source.clone();
-        self.undo
-            .register("freeze", move || async move { thawed.thaw().await });
-        source.prepare_freeze().await?;
-        self.ask(Request::Receive {
-            stream: CHECKPOINT_STREAM,
-            kind: StreamKind::Checkpoint,
-        })
-        .await?;
-        let stream = self.outage.cancel.child_token();
-        let (path, cancel) = (data.clone(), stream.clone());
-        let sender = spawn_blocking(move || path.open(CHECKPOINT_STREAM, cancel)).await??;
-        self.outage.stop_if_cancelled()?;
-        source.wait_accepted().await?;
-
-        // From here on packets for the container go to the destination and wait there.
-        self.begin(PhaseName::Freeze);
-        self.outage.begin();
-        self.redirect(&flows[0], &tunnel).await?;
-        source
-            .freeze()
-            .await
-            .context("cannot freeze the container")?;
-
-        let watch = flood::Watch::begin(flows[0].clone(), tunnel.index());
-        self.begin(PhaseName::Dump);
-        let (dumping, ended) = mpsc::channel();
-        let cancel = self.outage.cancel.clone();
-        let dump = async {
-            let dumped = source.dump(&cancel).await;
-            drop(dumping);
-            dumped
-        };
-        let follow = async {
-            let late = self.follow(source, &flows[0], &tunnel).await;
-            if late.is_err() {
-                stream.cancel();
-            }
-            late
-        };
-        let (dumped, memory, late) = tokio::join!(dump, source.ship_dump(sender, ended), follow);
-        // However this ends from here on, nobody waits for what was not sent.
-        let _unsent = stream.drop_guard();
-        dumped.map_err(|error| self.keep_log(error))?;
-        flows.push(late?);
-        self.outage.stop_if_cancelled()?;
-
-        self.begin(PhaseName::Ship);
-        let shipped = match memory {
-            Ok(payload) => source.ship(payload, sent).await,
-            Err(error) => Err(error),
-        };
-        self.end_stream(shipped.context("cannot send the checkpoint"))
-            .await?;
-        if watch.end().await? > 0 {
-            let turned = flows[0].redirect(tunnel.index()).await;
-            turned.context("cannot turn the flows again")?;
-            self.report.warnings.push(TOO_MANY_DATAGRAMS.into());
-        }
-
-        self.begin(PhaseName::Restore);
-        // The record is on disk by the time that it must be, and nothing waits for the disk.
-        let (recorded, kept_down, restored) = tokio::join!(
-            self.write_later(Progress::Committing),
-            source.keep_service_down(),
-            self.ask(Request::Restore)
-        );
-        restored?;
-        recorded?;
-        kept_down.context("the container's service may come back at boot")?;
-
-        self.begin(PhaseName::CutOver);
-        self.outage.stop_if_cancelled()?;
-        self.commit().await?;
-        self.report.freeze_ms = self.outage.frozen_ms();
-        let moved: Vec<_> = flows.iter().flat_map(Flows::moved).collect();
-        self.report.flows = FlowCount::of(&moved);
-
-        self.begin(PhaseName::Remove);
-        self.remove_old(source, &flows, &tunnel).await;
-        Ok(self.outcome_after_commit())
-    }
-
-    /// Sends the files while the container runs, and again what has changed meanwhile, until little
-    /// is left for the outage or it does not get less.
-    async fn send_files(&mut self, source: &Source, data: &Data) -> Result<Sent, Failure> {
-        let mut sent = None;
-        let mut before = u64::MAX;
-        for pass in 0.. {
-            let stream = CHECKPOINT_STREAM + 1 + pass;
-            let kind = StreamKind::Files;
-            self.ask(Request::Receive { stream, kind }).await?;
-            let packed = source
-                .send_files(stream, data, sent, &self.outage.cancel)
-                .await;
-            let (digest, so_far) = match packed {
-                Ok((digest, so_far)) => (Ok(digest), Some(so_far)),
-                Err(error) => (Err(error.context("cannot send the files")), None),
-            };
-            let bytes = digest.as_ref().map_or(0, |digest| digest.bytes);
-            self.end_stream(digest).await?;
-            sent = so_far;
-            if bytes < FEW_BYTES || bytes > before / 2 || pass == MOST_PASSES {
-                break;
-            }
-            before = bytes;
-        }
-        Ok(sent.unwrap_or_default())
-    }
-
-    /// The forward is on record before the commit: whoever finishes this migration has it work.
-    async fn prepare_forward(&mut self, source: &Source, tunnel: Index) -> anyhow::Result<()> {
-        let forward = Forward::of(&source.facts);
-        let id = forward.container.id.clone();
-        self.undo.register("forward", move || async move {
-            spawn_blocking(move || port_forwards::remove(&Dirs::default(), &id)).await??;
-            Ok(())
-        });
-        let prepare = move || port_forwards::prepare(&Dirs::default(), tunnel, forward);
-        spawn_blocking(prepare).await??;
-        Ok(())
-    }
-
-    async fn activate_forward(&mut self, source: &Source) {
-        let id = source.facts.id.clone();
-        let activated =
-            spawn_blocking(move || port_forwards::activate(&Dirs::default(), &id)).await;
-        match activated.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
-            Ok(()) => {
-                let ports = source.facts.ports.iter().map(ToString::to_string);
-                self.report.forwarded_ports = ports.collect();
-            }
-            Err(error) => self
-                .report
-                .warnings
-                .push(format!("new connections are not forwarded: {error:#}")),
-        }
-    }
-
-    /// Tells the destination of flows, before any of their packets can get there.
-    async fn install(&mut self, flows: &Flows) -> Result<(), RequestError> {
-        for batch in flows.moved().chunks(FLOWS_PER_BATCH) {
-            let request = Request::Flows {
-                flows: batch.to_vec(),
-            };
-            match self.ask(request).await? {
-                Reply::FlowsInstalled { waiting } => self.waiting = waiting > 0,
-                other => return Err(unexpected(&other)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends the packets of flows to the destination from now on.
-    async fn redirect(&mut self, flows: &Flows, tunnel: &Tunnel) -> anyhow::Result<()> {
-        let back = flows.clone();
-        self.undo
-            .register("flows", move || async move { back.restore().await });
-        // Those that pass the destination anyway are turned there.
-        if std::mem::take(&mut self.waiting) {
-            self.ask(Request::Redirect).await?;
-        }
-        let turned = flows.redirect(tunnel.index()).await;
-        turned.context("cannot turn the flows")
-    }
-
-    /// Lets the flows follow that began between the first look and the freeze.
-    async fn follow(
-        &mut self,
-        source: &Source,
-        earlier: &Flows,
-        tunnel: &Tunnel,
-    ) -> anyhow::Result<Flows> {
-        let late = source.flows(Some(earlier)).await;
-        let late = late.context("cannot read the flows")?;
-        self.install(&late).await?;
-        late.prepare(tunnel.index()).await?;
-        self.redirect(&late, tunnel).await?;
-        Ok(late)
+        Ok((source, missing_image))
     }
 
     /// The record and the scratch directory; both are seen by recovery if this process dies.
@@ -529,21 +270,10 @@ impl<'a> Migration<'a> {
         &mut self,
         migration: &MigrationId,
         facts: &ContainerFacts,
-        placement: podman::inspect::Placement,
+        placement: Placement,
     ) -> anyhow::Result<Source> {
-        let record = MigrationRecord {
-            migration: migration.clone(),
-            container: facts.reference(),
-            peer: self.destination.to_string(),
-            direction: Role::Outgoing,
-            progress: Progress::UnderWay,
-            started: OffsetDateTime::now_utc(),
-            error: None,
-        };
-        self.journal
-            .write(&record)
-            .context("cannot write the migration's record")?;
-        self.record = Some(record);
+        let peer = self.destination.to_string();
+        self.record.open(migration, facts.reference(), peer)?;
         if let Some(lock) = &self.lock {
             lock.carries(migration)
                 .context("cannot write into the container's lock")?;
@@ -557,258 +287,222 @@ impl<'a> Migration<'a> {
         Source::new(facts.clone(), placement, work)
     }
 
-    async fn open_tunnel(&mut self) -> Result<(std::sync::Arc<Tunnel>, Data), Failure> {
-        let peer = self.control()?.peer;
-        let mut tries = 1..=MOST_TRIES;
-        let tunnel = loop {
-            let offer = spawn_blocking(|| Tunnel::offer(&Dirs::default(), &keeper_command));
-            let offer = offer.await??;
-            let terms = match self.ask(Request::OpenTunnel { offer }).await? {
-                Reply::TunnelOpened { terms } => terms,
-                other => return Err(unexpected(&other).into()),
-            };
-            let established = spawn_blocking(move || {
-                Tunnel::establish(&Dirs::default(), &terms, peer, &keeper_command)
-            });
-            match established.await? {
-                Err(TunnelError::Taken(..)) if tries.next().is_some() => {}
-                established => break established?,
-            }
-        };
+    /// From `Begin` to the end, a line per phase.
+    async fn carry_out(
+        &mut self,
+        source: &Source,
+        missing_image: Option<MissingImage>,
+    ) -> Result<Outcome, Failure> {
+        let (tunnel, data) = self.tunnel().await?;
+        self.image(source, &data, missing_image).await?;
+        self.stage(source, &data).await?;
+        let sent = self.files(source, &data).await?;
+        let (mut flows, stream) = self.flows(source, &data, &tunnel).await?;
+        let flood = self.freeze(source, &mut flows).await?;
+        let begun = self.dump(source, &mut flows, stream).await?;
+        self.ship(source, &flows, begun, sent, flood).await?;
+        self.restore(source).await?;
+        self.cut_over(&flows).await?;
+        Ok(self.remove(source, &flows).await)
+    }
+
+    async fn tunnel(&mut self) -> anyhow::Result<(Arc<Tunnel>, Data)> {
+        self.timeline.begin(PhaseName::Tunnel);
+        let control = connected(&mut self.control)?;
+        let tunnel = tunnel::establish(control).await?;
         self.report.tunnel = Some(report::Tunnel {
             backend: tunnel.backend().to_string(),
             interface: tunnel.interface(),
             reused: tunnel.reused(),
         });
-        let tunnel = std::sync::Arc::new(tunnel);
-        let undone = std::sync::Arc::downgrade(&tunnel);
-        self.undo.register("tunnel", move || async move {
-            // By now nobody else holds it; the keeper takes it down if it is idle.
-            if let Some(tunnel) = undone.upgrade().and_then(std::sync::Arc::into_inner) {
-                spawn_blocking(move || tunnel.teardown()).await??;
-            }
-            Ok(())
-        });
-        let proven = tunnel.clone();
-        let (here, there) = tokio::join!(
-            spawn_blocking(move || proven.prove(PROOF_LIMIT)),
-            self.ask(Request::ProveTunnel)
-        );
-        here??;
-        match there? {
-            Reply::TunnelProven { data, ticket } => Ok((
-                tunnel,
-                Data {
-                    address: data,
-                    ticket,
-                    sent: self.sent.clone(),
-                },
-            )),
-            other => Err(unexpected(&other).into()),
-        }
+        let tunnel = Arc::new(tunnel);
+        tunnel::register_undo(&tunnel, &mut self.undo);
+        let data = tunnel::prove(&tunnel, control, self.sent.clone()).await?;
+        Ok((tunnel, data))
     }
 
-    /// Announces a stream, and only then lets it be sent.
-    async fn send(
+    async fn image(
         &mut self,
-        kind: StreamKind,
-        stream: u32,
-        sending: impl Future<Output = anyhow::Result<StreamDigest>>,
-    ) -> Result<(), Failure> {
-        self.ask(Request::Receive { stream, kind }).await?;
-        let sent = sending.await;
-        self.end_stream(sent).await
-    }
-
-    /// Compares what was sent with what arrived.
-    async fn end_stream(&mut self, sent: anyhow::Result<StreamDigest>) -> Result<(), Failure> {
-        let error = match sent {
-            Ok(digest) => {
-                if let Reply::Received { warnings } =
-                    self.ask(Request::StreamEnd { digest }).await?
-                {
-                    self.warn_once(warnings);
-                }
-                return Ok(());
-            }
-            Err(error) => error,
+        source: &Source,
+        data: &Data,
+        missing: Option<MissingImage>,
+    ) -> anyhow::Result<()> {
+        let Some(missing) = missing else {
+            return Ok(());
         };
-        self.outage.stop_if_cancelled()?;
-        let broken = error.chain().any(|cause| {
-            cause.downcast_ref().is_some_and(|e: &std::io::Error| {
-                matches!(
-                    e.kind(),
-                    ErrorKind::ConnectionReset
-                        | ErrorKind::BrokenPipe
-                        | ErrorKind::ConnectionAborted
-                )
-            })
-        });
-        if !broken {
-            return Err(error.into());
-        }
-        // When the destination gives up on a stream, its own words say more than the broken
-        // connection that this end sees.
-        let digest = StreamDigest {
-            bytes: 0,
-            blake3: [0; 32],
-        };
-        match self.ask(Request::StreamEnd { digest }).await {
-            Err(RequestError::Refused(refused)) if refused.code == RefusalCode::Failed => {
-                Err(RequestError::Refused(refused).into())
-            }
-            _ => Err(error.into()),
-        }
+        self.timeline.begin(PhaseName::Image);
+        let sent = source.send_image(IMAGE_STREAM, data, missing, self.outage.cancel.clone());
+        let warnings = &mut self.report.warnings;
+        connected(&mut self.control)?
+            .send(StreamKind::Image, IMAGE_STREAM, sent, warnings)
+            .await
     }
 
-    /// Files are sent several times, and each time the destination says the same of them.
-    fn warn_once(&mut self, warnings: Vec<String>) {
-        for warning in warnings {
-            if !self.report.warnings.contains(&warning) {
-                self.report.warnings.push(warning);
-            }
+    /// Everything that needs no memory image: the container runs on meanwhile.
+    async fn stage(&mut self, source: &Source, data: &Data) -> anyhow::Result<()> {
+        self.timeline.begin(PhaseName::Stage);
+        let cancel = &self.outage.cancel;
+        // Nothing of the container has been changed, so a Podman that hangs can be given up.
+        let written = cancel.run_until_cancelled(source.write_skeleton());
+        written.await.context("cancelled")??;
+        let sent = source.send_skeleton(SKELETON_STREAM, data, cancel.clone());
+        let warnings = &mut self.report.warnings;
+        let control = connected(&mut self.control)?;
+        control
+            .send(StreamKind::Skeleton, SKELETON_STREAM, sent, warnings)
+            .await?;
+        match control.ask(Request::Stage).await? {
+            Reply::Staged { packets } => self.report.packets = Some(packets),
+            other => return Err(unexpected(&other).into()),
         }
-    }
-
-    /// The point of no return. The record says so already: from then on only the destination's
-    /// word says where the container runs.
-    async fn commit(&mut self) -> Result<(), Failure> {
-        // Not cancellable from here on.
-        let never = CancellationToken::new();
-        match self.control()?.request(Request::Commit, &never).await {
-            Ok(Reply::Committed) => {}
-            Ok(other) => return Err(Failure::Unknown(unexpected(&other).into())),
-            Err(error) => self.learn_outcome(error).await?,
-        }
-        self.undo.disarm();
-        self.write_progress(Progress::Committed, None)
-            .unwrap_or_else(|error| self.report.warnings.push(format!("{error:#}")));
         Ok(())
     }
 
-    /// The answer to `Commit` did not come: asks until the destination says what became of it.
-    async fn learn_outcome(&mut self, lost: RequestError) -> Result<(), Failure> {
-        let migration = self.report.migration_id.clone().expect("begun");
-        let deadline = Instant::now() + FATE_LIMIT;
-        while Instant::now() < deadline {
-            tokio::time::sleep(FATE_PAUSE).await;
-            let left = deadline.saturating_duration_since(Instant::now());
-            let asked = ask_fate(&self.destination, &migration);
-            let answer = match tokio::time::timeout(left, asked).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(error)) => {
-                    tracing::warn!("cannot ask the destination: {error:#}");
-                    continue;
-                }
-                Err(_) => break,
-            };
-            match transaction::source(Progress::Committing, Some(answer), true) {
-                Some(SourceStep::Remove) => {
-                    let warning = format!("the answer to the commit was not in order: {lost}");
-                    self.report.warnings.push(warning);
-                    return Ok(());
-                }
-                Some(SourceStep::Thaw) => {
-                    return Err(Failure::Failed(anyhow::anyhow!(
-                        "the destination did not commit: {lost}"
-                    )));
-                }
-                Some(SourceStep::AskOperator) => {
-                    return Err(Failure::Unknown(anyhow::anyhow!(
-                        "{lost}; {} has no record of this migration. The copy here stays frozen \
-                         until you have found out where the container runs",
-                        self.destination
-                    )));
-                }
-                Some(SourceStep::Ask) | None => {}
-            }
-        }
-        Err(Failure::Unknown(anyhow::anyhow!(
-            "{lost}; it is not known whether the container runs on {destination}. The copy here \
-             stays frozen so that there are never two. When {destination} can be reached again, \
-             run `agent-client recover` here: it asks and then finishes or undoes this migration. If it \
-             never will be, decide with `agent-client resolve {migration}`",
-            destination = self.destination
-        )))
+    async fn files(&mut self, source: &Source, data: &Data) -> anyhow::Result<Sent> {
+        self.timeline.begin(PhaseName::Files);
+        let (cancel, warnings) = (&self.outage.cancel, &mut self.report.warnings);
+        files::send(
+            source,
+            data,
+            connected(&mut self.control)?,
+            cancel,
+            warnings,
+        )
+        .await
     }
 
-    async fn remove_old(&mut self, source: &Source, flows: &[Flows], tunnel: &Tunnel) {
-        // While the frozen copy is there nobody refuses a connection in between.
+    /// The last before the outage: whatever can be done while the container runs is done after it.
+    async fn flows(
+        &mut self,
+        source: &Source,
+        data: &Data,
+        tunnel: &Arc<Tunnel>,
+    ) -> anyhow::Result<(MovingFlows, Stream)> {
+        self.timeline.begin(PhaseName::Flows);
+        let control = connected(&mut self.control)?;
+        let flows = MovingFlows::prepare(source, tunnel.index(), control).await?;
         if self.forward_new {
-            self.activate_forward(source).await;
+            forward::prepare(source, tunnel.index(), &mut self.undo).await?;
         }
-        let removed = source.remove().await;
-        for flows in flows {
-            if let Err(error) = flows.reconcile(tunnel.index()).await {
-                let warning = format!("some flows may not have moved: {error:#}");
-                self.report.warnings.push(warning);
-            }
+        // Before the freeze: a check must not begin while the container stands still.
+        let held = source.clone();
+        self.undo
+            .register("service and health checks", move || async move {
+                held.release().await
+            });
+        let holding = source.hold().await;
+        holding.context("cannot keep systemd from looking after the container")?;
+        let thawed = source.clone();
+        self.undo
+            .register("freeze", move || async move { thawed.thaw().await });
+        source.prepare_freeze().await?;
+        let stream = Stream::open(data, control, &self.outage.cancel).await?;
+        self.outage.stop_if_cancelled()?;
+        source.wait_accepted().await?;
+        Ok((flows, stream))
+    }
+
+    /// From here on packets for the container go to the destination and wait there.
+    async fn freeze(
+        &mut self,
+        source: &Source,
+        flows: &mut MovingFlows,
+    ) -> anyhow::Result<flood::Watch> {
+        self.timeline.begin(PhaseName::Freeze);
+        self.outage.begin();
+        let control = connected(&mut self.control)?;
+        flows.redirect(control, &mut self.undo).await?;
+        let frozen = source.freeze().await;
+        frozen.context("cannot freeze the container")?;
+        Ok(flood::Watch::begin(flows.first().clone(), flows.tunnel))
+    }
+
+    async fn dump(
+        &mut self,
+        source: &Source,
+        flows: &mut MovingFlows,
+        stream: Stream,
+    ) -> anyhow::Result<Begun> {
+        self.timeline.begin(PhaseName::Dump);
+        let follow = flows.follow(source, connected(&mut self.control)?, &mut self.undo);
+        let cancel = &self.outage.cancel;
+        let (dumped, followed, begun) = outage::dump(source, stream, cancel, follow).await;
+        dumped.map_err(|error| self.record.keep_log(error))?;
+        followed?;
+        self.outage.stop_if_cancelled()?;
+        Ok(begun)
+    }
+
+    async fn ship(
+        &mut self,
+        source: &Source,
+        flows: &MovingFlows,
+        begun: Begun,
+        sent: Sent,
+        flood: flood::Watch,
+    ) -> anyhow::Result<()> {
+        self.timeline.begin(PhaseName::Ship);
+        let shipped = begun.ship(source, sent).await;
+        let shipped = shipped.context("cannot send the checkpoint");
+        let warnings = &mut self.report.warnings;
+        let control = connected(&mut self.control)?;
+        control.end_stream(shipped, warnings).await?;
+        if flood.end().await? > 0 {
+            flows.redirect_again().await?;
+            warnings.push(TOO_MANY_DATAGRAMS.into());
         }
-        if let Some(control) = &mut self.control {
-            let moved = Moved {
-                id: &source.facts.id,
-                flows,
-                tunnel: tunnel.index(),
-            };
-            let bypassed = moved.bypass(control).await;
-            self.report.bypassed = bypassed.flows;
-            self.report.warnings.extend(bypassed.warnings);
-        }
-        match source.left_behind(tunnel.index()).await {
-            Ok(0) => {}
-            Ok(behind) => self.report.warnings.push(format!(
-                "{behind} connections that began during the cut-over did not move"
-            )),
-            Err(error) => tracing::debug!("{error:#}"),
-        }
-        let removed = match removed {
-            Ok(()) => self.part_from_service().await,
-            Err(error) => Err(error),
-        };
+        Ok(())
+    }
+
+    async fn restore(&mut self, source: &Source) -> anyhow::Result<()> {
+        self.timeline.begin(PhaseName::Restore);
+        let control = connected(&mut self.control)?;
+        outage::restore(source, &mut self.record, control).await
+    }
+
+    /// The point of no return.
+    async fn cut_over(&mut self, flows: &MovingFlows) -> Result<(), Failure> {
+        self.timeline.begin(PhaseName::CutOver);
+        self.outage.stop_if_cancelled()?;
+        let control = connected(&mut self.control)?;
+        let migration = self.record.migration()?;
+        let warning = commit::commit(control, &self.destination, migration).await?;
+        self.report.warnings.extend(warning);
+        self.undo.disarm();
+        self.record
+            .write(Progress::Committed, None)
+            .unwrap_or_else(|error| self.report.warnings.push(format!("{error:#}")));
+        self.report.freeze_ms = self.outage.frozen_ms();
+        self.report.flows = flows.count();
+        Ok(())
+    }
+
+    /// The migration cannot fail any more.
+    async fn remove(&mut self, source: &Source, flows: &MovingFlows) -> Outcome {
+        self.timeline.begin(PhaseName::Remove);
+        let control = self.control.as_mut();
+        let forward_new = self.forward_new;
+        let removed = removal::remove(source, flows, control, forward_new, &mut self.report).await;
         if let Err(error) = removed {
             // The scratch space stays with it: by that recovery knows.
             self.report.warnings.push(format!(
                 "the old container could not be removed: {error:#}; it is frozen, and the next \
                  agent-client command here tries again"
             ));
-            self.report.outcome = Outcome::Unknown;
-        } else if let Some(migration) = &self.report.migration_id {
+            return Outcome::Unknown;
+        }
+        if let Ok(migration) = self.record.migration() {
             let _ = paths::remove_work_dir(migration);
         }
-    }
-
-    /// The container's service is stopped here and does not come back. In the scratch space is which.
-    async fn part_from_service(&mut self) -> anyhow::Result<()> {
-        let Some(migration) = &self.report.migration_id else {
-            return Ok(());
-        };
-        let parted = service::part(&paths::work_dir(migration)).await;
-        if let Some((name, how)) = parted.context("its service could not be stopped")? {
-            let (done, back) = match how {
-                Parted::Masked => ("masked", "unmask"),
-                Parted::Disabled => ("disabled", "enable"),
-            };
-            self.report.notes.push(format!(
-                "{name} went with it: here it is stopped and {done} (`systemctl {back} {name}` takes that \
-                 back; so does a migration to here)"
-            ));
-        }
-        Ok(())
-    }
-
-    fn outcome_after_commit(&self) -> Outcome {
-        match self.report.outcome {
-            Outcome::Unknown => Outcome::Unknown,
-            _ => Outcome::Moved,
-        }
+        Outcome::Moved
     }
 
     /// The one error tail: this host first, since clients wait for it.
     async fn roll_back(&mut self, error: &anyhow::Error) {
         let why = format!("{error:#}");
         self.report.freeze_ms = self.outage.frozen_ms();
-        if self.record.is_some() {
-            self.begin(PhaseName::RollBack);
+        if self.record.is_open() {
+            self.timeline.begin(PhaseName::RollBack);
         }
         let mut leftovers = self.undo.unwind().await;
         if let Some(mut control) = self.control.take() {
@@ -830,69 +524,19 @@ impl<'a> Migration<'a> {
                     .map(|l| format!("could not be put back: {l}")),
             );
         }
-        if self.record.is_some()
+        if self.record.is_open()
             && leftovers.is_empty()
-            && let Err(error) = self.write_progress(Progress::RolledBack, Some(why.clone()))
+            && let Err(error) = self.record.write(Progress::RolledBack, Some(why.clone()))
         {
             self.report.warnings.push(format!("{error:#}"));
         }
         self.report.error = Some(why);
     }
+}
 
-    fn keep_log(&mut self, error: DumpError) -> anyhow::Error {
-        let DumpError::Criu { line, log } = error else {
-            return error.into();
-        };
-        let migration = self.report.migration_id.as_ref().expect("begun");
-        let log = paths::keep_log(&paths::client_dir(), migration, &log).unwrap_or(log);
-        anyhow::anyhow!(
-            "CRIU could not dump the container: {line} (its log: {})",
-            log.display()
-        )
-    }
-
-    /// Writes the record on another thread. The future does not borrow this migration.
-    fn write_later(
-        &mut self,
-        progress: Progress,
-    ) -> impl Future<Output = anyhow::Result<()>> + use<> {
-        let journal = self.journal.clone();
-        let record = self.record.as_mut().map(|record| {
-            record.progress = progress;
-            record.clone()
-        });
-        async move {
-            let record = record.context("no record is open")?;
-            spawn_blocking(move || journal.write(&record))
-                .await?
-                .context("cannot write the migration's record")
-        }
-    }
-
-    fn write_progress(&mut self, progress: Progress, error: Option<String>) -> anyhow::Result<()> {
-        let record = self.record.as_mut().context("no record is open")?;
-        record.progress = progress;
-        record.error = error;
-        self.journal
-            .write(record)
-            .context("cannot write the migration's record")
-    }
-
-    async fn ask(&mut self, request: Request) -> Result<Reply, RequestError> {
-        let cancel = self.outage.cancel.clone();
-        match &mut self.control {
-            Some(control) => control.request(request, &cancel).await,
-            None => Err(RequestError::Lost("not connected".into())),
-        }
-    }
-
-    fn control(&mut self) -> anyhow::Result<&mut Control> {
-        self.control.as_mut().context("not connected")
-    }
-
-    fn begin(&mut self, phase: PhaseName) {
-        faults::reached(|| format!("client.phase.{}", <&str>::from(phase)));
-        self.timeline.begin(phase);
-        self.observer.phase(phase);
-    }
+/// Of the migration only this part, so that the others can be used meanwhile.
+fn connected(control: &mut Option<Control>) -> Result<&mut Control, RequestError> {
+    control
+        .as_mut()
+        .ok_or_else(|| RequestError::Lost("not connected".into()))
 }

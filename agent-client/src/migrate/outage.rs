@@ -1,8 +1,19 @@
-//! The outage: since when the container is frozen, and for how long it may be.
+//! The outage: since when the container is frozen, for how long it may be, and what happens side by
+//! side meanwhile.
 
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
+use common::container::checkpoint::dump::DumpError;
+use common::journal::Progress;
+use common::protocol::Request;
 use tokio_util::sync::CancellationToken;
+
+use super::checkpoint::{Begun, Stream};
+use super::record::Record;
+use crate::control::Control;
+use crate::source::Source;
 
 /// The outage of one migration, and its clock.
 pub(super) struct Outage {
@@ -65,6 +76,50 @@ impl Outage {
             false => error,
         }
     }
+}
+
+/// Side by side: CRIU writes its images of the container, they are sent as they grow, and `follow`
+/// has those flows follow that began late. A failure of that ends the stream.
+pub(super) async fn dump(
+    source: &Source,
+    stream: Stream,
+    cancel: &CancellationToken,
+    follow: impl Future<Output = anyhow::Result<()>>,
+) -> (Result<(), DumpError>, anyhow::Result<()>, Begun) {
+    let (dumping, ended) = mpsc::channel();
+    let dump = async {
+        let dumped = source.dump(cancel).await;
+        drop(dumping);
+        dumped
+    };
+    let follow = async {
+        let followed = follow.await;
+        if followed.is_err() {
+            stream.cancel.cancel();
+        }
+        followed
+    };
+    let (dumped, payload, followed) =
+        tokio::join!(dump, source.ship_dump(stream.sender, ended), follow);
+    let unsent = stream.cancel.drop_guard();
+    (dumped, followed, Begun { unsent, payload })
+}
+
+/// Side by side: the destination restores the container, and this host writes down that it may run
+/// there from now on. That is on disk by the time that it must be, and nothing waits for the disk.
+pub(super) async fn restore(
+    source: &Source,
+    record: &mut Record,
+    control: &mut Control,
+) -> anyhow::Result<()> {
+    let (recorded, kept_down, restored) = tokio::join!(
+        record.write_later(Progress::Committing),
+        source.keep_service_down(),
+        control.ask(Request::Restore)
+    );
+    restored?;
+    recorded?;
+    kept_down.context("the container's service may come back at boot")
 }
 
 #[cfg(test)]

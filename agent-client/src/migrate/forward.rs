@@ -1,0 +1,32 @@
+//! New connections to the ports that the container publishes here: they follow it, if that is asked
+//! for.
+
+use common::net::flows::port_forward::Forward;
+use common::net::flows::port_forwards;
+use common::net::mark::Index;
+use common::net::state::Dirs;
+use common::undo::Undo;
+use tokio::task::spawn_blocking;
+
+use crate::source::Source;
+
+/// The forward is on record before the commit: whoever finishes this migration has it work.
+pub(super) async fn prepare(source: &Source, tunnel: Index, undo: &mut Undo) -> anyhow::Result<()> {
+    let forward = Forward::of(&source.facts);
+    let id = forward.container.id.clone();
+    undo.register("forward", move || async move {
+        spawn_blocking(move || port_forwards::remove(&Dirs::default(), &id)).await??;
+        Ok(())
+    });
+    let prepare = move || port_forwards::prepare(&Dirs::default(), tunnel, forward);
+    spawn_blocking(prepare).await??;
+    Ok(())
+}
+
+/// From now on it works. Returns the ports.
+pub(super) async fn activate(source: &Source) -> anyhow::Result<Vec<String>> {
+    let id = source.facts.id.clone();
+    spawn_blocking(move || port_forwards::activate(&Dirs::default(), &id)).await??;
+    let ports = source.facts.ports.iter().map(ToString::to_string);
+    Ok(ports.collect())
+}

@@ -1,0 +1,66 @@
+//! The end of the old container.
+
+use anyhow::Context;
+use common::container::service::Parted;
+use common::report::Report;
+
+use super::bypass::Moved;
+use super::flows::MovingFlows;
+use super::forward;
+use crate::control::Control;
+use crate::source::Source;
+
+/// Removes the old container and its service, and leads its flows on without it; new connections
+/// too, if `forward_new` says so. What has become of them goes to `report`.
+///
+/// Fails if the container or its service is still there; all else is but worth a warning.
+pub(super) async fn remove(
+    source: &Source,
+    flows: &MovingFlows,
+    control: Option<&mut Control>,
+    forward_new: bool,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    // While the frozen copy is there nobody refuses a connection in between.
+    if forward_new {
+        match forward::activate(source).await {
+            Ok(ports) => report.forwarded_ports = ports,
+            Err(error) => {
+                let warning = format!("new connections are not forwarded: {error:#}");
+                report.warnings.push(warning);
+            }
+        }
+    }
+    let removed = source.remove().await;
+    report.warnings.extend(flows.reconcile().await);
+    if let Some(control) = control {
+        let moved = Moved {
+            id: &source.facts.id,
+            flows: flows.looks(),
+            tunnel: flows.tunnel,
+        };
+        let bypassed = moved.bypass(control).await;
+        report.bypassed = bypassed.flows;
+        report.warnings.extend(bypassed.warnings);
+    }
+    match source.left_behind(flows.tunnel).await {
+        Ok(0) => {}
+        Ok(behind) => report.warnings.push(format!(
+            "{behind} connections that began during the cut-over did not move"
+        )),
+        Err(error) => tracing::debug!("{error:#}"),
+    }
+    removed?;
+    let parted = source.part_from_service().await;
+    if let Some((name, how)) = parted.context("its service could not be stopped")? {
+        let (done, back) = match how {
+            Parted::Masked => ("masked", "unmask"),
+            Parted::Disabled => ("disabled", "enable"),
+        };
+        report.notes.push(format!(
+            "{name} went with it: here it is stopped and {done} (`systemctl {back} {name}` takes that \
+             back; so does a migration to here)"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! The tunnel to the destination.
+
+use std::sync::Arc;
+
+use common::bulk;
+use common::multicall::keeper_command;
+use common::net::state::Dirs;
+use common::net::tunnel::{MOST_TRIES, PROOF_LIMIT, Tunnel, TunnelError};
+use common::protocol::{Reply, Request};
+use common::undo::Undo;
+use tokio::task::spawn_blocking;
+
+use crate::control::{Control, unexpected};
+use crate::source::Data;
+
+/// Agrees on a tunnel with the destination and sets up this end of it.
+pub(super) async fn establish(control: &mut Control) -> anyhow::Result<Tunnel> {
+    let peer = control.peer;
+    let mut tries = 1..=MOST_TRIES;
+    loop {
+        let offer = spawn_blocking(|| Tunnel::offer(&Dirs::default(), &keeper_command));
+        let offer = offer.await??;
+        let terms = match control.ask(Request::OpenTunnel { offer }).await? {
+            Reply::TunnelOpened { terms } => terms,
+            other => return Err(unexpected(&other).into()),
+        };
+        let established = spawn_blocking(move || {
+            Tunnel::establish(&Dirs::default(), &terms, peer, &keeper_command)
+        });
+        match established.await? {
+            Err(TunnelError::Taken(..)) if tries.next().is_some() => {}
+            established => return Ok(established?),
+        }
+    }
+}
+
+/// Has it taken down if the migration fails.
+pub(super) fn register_undo(tunnel: &Arc<Tunnel>, undo: &mut Undo) {
+    let undone = Arc::downgrade(tunnel);
+    undo.register("tunnel", move || async move {
+        // By now nobody else holds it; the keeper takes it down if it is idle.
+        if let Some(tunnel) = undone.upgrade().and_then(Arc::into_inner) {
+            spawn_blocking(move || tunnel.teardown()).await??;
+        }
+        Ok(())
+    });
+}
+
+/// Makes sure that it carries packets both ways. Returns the way for bulk streams, whose bytes
+/// `sent` counts.
+pub(super) async fn prove(
+    tunnel: &Arc<Tunnel>,
+    control: &mut Control,
+    sent: bulk::ByteCount,
+) -> anyhow::Result<Data> {
+    let proven = tunnel.clone();
+    let (here, there) = tokio::join!(
+        spawn_blocking(move || proven.prove(PROOF_LIMIT)),
+        control.ask(Request::ProveTunnel)
+    );
+    here??;
+    match there? {
+        Reply::TunnelProven { data, ticket } => Ok(Data {
+            address: data,
+            ticket,
+            sent,
+        }),
+        other => Err(unexpected(&other).into()),
+    }
+}
