@@ -1,57 +1,15 @@
 //! What the destination must have, and what must not be in the way there.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-
 use super::confinement::confinement;
 use super::cpu::cpu;
+use super::facts::DestinationFacts;
 use super::programs::{pair, programs};
 use super::room::{Wanted, room};
 use super::roots::roots;
 use super::service;
 use super::{Check, Checks, Side, Verdict, join};
 use crate::container::ContainerFacts;
-use crate::container::facts::PublishedPort;
-use crate::container::init::InitProgram;
-use crate::container::podman::info::Places;
-use crate::container::podman::objects::Network;
-use crate::container::service::ServiceHere;
-use crate::host::{HostFacts, Room};
-
-/// What the destination found out about itself for this container.
-#[derive(Debug, Clone, Default)]
-pub struct DestinationFacts {
-    /// Whether the image is in its store.
-    pub image_present: bool,
-    /// Whether it has a container of this id.
-    pub id_taken: bool,
-    /// Whether it has a container of this name.
-    pub name_taken: bool,
-    /// Those of the container's networks that it has.
-    pub networks: BTreeMap<String, Network>,
-    /// Addresses of its own running containers, by container name.
-    pub addresses: Vec<(String, Vec<IpAddr>)>,
-    /// Published ports of the container that cannot be bound, with the reason.
-    pub busy_ports: Vec<(PublishedPort, String)>,
-    /// Volumes of the container that exist already.
-    pub volumes: Vec<String>,
-    /// AppArmor's profiles that are loaded.
-    pub profiles: BTreeSet<String>,
-    /// Whether Podman can load its own.
-    pub loads_profiles: bool,
-    /// Whether the container's runtime is there, by its name or path.
-    pub runtime_found: bool,
-    /// Podman's directories.
-    pub places: Option<Places>,
-    /// Where Podman keeps containers and images.
-    pub storage: Room,
-    /// Where Podman keeps volumes.
-    pub volume_storage: Room,
-    /// What it has in the place of the container's [`ContainerFacts::init`].
-    pub init: Option<InitProgram>,
-    /// What it has of the container's service.
-    pub service: Option<ServiceHere>,
-}
+use crate::host::HostFacts;
 
 /// Checks that the destination makes.
 pub fn destination(

@@ -7,6 +7,7 @@ use crate::net::foreign_firewalls::Obstacle;
 mod confinement;
 mod cpu;
 mod destination;
+mod facts;
 mod log;
 mod programs;
 mod room;
@@ -16,7 +17,8 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use destination::{DestinationFacts, destination};
+pub use destination::destination;
+pub use facts::DestinationFacts;
 pub use source::source;
 
 /// One thing that was looked at.
