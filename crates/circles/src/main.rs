@@ -5,11 +5,12 @@
 //! ```
 //!
 //! Whoever wants to understand one file of a circle has to read them all. The compiler does not mind,
-//! and [`clippy`](https://doc.rust-lang.org/clippy/) does not look.
+//! and clippy does not look.
 //!
 //! An *arrow* leads from a file to another one that defines a name it uses ([`arrows`]): by `use`, or
 //! by a path in the code. Re-exports are followed to the definition, and a module that re-exports what
-//! is below it does not use it by that. Tests and comments do not count.
+//! is below it does not use it by that. Tests and comments do not count, nor do calls of methods: they
+//! name no file.
 //!
 //! Why not `cargo modules dependencies --acyclic`: it looks at items, whatever it is told to filter, so
 //! that every type with a constructor is a circle (`A` has `A::new`, which names `A`), while two files
