@@ -1,8 +1,8 @@
-//! How often a check asks Podman, which takes seconds on some hosts.
+//! How often a check calls Podman, which takes seconds on some hosts.
 
 use tests::Fixture;
 
-/// Beside the container at either host; none of them may cost a process.
+/// Other containers on each host; none of them may cost a process.
 const OTHERS: usize = 12;
 
 #[test]
