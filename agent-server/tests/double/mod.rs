@@ -159,7 +159,7 @@ impl Destination for Host {
     }
 
     async fn fate(&self, migration: &MigrationId) -> Step<Fate> {
-        self.step("outcome", migration, &CancellationToken::new())
+        self.step("fate", migration, &CancellationToken::new())
             .await?;
         Ok(Fate::Committed)
     }
@@ -223,7 +223,7 @@ impl Incoming for Migration {
     }
 
     async fn redirect(&mut self) -> Step<()> {
-        self.step("turn", "").await
+        self.step("redirect", "").await
     }
 
     async fn restore(&mut self) -> Step<()> {
