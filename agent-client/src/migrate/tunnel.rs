@@ -34,11 +34,11 @@ pub(super) async fn establish(control: &mut Control) -> anyhow::Result<Tunnel> {
     }
 }
 
-/// Has it taken down if the migration fails.
+/// Takes the tunnel down if the migration fails.
 pub(super) fn register_undo(tunnel: &Arc<Tunnel>, undo: &mut Undo) {
     let undone = Arc::downgrade(tunnel);
     undo.register("tunnel", move || async move {
-        // By now nobody else holds it; the keeper takes it down if it is idle.
+        // By now nobody else holds it; its keeper takes it down if it is idle.
         if let Some(tunnel) = undone.upgrade().and_then(Arc::into_inner) {
             spawn_blocking(move || tunnel.teardown()).await??;
         }
@@ -46,8 +46,8 @@ pub(super) fn register_undo(tunnel: &Arc<Tunnel>, undo: &mut Undo) {
     });
 }
 
-/// Makes sure that it carries packets both ways. Returns the way for bulk streams, whose bytes
-/// `sent` counts.
+/// Makes sure that the tunnel carries packets both ways. Returns the path for bulk streams; `sent`
+/// counts their bytes.
 pub(super) async fn prove(
     tunnel: &Arc<Tunnel>,
     control: &mut Control,
