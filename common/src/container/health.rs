@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{self, CommandError};
+use crate::durable;
 use crate::systemd::{self, systemctl};
 
 /// How long a check that is under way may take to end.
@@ -62,7 +63,7 @@ pub async fn hold(id: &str, facts: &HealthFacts, work: &Path) -> Result<(), Heal
         .collect();
     let file = work.join(HELD);
     let bytes = serde_json::to_vec(&held).map_err(std::io::Error::from)?;
-    std::fs::write(&file, bytes)?;
+    durable::replace(&file, 0o644, &bytes)?;
     for timer in &held {
         systemctl(&["stop", &format!("{}.timer", timer.name)]).await?;
     }
