@@ -22,6 +22,7 @@ use common::bulk;
 use common::container::ContainerFacts;
 use common::container::files::payload::Sent;
 use common::container::podman::inspect::Placement;
+use common::durable;
 use common::journal::Progress;
 use common::net::flows::decide::FlowCount;
 use common::net::tunnel::Tunnel;
@@ -284,7 +285,7 @@ impl<'a> Migration<'a> {
         self.undo.register("scratch files", move || async move {
             Ok(paths::remove_work_dir(&removed)?)
         });
-        std::fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
+        durable::create_dir_all(&work).with_context(|| work.display().to_string())?;
         Source::new(facts.clone(), placement, work)
     }
 
