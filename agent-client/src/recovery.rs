@@ -70,7 +70,11 @@ pub(crate) async fn first() {
 pub(crate) async fn recover(only: Option<&MigrationId>) -> io::Result<Vec<Settled>> {
     let journal = Journal::of("client");
     let mut settled = Vec::new();
-    for record in journal.list()? {
+    let records = journal.list()?;
+    for record in &records.unreadable {
+        tracing::error!("a migration may not be over: {record}");
+    }
+    for record in records.readable {
         if unsettled(&record) && only.is_none_or(|id| *id == record.migration) {
             let end = match recover_one(&journal, record.clone()).await {
                 Ok(end) => end,

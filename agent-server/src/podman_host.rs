@@ -49,7 +49,7 @@ impl PodmanHost {
         };
         // Read only now: a session may have ended in between.
         let records = self.journal.list().map_err(failed)?;
-        let Some(record) = records.iter().find(|r| r.migration == *migration) else {
+        let Some(record) = records.readable.iter().find(|r| r.migration == *migration) else {
             return Ok(false);
         };
         let settled = recovery::recover_one(&self.journal, record, &records).await;
@@ -63,7 +63,11 @@ impl PodmanHost {
     /// container must be reserved.
     async fn recover_all(&self, container: &str) -> anyhow::Result<()> {
         let records = self.journal.list()?;
-        for record in records.iter().filter(|r| r.container.id == container) {
+        for record in records
+            .readable
+            .iter()
+            .filter(|r| r.container.id == container)
+        {
             recovery::recover_one(&self.journal, record, &records).await?;
         }
         Ok(())

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use common::container::restore::gate;
 use common::container::{ContainerFacts, leftover_processes, podman};
-use common::journal::{Journal, MigrationRecord, Progress};
+use common::journal::{self, Journal, MigrationRecord, Progress, Records};
 use common::net::flows::{neighbours, port_forwards};
 use common::net::packets::quarantine;
 use common::net::state::Dirs;
 use common::paths;
 use common::transaction::{self, DestinationStep};
+use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
 
 use crate::incoming;
@@ -25,7 +26,10 @@ const LEFTOVERS: Duration = Duration::from_secs(60);
 /// quarantined before it ran. So removing it loses nothing, and the source still has it.
 pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
     let records = journal.list()?;
-    for record in &records {
+    for record in &records.unreadable {
+        tracing::error!("a migration may be unfinished: {record}");
+    }
+    for record in &records.readable {
         // One that can be neither finished nor undone must not block the others, or new ones. It
         // stays on record: the next restart tries again, and so does a source that asks.
         if let Err(error) = recover_one(journal, record, &records).await {
@@ -33,7 +37,22 @@ pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
                                 "neither finished nor undone: {error:#}");
         }
     }
+    prune(journal);
     Ok(())
+}
+
+/// Removes the records and logs that are too old to be of use.
+pub(crate) fn prune(journal: &Journal) {
+    let open = |record: &MigrationRecord| {
+        let scratch = paths::work_dir(&record.migration).exists();
+        transaction::unsettled(record.progress, scratch)
+    };
+    let pruned = journal.prune(OffsetDateTime::now_utc(), open);
+    let pruned =
+        pruned.and_then(|()| paths::prune_logs(&paths::server_dir(), journal::KEPT.unsigned_abs()));
+    if let Err(error) = pruned {
+        tracing::warn!("old records are not removed: {error}");
+    }
 }
 
 /// Finishes or undoes the migration of `record`, one of `records`. No session may be working on its
@@ -41,9 +60,15 @@ pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
 pub(crate) async fn recover_one(
     journal: &Journal,
     record: &MigrationRecord,
-    records: &[MigrationRecord],
+    records: &Records,
 ) -> anyhow::Result<()> {
-    match transaction::destination(record.progress, arrived_since(record, records)) {
+    // It may be of the migration that has brought the container here since.
+    if let Some(unreadable) = records.unreadable_of(&record.container.id)
+        && transaction::destination(record.progress, false) == Some(DestinationStep::Undo)
+    {
+        anyhow::bail!("{unreadable}");
+    }
+    match transaction::destination(record.progress, arrived_since(record, &records.readable)) {
         Some(DestinationStep::ReleasePackets) => release_packets(record).await,
         Some(DestinationStep::Undo) => undo(journal, record.clone()).await,
         None => Ok(()),
