@@ -13,13 +13,13 @@ use common::bulk::{self, Sender};
 use common::command;
 use common::container::checkpoint::freezer::Freezer;
 use common::container::checkpoint::{drain, dump, repair};
-use common::container::files::payload::{self, Frozen, Places, Sent};
+use common::container::files::payload::{self, Frozen, Sent};
+use common::container::files::places::Places;
 use common::container::podman;
 use common::container::podman::image;
-use common::container::podman::inspect::Placement;
+use common::container::podman::inspect::Local;
 use common::container::restore::skeleton;
 use common::container::service::Parted;
-use common::container::spec::{self, Layout};
 use common::container::{ContainerFacts, health, service};
 use common::durable;
 use common::net::flows::apply::{self, Departing};
@@ -61,8 +61,8 @@ pub(crate) async fn remove_volumes(work: &Path) -> anyhow::Result<()> {
 #[derive(Clone)]
 pub(crate) struct Source {
     pub(crate) facts: ContainerFacts,
-    placement: Placement,
-    layout: Layout,
+    local: Local,
+    places: Places,
     freezer: Freezer,
     runtime: PathBuf,
     work: PathBuf,
@@ -78,18 +78,14 @@ pub(crate) struct Data {
 
 impl Source {
     /// Prepares for `container`, with `work` for scratch files.
-    pub(crate) fn new(
-        facts: ContainerFacts,
-        placement: Placement,
-        work: PathBuf,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn new(facts: ContainerFacts, local: Local, work: PathBuf) -> anyhow::Result<Self> {
         Ok(Source {
-            layout: Layout::read(placement.oci_config.as_ref())?,
-            freezer: Freezer::of_running(&facts.runtime, &facts.id, &placement.cgroup)?,
+            places: Places::read(&local.bundle, work.join("images"), &facts.volumes)?,
+            freezer: Freezer::of_running(&facts.runtime, &facts.id, &local.cgroup)?,
             runtime: command::find(&facts.runtime)
                 .with_context(|| format!("{} is not installed", facts.runtime))?,
             facts,
-            placement,
+            local,
             work,
         })
     }
@@ -176,7 +172,7 @@ impl Source {
 
     /// Does of [`Source::freeze`] what can be done before. Undone by [`Source::thaw`].
     pub(crate) async fn prepare_freeze(&self) -> anyhow::Result<()> {
-        let Some(netns) = self.layout.netns.clone() else {
+        let Some(netns) = self.places.netns.clone() else {
             return Ok(());
         };
         Ok(spawn_blocking(move || quarantine::prepare(&netns)).await??)
@@ -185,7 +181,7 @@ impl Source {
     /// Waits while the container runs on until no connection waits to be accepted: those cannot
     /// move.
     pub(crate) async fn wait_accepted(&self) -> anyhow::Result<()> {
-        let pid = self.placement.pid;
+        let pid = self.local.pid;
         let left = spawn_blocking(move || drain::wait_accepted(pid)).await?;
         anyhow::ensure!(left == 0, unaccepted(left));
         Ok(())
@@ -196,7 +192,7 @@ impl Source {
     pub(crate) async fn freeze(&self) -> anyhow::Result<()> {
         let source = self.clone();
         spawn_blocking(move || {
-            let pid = source.placement.pid;
+            let pid = source.local.pid;
             for left in (0..MOST_DRAINS).rev() {
                 let drained = drain::drain(pid);
                 source.freezer.freeze()?;
@@ -217,7 +213,7 @@ impl Source {
             }
             // After the freeze, so that what the container sent until then has left, and before
             // the dump, so that its sockets stay as they are dumped.
-            if let Some(netns) = &source.layout.netns {
+            if let Some(netns) = &source.places.netns {
                 quarantine::wake(netns)?;
             }
             Ok(())
@@ -240,7 +236,7 @@ impl Source {
             }
             // Thawed first: packets that came in between would find nobody to read them.
             source.freezer.thaw()?;
-            if let Some(netns) = &source.layout.netns {
+            if let Some(netns) = &source.places.netns {
                 quarantine::lift(netns)?;
             }
             Ok(())
@@ -256,7 +252,7 @@ impl Source {
     /// Writes CRIU's images of the frozen container.
     pub(crate) async fn dump(&self, cancel: &CancellationToken) -> Result<(), dump::DumpError> {
         let (runtime, id) = (&self.runtime, &self.facts.id);
-        dump::dump(runtime, id, &self.images(), &self.work, cancel).await
+        dump::dump(runtime, id, &self.places.checkpoint, &self.work, cancel).await
     }
 
     /// Sends the files of the running container, or what has changed of them since `sent`.
@@ -267,7 +263,7 @@ impl Source {
         sent: Option<Sent>,
         cancel: &CancellationToken,
     ) -> anyhow::Result<(StreamDigest, Sent)> {
-        let (places, upper) = (self.places()?, self.upper());
+        let (places, upper) = (self.places.clone(), self.local.upper.clone());
         let (data, cancel) = (data.clone(), cancel.clone());
         spawn_blocking(move || {
             let sender = buffered(data.open(stream, cancel)?);
@@ -283,7 +279,7 @@ impl Source {
         sender: Sender,
         dumping: mpsc::Receiver<Infallible>,
     ) -> anyhow::Result<Payload> {
-        let images = self.images();
+        let images = self.places.checkpoint.clone();
         spawn_blocking(move || {
             std::fs::create_dir_all(&images)?;
             let mut payload = Frozen::new(buffered(sender), &images);
@@ -297,33 +293,8 @@ impl Source {
 
     /// Sends the rest of the images after the dump, and what has changed of the files since `sent`.
     pub(crate) async fn ship(&self, payload: Payload, sent: Sent) -> anyhow::Result<StreamDigest> {
-        let (places, upper) = (self.places()?, self.upper());
+        let (places, upper) = (self.places.clone(), self.local.upper.clone());
         spawn_blocking(move || finished(payload.finish(&places, &upper, Some(&sent))?)).await?
-    }
-
-    fn places(&self) -> anyhow::Result<Places> {
-        let volumes: BTreeMap<String, PathBuf> = self
-            .facts
-            .volumes
-            .iter()
-            .map(|v| {
-                let directory = self.layout.binds.get(&v.destination);
-                let directory =
-                    directory.with_context(|| format!("{} is not mounted", v.destination))?;
-                Ok((v.destination.clone(), directory.clone()))
-            })
-            .collect::<anyhow::Result<_>>()?;
-        Ok(Places {
-            checkpoint: self.images(),
-            rootfs: self.layout.rootfs.clone(),
-            shm: self.layout.shm.clone(),
-            volumes,
-            log: Path::new(&self.placement.oci_config).with_file_name(spec::LOG_NAME),
-        })
-    }
-
-    fn upper(&self) -> PathBuf {
-        PathBuf::from(&self.placement.upper_dir)
     }
 
     /// The container's flows as they are now, without those that were there `earlier`.
@@ -331,7 +302,7 @@ impl Source {
         let addresses = self.facts.addresses();
         let subnets = self.facts.subnets();
         let earlier = earlier.map(|flows| flows.departing.clone());
-        let pid = self.placement.pid;
+        let pid = self.local.pid;
         spawn_blocking(move || {
             let untracked = neighbours::untracked(pid, &addresses, &subnets)
                 .context("cannot look for neighbours")?;
@@ -377,10 +348,6 @@ impl Source {
 
     fn skeleton(&self) -> PathBuf {
         self.work.join("skeleton.tar")
-    }
-
-    fn images(&self) -> PathBuf {
-        self.work.join("images")
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use common::container::checkpoint::dump;
+use common::container::files::places::Places;
 use common::container::restore::gate::{self, Staged};
 use common::container::restore::timerfds;
 use common::container::{ContainerFacts, health, service};
@@ -54,6 +55,8 @@ pub struct PodmanIncoming {
     cancel: CancellationToken,
     link: Link,
     staged: Option<Staged>,
+    /// Where its pieces belong, once it is staged.
+    places: Option<Places>,
     bundle: PathBuf,
     network: Network,
     flows: Flows,
@@ -85,6 +88,7 @@ impl PodmanIncoming {
             link: Link::new(source.ip().to_canonical(), cancel.clone()),
             cancel,
             staged: None,
+            places: None,
             bundle: PathBuf::new(),
             network: Network::default(),
             flows: Flows::default(),
@@ -94,7 +98,7 @@ impl PodmanIncoming {
         })
     }
 
-    /// Ends what may be at work, then undoes what it has done.
+    /// Ends what may still be under way, then undoes everything.
     async fn undo_all(&mut self) -> Vec<String> {
         self.cancel.cancel();
         self.link.end_stream().await;
@@ -108,7 +112,7 @@ impl PodmanIncoming {
         }
         let leftovers = self.undo.actions.unwind().await;
         self.network.give_up();
-        // What is left is written down there.
+        // What could not be undone is listed in it.
         if leftovers.is_empty()
             && let Err(error) = paths::remove_work_dir(&self.record.migration)
         {
@@ -124,10 +128,11 @@ impl PodmanIncoming {
             migration: &self.record.migration,
             undo: &mut self.undo,
         };
-        let staged = stage.run().await?;
+        let (staged, places) = stage.run().await?;
         self.bundle = staged.bundle.clone();
-        self.network = Network::new(staged.layout.netns.clone());
+        self.network = Network::new(places.netns.clone());
         self.staged = Some(staged);
+        self.places = Some(places);
         // Nothing may reach the container or leave it until the commit.
         self.network.cut_off().await
     }
@@ -141,8 +146,8 @@ impl PodmanIncoming {
         self.network.let_packets_pass().await
     }
 
-    /// Takes back a commit that failed. No packet has left, so it can be; but only on disk does it
-    /// hold: until then the record may say `committed`, and what it says must stay true.
+    /// Takes back a commit that failed, which is possible because no packet has left. It counts only once
+    /// it is on disk: until then the record may say `committed`, and what it says must stay true.
     fn take_back(&mut self) -> io::Result<()> {
         let under_way = MigrationRecord {
             progress: Progress::UnderWay,
@@ -195,11 +200,8 @@ impl Incoming for PodmanIncoming {
     }
 
     async fn receive(&mut self, stream: u32, kind: StreamKind) -> Step<()> {
-        let staged = self.staged.as_ref();
-        let places = staged.map(|staged| stage::places(&self.container, staged));
-        let places = places.transpose().map_err(failed)?;
         self.link
-            .receive(stream, kind, self.undo.work(), places)
+            .receive(stream, kind, self.undo.work(), self.places.clone())
             .await
     }
 
@@ -243,7 +245,7 @@ impl Incoming for PodmanIncoming {
     async fn finish_outage(&mut self) {
         self.link.leave();
         if let Err(error) = self.network.reopen().await {
-            // The scratch space stays: by that the next start of the server knows.
+            // The scratch space stays, so that the next start of the server tries again.
             tracing::error!("packets of {} may not pass: {error:#}", self.container.name);
             return;
         }
