@@ -1,18 +1,21 @@
 //! What a migration does to the container and the network of this host.
 
-use std::collections::{BTreeMap, HashSet};
+mod data;
+mod flows;
+mod standstill;
+
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::io::BufWriter;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use anyhow::Context;
-use common::bulk::{self, Sender};
+use common::bulk::Sender;
 use common::command;
+use common::container::checkpoint::dump;
 use common::container::checkpoint::freezer::Freezer;
-use common::container::checkpoint::{drain, dump, repair};
 use common::container::files::payload::{self, Frozen, Sent};
 use common::container::files::places::Places;
 use common::container::podman;
@@ -22,26 +25,23 @@ use common::container::restore::skeleton;
 use common::container::service::Parted;
 use common::container::{ContainerFacts, health, service};
 use common::durable;
-use common::net::flows::apply::{self, Departing};
-use common::net::flows::decide::MovedFlow;
-use common::net::flows::neighbours::{self, Parting};
+use common::net::flows::apply;
 use common::net::mark::Index;
-use common::net::packets::quarantine;
-use common::net::rules::guard::guard;
 use common::protocol::{MissingImage, StreamDigest};
 use common::systemd::ServiceName;
-use common::ticket::Ticket;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-/// How often it is looked whether CRIU has written more.
-const LOOK: std::time::Duration = std::time::Duration::from_millis(2);
+pub(crate) use self::data::Data;
+use self::data::{buffered, finished};
+pub(crate) use self::flows::Flows;
+use self::standstill::Standstill;
+
+/// Pause between looks whether CRIU has written more.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// What is sent of the frozen container.
 pub(crate) type Payload = Frozen<BufWriter<Sender>>;
-
-/// How often the container is given time to read what came in while it was being frozen.
-const MOST_DRAINS: usize = 3;
 
 /// File in the scratch space that lists the volumes that go with the container.
 const VOLUMES: &str = "volumes.json";
@@ -61,31 +61,30 @@ pub(crate) async fn remove_volumes(work: &Path) -> anyhow::Result<()> {
 #[derive(Clone)]
 pub(crate) struct Source {
     pub(crate) facts: ContainerFacts,
-    local: Local,
     places: Places,
-    freezer: Freezer,
+    /// The overlay's upper directory.
+    upper: PathBuf,
+    standstill: Standstill,
     runtime: PathBuf,
     work: PathBuf,
 }
 
-/// The way for bulk streams.
-#[derive(Clone)]
-pub(crate) struct Data {
-    pub(crate) address: std::net::SocketAddr,
-    pub(crate) ticket: Ticket,
-    pub(crate) sent: bulk::ByteCount,
-}
-
 impl Source {
-    /// Prepares for `container`, with `work` for scratch files.
+    /// Prepares for the container `facts`, with `work` for scratch files.
     pub(crate) fn new(facts: ContainerFacts, local: Local, work: PathBuf) -> anyhow::Result<Self> {
-        Ok(Source {
-            places: Places::read(&local.bundle, work.join("images"), &facts.volumes)?,
+        let places = Places::read(&local.bundle, work.join("images"), &facts.volumes)?;
+        let standstill = Standstill {
+            pid: local.pid,
             freezer: Freezer::of_running(&facts.runtime, &facts.id, &local.cgroup)?,
+            netns: places.netns.clone(),
+        };
+        Ok(Source {
             runtime: command::find(&facts.runtime)
                 .with_context(|| format!("{} is not installed", facts.runtime))?,
+            upper: local.upper,
             facts,
-            local,
+            places,
+            standstill,
             work,
         })
     }
@@ -172,81 +171,33 @@ impl Source {
 
     /// Does of [`Source::freeze`] what can be done before. Undone by [`Source::thaw`].
     pub(crate) async fn prepare_freeze(&self) -> anyhow::Result<()> {
-        let Some(netns) = self.places.netns.clone() else {
-            return Ok(());
-        };
-        Ok(spawn_blocking(move || quarantine::prepare(&netns)).await??)
+        let standstill = self.standstill.clone();
+        spawn_blocking(move || standstill.prepare()).await?
     }
 
     /// Waits while the container runs on until no connection waits to be accepted: those cannot
     /// move.
     pub(crate) async fn wait_accepted(&self) -> anyhow::Result<()> {
-        let pid = self.local.pid;
-        let left = spawn_blocking(move || drain::wait_accepted(pid)).await?;
-        anyhow::ensure!(left == 0, unaccepted(left));
-        Ok(())
+        let standstill = self.standstill.clone();
+        spawn_blocking(move || standstill.wait_accepted()).await?
     }
 
     /// Gives the container a moment to read what it has, stops it, and keeps all packets from it.
     /// Its flows lead to the destination by now. Undone by [`Source::thaw`].
     pub(crate) async fn freeze(&self) -> anyhow::Result<()> {
-        let source = self.clone();
-        spawn_blocking(move || {
-            let pid = source.local.pid;
-            for left in (0..MOST_DRAINS).rev() {
-                let drained = drain::drain(pid);
-                source.freezer.freeze()?;
-                if drain::waiting(pid) == 0 {
-                    break;
-                }
-                if !drained || left == 0 {
-                    let unaccepted_left = drain::unaccepted(pid);
-                    anyhow::ensure!(unaccepted_left == 0, unaccepted(unaccepted_left));
-                    tracing::warn!(
-                        "the container did not read all that was waiting for it; datagrams may be \
-                         lost"
-                    );
-                    break;
-                }
-                // Some came between the look and the freeze: they were on their way already.
-                source.freezer.thaw()?;
-            }
-            // After the freeze, so that what the container sent until then has left, and before
-            // the dump, so that its sockets stay as they are dumped.
-            if let Some(netns) = &source.places.netns {
-                quarantine::wake(netns)?;
-            }
-            Ok(())
-        })
-        .await?
+        let standstill = self.standstill.clone();
+        spawn_blocking(move || standstill.freeze()).await?
     }
 
     /// Lets the container run on, with its network. Harmless if it was never stopped.
     pub(crate) async fn thaw(&self) -> anyhow::Result<()> {
-        let source = self.clone();
-        spawn_blocking(move || {
-            if !dump::leave(&source.freezer) {
-                tracing::warn!("a process still traces the container: it is thawed all the same");
-            }
-            // While nothing can use them.
-            match repair::end(&source.freezer.processes()) {
-                Ok(0) => {}
-                Ok(count) => tracing::info!("{count} connections were left in repair mode by CRIU"),
-                Err(error) => tracing::warn!("connections may be in repair mode still: {error}"),
-            }
-            // Thawed first: packets that came in between would find nobody to read them.
-            source.freezer.thaw()?;
-            if let Some(netns) = &source.places.netns {
-                quarantine::lift(netns)?;
-            }
-            Ok(())
-        })
-        .await?
+        let standstill = self.standstill.clone();
+        spawn_blocking(move || standstill.thaw()).await?
     }
 
     /// Whether the container stands still.
     pub(crate) fn frozen(&self) -> anyhow::Result<bool> {
-        Ok(self.freezer.frozen()?)
+        Ok(self.standstill.freezer.frozen()?)
     }
 
     /// Writes CRIU's images of the frozen container.
@@ -263,7 +214,7 @@ impl Source {
         sent: Option<Sent>,
         cancel: &CancellationToken,
     ) -> anyhow::Result<(StreamDigest, Sent)> {
-        let (places, upper) = (self.places.clone(), self.local.upper.clone());
+        let (places, upper) = (self.places.clone(), self.upper.clone());
         let (data, cancel) = (data.clone(), cancel.clone());
         spawn_blocking(move || {
             let sender = buffered(data.open(stream, cancel)?);
@@ -293,35 +244,13 @@ impl Source {
 
     /// Sends the rest of the images after the dump, and what has changed of the files since `sent`.
     pub(crate) async fn ship(&self, payload: Payload, sent: Sent) -> anyhow::Result<StreamDigest> {
-        let (places, upper) = (self.places.clone(), self.local.upper.clone());
+        let (places, upper) = (self.places.clone(), self.upper.clone());
         spawn_blocking(move || finished(payload.finish(&places, &upper, Some(&sent))?)).await?
     }
 
     /// The container's flows as they are now, without those that were there `earlier`.
     pub(crate) async fn flows(&self, earlier: Option<&Flows>) -> anyhow::Result<Flows> {
-        let addresses = self.facts.addresses();
-        let subnets = self.facts.subnets();
-        let earlier = earlier.map(|flows| flows.departing.clone());
-        let pid = self.local.pid;
-        spawn_blocking(move || {
-            let untracked = neighbours::untracked(pid, &addresses, &subnets)
-                .context("cannot look for neighbours")?;
-            let own = addresses.iter().copied().collect();
-            let mut departing = apply::departing(&own, untracked)?;
-            if let Some(earlier) = earlier {
-                departing = departing.since(&earlier);
-            }
-            let neighbours = departing.peers_in(&subnets);
-            let parting =
-                Parting::find(&addresses, &neighbours).context("cannot look for neighbours")?;
-            Ok(Flows {
-                departing: Arc::new(departing),
-                neighbours: Arc::new(neighbours),
-                parting: Arc::new(parting),
-                addresses,
-            })
-        })
-        .await?
+        Flows::find(&self.facts, self.standstill.pid, earlier).await
     }
 
     /// After the old container's removal: how many flows lead to it still.
@@ -348,128 +277,5 @@ impl Source {
 
     fn skeleton(&self) -> PathBuf {
         self.work.join("skeleton.tar")
-    }
-}
-
-fn unaccepted(count: u64) -> String {
-    format!(
-        "{count} connections wait for the container to accept them, and would be reset by a move: \
-         try again when it accepts faster"
-    )
-}
-
-fn buffered(sender: Sender) -> BufWriter<Sender> {
-    BufWriter::with_capacity(256 << 10, sender)
-}
-
-fn finished(sender: BufWriter<Sender>) -> anyhow::Result<StreamDigest> {
-    Ok(sender.into_inner().map_err(|e| e.into_error())?.finish()?)
-}
-
-impl Data {
-    /// Opens stream number `stream`. Blocks.
-    pub(crate) fn open(&self, stream: u32, cancel: CancellationToken) -> std::io::Result<Sender> {
-        Sender::connect(
-            self.address,
-            &self.ticket,
-            stream,
-            self.sent.clone(),
-            cancel,
-        )
-    }
-}
-
-/// Flows of the container in this host's conntrack table.
-#[derive(Clone)]
-pub(crate) struct Flows {
-    departing: Arc<Departing>,
-    /// Peers within the container's networks, and what those need that are containers here.
-    neighbours: Arc<HashSet<IpAddr>>,
-    parting: Arc<Parting>,
-    /// The container's.
-    addresses: Vec<IpAddr>,
-}
-
-impl Flows {
-    /// What the destination is told.
-    pub(crate) fn moved(&self) -> Vec<MovedFlow> {
-        self.departing.flows().cloned().collect()
-    }
-
-    /// Makes them ready to be turned into the tunnel. They go on as before.
-    pub(crate) async fn prepare(&self, tunnel: Index) -> anyhow::Result<()> {
-        let departing = self.departing.clone();
-        spawn_blocking(move || {
-            departing.disable_window_checks()?;
-            let guarded = departing.to_recreate();
-            if guarded.is_empty() {
-                return Ok(());
-            }
-            guard(tunnel, &guarded)?;
-            departing.recreate()?;
-            Ok(guard(tunnel, &[])?)
-        })
-        .await?
-    }
-
-    /// Turns them into the tunnel. Undone by [`Flows::restore`].
-    pub(crate) async fn redirect(&self, tunnel: Index) -> anyhow::Result<()> {
-        let flows = self.clone();
-        spawn_blocking(move || {
-            neighbours::keep_addresses(&flows.neighbours, tunnel)?;
-            flows.departing.redirect(tunnel)?;
-            Ok(flows.parting.make()?)
-        })
-        .await?
-    }
-
-    /// Gives those of datagrams back the marks they had. Undone by [`Flows::redirect`]. Returns how many
-    /// there are.
-    pub(crate) async fn hold_datagrams_back(&self) -> anyhow::Result<usize> {
-        let departing = self.departing.clone();
-        Ok(spawn_blocking(move || departing.restore_datagrams()).await??)
-    }
-
-    /// Gives them back the marks they had.
-    pub(crate) async fn restore(&self) -> anyhow::Result<()> {
-        let (departing, addresses) = (self.departing.clone(), self.addresses.clone());
-        spawn_blocking(move || {
-            departing.restore()?;
-            Ok(neighbours::forget_parting(&addresses)?)
-        })
-        .await?
-    }
-
-    /// After the old container's removal: puts back what went with it, deletes what is not needed.
-    pub(crate) async fn reconcile(&self, tunnel: Index) -> anyhow::Result<()> {
-        let departing = self.departing.clone();
-        spawn_blocking(move || {
-            let again = departing.reconcile(tunnel)?;
-            if again > 0 {
-                tracing::info!(
-                    again,
-                    "flows that went with the old container were put back"
-                );
-            }
-            Ok(())
-        })
-        .await?
-    }
-
-    /// See [`Departing::passing`].
-    pub(crate) fn passing(&self, tunnel: Index) -> BTreeMap<Index, Vec<MovedFlow>> {
-        self.departing.passing(tunnel)
-    }
-
-    /// See [`Departing::delete_faded`].
-    pub(crate) async fn delete_faded(&self, through: Index) -> anyhow::Result<()> {
-        let departing = self.departing.clone();
-        Ok(spawn_blocking(move || departing.delete_faded(through)).await??)
-    }
-
-    /// See [`Departing::expire_soon`].
-    pub(crate) async fn expire_soon(&self, through: Index) -> anyhow::Result<()> {
-        let departing = self.departing.clone();
-        Ok(spawn_blocking(move || departing.expire_soon(through)).await??)
     }
 }
