@@ -201,9 +201,9 @@ pub(crate) async fn find(record: &MigrationRecord) -> anyhow::Result<Option<Sour
     if !exists(record).await? {
         return Ok(None);
     }
-    let (facts, placement) = podman::inspect::inspect(&record.container.id).await?;
+    let (facts, local) = podman::inspect::inspect(&record.container.id).await?;
     // A stopped container needs no thawing, and one that has come back since looks the same.
-    if placement.pid == 0 {
+    if local.pid == 0 {
         tracing::warn!(
             "{} is stopped here: if it runs on {}, remove it here",
             record.container.name,
@@ -212,5 +212,5 @@ pub(crate) async fn find(record: &MigrationRecord) -> anyhow::Result<Option<Sour
         return Ok(None);
     }
     let work = paths::work_dir(&record.migration);
-    Ok(Some(Source::new(facts, placement, work)?))
+    Ok(Some(Source::new(facts, local, work)?))
 }

@@ -1,8 +1,10 @@
 //! After a crash: recorded migrations that no session is working on any more.
 
+use std::path::Path;
 use std::time::Duration;
 
 use common::container::restore::gate;
+use common::container::spec::Spec;
 use common::container::{ContainerFacts, leftover_processes, podman};
 use common::journal::{self, Journal, MigrationRecord, Progress, Records};
 use common::net::flows::{neighbours, port_forwards};
@@ -120,9 +122,11 @@ async fn release_packets(record: &MigrationRecord) -> anyhow::Result<()> {
         return Ok(());
     }
     if podman::exists("container", &record.container.id).await? {
-        let (facts, placement) = podman::inspect::inspect(&record.container.id).await?;
-        if !placement.netns.is_empty() {
-            let netns = std::path::PathBuf::from(placement.netns);
+        let (facts, local) = podman::inspect::inspect(&record.container.id).await?;
+        // The network namespace of one that has ended is gone, and with it what kept the packets back.
+        if local.pid != 0
+            && let Some(netns) = Spec::read(&local.bundle)?.netns().map(Path::to_owned)
+        {
             spawn_blocking(move || quarantine::lift(&netns)).await??;
         }
         let addresses = facts.addresses();

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use common::bulk::{self, Receiving};
-use common::container::files::payload::{self, Places};
+use common::container::files::payload;
+use common::container::files::places::Places;
 use common::container::podman::image;
 use common::multicall::keeper_command;
 use common::net::state::Dirs;

@@ -9,23 +9,9 @@ use std::path::{Component, Path, PathBuf};
 
 use tar::{Archive, Builder, EntryType, Header};
 
+use super::places::Places;
 use super::tree::{self, Exactly, Index, Pass, Source, Unpacker};
 use crate::container::checkpoint::images;
-
-/// Where the pieces are on one host. The same four kinds on both.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Places {
-    /// CRIU's images.
-    pub checkpoint: PathBuf,
-    /// The merged root file system.
-    pub rootfs: PathBuf,
-    /// The directory bound to /dev/shm.
-    pub shm: Option<PathBuf>,
-    /// Volumes' directories, by the path they are mounted at in the container.
-    pub volumes: BTreeMap<String, PathBuf>,
-    /// The file that conmon writes the container's output to; there is none with some log drivers.
-    pub log: PathBuf,
-}
 
 impl Places {
     /// Where the volume with this number is mounted.
