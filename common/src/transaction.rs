@@ -12,17 +12,31 @@
 use crate::journal::Progress;
 use crate::protocol::Fate;
 
-/// What the destination answers to `Fate`, from its record (`None`: it has none) and whether
-/// that migration is still worked on: by a session, or because [`destination`] has something left
-/// to do that has failed so far.
+/// Whether the destination opens a migration of an id of which it has this record (`None`: it has
+/// none).
+///
+/// An id is one migration's for good: written over, its record would no longer say what became of
+/// the migration that had it first, or say something else to a source that asks.
+pub fn may_begin(record: Option<Progress>) -> bool {
+    record.is_none()
+}
+
+/// What the destination answers to `Fate`, from its record (`None`: it has none), whether whoever asks
+/// is the peer that has begun it, and whether that migration is still worked on: by a session, or because
+/// [`destination`] has something left to do that has failed so far.
+///
+/// A migration belongs to the peer that has begun it, known by its key. To all others it is unknown,
+/// which says nothing about it and is safe whoever hears it: no source thaws or removes anything for
+/// that answer (see [`source`]).
 ///
 /// The answer is taken for a proof, so it must not be overtaken: as long as somebody is at work,
 /// whatever the record says can still change. A commit whose packets cannot be let out is taken
 /// back although its record said `committed`; told too early, the source would have removed the
 /// only other copy.
-pub fn fate(record: Option<Progress>, at_work: bool) -> Fate {
+pub fn fate(record: Option<Progress>, theirs: bool, at_work: bool) -> Fate {
     match record {
         None => Fate::Unknown,
+        Some(_) if !theirs => Fate::Unknown,
         Some(_) if at_work => Fate::UnderWay,
         // The destination never writes `committing`.
         Some(Progress::UnderWay | Progress::Committing) => Fate::UnderWay,
@@ -121,12 +135,29 @@ mod tests {
 
     #[test]
     fn an_answer_is_final_or_says_that_it_is_not() {
-        assert_eq!(fate(None, false), Fate::Unknown);
-        assert_eq!(fate(Some(Progress::UnderWay), false), Fate::UnderWay);
-        assert_eq!(fate(Some(Progress::Committed), false), Fate::Committed);
-        assert_eq!(fate(Some(Progress::RolledBack), false), Fate::RolledBack);
+        let theirs = |record, at_work| fate(record, true, at_work);
+        assert_eq!(theirs(None, false), Fate::Unknown);
+        assert_eq!(theirs(Some(Progress::UnderWay), false), Fate::UnderWay);
+        assert_eq!(theirs(Some(Progress::Committed), false), Fate::Committed);
+        assert_eq!(theirs(Some(Progress::RolledBack), false), Fate::RolledBack);
         for record in RECORDS {
-            assert_eq!(fate(Some(record), true), Fate::UnderWay, "{record:?}");
+            assert_eq!(theirs(Some(record), true), Fate::UnderWay, "{record:?}");
+        }
+    }
+
+    #[test]
+    fn a_migration_belongs_to_the_peer_that_has_begun_it() {
+        assert!(may_begin(None));
+        for record in RECORDS {
+            assert!(!may_begin(Some(record)), "{record:?}");
+            for at_work in [true, false] {
+                let told = fate(Some(record), false, at_work);
+                assert_eq!(told, fate(None, false, at_work), "{record:?}");
+                assert_eq!(
+                    source(Progress::Committing, Some(told), true),
+                    Some(SourceStep::AskOperator)
+                );
+            }
         }
     }
 

@@ -269,12 +269,14 @@ impl World {
             }
             Message::Begin(migration) => {
                 let reserved = self.network.sessions().any(|s| s.migration.is_some());
-                if reserved || self.destination.copy.is_some() {
+                let record = self.destination.journal[migration].map(|r| r.progress);
+                if reserved || self.destination.copy.is_some() || !(decisions.may_begin)(record) {
                     met = false;
                 } else {
                     self.destination.journal[migration] = Some(Record {
                         progress: Progress::UnderWay,
                         scratch: true,
+                        others: false,
                     });
                     if met {
                         self.session(connection).migration = Some(migration);
@@ -305,7 +307,8 @@ impl World {
     /// What `Fate` is answered. What nobody is at work on is settled first, unless that fails.
     fn fate(&mut self, migration: usize, fails: bool, decisions: &Decisions) -> Fate {
         let reserved = self.network.sessions().any(|s| s.migration.is_some());
-        if decisions.settle_when_asked && !reserved && !fails {
+        let theirs = self.destination.journal[migration].is_some_and(|r| !r.others);
+        if decisions.settle_when_asked && theirs && !reserved && !fails {
             while self.settle_arrival(migration, decisions) {}
         }
         // A commit that is answered is not changed any more.
@@ -314,7 +317,23 @@ impl World {
             .sessions()
             .any(|s| s.migration == Some(migration) && s.work != Some(Work::Settle));
         let record = self.destination.journal[migration];
-        (decisions.fate)(record.map(|r| r.progress), at_work || fails)
+        (decisions.fate)(
+            record.map(|r| r.progress),
+            record.is_some_and(|r| !r.others),
+            at_work || fails,
+        )
+    }
+
+    /// Another peer begins a migration of this id, of another container, and gives it up at once.
+    pub(crate) fn other_begins(&mut self, migration: usize, decisions: &Decisions) {
+        let record = self.destination.journal[migration].map(|r| r.progress);
+        if (decisions.may_begin)(record) {
+            self.destination.journal[migration] = Some(Record {
+                progress: Progress::RolledBack,
+                scratch: false,
+                others: true,
+            });
+        }
     }
 
     /// A session does the next piece of its work.
