@@ -30,7 +30,7 @@ pub enum Progress {
     RolledBack,
 }
 
-/// What a host keeps of a migration.
+/// What a host records about a migration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MigrationRecord {
     /// Its id.
@@ -102,10 +102,10 @@ pub enum Role {
     Incoming,
 }
 
-/// Why an id means no migration.
+/// Why a prefix does not name one migration.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
-    /// None begins so.
+    /// No id starts with it.
     #[error("there is no migration `{0}` on record here (`status` lists them)")]
     None(String),
     /// Several do.
@@ -113,7 +113,7 @@ pub enum FindError {
     Several {
         /// What was given.
         prefix: String,
-        /// Those it fits.
+        /// The ids that start with it.
         fits: Vec<MigrationId>,
     },
     /// It is one that cannot be read.
@@ -141,8 +141,8 @@ impl Journal {
         Journal { directory }
     }
 
-    /// Writes `record` over an earlier one of the same migration. It is on disk when this returns:
-    /// what follows may be irreversible.
+    /// Writes `record` over an earlier one of the same migration. It is on disk when this returns,
+    /// because what follows may be irreversible.
     pub fn write(&self, record: &MigrationRecord) -> io::Result<()> {
         let content = serde_json::to_vec_pretty(record)?;
         durable::replace(&self.path(&record.migration), 0o644, &content)
@@ -157,7 +157,7 @@ impl Journal {
         }
     }
 
-    /// The record whose id begins with `prefix`.
+    /// The record whose id starts with `prefix`.
     pub fn find(&self, prefix: &str) -> Result<MigrationRecord, FindError> {
         let Records {
             readable: mut fits,

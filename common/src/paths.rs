@@ -1,4 +1,4 @@
-//! Where the agents keep what outlives them.
+//! Where the agents keep what must outlive them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,8 +37,8 @@ pub fn remove_work_dir(migration: &MigrationId) -> io::Result<()> {
     }
 }
 
-/// Copies the log of a program that failed in a migration to below `directory`, where it outlives
-/// the scratch space. Returns the copy's path. Removed by [`prune_logs`].
+/// Copies the log of a program that failed in a migration to a place below `directory`, where it
+/// outlives the scratch space. Returns the copy's path. [`prune_logs`] removes old copies.
 pub fn keep_log(directory: &Path, migration: &MigrationId, log: &Path) -> io::Result<PathBuf> {
     let kept = directory.join("logs");
     std::fs::create_dir_all(&kept)?;
@@ -67,8 +67,8 @@ pub fn prune_logs(directory: &Path, age: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// The file this program was started from, to be started again under another name. After an
-/// upgrade in place that is the new file: the kernel then calls the old one `… (deleted)`.
+/// The file this program was started from, for starting it again under another name. After an
+/// in-place upgrade that is the new file; the kernel calls the old one `… (deleted)`.
 pub fn executable() -> io::Result<PathBuf> {
     let path = std::env::current_exe()?;
     match path.to_str().and_then(|p| p.strip_suffix(" (deleted)")) {

@@ -1,5 +1,5 @@
-//! Flows in the kernel: reading a container's, installing those that arrive, turning those that
-//! leave. Decisions are [`crate::net::flows::decide`]'; this applies them through netlink.
+//! Flows in the kernel: listing a container's, installing those that arrive, redirecting those that
+//! leave. [`crate::net::flows::decide`] makes the decisions; this applies them through netlink.
 //!
 //! Every call opens its own netlink socket in the calling thread's network namespace.
 
@@ -15,26 +15,26 @@ use serde::{Deserialize, Serialize};
 use super::decide::{self, Arrival, Departure, MovedFlow};
 use crate::net::mark::{CONNMARK_MASK, Direction, Index, Mark};
 
-/// How long the entry of a flow stays that takes a shorter path: packets that are on the long one still
-/// need it, and make it stay.
+/// How long the entry of a flow that now takes a shorter path stays: packets still on the long path need
+/// it, and each of them renews it.
 const EXPIRY: Duration = Duration::from_secs(10);
 
-/// How much of it may have gone by when it is looked whether it was needed.
+/// Tolerance when deciding whether a packet has renewed the entry since.
 const FADING: Duration = Duration::from_secs(2);
 
-/// How often an entry is made anew before that is given up.
+/// How many times recreating an entry is tried.
 const MOST_REPLACEMENTS: usize = 100;
 
 /// Flows of a container with their entries, as they were when listed.
 #[derive(Debug, Clone, Default)]
 pub struct Departing {
     flows: Vec<(MovedFlow, Flow)>,
-    /// Entries that are to be made, or to last: no packets of theirs have kept them alive.
+    /// Entries to make, or to give their full time: the tracker has seen no packets that would renew them.
     untracked: Vec<Flow>,
 }
 
-/// Lists the flows of the container with these addresses. `connections` that the tracker does not see, by
-/// the tuples of the container's packets, are flows too.
+/// Lists the flows of the container with these addresses. `connections` are those that the tracker does not
+/// see, as the tuples of the container's packets: they are flows too.
 ///
 /// # Errors
 /// Those of the netlink socket.
@@ -48,7 +48,7 @@ pub fn departing(
         .filter_map(|flow| Some((decide::seen_by_container(&flow, addresses)?, flow)))
         .collect();
     let mut untracked = Vec::new();
-    // The tracker may have seen one while it came by way of another host.
+    // The tracker may have seen one of them while its packets came by way of another host.
     for (moved, flow) in &flows {
         let own = moved.at_container();
         if connections.remove(&own) {
@@ -87,8 +87,8 @@ impl Departing {
         decide::peers_in(self.flows(), networks)
     }
 
-    /// Lets segments pass that the tracker cannot judge: with both ends on their way to other hosts, it may
-    /// see one direction only. Not undone.
+    /// Lets segments pass that the tracker cannot judge: while both ends move to other hosts, it may see one
+    /// direction only. Never undone.
     ///
     /// # Errors
     /// Those of the netlink socket.
@@ -98,15 +98,15 @@ impl Departing {
         accept_missing(Conntrack::open()?.disable_window_checks(connections)?)
     }
 
-    /// The packets that the container sends of flows that must be [recreated](Self::recreate) before they
-    /// can turn.
+    /// Of flows that must be [recreated](Self::recreate) before they can be redirected: the tuples of the
+    /// packets that the container sends.
     pub fn to_recreate(&self) -> Vec<Tuple> {
         self.masqueraded_inbound().map(|flow| flow.reply).collect()
     }
 
-    /// Makes entries anew with the translation that they have: only those that netlink has made do not
-    /// remember the interface that their packets left by at first. A packet that comes in between is a new
-    /// flow's, so those of the container must not get through.
+    /// Recreates entries with their translation: only entries made through netlink do not remember the
+    /// interface that their first packets left by. A packet that comes in between would begin a new flow, so
+    /// those of the container must not get through meanwhile.
     ///
     /// # Errors
     /// Those of the netlink socket.
@@ -122,8 +122,8 @@ impl Departing {
         self.flows.iter().filter(inbound).map(|(_, flow)| flow)
     }
 
-    /// Turns the flows into `tunnel`: packets for the container leave through it from the moment
-    /// each mark changes. Flows that have ended meanwhile are skipped. Undone by
+    /// Redirects the flows into `tunnel`: packets for the container leave through it from the moment
+    /// each mark changes. Flows that have ended in the meantime are skipped. Undone by
     /// [`Departing::restore`].
     ///
     /// # Errors
@@ -160,7 +160,8 @@ impl Departing {
         accept_missing(untracked.map(|flow| table.set_timeout(flow, EXPIRY)))
     }
 
-    /// Does so for flows of datagrams only; [`Departing::redirect`] turns them again. Returns how many there are.
+    /// The same for flows of datagrams only. [`Departing::redirect`] redirects them again. Returns how many
+    /// there are.
     ///
     /// # Errors
     /// Those of the netlink socket.
@@ -173,7 +174,7 @@ impl Departing {
         Ok(count)
     }
 
-    /// What moved through `tunnel` without entering here, by the tunnel it comes through.
+    /// Flows that moved through `tunnel` and entered at another host, by the tunnel that they come through.
     pub fn passing(&self, tunnel: Index) -> BTreeMap<Index, Vec<MovedFlow>> {
         let mut passing: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (moved, flow) in &self.flows {
@@ -187,8 +188,8 @@ impl Departing {
         passing
     }
 
-    /// Has the entries of flows end soon that came through tunnel `through` and do not any more. One
-    /// whose packets come all the same lives on.
+    /// Makes the entries of flows that used to come through tunnel `through` expire soon. An entry whose
+    /// packets still come lives on.
     ///
     /// # Errors
     /// Those of the netlink socket.
@@ -198,8 +199,8 @@ impl Departing {
         accept_missing(fading.map(|flow| table.set_timeout(flow, EXPIRY)))
     }
 
-    /// Deletes those of them that no packet has come for since, a moment ago. Until then a container that
-    /// comes here takes its flow for one that still passes here.
+    /// Deletes those of them for which no packet has come since [`Departing::expire_soon`], a moment ago. As
+    /// long as such an entry exists, a container that comes here would find its flow passing here already.
     ///
     /// # Errors
     /// Those of the netlink socket.
@@ -225,11 +226,10 @@ impl Departing {
         self.flows.iter().filter(came).map(|(_, flow)| flow)
     }
 
-    /// Looks once more at the entries, of which there is no more to decide after this: those of flows whose
-    /// path does not touch this host any more are deleted, and what was not known to turn into `tunnel`
-    /// turns. Those that have vanished since [`Departing::redirect`] are inserted, with their translation and
-    /// mark: some versions of netavark delete a published port's UDP entries when its container goes.
-    /// Returns how many. Not undone: call only after the commit.
+    /// Final pass over the entries, after the commit. Entries of flows whose path no longer touches this host
+    /// are deleted; those that turn out to need `tunnel` are redirected. Those that have vanished since
+    /// [`Departing::redirect`] are inserted, with their translation and mark: some versions of netavark delete
+    /// a published port's UDP entries when its container goes. Returns how many were inserted. Never undone.
     ///
     /// # Errors
     /// Those of the netlink socket.
@@ -243,7 +243,7 @@ impl Departing {
         let mut inserted = 0;
         let mut marks = Vec::new();
         for (moved, flow) in &self.flows {
-            // The peer may have moved meanwhile, and come by another tunnel now.
+            // The peer may have moved in the meantime, and come by another tunnel now.
             let now = present.get(&flow.original).copied();
             match (decide::depart(moved, now.unwrap_or(flow), tunnel), now) {
                 (Departure::Forget, _) => accept_missing([table.delete(flow)])?,
@@ -269,8 +269,8 @@ impl Departing {
     }
 }
 
-/// How many live flows of the container with these addresses do not lead into `tunnel`: after the
-/// old container's removal their packets go nowhere. They began during the cut-over.
+/// How many live flows of the container with these addresses do not lead into `tunnel`. They began during
+/// the cut-over; once the old container is removed their packets go nowhere.
 ///
 /// # Errors
 /// Those of the netlink socket.
@@ -284,7 +284,7 @@ pub fn left_behind(addresses: &HashSet<IpAddr>, tunnel: Index) -> Result<usize, 
 }
 
 /// For recovery after a crash: sends the flows of the container with these addresses to it on this
-/// host again, whatever tunnel they were turned into.
+/// host again, whatever tunnel they were redirected into.
 ///
 /// # Errors
 /// Those of the netlink socket.
@@ -298,7 +298,7 @@ pub fn back_to_container(addresses: &HashSet<IpAddr>) -> Result<(), Error> {
     accept_missing(table.set_marks(marks)?)
 }
 
-/// Flows that arrive, and what that takes.
+/// Flows that arrive, and what to do about them.
 #[derive(Debug)]
 pub struct Arriving {
     insert: Vec<(MovedFlow, Flow)>,
@@ -308,24 +308,24 @@ pub struct Arriving {
     installed: Installed,
 }
 
-/// What counts of the host that flows arrive at.
+/// What matters about the host that flows arrive at.
 #[derive(Debug, Clone, Default)]
 pub struct Here {
     /// Its addresses.
     pub addresses: HashSet<IpAddr>,
-    /// Networks in which the tracker does not see what neighbours send each other.
+    /// Networks in which the tracker does not see what containers send each other.
     pub untracked: Vec<IpNet>,
 }
 
-/// What [`Arriving::install`] and [`Arriving::redirect`] do, to be taken back, if need be by another process.
+/// How to undo [`Arriving::install`] and [`Arriving::redirect`], if need be in another process.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Installed {
     inserted: Vec<Tuple>,
-    /// Entries that were here, with what their mark was.
+    /// Entries that were here already, with their previous marks.
     marked: Vec<(Tuple, conntrack::MaskedMark)>,
 }
 
-/// Looks what flows that arrive through `tunnel` need on this host. Changes nothing.
+/// Works out what flows that arrive through `tunnel` need on this host. Changes nothing.
 ///
 /// # Errors
 /// Those of the netlink socket.
@@ -361,13 +361,13 @@ pub fn arriving(moved: &[MovedFlow], tunnel: Index, here: &Here) -> Result<Arriv
 }
 
 impl Arriving {
-    /// How [`Arriving::install`] is undone: to be kept before it is called.
+    /// How [`Arriving::install`] is undone. Save it before calling that.
     pub fn undo(&self) -> &Installed {
         &self.installed
     }
 
-    /// Makes room in the kernel for the flows. Call before any packet of theirs can arrive. Those
-    /// that pass this host already go their way until [`Arriving::redirect`].
+    /// Inserts the entries of the flows. Call before any of their packets can arrive. Flows that pass
+    /// this host already keep their path until [`Arriving::redirect`].
     ///
     /// # Errors
     /// Those of the netlink socket; an entry of the same tuples that belongs to another flow is
@@ -379,7 +379,7 @@ impl Arriving {
             let Err(error) = inserted else {
                 continue;
             };
-            // The peer may have come at the same moment.
+            // The peer may have arrived at the same moment.
             let mut present = present(&mut table, std::slice::from_ref(moved))?;
             let (seen, entry) = present.remove(&moved.original).ok_or(error)?;
             let open = field(Mark(0), seen.to_container());
@@ -388,7 +388,7 @@ impl Arriving {
         Ok(())
     }
 
-    /// How many flows pass this host already, and wait to be turned.
+    /// How many flows pass this host already, and wait to be redirected.
     pub fn waiting(&self) -> usize {
         self.mark.len()
     }
@@ -400,7 +400,7 @@ impl Arriving {
     pub fn redirect(&self) -> Result<(), Error> {
         let mut table = Conntrack::open()?;
         accept_missing(table.set_marks(self.mark.iter().copied())?)?;
-        // Nobody would see them end.
+        // The tracker will not see them end.
         accept_missing(
             self.expire_soon
                 .iter()
@@ -410,7 +410,7 @@ impl Arriving {
 }
 
 impl Installed {
-    /// Takes back what [`Arriving::install`] and [`Arriving::redirect`] did, or would have done.
+    /// Undoes what [`Arriving::install`] and [`Arriving::redirect`] did, however much of it that was.
     ///
     /// # Errors
     /// Those of the netlink socket.
@@ -447,8 +447,8 @@ pub fn leaving_through(moved: Vec<MovedFlow>, tunnel: Index) -> Result<Vec<Moved
     Ok(moved.into_iter().filter(leaves).collect())
 }
 
-/// Sends flows, whose packets for the container leave through tunnel `through`, through `instead`.
-/// Returns how many there were. Not undone.
+/// Redirects flows whose packets for the container leave through tunnel `through` into `instead`.
+/// Returns how many there were. Never undone.
 ///
 /// # Errors
 /// Those of the netlink socket.
@@ -459,8 +459,8 @@ pub fn reroute(moved: &[MovedFlow], through: Index, instead: Index) -> Result<us
     })
 }
 
-/// Sends flows, whose packets for the peer leave through another tunnel, through `tunnel`. Returns how
-/// many there were. Not undone.
+/// Redirects flows whose packets for the peer leave through another tunnel into `tunnel`. Returns how
+/// many there were. Never undone.
 ///
 /// # Errors
 /// Those of the netlink socket.
@@ -489,7 +489,8 @@ fn remark(
     Ok(count)
 }
 
-/// This host's entries for flows, by the original tuples of those, and the flows as the entries show them.
+/// This host's entries for `moved` flows, by the flows' original tuples, each with the flow as the entry
+/// shows it.
 fn present(
     table: &mut Conntrack,
     moved: &[MovedFlow],
@@ -520,7 +521,7 @@ fn recreate(table: &mut Conntrack, flow: &Flow) -> Result<(), Error> {
         };
         accept_missing([table.delete(flow)])?;
         match table.insert(&now) {
-            // Made by a packet that came in between, and masqueraded again.
+            // A packet came in between: its entry is masqueraded again.
             Err(Error::Exists(_)) => {}
             inserted => return inserted,
         }
@@ -535,13 +536,13 @@ fn before((moved, flow): &(MovedFlow, Flow)) -> (Key, conntrack::MaskedMark) {
     (Key::from(flow), mark)
 }
 
-/// What a mark says of one direction, as a change that leaves the rest alone: at the other end of the flow
-/// there can be a container as well, which moves at the same time.
+/// A mark's field for one direction, as a change that leaves the rest alone: at the other end of the flow
+/// there may be a container that moves at the same time.
 fn field(mark: Mark, direction: Direction) -> conntrack::MaskedMark {
     conntrack::MaskedMark::masked(mark.0, direction.mask())
 }
 
-/// A flow may end at any time; that its entry is gone is not an error.
+/// A flow may end at any time: a missing entry is not an error.
 fn accept_missing(results: impl IntoIterator<Item = Result<(), Error>>) -> Result<(), Error> {
     results.into_iter().try_for_each(|result| match result {
         Err(Error::NotFound(_)) => Ok(()),

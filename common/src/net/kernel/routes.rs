@@ -56,20 +56,20 @@ impl RouteError {
 
 type Result<T> = std::result::Result<T, RouteError>;
 
-/// A policy rule, as far as it can collide with ours.
+/// What matters about a policy rule that may collide with ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyRule {
-    /// Where it stands among the rules.
+    /// Its place among the rules.
     pub priority: u32,
     /// The table it leads to.
     pub table: u32,
-    /// The fwmark it asks for.
+    /// The fwmark it matches.
     pub fwmark: u32,
-    /// The bits of the fwmark it looks at; 0 if none.
+    /// The bits of the fwmark that it compares; 0 if none.
     pub fwmask: u32,
 }
 
-/// Everything about routing that can be in a tunnel's way.
+/// Everything about routing that a tunnel can collide with.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// Interface names.
@@ -149,8 +149,8 @@ impl Routes {
             .ok_or_else(|| RouteError::NoInterface(name.into()))
     }
 
-    /// Gives the interface its addresses and MTU and brings it up; what it has already it keeps. Goes with
-    /// the interface.
+    /// Gives the interface those addresses that it lacks and its MTU, and brings it up. Goes with the
+    /// interface.
     pub fn configure(&self, interface: &str, mtu: u32, addresses: &[IpNet]) -> Result<()> {
         let number = self.existing(interface)?;
         for net in addresses {
@@ -171,7 +171,7 @@ impl Routes {
         )
     }
 
-    /// Gives the interface another address, without a network. Goes with the interface.
+    /// Gives the interface another address, as a /32 or /128. Goes with the interface.
     pub fn add_address(&self, interface: &str, address: IpAddr) -> Result<()> {
         let number = self.existing(interface)?;
         let net = IpNet::from(address);
@@ -211,12 +211,12 @@ impl Routes {
     /// Leads packets marked for the tunnel through its interface: a rule per family, and a table
     /// with a default route through the interface.
     ///
-    /// A second, worse route drops what is left when the interface has vanished (its process was
-    /// killed): a packet of a moved flow must never go by ordinary routing. Rules come last, when
-    /// the table is ready. What is there already stays. Undone by [`unroute`](Self::unroute).
+    /// A second route, of lower preference, drops the packets when the interface has vanished because its
+    /// process was killed: a packet of a moved flow must never go by ordinary routing. Rules come last,
+    /// when the table is ready. What exists already stays. Undone by [`unroute`](Self::unroute).
     ///
-    /// All of them say that the kernel made them. systemd-networkd removes rules and routes of others
-    /// when it starts and when it configures a link, of both families, except for those
+    /// All of them claim that the kernel made them. When systemd-networkd starts or configures a link it
+    /// removes rules and routes of both families that it does not know, except the kernel's
     /// (`ManageForeignRoutingPolicyRules` and `ManageForeignRoutes` in networkd.conf(5)).
     pub fn route(&self, index: Index, ipv6: bool) -> Result<()> {
         let interface = index.interface();
@@ -242,7 +242,7 @@ impl Routes {
         Ok(())
     }
 
-    /// Which of a tunnel's rules and routes are not there, in words.
+    /// Which of a tunnel's rules and routes are missing, in words.
     pub fn missing(&self, index: Index, ipv6: bool) -> Result<Vec<String>> {
         let number = self.existing(&index.interface())?;
         let mut missing = Vec::new();
@@ -284,7 +284,7 @@ impl Routes {
         }))
     }
 
-    /// Those of these addresses that the interface does not have.
+    /// Which of these addresses the interface lacks.
     pub fn missing_addresses(&self, interface: &str, addresses: &[IpNet]) -> Result<Vec<IpNet>> {
         let number = self.existing(interface)?;
         let there = self.addresses()?;
@@ -296,9 +296,9 @@ impl Routes {
             .collect())
     }
 
-    /// Removes the rules and the routes of a tunnel, as far as they exist, whatever they say of who made
-    /// them: a rule that is to be removed need not say so (`rule_find` in the kernel's
-    /// net/core/fib_rules.c), and routes are removed as they were found.
+    /// Removes those rules and routes of a tunnel that exist, whoever they claim to be made by: a request
+    /// to remove a rule need not say that (`rule_find` in the kernel's net/core/fib_rules.c), and routes
+    /// are removed as they were found.
     pub fn unroute(&self, index: Index) -> Result<()> {
         for family in families(true) {
             let delete = self.handle.rule().del(rule(family, index)).execute();
@@ -407,7 +407,7 @@ impl Routes {
                 .rules
                 .extend(self.rules(family)?.iter().map(parse_rule));
         }
-        // Two halves of the internet are how some VPN software writes a default route.
+        // Some VPN software writes a default route as two halves of the address space.
         facts.prefixes.retain(|net| net.prefix_len() > 1);
         facts.prefixes.sort();
         facts.prefixes.dedup();
@@ -437,7 +437,7 @@ fn families(ipv6: bool) -> impl Iterator<Item = AddressFamily> {
         .chain(ipv6.then_some(AddressFamily::Inet6))
 }
 
-/// What is there need not be made.
+/// What exists already need not be made.
 fn there_already(result: Result<()>) -> Result<()> {
     match result {
         Err(error) if error.errno() == libc::EEXIST => Ok(()),
@@ -445,8 +445,8 @@ fn there_already(result: Result<()>) -> Result<()> {
     }
 }
 
-/// What is not there need not be removed. The kernel says so with a different number per kind of
-/// object, and a family may be missing from the kernel.
+/// What does not exist need not be removed. The kernel's error number for that depends on the kind of
+/// object, and the kernel may lack a family.
 fn gone(result: Result<()>) -> Result<()> {
     match result {
         Err(error)
@@ -484,7 +484,7 @@ fn default_route(family: AddressFamily, table: u32) -> RouteMessage {
     }
 }
 
-/// Without who made it: a rule that is looked for or removed is ours whatever it says of that.
+/// Without its protocol: a rule to be found or removed is ours whatever that is.
 fn rule(family: AddressFamily, index: Index) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = family;

@@ -1,4 +1,4 @@
-//! How a host that flows only pass gets out of their path.
+//! How a host that flows merely pass through is taken out of their path.
 //!
 //! ```text
 //!   entry                        middle                             container
@@ -7,7 +7,7 @@
 //!        ◀─────── Offer ─────────────┤
 //!                                    ├──────── Introduce ──────────────▶  its end of a tunnel
 //!   its end of it  ◀── Meet ─────────┤                                    to the entry is up
-//!        ◀─────── Turn ──────────────┤
+//!        ◀─────── Redirect ──────────┤
 //!        ├──────────── Return, to the keeper of the new tunnel ────────▶  packets to the peers
 //!   packets to the container                                              wait
 //!   wait             ◀─ echo ────────┼────────── echo ─────────────────▶
@@ -15,19 +15,20 @@
 //!   and go straight ─────────── Arrived ────────────────────────────────▶  and go straight
 //! ```
 //!
-//! Flows of a container that moves on from the middle are known at its new host through the middle only.
-//! The entry trusts the middle with them already; now the middle names the host that it has trusted with
-//! the container. Until `Turn` is answered, and if any of this fails, they go on through the middle.
+//! When a container moves on from the middle, its flows reach its new host only through the middle. The
+//! entry trusts the middle with them already; now the middle names the host that it has trusted with the
+//! container. Until `Redirect` is answered, and if any of this fails, the flows go on through the middle.
 //!
-//! Packets that go straight would overtake those that are on their way through the middle ([`crate::net::packets::keep_order`]),
-//! so they wait. What the middle sends through both tunnels after `Turn` comes after these in each of them:
-//! when its echoes are back nothing is on that way any more, in either direction.
+//! Packets on the short path would overtake those still on their way through the middle, so they wait
+//! ([`crate::net::packets::keep_order`]). What the middle sends through both tunnels after `Redirect` is
+//! behind those packets in each of them: when its echoes are back, nothing is on the long path any more, in
+//! either direction.
 //!
-//! New connections that the entry sends after the container ([`crate::net::flows::port_forwards`]) follow it in the same
-//! conversation.
+//! New connections that the entry sends after the container ([`crate::net::flows::port_forwards`]) follow
+//! it in the same conversation.
 //!
-//! The keepers listen at [`PORT`] of the tunnel's address, on the tunnel's interface only, and ask for the
-//! tunnel's ticket first. After it: [frames](crate::protocol::frame), one reply per request.
+//! The keepers listen at [`PORT`] of the tunnel's address, on the tunnel's interface only, and require the
+//! tunnel's ticket first. Then come [frames](crate::protocol::frame), one reply per request.
 
 use std::future::Future;
 use std::io;
@@ -59,26 +60,26 @@ use crate::ticket::{self, Ticket};
 
 /// TCP port of the keepers, inside the tunnels.
 pub const PORT: u16 = 50052;
-/// The ports that conversations come from, by which they can be expected: those that begin and end, and
-/// the one that stays.
+/// The ports that conversations come from, so that the other end can expect them ([`super::expect`]):
+/// short ones, and the one that lasts.
 const FROM: u16 = 50053;
 const STAY_FROM: u16 = 50054;
 
-/// How long anything may take that the other end of a tunnel has to do.
+/// How long the other end of a tunnel may take to do what it is asked.
 const ANSWER: Duration = Duration::from_secs(10);
-/// Pause between requests to stay, and how long one holds.
+/// Pause between requests to stay, and how long each is valid.
 const ASK: Duration = Duration::from_secs(3);
 const STAY: Duration = Duration::from_secs(20);
-/// How long a new tunnel is tried before the long path is kept.
+/// How long a new tunnel may take to work before the long path is kept.
 const PROOF: Duration = Duration::from_secs(3);
-/// How long whoever connects may take to present the ticket.
+/// How long a peer that connects may take to present the ticket.
 const PRESENT: Duration = Duration::from_secs(2);
-/// How often, and how many times, it is looked whether the interface is there: the keeper of a
-/// userspace tunnel makes it.
+/// Poll interval, and number of polls, until the interface is there: the keeper of a userspace tunnel
+/// makes it.
 const LOOK: Duration = Duration::from_millis(50);
 const LOOKS: u32 = 100;
 
-/// Flows could not be led past a host. They go on through it.
+/// A host could not be bypassed. Flows go on through it.
 #[derive(Debug, thiserror::Error)]
 pub enum BypassError {
     /// The other end does not listen.
@@ -93,7 +94,7 @@ pub enum BypassError {
     /// The other end could not do it.
     #[error("the host at the tunnel's other end says: {0}")]
     Refused(String),
-    /// Another tunnel has taken the place of the one agreed on.
+    /// Another tunnel has taken the number or networks of the one agreed on, each time.
     #[error("too many tunnels are being made at once")]
     Taken,
     /// This host's tunnel.
@@ -107,21 +108,21 @@ pub enum BypassError {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 enum BypassRequest {
-    /// To the entry: what a tunnel to another host has to fit.
+    /// To the entry: what must a tunnel from you to another host fit?
     Offer,
-    /// To the entry: make your end of the tunnel to the host at `address`, and see that it works.
+    /// To the entry: make your end of the tunnel to the host at `address`, and prove that it works.
     Meet { terms: Terms, address: IpAddr },
-    /// To the entry: what you send me of these flows, send to the host that you have met.
+    /// To the entry: send packets of these flows to the host that you have met, not to me.
     Redirect { flows: Vec<MovedFlow> },
-    /// From the entry: what you send to the peers of these flows, send through this tunnel.
+    /// From the entry: send packets to the peers of these flows through this tunnel.
     Return { flows: Vec<MovedFlow> },
-    /// To the entry, and from there to the one that it has met: what you sent on the long way has arrived.
+    /// To the entry, and from there to the host that it has met: what you sent by the long path has arrived.
     Arrived,
     /// To the entry: do you send new connections to this container through this tunnel?
     Forwarding { container: String },
     /// To the entry: send them to the host that you have met.
     Follow { container: String },
-    /// From the entry, again and again: keep the tunnel, new connections come through it.
+    /// From the entry, repeatedly: keep the tunnel, because new connections use it.
     Stay,
 }
 
@@ -132,14 +133,14 @@ enum BypassReply {
         offer: Offer,
     },
     Met,
-    /// To `Meet`: another tunnel has taken its place. Begin again, with `Offer`.
+    /// To `Meet`: another tunnel has taken what was agreed on. Start again, with `Offer`.
     Taken,
     Redirected {
         flows: usize,
     },
     /// To `Arrived`.
     Going,
-    /// To `Forwarding` and `Follow`: whether there are any.
+    /// To `Forwarding` and `Follow`: whether there are any forwards.
     Forwards {
         any: bool,
     },
@@ -158,7 +159,7 @@ impl Stay {
         *self.0.lock().expect("no panic while locked") = Some(Instant::now());
     }
 
-    /// Whether that was lately.
+    /// Whether that was recently.
     pub(crate) fn is_asked(&self) -> bool {
         let asked = *self.0.lock().expect("no panic while locked");
         asked.is_some_and(|at| at.elapsed() < STAY)
@@ -194,15 +195,15 @@ impl Bypass {
         let local = view.addresses[0].addr();
         let connected = async {
             let socket = TcpSocket::new_v4()?;
-            // A host has routes of its own, and the tunnel's addresses may be among them by now.
+            // By now the host may have other routes that cover the tunnel's addresses.
             socket.bind_device(Some(index.interface().as_bytes()))?;
             socket.set_reuseaddr(true)?;
-            // From another port will do where no firewall cares.
+            // Another port will do where no firewall cares.
             socket
                 .bind(SocketAddr::new(local, port))
                 .or_else(|_| socket.bind(SocketAddr::new(local, 0)))?;
             let mut stream = socket.connect(keeper).await?;
-            // The next conversation comes from the same port, and may come soon.
+            // The next conversation comes from the same port, perhaps soon.
             stream.set_zero_linger()?;
             stream.write_all(ticket.bytes()).await?;
             io::Result::Ok(stream)
@@ -214,7 +215,7 @@ impl Bypass {
         Ok((Bypass { frames }, record.endpoint.ip()))
     }
 
-    /// What a tunnel from the other end's host to a third one has to fit.
+    /// What a tunnel from the host at the other end to a third one must fit.
     pub async fn offer(&mut self) -> Result<Offer, BypassError> {
         match self.ask(BypassRequest::Offer).await? {
             BypassReply::Offered { offer } => Ok(offer),
@@ -222,8 +223,8 @@ impl Bypass {
         }
     }
 
-    /// Has the other end bring up its end of a tunnel to the host at `address`. Undone there by
-    /// itself, if the tunnel is not used.
+    /// Has the other end bring up its end of a tunnel to the host at `address`. If the tunnel is not
+    /// used, its keeper takes it down.
     ///
     /// # Errors
     /// [`BypassError::Taken`]: ask for an offer again.
@@ -235,13 +236,13 @@ impl Bypass {
         }
     }
 
-    /// Has flows that the other end sends here take the tunnel to the host that it has met. Returns
-    /// how many do. Their packets wait there, for a second or until [`Bypass::arrived`]. Not undone.
+    /// Has the flows that the other end sends here take the tunnel to the host that it has met. Returns
+    /// how many do. Their packets wait there, for a second or until [`Bypass::arrived`]. Never undone.
     pub async fn redirect(&mut self, flows: Vec<MovedFlow>) -> Result<usize, BypassError> {
         self.count(BypassRequest::Redirect { flows }).await
     }
 
-    /// Lets the packets go that wait since [`Bypass::redirect`].
+    /// Releases the packets that have been waiting since [`Bypass::redirect`].
     pub async fn arrived(&mut self) -> Result<(), BypassError> {
         match self.ask(BypassRequest::Arrived).await? {
             BypassReply::Going => Ok(()),
@@ -255,7 +256,7 @@ impl Bypass {
         self.whether(BypassRequest::Forwarding { container }).await
     }
 
-    /// Has the other end send them to the host that it has met. Not undone.
+    /// Has the other end send those to the host that it has met. Never undone.
     pub async fn follow(&mut self, container: &str) -> Result<bool, BypassError> {
         let container = container.to_owned();
         self.whether(BypassRequest::Follow { container }).await
@@ -303,11 +304,11 @@ async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, 
 }
 
 fn unexpected(reply: &BypassReply) -> BypassError {
-    BypassError::Refused(format!("{reply:?}, which was not asked for"))
+    BypassError::Refused(format!("{reply:?}, which is no answer to the request"))
 }
 
-/// Lets what the tunnel's other end may ask next, for an echo or a conversation, pass a firewall. To
-/// be repeated.
+/// Lets the next echo request or conversation from the tunnel's other end pass this host's firewall. Call
+/// it repeatedly: the entries expire.
 pub(crate) fn expect(record: &Record) -> Result<(), TunnelError> {
     let view = record.view().map_err(TunnelError::from)?;
     let (peer, local) = (view.peer_addresses[0], view.addresses[0].addr());
@@ -347,7 +348,7 @@ pub(crate) async fn serve(dirs: Dirs, record: Record, keeper: fn(Index) -> Comma
     let listener = match listen(&record).await {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::warn!("flows cannot be led past the other host: {error}");
+            tracing::warn!("the other host cannot be bypassed: {error}");
             return;
         }
     };
@@ -393,7 +394,7 @@ async fn listen(record: &Record) -> io::Result<TcpListener> {
 
 fn bind(interface: &str, address: SocketAddr) -> io::Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;
-    // An address is the host's on all its interfaces: without this others would reach the port.
+    // A host answers for its addresses on every interface: without this others would reach the port.
     socket.bind_device(Some(interface.as_bytes()))?;
     socket.set_reuseaddr(true)?;
     // The interface gets its address when its keeper is ready.
@@ -423,7 +424,7 @@ struct Host {
     keeper: fn(Index) -> Command,
     stay: Stay,
     met: Option<(Arc<Tunnel>, Bypass)>,
-    /// What goes straight from here.
+    /// Packets for the short path that wait here.
     waiting: Option<Waiting>,
 }
 
@@ -468,13 +469,13 @@ impl Host {
                 let Some((tunnel, there)) = &mut self.met else {
                     anyhow::bail!("no host was met");
                 };
-                // Their peers may have moved meanwhile.
+                // Their peers may have moved in the meantime.
                 let leaving = move || apply::leaving_through(flows, index);
                 let flows = spawn_blocking(leaving).await??;
                 let met = tunnel.index();
                 self.waiting = wait(self.waiting.take(), &dirs, met).await;
-                // The other direction first: as long as this one is not turned, the middle keeps
-                // the flows alive, whatever becomes of the other.
+                // The other direction first: until this one is redirected, the middle keeps the
+                // flows alive, whatever becomes of the other.
                 there.return_through(flows.clone()).await?;
                 BypassReply::Redirected {
                     flows: spawn_blocking(move || apply::reroute(&flows, index, met)).await??,
@@ -516,7 +517,7 @@ impl Host {
     }
 }
 
-/// Has packets wait that are to leave through a tunnel, unless they do.
+/// Has packets that are to leave through a tunnel wait, unless they do already.
 async fn wait(waiting: Option<Waiting>, dirs: &Dirs, tunnel: Index) -> Option<Waiting> {
     if waiting.is_some() {
         return waiting;
@@ -524,7 +525,7 @@ async fn wait(waiting: Option<Waiting>, dirs: &Dirs, tunnel: Index) -> Option<Wa
     match Waiting::begin(dirs, tunnel).await {
         Ok(waiting) => Some(waiting),
         Err(error) => {
-            tracing::warn!("packets may overtake others: {error}");
+            tracing::warn!("packets may arrive out of order: {error}");
             None
         }
     }
