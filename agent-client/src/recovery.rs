@@ -112,7 +112,7 @@ async fn recover_one(journal: &Journal, record: MigrationRecord) -> anyhow::Resu
             record.peer
         ),
         Some(SourceStep::AskOperator) => anyhow::bail!(
-            "{} has no record of it; the container stays frozen until you have found out where \
+            "{} has no record of it, or not as this host's; the container stays frozen until you have found out where \
              it runs",
             record.peer
         ),

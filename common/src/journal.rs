@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
+use trust::Fingerprint;
 
 use crate::durable;
 use crate::paths::STATE_DIR;
@@ -38,6 +39,10 @@ pub struct MigrationRecord {
     pub container: ContainerRef,
     /// The other host, by name or address.
     pub peer: String,
+    /// At the destination the key of the source, whose migration it is. One that an earlier version has
+    /// written is nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Fingerprint>,
     /// Whether the container leaves this host or comes to it.
     pub direction: Role,
     /// How far it has come.
@@ -261,6 +266,7 @@ mod tests {
                 name: "web".into(),
             },
             peer: "b".into(),
+            owner: None,
             direction: Role::Outgoing,
             progress: Progress::UnderWay,
             started: OffsetDateTime::from_unix_timestamp(started).unwrap(),

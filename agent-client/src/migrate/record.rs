@@ -50,6 +50,7 @@ impl Record {
             migration: migration.clone(),
             container,
             peer,
+            owner: None,
             direction: Role::Outgoing,
             progress: Progress::UnderWay,
             started: OffsetDateTime::now_utc(),
