@@ -70,7 +70,11 @@ pub(crate) async fn first() {
 pub(crate) async fn recover(only: Option<&MigrationId>) -> io::Result<Vec<Settled>> {
     let journal = Journal::of("client");
     let mut settled = Vec::new();
-    for record in journal.list()? {
+    let records = journal.list()?;
+    for record in &records.unreadable {
+        tracing::error!("a migration may not be over: {record}");
+    }
+    for record in records.readable {
         if unsettled(&record) && only.is_none_or(|id| *id == record.migration) {
             let end = match recover_one(&journal, record.clone()).await {
                 Ok(end) => end,
@@ -108,7 +112,7 @@ async fn recover_one(journal: &Journal, record: MigrationRecord) -> anyhow::Resu
             record.peer
         ),
         Some(SourceStep::AskOperator) => anyhow::bail!(
-            "{} has no record of it; the container stays frozen until you have found out where \
+            "{} has no record of it, or not as this host's; the container stays frozen until you have found out where \
              it runs",
             record.peer
         ),
@@ -197,9 +201,9 @@ pub(crate) async fn find(record: &MigrationRecord) -> anyhow::Result<Option<Sour
     if !exists(record).await? {
         return Ok(None);
     }
-    let (facts, placement) = podman::inspect::inspect(&record.container.id).await?;
+    let (facts, local) = podman::inspect::inspect(&record.container.id).await?;
     // A stopped container needs no thawing, and one that has come back since looks the same.
-    if placement.pid == 0 {
+    if local.pid == 0 {
         tracing::warn!(
             "{} is stopped here: if it runs on {}, remove it here",
             record.container.name,
@@ -208,5 +212,5 @@ pub(crate) async fn find(record: &MigrationRecord) -> anyhow::Result<Option<Sour
         return Ok(None);
     }
     let work = paths::work_dir(&record.migration);
-    Ok(Some(Source::new(facts, placement, work)?))
+    Ok(Some(Source::new(facts, local, work)?))
 }

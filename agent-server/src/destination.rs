@@ -16,6 +16,7 @@ use common::protocol::{
 };
 use common::ticket::Ticket;
 use tokio_util::sync::CancellationToken;
+use trust::Peer;
 
 /// Result of a step; the source gets to read the refusal.
 pub type Step<T> = Result<T, Refused>;
@@ -38,20 +39,21 @@ pub trait Destination: Send + Sync {
         forward_new: bool,
     ) -> impl Future<Output = Step<Vec<Check>>> + Send;
 
-    /// Opens a migration from the peer `from` at `address`; also returns what must be sent of the
-    /// image, if anything. Until it ends, no other migration of this container can begin.
+    /// Opens a migration of `peer` at `address`; also says what must be sent of the image, if anything.
+    /// Until it ends, no other migration of this container is opened; and never another of this id.
     fn begin(
         &self,
         migration: MigrationId,
         container: ContainerFacts,
         source: &HostFacts,
-        from: &str,
+        peer: &Peer,
         address: SocketAddr,
         cancel: CancellationToken,
     ) -> impl Future<Output = Step<(Self::Incoming, Option<MissingImage>)>> + Send;
 
-    /// What became of a migration.
-    fn fate(&self, migration: &MigrationId) -> impl Future<Output = Step<Fate>> + Send;
+    /// What became of a migration of `peer`; those of others are unknown to it.
+    fn fate(&self, migration: &MigrationId, peer: &Peer)
+    -> impl Future<Output = Step<Fate>> + Send;
 
     /// Brings up this end of a tunnel to the host at `address`, where flows of a container that came
     /// here enter. It goes away without being told to if the other end does not use it.

@@ -16,6 +16,7 @@ use common::transaction;
 use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
+use trust::Peer;
 
 use crate::destination::{Destination, Step, failed};
 use crate::incoming::PodmanIncoming;
@@ -49,7 +50,7 @@ impl PodmanHost {
         };
         // Read only now: a session may have ended in between.
         let records = self.journal.list().map_err(failed)?;
-        let Some(record) = records.iter().find(|r| r.migration == *migration) else {
+        let Some(record) = records.readable.iter().find(|r| r.migration == *migration) else {
             return Ok(false);
         };
         let settled = recovery::recover_one(&self.journal, record, &records).await;
@@ -63,7 +64,11 @@ impl PodmanHost {
     /// container must be reserved.
     async fn recover_all(&self, container: &str) -> anyhow::Result<()> {
         let records = self.journal.list()?;
-        for record in records.iter().filter(|r| r.container.id == container) {
+        for record in records
+            .readable
+            .iter()
+            .filter(|r| r.container.id == container)
+        {
             recovery::recover_one(&self.journal, record, &records).await?;
         }
         Ok(())
@@ -94,7 +99,7 @@ impl Destination for PodmanHost {
         migration: MigrationId,
         container: ContainerFacts,
         source: &HostFacts,
-        from: &str,
+        peer: &Peer,
         address: SocketAddr,
         cancel: CancellationToken,
     ) -> Step<(PodmanIncoming, Option<MissingImage>)> {
@@ -107,6 +112,14 @@ impl Destination for PodmanHost {
                 ),
             ));
         };
+        let record = self.journal.read(&migration).map_err(failed)?;
+        if !transaction::may_begin(record.map(|r| r.progress)) {
+            return Err(Refused::new(
+                RefusalCode::Busy,
+                format!("there is a migration {migration} here already"),
+            ));
+        }
+        recovery::prune(&self.journal);
         // Leftovers of an earlier migration of the same container would be in the way.
         self.recover_all(&container.id).await.map_err(failed)?;
         // The source has asked for these checks before, but the answers may have changed.
@@ -121,7 +134,8 @@ impl Destination for PodmanHost {
         let record = MigrationRecord {
             migration,
             container: container.reference(),
-            peer: from.to_owned(),
+            peer: peer.name.clone(),
+            owner: Some(peer.fingerprint),
             direction: Role::Incoming,
             progress: Progress::UnderWay,
             started: OffsetDateTime::now_utc(),
@@ -140,13 +154,16 @@ impl Destination for PodmanHost {
         Ok((incoming, missing_image))
     }
 
-    async fn fate(&self, migration: &MigrationId) -> Step<Fate> {
-        let fails = self.still_fails(migration).await?;
+    async fn fate(&self, migration: &MigrationId, peer: &Peer) -> Step<Fate> {
+        let record = self.journal.read(migration).map_err(failed)?;
+        let theirs = record.is_some_and(|r| r.owner == Some(peer.fingerprint));
+        let fails = theirs && self.still_fails(migration).await?;
         // In this order: a session that ends in between has written its last word before.
         let at_work = self.reserved.at_work(migration);
         let record = self.journal.read(migration).map_err(failed)?;
         Ok(transaction::fate(
             record.map(|r| r.progress),
+            theirs,
             at_work || fails,
         ))
     }
@@ -170,4 +187,57 @@ async fn missing_image(container: &ContainerFacts) -> Result<Option<MissingImage
     let mut layers_present = container.image_layers.clone();
     layers_present.retain(|layer| here.contains(layer));
     Ok(Some(MissingImage { layers_present }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::protocol::ContainerRef;
+
+    fn peer(name: &str, byte: &str) -> Peer {
+        Peer::new(name, byte.repeat(32).parse().unwrap(), None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_migration_is_told_and_opened_for_its_own_peer_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = PodmanHost::new(Journal::at(dir.path().to_owned()));
+        let (own, other) = (peer("twin", "a1"), peer("twin", "b2"));
+        let record = MigrationRecord {
+            migration: MigrationId::random(),
+            container: ContainerRef {
+                id: "c0ffee".into(),
+                name: "web".into(),
+            },
+            peer: own.name.clone(),
+            owner: Some(own.fingerprint),
+            direction: Role::Incoming,
+            progress: Progress::Committed,
+            started: OffsetDateTime::now_utc(),
+            error: None,
+        };
+        host.journal.write(&record).unwrap();
+        let id = &record.migration;
+        assert_eq!(host.fate(id, &own).await, Ok(Fate::Committed));
+        assert_eq!(host.fate(id, &other).await, Ok(Fate::Unknown));
+        assert_eq!(
+            host.fate(&MigrationId::random(), &other).await,
+            Ok(Fate::Unknown)
+        );
+
+        let source = HostFacts::default();
+        for peer in [&own, &other] {
+            let begun = host.begin(
+                id.clone(),
+                ContainerFacts::default(),
+                &source,
+                peer,
+                SocketAddr::from(([192, 0, 2, 1], 1)),
+                CancellationToken::new(),
+            );
+            let refused = begun.await.err().expect("the id is taken");
+            assert_eq!(refused.code, RefusalCode::Busy);
+        }
+        assert_eq!(host.journal.read(id).unwrap(), Some(record));
+    }
 }

@@ -1,15 +1,18 @@
 //! After a crash: recorded migrations that no session is working on any more.
 
+use std::path::Path;
 use std::time::Duration;
 
 use common::container::restore::gate;
+use common::container::spec::Spec;
 use common::container::{ContainerFacts, leftover_processes, podman};
-use common::journal::{Journal, MigrationRecord, Progress};
+use common::journal::{self, Journal, MigrationRecord, Progress, Records};
 use common::net::flows::{neighbours, port_forwards};
 use common::net::packets::quarantine;
 use common::net::state::Dirs;
 use common::paths;
 use common::transaction::{self, DestinationStep};
+use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
 
 use crate::incoming;
@@ -25,7 +28,10 @@ const LEFTOVERS: Duration = Duration::from_secs(60);
 /// quarantined before it ran. So removing it loses nothing, and the source still has it.
 pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
     let records = journal.list()?;
-    for record in &records {
+    for record in &records.unreadable {
+        tracing::error!("a migration may be unfinished: {record}");
+    }
+    for record in &records.readable {
         // One that can be neither finished nor undone must not block the others, or new ones. It
         // stays on record: the next restart tries again, and so does a source that asks.
         if let Err(error) = recover_one(journal, record, &records).await {
@@ -33,7 +39,22 @@ pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
                                 "neither finished nor undone: {error:#}");
         }
     }
+    prune(journal);
     Ok(())
+}
+
+/// Removes the records and logs that are too old to be of use.
+pub(crate) fn prune(journal: &Journal) {
+    let open = |record: &MigrationRecord| {
+        let scratch = paths::work_dir(&record.migration).exists();
+        transaction::unsettled(record.progress, scratch)
+    };
+    let pruned = journal.prune(OffsetDateTime::now_utc(), open);
+    let pruned =
+        pruned.and_then(|()| paths::prune_logs(&paths::server_dir(), journal::KEPT.unsigned_abs()));
+    if let Err(error) = pruned {
+        tracing::warn!("old records are not removed: {error}");
+    }
 }
 
 /// Finishes or undoes the migration of `record`, one of `records`. No session may be working on its
@@ -41,9 +62,15 @@ pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
 pub(crate) async fn recover_one(
     journal: &Journal,
     record: &MigrationRecord,
-    records: &[MigrationRecord],
+    records: &Records,
 ) -> anyhow::Result<()> {
-    match transaction::destination(record.progress, arrived_since(record, records)) {
+    // It may be of the migration that has brought the container here since.
+    if let Some(unreadable) = records.unreadable_of(&record.container.id)
+        && transaction::destination(record.progress, false) == Some(DestinationStep::Undo)
+    {
+        anyhow::bail!("{unreadable}");
+    }
+    match transaction::destination(record.progress, arrived_since(record, &records.readable)) {
         Some(DestinationStep::ReleasePackets) => release_packets(record).await,
         Some(DestinationStep::Undo) => undo(journal, record.clone()).await,
         None => Ok(()),
@@ -95,9 +122,11 @@ async fn release_packets(record: &MigrationRecord) -> anyhow::Result<()> {
         return Ok(());
     }
     if podman::exists("container", &record.container.id).await? {
-        let (facts, placement) = podman::inspect::inspect(&record.container.id).await?;
-        if !placement.netns.is_empty() {
-            let netns = std::path::PathBuf::from(placement.netns);
+        let (facts, local) = podman::inspect::inspect(&record.container.id).await?;
+        // The network namespace of one that has ended is gone, and with it what kept the packets back.
+        if local.pid != 0
+            && let Some(netns) = Spec::read(&local.bundle)?.netns().map(Path::to_owned)
+        {
             spawn_blocking(move || quarantine::lift(&netns)).await??;
         }
         let addresses = facts.addresses();

@@ -10,7 +10,7 @@ use common::protocol::version::Versions;
 use common::protocol::{RefusalCode, Refused, Reply, Request, State};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
-use trust::{Admission, PeerIdentity};
+use trust::{Admission, Peer, PeerIdentity};
 
 use crate::destination::{Destination, Incoming, Step};
 
@@ -243,7 +243,7 @@ where
                     checks: host.check(&container, &source, forward_new).await?,
                 }),
                 Request::Fate { migration } => Ok(Reply::Fate {
-                    fate: host.fate(&migration).await?,
+                    fate: host.fate(&migration, paired(peer)?).await?,
                 }),
                 Request::Introduce { offer, address } => Ok(Reply::Introduced {
                     terms: host.introduce(offer, address).await?,
@@ -253,16 +253,12 @@ where
                     container,
                     source,
                 } => {
-                    let name = match peer {
-                        PeerIdentity::Paired(peer) => peer.name.as_str(),
-                        PeerIdentity::Unpaired(_) => "unpaired",
-                    };
                     let (begun, missing_image) = host
                         .begin(
                             migration,
                             *container,
                             &source,
-                            name,
+                            paired(peer)?,
                             *address,
                             token.clone(),
                         )
@@ -350,6 +346,13 @@ fn open<I: Incoming>(incoming: &mut Option<I>) -> Step<&mut I> {
     incoming
         .as_mut()
         .ok_or_else(|| Refused::new(RefusalCode::Protocol, "no migration is open"))
+}
+
+fn paired(peer: &PeerIdentity) -> Step<&Peer> {
+    match peer {
+        PeerIdentity::Paired(peer) => Ok(peer),
+        PeerIdentity::Unpaired(_) => Err(Refused::new(RefusalCode::NotPaired, "not paired")),
+    }
 }
 
 fn hello(theirs: Versions, peer: &PeerIdentity) -> Step<Reply> {

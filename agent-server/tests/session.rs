@@ -440,7 +440,7 @@ async fn the_whole_way() {
             "received",
             "flows_installed",
             "receiving",
-            "turned",
+            "redirected",
             "flows_installed",
             "received",
             "flows_installed",
@@ -465,7 +465,7 @@ async fn the_whole_way() {
             "stream_end 4000",
             "flows 1",
             "receive 3 Checkpoint",
-            "turn",
+            "redirect",
             "flows 1",
             "stream_end 3000",
             "flows 1",
@@ -622,13 +622,13 @@ async fn a_request_before_the_last_answer_ends_the_session() {
     let before = server.host.calls().len();
     let refused = client.ask_refused(&fate()).await;
     assert_eq!(refused.code, RefusalCode::Protocol);
-    assert_eq!(refused.message, "`outcome` came before the last answer");
+    assert_eq!(refused.message, "`fate` came before the last answer");
     client.expect_end().await;
     assert_eq!(
         server.host.calls()[before..],
         [
             "cancelled stage",
-            "roll_back `outcome` came before the last answer"
+            "roll_back `fate` came before the last answer"
         ]
     );
 }
@@ -865,7 +865,7 @@ async fn a_commit_counts_though_its_sender_is_gone() {
 fn bad_frames() -> Vec<(&'static str, Vec<u8>, bool)> {
     let too_long = u32::try_from(MAX_FRAME_BYTES + 1).unwrap();
     let commit = frame(br#"{"request":"commit"}"#);
-    let unsafe_id = br#"{"request":"outcome","migration":"../../../../x"}"#;
+    let unsafe_id = br#"{"request":"fate","migration":"../../../../x"}"#;
     vec![
         ("no JSON", frame(b"\xff\x00{"), false),
         ("an empty frame", frame(b""), false),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::protocol::MigrationId;
 
@@ -37,7 +38,7 @@ pub fn remove_work_dir(migration: &MigrationId) -> io::Result<()> {
 }
 
 /// Copies the log of a program that failed in a migration to a place below `directory`, where it
-/// outlives the scratch space. Returns the copy's path. The operator removes old copies.
+/// outlives the scratch space. Returns the copy's path. [`prune_logs`] removes old copies.
 pub fn keep_log(directory: &Path, migration: &MigrationId, log: &Path) -> io::Result<PathBuf> {
     let kept = directory.join("logs");
     std::fs::create_dir_all(&kept)?;
@@ -45,6 +46,25 @@ pub fn keep_log(directory: &Path, migration: &MigrationId, log: &Path) -> io::Re
     let to = kept.join(format!("{migration}-{name}"));
     std::fs::copy(log, &to)?;
     Ok(to)
+}
+
+/// Removes logs below `directory` that [`keep_log`] has put there and that are older than `age`.
+///
+/// # Errors
+/// Those of the file system.
+pub fn prune_logs(directory: &Path, age: Duration) -> io::Result<()> {
+    let entries = match std::fs::read_dir(directory.join("logs")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let written = entry.metadata()?.modified()?;
+        if written.elapsed().is_ok_and(|elapsed| elapsed > age) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The file this program was started from, for starting it again under another name. After an

@@ -6,7 +6,7 @@ use conntrack::{DirectionCounters, Flow, Protocol};
 use serde::Serialize;
 use time::macros::format_description;
 
-use crate::journal::{Journal, MigrationRecord, Progress, Role};
+use crate::journal::{Journal, MigrationRecord, Progress, Records, Role, Unreadable};
 use crate::multicall::keeper_command;
 use crate::net::flows::{apply, placeholder};
 use crate::net::mark::{self, Index, Mark};
@@ -29,6 +29,8 @@ pub struct Status {
     pub flows: Vec<Path>,
     /// Migrations, newest first.
     pub migrations: Vec<MigrationRecord>,
+    /// Records of migrations that cannot be read.
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// A tracked connection and the paths of its packets on this host.
@@ -57,12 +59,17 @@ impl Status {
     /// Changes nothing.
     ///
     /// # Errors
-    /// If a record or the connection tracking table cannot be read.
+    /// If the records of tunnels or migrations or the connection tracking table cannot be read.
     pub fn gather(agent: &str) -> anyhow::Result<Self> {
+        let Records {
+            readable,
+            unreadable,
+        } = Journal::of(agent).list()?;
         Ok(Status {
             tunnels: tunnel::status::list(&Dirs::default())?,
             flows: apply::through_tunnels()?.iter().map(Path::of).collect(),
-            migrations: Journal::of(agent).list()?,
+            migrations: readable,
+            unreadable,
         })
     }
 }
@@ -180,7 +187,13 @@ impl Display for Status {
                 None => out.write_char('\n')?,
             }
         }
-        none(out, self.migrations.is_empty())
+        for record in &self.unreadable {
+            writeln!(out, "  {record}")?;
+        }
+        none(
+            out,
+            self.migrations.is_empty() && self.unreadable.is_empty(),
+        )
     }
 }
 

@@ -12,17 +12,31 @@
 use crate::journal::Progress;
 use crate::protocol::Fate;
 
-/// What the destination answers to `Fate`, given its record (`None` if it has none) and whether
-/// that migration is still being worked on: by a session, or because something that [`destination`]
-/// has asked for keeps failing.
+/// Whether the destination opens a migration of an id of which it has this record (`None`: it has
+/// none).
+///
+/// An id is one migration's for good: written over, its record would no longer say what became of
+/// the migration that had it first, or say something else to a source that asks.
+pub fn may_begin(record: Option<Progress>) -> bool {
+    record.is_none()
+}
+
+/// What the destination answers to `Fate`, given its record (`None` if it has none), whether the peer
+/// that asks is the one that has begun the migration, and whether that is still being worked on: by a
+/// session, or because something that [`destination`] has asked for keeps failing.
+///
+/// A migration belongs to the peer that has begun it, known by its key. To all others it is unknown,
+/// which says nothing about it and is safe whoever hears it: no source thaws or removes anything for
+/// that answer (see [`source`]).
 ///
 /// The source takes the answer as proof, so it must be final: as long as somebody is at work,
 /// whatever the record says can still change. If its packets cannot be released, a commit is taken
 /// back although the record said `committed`. Had the source been told too early, it would have
 /// removed the only other copy.
-pub fn fate(record: Option<Progress>, at_work: bool) -> Fate {
+pub fn fate(record: Option<Progress>, theirs: bool, at_work: bool) -> Fate {
     match record {
         None => Fate::Unknown,
+        Some(_) if !theirs => Fate::Unknown,
         Some(_) if at_work => Fate::UnderWay,
         // The destination never writes `committing`.
         Some(Progress::UnderWay | Progress::Committing) => Fate::UnderWay,
@@ -121,12 +135,29 @@ mod tests {
 
     #[test]
     fn an_answer_is_final_or_says_that_it_is_not() {
-        assert_eq!(fate(None, false), Fate::Unknown);
-        assert_eq!(fate(Some(Progress::UnderWay), false), Fate::UnderWay);
-        assert_eq!(fate(Some(Progress::Committed), false), Fate::Committed);
-        assert_eq!(fate(Some(Progress::RolledBack), false), Fate::RolledBack);
+        let theirs = |record, at_work| fate(record, true, at_work);
+        assert_eq!(theirs(None, false), Fate::Unknown);
+        assert_eq!(theirs(Some(Progress::UnderWay), false), Fate::UnderWay);
+        assert_eq!(theirs(Some(Progress::Committed), false), Fate::Committed);
+        assert_eq!(theirs(Some(Progress::RolledBack), false), Fate::RolledBack);
         for record in RECORDS {
-            assert_eq!(fate(Some(record), true), Fate::UnderWay, "{record:?}");
+            assert_eq!(theirs(Some(record), true), Fate::UnderWay, "{record:?}");
+        }
+    }
+
+    #[test]
+    fn a_migration_belongs_to_the_peer_that_has_begun_it() {
+        assert!(may_begin(None));
+        for record in RECORDS {
+            assert!(!may_begin(Some(record)), "{record:?}");
+            for at_work in [true, false] {
+                let told = fate(Some(record), false, at_work);
+                assert_eq!(told, fate(None, false, at_work), "{record:?}");
+                assert_eq!(
+                    source(Progress::Committing, Some(told), true),
+                    Some(SourceStep::AskOperator)
+                );
+            }
         }
     }
 

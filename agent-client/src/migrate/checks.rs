@@ -2,7 +2,7 @@
 
 use common::container::ContainerFacts;
 use common::container::podman;
-use common::container::podman::inspect::Placement;
+use common::container::podman::inspect::Local;
 use common::host::HostFacts;
 use common::net::foreign_firewalls::{self, Part};
 use common::preflight::{self, Check, Side, Verdict};
@@ -15,7 +15,7 @@ use crate::control::{Control, unexpected};
 /// The container that is meant, and this host.
 pub(super) struct Found {
     pub(super) facts: ContainerFacts,
-    pub(super) placement: Placement,
+    pub(super) local: Local,
     pub(super) host: HostFacts,
 }
 
@@ -26,12 +26,8 @@ impl Found {
         let found = podman::list::resolve(&listed, container)?;
         let (inspected, host) =
             tokio::join!(podman::inspect::inspect(&found.id), HostFacts::gather());
-        let (facts, placement) = inspected?;
-        Ok(Found {
-            facts,
-            placement,
-            host,
-        })
+        let (facts, local) = inspected?;
+        Ok(Found { facts, local, host })
     }
 
     /// This host's checks.

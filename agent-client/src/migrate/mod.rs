@@ -21,7 +21,8 @@ use anyhow::Context;
 use common::bulk;
 use common::container::ContainerFacts;
 use common::container::files::payload::Sent;
-use common::container::podman::inspect::Placement;
+use common::container::podman::inspect::Local;
+use common::durable;
 use common::journal::Progress;
 use common::net::flows::decide::FlowCount;
 use common::net::tunnel::Tunnel;
@@ -245,7 +246,7 @@ impl<'a> Migration<'a> {
     ) -> Result<(Source, Option<MissingImage>), Failure> {
         let migration = MigrationId::random();
         self.report.migration_id = Some(migration.clone());
-        let source = self.open_journal(&migration, &found.facts, found.placement)?;
+        let source = self.open_journal(&migration, &found.facts, found.local)?;
         let begin = Request::Begin {
             migration,
             container: Box::new(found.facts),
@@ -271,7 +272,7 @@ impl<'a> Migration<'a> {
         &mut self,
         migration: &MigrationId,
         facts: &ContainerFacts,
-        placement: Placement,
+        local: Local,
     ) -> anyhow::Result<Source> {
         let peer = self.destination.to_string();
         self.record.open(migration, facts.reference(), peer)?;
@@ -284,8 +285,8 @@ impl<'a> Migration<'a> {
         self.undo.register("scratch files", move || async move {
             Ok(paths::remove_work_dir(&removed)?)
         });
-        std::fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
-        Source::new(facts.clone(), placement, work)
+        durable::create_dir_all(&work).with_context(|| work.display().to_string())?;
+        Source::new(facts.clone(), local, work)
     }
 
     /// From `Begin` to the end, a line per phase.

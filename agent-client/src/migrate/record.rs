@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use common::container::checkpoint::dump::DumpError;
-use common::journal::{Journal, MigrationRecord, Progress, Role};
+use common::journal::{self, Journal, MigrationRecord, Progress, Role};
 use common::paths;
 use common::protocol::{ContainerRef, MigrationId};
 use time::OffsetDateTime;
@@ -28,7 +28,13 @@ impl Record {
     /// An earlier, unfinished migration of `container`, if there is one.
     pub(super) fn unsettled(&self, container: &str) -> anyhow::Result<Option<MigrationRecord>> {
         let earlier = self.journal.list().context("cannot read the records")?;
-        let mut earlier = earlier.into_iter();
+        if let Some(record) = earlier.unreadable_of(container) {
+            anyhow::bail!(
+                "an earlier migration of this container may not be over: {record} (by a version of \
+                 agent-client that reads it, `recover` settles it)"
+            );
+        }
+        let mut earlier = earlier.readable.into_iter();
         Ok(earlier.find(|r| r.container.id == container && recovery::unsettled(r)))
     }
 
@@ -39,10 +45,12 @@ impl Record {
         container: ContainerRef,
         peer: String,
     ) -> anyhow::Result<()> {
+        self.prune();
         let record = MigrationRecord {
             migration: migration.clone(),
             container,
             peer,
+            owner: None,
             direction: Role::Outgoing,
             progress: Progress::UnderWay,
             started: OffsetDateTime::now_utc(),
@@ -53,6 +61,17 @@ impl Record {
             .context("cannot write the migration's record")?;
         self.open = Some(record);
         Ok(())
+    }
+
+    /// Removes what is too old to be of use.
+    fn prune(&self) {
+        let now = OffsetDateTime::now_utc();
+        let pruned = self.journal.prune(now, recovery::unsettled);
+        let pruned = pruned
+            .and_then(|()| paths::prune_logs(&paths::client_dir(), journal::KEPT.unsigned_abs()));
+        if let Err(error) = pruned {
+            tracing::warn!("old records are not removed: {error}");
+        }
     }
 
     /// Whether there is one: as long as there is none, nothing has been changed.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use common::bulk::{self, Receiving};
-use common::container::files::payload::{self, Places};
+use common::container::files::payload::{self, Kind};
+use common::container::files::places::Places;
 use common::container::podman::image;
 use common::multicall::keeper_command;
 use common::net::state::Dirs;
@@ -120,9 +121,13 @@ impl Link {
                     let mut file = std::fs::File::create(&skeleton)?;
                     io::copy(&mut receiver, &mut file)?;
                 }
-                StreamKind::Files | StreamKind::Checkpoint => {
+                StreamKind::Files => {
                     let places = places.context("nothing is staged")?;
-                    warnings = payload::unpack(&places, &mut receiver)?;
+                    warnings = payload::unpack(&places, Kind::Files, &mut receiver)?;
+                }
+                StreamKind::Checkpoint => {
+                    let places = places.context("nothing is staged")?;
+                    warnings = payload::unpack(&places, Kind::Checkpoint, &mut receiver)?;
                 }
             }
             Ok((receiver.finish()?, warnings))

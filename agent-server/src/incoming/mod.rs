@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use common::container::checkpoint::dump;
+use common::container::files::places::Places;
 use common::container::restore::gate::{self, Staged};
 use common::container::restore::timerfds;
 use common::container::{ContainerFacts, health, service};
@@ -54,6 +55,8 @@ pub struct PodmanIncoming {
     cancel: CancellationToken,
     link: Link,
     staged: Option<Staged>,
+    /// Where its pieces belong, once it is staged.
+    places: Option<Places>,
     bundle: PathBuf,
     network: Network,
     flows: Flows,
@@ -85,6 +88,7 @@ impl PodmanIncoming {
             link: Link::new(source.ip().to_canonical(), cancel.clone()),
             cancel,
             staged: None,
+            places: None,
             bundle: PathBuf::new(),
             network: Network::default(),
             flows: Flows::default(),
@@ -124,10 +128,11 @@ impl PodmanIncoming {
             migration: &self.record.migration,
             undo: &mut self.undo,
         };
-        let staged = stage.run().await?;
+        let (staged, places) = stage.run().await?;
         self.bundle = staged.bundle.clone();
-        self.network = Network::new(staged.layout.netns.clone());
+        self.network = Network::new(places.netns.clone());
         self.staged = Some(staged);
+        self.places = Some(places);
         // Nothing may reach the container or leave it before the commit.
         self.network.cut_off().await
     }
@@ -196,11 +201,8 @@ impl Incoming for PodmanIncoming {
     }
 
     async fn receive(&mut self, stream: u32, kind: StreamKind) -> Step<()> {
-        let staged = self.staged.as_ref();
-        let places = staged.map(|staged| stage::places(&self.container, staged));
-        let places = places.transpose().map_err(failed)?;
         self.link
-            .receive(stream, kind, self.undo.work(), places)
+            .receive(stream, kind, self.undo.work(), self.places.clone())
             .await
     }
 

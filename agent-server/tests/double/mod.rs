@@ -17,6 +17,7 @@ use common::protocol::{
 use common::ticket::Ticket;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use trust::Peer;
 
 /// What a step does instead of succeeding at once.
 #[derive(Clone, Copy)]
@@ -147,19 +148,20 @@ impl Destination for Host {
         _migration: MigrationId,
         container: ContainerFacts,
         _source: &HostFacts,
-        from: &str,
+        peer: &Peer,
         address: SocketAddr,
         cancel: CancellationToken,
     ) -> Step<(Migration, Option<MissingImage>)> {
         assert!(!cancel.is_cancelled(), "cancelled before it has begun");
-        let arguments = format!("{} from {from} at {address}", container.name);
+        let arguments = format!("{} from {} at {address}", container.name, peer.name);
         self.step("begin", arguments, &cancel).await?;
         let host = self.clone();
         Ok((Migration { host, cancel }, Some(MissingImage::default())))
     }
 
-    async fn fate(&self, migration: &MigrationId) -> Step<Fate> {
-        self.step("outcome", migration, &CancellationToken::new())
+    async fn fate(&self, migration: &MigrationId, peer: &Peer) -> Step<Fate> {
+        let arguments = format!("{migration} from {}", peer.name);
+        self.step("fate", arguments, &CancellationToken::new())
             .await?;
         Ok(Fate::Committed)
     }
@@ -223,7 +225,7 @@ impl Incoming for Migration {
     }
 
     async fn redirect(&mut self) -> Step<()> {
-        self.step("turn", "").await
+        self.step("redirect", "").await
     }
 
     async fn restore(&mut self) -> Step<()> {

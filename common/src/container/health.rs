@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{self, CommandError};
+use crate::durable;
 use crate::systemd::{self, systemctl};
 
 /// How long a running check may take to end.
@@ -63,7 +64,7 @@ pub async fn hold(id: &str, facts: &HealthFacts, work: &Path) -> Result<(), Heal
         .collect();
     let file = work.join(HELD);
     let bytes = serde_json::to_vec(&held).map_err(std::io::Error::from)?;
-    std::fs::write(&file, bytes)?;
+    durable::replace(&file, 0o644, &bytes)?;
     for timer in &held {
         systemctl(&["stop", &format!("{}.timer", timer.name)]).await?;
     }

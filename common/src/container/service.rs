@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::command::CommandError;
+use crate::durable;
 use crate::paths;
 use crate::systemd::{self, ServiceName};
 
@@ -270,7 +271,8 @@ const HOLD: &str =
 /// by [`release`], ended by [`part`].
 pub async fn hold(service: &ServiceFacts, work: &Path) -> Result<(), ServiceError> {
     let bytes = serde_json::to_vec(service).map_err(std::io::Error::from)?;
-    std::fs::write(work.join(HELD), bytes)?;
+    // The override outlasts a power cut, so what undoes it must as well.
+    durable::replace(&work.join(HELD), 0o644, &bytes)?;
     Ok(service.name.add_override(HOLD).await?)
 }
 

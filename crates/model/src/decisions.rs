@@ -9,7 +9,9 @@ use common::transaction::{self, DestinationStep, SourceStep};
 #[derive(Clone, Copy)]
 pub struct Decisions {
     /// [`transaction::fate`].
-    pub fate: fn(Option<Progress>, bool) -> Fate,
+    pub fate: fn(Option<Progress>, bool, bool) -> Fate,
+    /// [`transaction::may_begin`].
+    pub may_begin: fn(Option<Progress>) -> bool,
     /// [`transaction::unsettled`].
     pub unsettled: fn(Progress, bool) -> bool,
     /// [`transaction::source`].
@@ -31,6 +33,7 @@ impl Default for Decisions {
     fn default() -> Self {
         Decisions {
             fate: transaction::fate,
+            may_begin: transaction::may_begin,
             unsettled: transaction::unsettled,
             source: transaction::source,
             destination: transaction::destination,

@@ -270,12 +270,14 @@ impl World {
             }
             Message::Begin(migration) => {
                 let reserved = self.network.sessions().any(|s| s.migration.is_some());
-                if reserved || self.destination.copy.is_some() {
+                let record = self.destination.journal[migration].map(|r| r.progress);
+                if reserved || self.destination.copy.is_some() || !(decisions.may_begin)(record) {
                     met = false;
                 } else {
                     self.destination.journal[migration] = Some(Record {
                         progress: Progress::UnderWay,
                         scratch: true,
+                        others: false,
                     });
                     if met {
                         self.session(connection).migration = Some(migration);
@@ -307,7 +309,8 @@ impl World {
     /// unless that fails.
     fn fate(&mut self, migration: usize, fails: bool, decisions: &Decisions) -> Fate {
         let reserved = self.network.sessions().any(|s| s.migration.is_some());
-        if decisions.settle_when_asked && !reserved && !fails {
+        let theirs = self.destination.journal[migration].is_some_and(|r| !r.others);
+        if decisions.settle_when_asked && theirs && !reserved && !fails {
             while self.settle_arrival(migration, decisions) {}
         }
         // A commit that has been answered can no longer change.
@@ -316,7 +319,23 @@ impl World {
             .sessions()
             .any(|s| s.migration == Some(migration) && s.work != Some(Work::Settle));
         let record = self.destination.journal[migration];
-        (decisions.fate)(record.map(|r| r.progress), at_work || fails)
+        (decisions.fate)(
+            record.map(|r| r.progress),
+            record.is_some_and(|r| !r.others),
+            at_work || fails,
+        )
+    }
+
+    /// Another peer begins a migration of this id, of another container, and gives it up at once.
+    pub(crate) fn other_begins(&mut self, migration: usize, decisions: &Decisions) {
+        let record = self.destination.journal[migration].map(|r| r.progress);
+        if (decisions.may_begin)(record) {
+            self.destination.journal[migration] = Some(Record {
+                progress: Progress::RolledBack,
+                scratch: false,
+                others: true,
+            });
+        }
     }
 
     /// A session does the next step of its work.

@@ -26,6 +26,7 @@ use stateright::{Model, Property};
 
 pub use decisions::Decisions;
 pub use destination::Part;
+use world::MIGRATIONS;
 pub use world::{Faults, World};
 
 use destination::Work;
@@ -137,6 +138,8 @@ pub enum Action {
     Breaks(usize),
     /// The container comes back to the source.
     ComesBack,
+    /// Another peer begins a migration of this id and gives it up.
+    OtherBegins(usize),
 }
 
 impl Action {
@@ -159,7 +162,8 @@ impl Action {
             | Action::DestinationFails(..)
             | Action::DestinationCrashes
             | Action::Breaks(_)
-            | Action::ComesBack => false,
+            | Action::ComesBack
+            | Action::OtherBegins(_) => false,
         }
     }
 }
@@ -245,6 +249,9 @@ impl Model for Migrations {
         if faults.returns > 0 && world.source.copy == Copy::Gone && there {
             actions.push(Action::ComesBack);
         }
+        if faults.others > 0 && world.destination.up {
+            actions.extend((0..MIGRATIONS).map(Action::OtherBegins));
+        }
     }
 
     fn next_state(&self, last: &World, action: Action) -> Option<World> {
@@ -294,6 +301,10 @@ impl Model for Migrations {
                 world.faults.returns -= 1;
                 world.destination.copy = None;
                 world.run_source();
+            }
+            Action::OtherBegins(migration) => {
+                world.faults.others -= 1;
+                world.other_begins(migration, decisions);
             }
         }
         Some(world)

@@ -198,7 +198,11 @@ impl SourceHost {
 
     fn write(&mut self, migration: usize, progress: Progress) {
         let scratch = progress != Progress::RolledBack;
-        self.journal[migration] = Some(Record { progress, scratch });
+        self.journal[migration] = Some(Record {
+            progress,
+            scratch,
+            others: false,
+        });
     }
 
     fn unsettled(&self, migration: usize, decisions: &Decisions) -> bool {
@@ -335,6 +339,7 @@ impl World {
                 self.source.journal[migration] = Some(Record {
                     progress,
                     scratch: false,
+                    others: false,
                 });
                 self.look_at_next(then_migrate, decisions);
             }

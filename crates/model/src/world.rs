@@ -16,6 +16,8 @@ pub struct Record {
     pub progress: Progress,
     /// Its scratch space is there.
     pub scratch: bool,
+    /// It is of another peer than the source.
+    pub others: bool,
 }
 
 /// The journal of one host, by number of the migration. Survives everything.
@@ -36,6 +38,9 @@ pub struct Faults {
     pub cancels: u8,
     /// The container comes back by a migration that is not modelled.
     pub returns: u8,
+    /// Another peer begins a migration, of a container of its own, and gives it up; it knows the ids of
+    /// the source's.
+    pub others: u8,
 }
 
 /// One state of everything.

@@ -34,7 +34,6 @@ use crate::command::{self, CommandError};
 use crate::container::checkpoint::freezer::Freezer;
 use crate::container::leftover_processes;
 use crate::container::runtime;
-use crate::container::spec::Layout;
 use crate::systemd::{self, ServiceName};
 
 /// Name under which the agent's executable is linked to act as conmon.
@@ -92,8 +91,6 @@ pub struct Staged {
     pub checkpoint: PathBuf,
     /// Podman's directory of the container, with the logs of the restore.
     pub bundle: PathBuf,
-    /// Where the files go.
-    pub layout: Layout,
     gate: Option<UnixStream>,
     podman: Child,
     log: PathBuf,
@@ -207,7 +204,6 @@ pub async fn stage(
     let arrival: Arrival = serde_json::from_str(&line)
         .map_err(|e| GateError::Unexpected(format!("{e} in {line:?}")))?;
     Ok(Staged {
-        layout: Layout::read(&arrival.bundle.join("config.json"))?,
         checkpoint: arrival.checkpoint,
         bundle: arrival.bundle,
         gate: Some(reader.into_inner()),
