@@ -53,11 +53,11 @@ impl PodmanHost {
         let Some(record) = records.readable.iter().find(|r| r.migration == *migration) else {
             return Ok(false);
         };
-        let settled = recovery::recover_one(&self.journal, record, &records).await;
-        if let Err(error) = &settled {
+        let recovered = recovery::recover_one(&self.journal, record, &records).await;
+        if let Err(error) = &recovered {
             tracing::error!(%migration, "neither finished nor undone: {error:#}");
         }
-        Ok(settled.is_err())
+        Ok(recovered.is_err())
     }
 
     /// Tries again to undo what earlier migrations of this container have left behind. The

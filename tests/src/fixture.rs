@@ -104,7 +104,7 @@ impl Setup<'_> {
 pub struct Fixture {
     lab: Lab,
     servers: BTreeMap<String, Job>,
-    _turn: File,
+    _lab_lock: File,
 }
 
 impl Fixture {
@@ -186,7 +186,7 @@ impl Fixture {
     /// # Panics
     /// If they do not boot.
     pub fn bare(lab: &str, a: Distribution, b: Distribution, images: &[&str]) -> Self {
-        let turn = turn(lab).expect("a lock can be had");
+        let lab_lock = lock_lab(lab).expect("a lock can be had");
         artifacts::build(images.iter());
         let kinds = [
             ("a", Kind::Systemd(a)),
@@ -196,7 +196,7 @@ impl Fixture {
         let fixture = Self {
             lab: Lab::fresh_as(lab, &kinds).expect("the lab comes up"),
             servers: BTreeMap::new(),
-            _turn: turn,
+            _lab_lock: lab_lock,
         };
         for name in ["a", "b"] {
             let host = fixture.host(name);
@@ -244,7 +244,7 @@ impl Fixture {
             Kind::Machine => lab.replacen("m-", "v-", 1),
             Kind::Systemd(_) => lab.replacen("m-", "s-", 1),
         };
-        let turn = turn(lab).expect("a lock can be had");
+        let lab_lock = lock_lab(lab).expect("a lock can be had");
         // Before there are hosts, which the build would only slow down.
         artifacts::build(setup.images.iter().flat_map(|(_, images)| *images));
         let kinds: Vec<_> = setup
@@ -256,7 +256,7 @@ impl Fixture {
         let mut fixture = Self {
             lab,
             servers: BTreeMap::new(),
-            _turn: turn,
+            _lab_lock: lab_lock,
         };
         thread::scope(|scope| {
             for name in setup.hosts {
@@ -754,7 +754,7 @@ impl Fixture {
 
 /// Waits until no other run has the lab of this name: a lab is identified by its name, and a fresh
 /// one takes down an old one. Ends when the file is dropped.
-fn turn(lab: &str) -> std::io::Result<File> {
+fn lock_lab(lab: &str) -> std::io::Result<File> {
     let name = format!("live-migration-test-{lab}.lock");
     let file = File::create(std::env::temp_dir().join(name))?;
     file.lock()?;

@@ -83,7 +83,7 @@ fn a_source_that_takes_a_commit_for_the_end() {
         matches!(record, Progress::UnderWay | Progress::Committing)
     }
     breaks(
-        "can settle",
+        "can recover",
         Decisions {
             unsettled,
             ..Decisions::default()
@@ -135,7 +135,7 @@ fn a_destination_that_opens_an_id_again() {
         breaks: 1,
         ..Faults::default()
     };
-    breaks_under(faults, "can settle", again);
+    breaks_under(faults, "can recover", again);
     // And tells anybody.
     breaks_under(
         faults,
@@ -161,9 +161,9 @@ fn a_destination_that_undoes_an_old_migration_after_a_new_one() {
 #[test]
 fn a_destination_that_gives_up_an_undo_that_failed() {
     breaks(
-        "can settle",
+        "can recover",
         Decisions {
-            settle_when_asked: false,
+            recover_when_asked: false,
             ..Decisions::default()
         },
     );
@@ -172,7 +172,7 @@ fn a_destination_that_gives_up_an_undo_that_failed() {
 #[test]
 fn a_destination_that_forgets_to_let_packets_out() {
     breaks(
-        "can settle",
+        "can recover",
         Decisions {
             destination: |record, arrived_since| match record {
                 Progress::Committed => None,
