@@ -1,14 +1,16 @@
 //! What this host finds out about itself for preflight. Changes nothing.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
-use common::command;
+use common::command::{self, CommandError};
 use common::container::facts::PublishedPort;
 use common::container::init::InitProgram;
-use common::container::podman::info::Places;
+use common::container::podman::info::Info;
 use common::container::podman::list::Listed;
+use common::container::podman::objects::Network;
 use common::container::service::ServiceHere;
 use common::container::{ContainerFacts, apparmor, podman};
 use common::host::Room;
@@ -19,49 +21,46 @@ use common::net::state::Dirs;
 use common::preflight::DestinationFacts;
 use tokio::task::spawn_blocking;
 
-/// Gathers what [`common::preflight::destination`] judges. What cannot be found out counts as
-/// absent, and so fails the check it belongs to.
-pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
+/// What [`common::preflight::destination`] judges, and [`obstacles`]. What cannot be found out counts
+/// as absent, and so fails the check it belongs to.
+pub async fn survey(
+    container: &ContainerFacts,
+    forward_new: bool,
+) -> (DestinationFacts, Vec<Obstacle>) {
     let forwards = spawn_blocking(|| port_forwards::list(&Dirs::default())).await;
     let forwards = forwards.ok().and_then(Result::ok).unwrap_or_default();
-    let service = async {
-        match &container.service {
-            Some(service) => service.look_here().await.map(Some),
-            None => Ok(None),
-        }
+    let containers = async {
+        let listed = podman::list::list().await?;
+        let present = podman::inspect::present(&container.image_id, &listed).await;
+        Ok::<_, CommandError>((listed, present.unwrap_or_default()))
     };
-    let (image, containers, networks, volumes, places, service) = tokio::join!(
-        podman::exists("image", &container.image_id),
-        podman::list::list(),
-        podman::objects::networks(),
-        podman::objects::volumes(),
-        podman::info::places(),
-        service,
+    let networks = async {
+        let networks = networks_of(container).await;
+        let obstacles = obstacles(container, &networks, forward_new).await;
+        (networks, obstacles)
+    };
+    let (containers, (networks, obstacles), volumes, podman, service) = tokio::join!(
+        containers,
+        networks,
+        taken_volumes(container),
+        podman::info::info(),
+        service(container),
     );
-    let addresses = match &containers {
-        Ok(containers) => podman::inspect::addresses_in_use(containers).await,
-        Err(_) => Ok(Vec::new()),
-    };
+    let present = containers.as_ref().map(|(_, present)| present);
     let taken = |is: fn(&Listed, &ContainerFacts) -> bool| match &containers {
-        Ok(containers) => containers.iter().any(|listed| is(listed, container)),
+        Ok((listed, _)) => listed.iter().any(|listed| is(listed, container)),
         Err(_) => true,
     };
-    let mut networks = networks.unwrap_or_default();
-    networks.retain(|name, _| container.networks.iter().any(|n| n.name == *name));
-    let mut wanted: Vec<_> = container.volumes.iter().map(|v| v.name.clone()).collect();
-    if let Ok(volumes) = volumes {
-        wanted.retain(|name| volumes.contains(name));
-    }
-    let room = |of: fn(&Places) -> &String| match &places {
-        Ok(places) => Room::at(Path::new(of(places))),
+    let room = |of: fn(&Info) -> &String| match &podman {
+        Ok(podman) => Room::at(Path::new(of(podman))),
         Err(_) => Room::default(),
     };
-    DestinationFacts {
-        image_present: image.unwrap_or(false),
+    let facts = DestinationFacts {
+        image_present: present.is_ok_and(|present| present.image),
         id_taken: taken(|listed, container| listed.id == container.id),
         name_taken: taken(|listed, container| listed.name == container.name),
         networks,
-        addresses: addresses.unwrap_or_default(),
+        addresses: present.map_or(Vec::new(), |present| present.addresses.clone()),
         busy_ports: container
             .ports
             .iter()
@@ -75,29 +74,53 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
                 Some((port.clone(), why_busy(port, forward)?))
             })
             .collect(),
-        volumes: wanted,
+        volumes,
         profiles: apparmor::loaded().unwrap_or_default(),
         loads_profiles: apparmor::has_parser(),
         init: container.init.as_ref().and_then(|init| {
             let here = InitProgram::at(&init.path);
             here.ok().filter(|here| here.path == init.path)
         }),
-        // One that cannot be asked has no systemd that works.
-        service: service.unwrap_or(Some(ServiceHere {
-            no_systemd: true,
-            ..ServiceHere::default()
-        })),
+        service,
         runtime_found: command::find(&container.runtime).is_some(),
-        storage: room(|places| &places.graph_root),
-        volume_storage: room(|places| &places.volumes),
-        places: places.ok(),
+        storage: room(|podman| &podman.graph_root),
+        volume_storage: room(|podman| &podman.volumes),
+        podman: podman.ok(),
+    };
+    (facts, obstacles)
+}
+
+/// Those of the container's volumes that exist already. Podman is not asked about none.
+async fn taken_volumes(container: &ContainerFacts) -> Vec<String> {
+    let mut wanted: Vec<_> = container.volumes.iter().map(|v| v.name.clone()).collect();
+    if wanted.is_empty() {
+        return wanted;
     }
+    if let Ok(volumes) = podman::objects::volumes().await {
+        wanted.retain(|name| volumes.contains(name));
+    }
+    wanted
+}
+
+/// What this host has of the container's service, if it has one. If systemd cannot be asked, it does not
+/// work here.
+async fn service(container: &ContainerFacts) -> Option<ServiceHere> {
+    let here = container.service.as_ref()?.look_here().await;
+    let no_systemd = ServiceHere {
+        no_systemd: true,
+        ..ServiceHere::default()
+    };
+    Some(here.unwrap_or(no_systemd))
 }
 
 /// What stands in the way of the container's connections on this host, with `new` also of those that
 /// are to follow it.
-pub async fn obstacles(container: &ContainerFacts, new: bool) -> Vec<Obstacle> {
-    let (bridges, addresses) = (bridges(container).await, container.addresses());
+async fn obstacles(
+    container: &ContainerFacts,
+    networks: &BTreeMap<String, Network>,
+    new: bool,
+) -> Vec<Obstacle> {
+    let (bridges, addresses) = (bridges_of(networks), container.addresses());
     spawn_blocking(move || {
         foreign_firewalls::obstacles(Part::Destination(&bridges), &addresses, new)
     })
@@ -105,13 +128,22 @@ pub async fn obstacles(container: &ContainerFacts, new: bool) -> Vec<Obstacle> {
     .unwrap_or_default()
 }
 
-/// The bridges of the container's networks, as far as they have any. Podman waits with the answer while
-/// it creates a container in one of them.
+/// The bridges of the container's networks, as far as they have any. Podman answers this only when no
+/// container is being created in one of them.
 pub async fn bridges(container: &ContainerFacts) -> Vec<String> {
-    let known = podman::objects::networks().await.unwrap_or_default();
-    let joined = container.networks.iter();
-    let found = joined.filter_map(|network| known.get(&network.name)?.bridge.clone());
-    found.collect()
+    bridges_of(&networks_of(container).await)
+}
+
+/// Those of the container's networks that this host has.
+async fn networks_of(container: &ContainerFacts) -> BTreeMap<String, Network> {
+    let mut networks = podman::objects::networks().await.unwrap_or_default();
+    networks.retain(|name, _| container.networks.iter().any(|n| n.name == *name));
+    networks
+}
+
+fn bridges_of(networks: &BTreeMap<String, Network>) -> Vec<String> {
+    let bridges = networks.values().map(|network| network.bridge.clone());
+    bridges.flatten().collect()
 }
 
 /// Binds the port as Podman will, and lets go of it at once.

@@ -22,10 +22,8 @@ pub(super) struct Found {
 impl Found {
     /// Finds a container by what the user calls it.
     pub(super) async fn look(container: &str) -> anyhow::Result<Self> {
-        let listed = podman::list::list().await?;
-        let found = podman::list::resolve(&listed, container)?;
         let (inspected, host) =
-            tokio::join!(podman::inspect::inspect(&found.id), HostFacts::gather());
+            tokio::join!(podman::inspect::inspect(container), HostFacts::gather());
         let (facts, local) = inspected?;
         Ok(Found { facts, local, host })
     }

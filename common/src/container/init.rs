@@ -28,7 +28,7 @@ impl InitProgram {
     /// The one of a container, if it has one. Blocks for as long as reading it takes.
     pub fn of(spec: &Spec) -> io::Result<Option<Self>> {
         let source = spec.bound_at(DESTINATION);
-        source.map(|source| Self::at(source)).transpose()
+        source.map(Self::at).transpose()
     }
 
     /// The one at this path.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
+use super::shapes::Image;
 use super::{exists, json, podman};
 use crate::command::{self, CommandError};
 use crate::container::facts::VolumeFacts;
@@ -34,22 +35,6 @@ struct NetworkSubnet {
     subnet: ipnet::IpNet,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct ImageInspect {
-    #[serde(default)]
-    pub(super) size: u64,
-    #[serde(rename = "RootFS", default)]
-    pub(super) root_fs: RootFs,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct RootFs {
-    #[serde(default)]
-    pub(super) layers: Vec<String>,
-}
-
 /// All networks of this host, by name.
 pub async fn networks() -> Result<BTreeMap<String, Network>, CommandError> {
     let found: Vec<NetworkEntry> = json(&["network", "ls", "--format", "json"]).await?;
@@ -71,7 +56,8 @@ pub async fn volumes() -> Result<BTreeSet<String>, CommandError> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-/// The layers of all images of this host, by [`crate::container::facts::ContainerFacts::image_layers`]' digests.
+/// The layers of all images of this host, as [`crate::container::facts::ContainerFacts::image_layers`]
+/// names them.
 pub async fn layers() -> Result<BTreeSet<String>, CommandError> {
     let all = ["image", "list", "--all", "--quiet", "--no-trunc"];
     let text = command::stdout(podman().args(all)).await?;
@@ -80,7 +66,7 @@ pub async fn layers() -> Result<BTreeSet<String>, CommandError> {
         return Ok(BTreeSet::new());
     }
     let inspect: Vec<&str> = ["image", "inspect"].into_iter().chain(ids).collect();
-    let images: Vec<ImageInspect> = json(&inspect).await?;
+    let images: Vec<Image> = json(&inspect).await?;
     Ok(images.into_iter().flat_map(|i| i.root_fs.layers).collect())
 }
 
