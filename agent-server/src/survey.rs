@@ -67,7 +67,7 @@ pub async fn survey(
             .filter_map(|port| {
                 let mut forwards = forwards.iter().map(|(_, forward)| forward);
                 let forward = forwards.find(|f| f.ports.contains(port));
-                // It gives the port up when its container comes back.
+                // That forward gives the port up when its container comes back.
                 if forward.is_some_and(|f| f.container.id == container.id) {
                     return None;
                 }
@@ -90,7 +90,7 @@ pub async fn survey(
     (facts, obstacles)
 }
 
-/// Those of the container's volumes that exist already. Podman is not asked about none.
+/// Those of the container's volumes that exist already. Podman is not asked if it has none.
 async fn taken_volumes(container: &ContainerFacts) -> Vec<String> {
     let mut wanted: Vec<_> = container.volumes.iter().map(|v| v.name.clone()).collect();
     if wanted.is_empty() {
@@ -113,8 +113,8 @@ async fn service(container: &ContainerFacts) -> Option<ServiceHere> {
     Some(here.unwrap_or(no_systemd))
 }
 
-/// What stands in the way of the container's connections on this host, with `new` also of those that
-/// are to follow it.
+/// What stands in the way of the container's connections on this host; with `new`, also of new connections
+/// that are to follow it.
 async fn obstacles(
     container: &ContainerFacts,
     networks: &BTreeMap<String, Network>,
@@ -167,7 +167,7 @@ fn why_busy(port: &PublishedPort, forward: Option<&Forward>) -> Option<String> {
                 container.name
             ),
         },
-        // Podman binds it as well.
+        // Podman will try to bind it as well.
         ErrorKind::AddrNotAvailable => format!(
             "this host does not have the address {0}; publish the port at all addresses, give this \
              host the address, or allow it to use one that it has yet to get: `sysctl -w \

@@ -20,7 +20,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Finds a container by what the user calls it.
+    /// Finds the container that the user calls this.
     pub(super) async fn look(container: &str) -> anyhow::Result<Self> {
         let (inspected, host) =
             tokio::join!(podman::inspect::inspect(container), HostFacts::gather());
@@ -59,7 +59,7 @@ impl Found {
     }
 }
 
-/// Looks at both hosts; returns what holds and what does not.
+/// Asks both hosts; returns what holds and what does not.
 pub(crate) async fn check(container: &str, destination: &Address) -> anyhow::Result<Vec<Check>> {
     let found = Found::look(container).await?;
     let mut checks = found.check_here(false).await;

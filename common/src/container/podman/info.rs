@@ -12,7 +12,7 @@ pub struct Info {
     pub version: String,
     /// Where it keeps images and containers.
     pub graph_root: String,
-    /// Where it keeps what does not outlive the host's next start.
+    /// Where it keeps what is gone after the host's next boot.
     pub run_root: String,
     /// Where it keeps volumes.
     pub volumes: String,
@@ -51,7 +51,8 @@ struct Store {
     volume_path: String,
 }
 
-/// Asks Podman. That takes it longer than most, because it asks the packages of the programs that it uses.
+/// Asks Podman. This takes longer than other questions, because Podman looks up the version and the
+/// package of each program that it uses.
 pub async fn info() -> Result<Info, CommandError> {
     let info: Printed = json(&["info", "--format", "json"]).await?;
     Ok(Info {

@@ -38,7 +38,7 @@ pub struct Local {
 
 /// Finds the container that is meant by a name, an id, or a unique prefix of an id, and looks at it.
 ///
-/// It takes Podman a while to start, so it is started a few times only, whatever there is on the host.
+/// Podman is slow to start, so it is started only a few times, whatever there is on the host.
 pub async fn inspect(given: &str) -> Result<(ContainerFacts, Local), PodmanError> {
     let (listed, networks) = tokio::join!(list(), networks());
     let listed = listed?;
@@ -60,10 +60,10 @@ pub async fn inspect(given: &str) -> Result<(ContainerFacts, Local), PodmanError
     Ok(facts(container, image, volumes, &networks?).await?)
 }
 
-/// Containers and images with these ids, all of them from one process. Those that there are not are left
+/// Containers and images with these ids, all of them from one process. Those that do not exist are left
 /// out.
 async fn objects(ids: &[&str]) -> Result<Vec<Value>, CommandError> {
-    // What has no image has an empty name for it.
+    // A container without an image has an empty id in its place, which Podman would refuse.
     let ids = ids.iter().filter(|id| !id.is_empty());
     inspected(podman().arg("inspect").args(ids)).await
 }
@@ -275,7 +275,7 @@ fn addresses(network: &shapes::Network) -> Vec<IpAddr> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
-/// What a container that comes to this host may find there.
+/// What this host has that matters to a container that comes here.
 #[derive(Debug, Default)]
 pub struct Present {
     /// Whether its image is there.
@@ -284,7 +284,7 @@ pub struct Present {
     pub addresses: Vec<(String, Vec<IpAddr>)>,
 }
 
-/// Looks for this image and for the addresses that `containers` have, which are all of this host.
+/// Looks for this image and for the addresses of `containers`, which are all those of this host.
 pub async fn present(image_id: &str, containers: &[Listed]) -> Result<Present, CommandError> {
     let mut ids = vec![image_id];
     let networked = running(containers).filter(|container| container.has_networks);
@@ -303,7 +303,7 @@ pub async fn present(image_id: &str, containers: &[Listed]) -> Result<Present, C
     Ok(present)
 }
 
-/// Memory that those of `containers` use that run, in bytes, by their ids.
+/// Memory in use by each of `containers` that runs, in bytes, by id.
 pub async fn memory(containers: &[Listed]) -> Result<BTreeMap<String, u64>, CommandError> {
     let ids: Vec<&str> = running(containers)
         .map(|container| container.id.as_str())

@@ -5,18 +5,18 @@ use serde::Deserialize;
 use super::json;
 use crate::command::CommandError;
 
-/// Why a container name means no container.
+/// Why no container could be found by what the user called it.
 #[derive(Debug, thiserror::Error)]
 pub enum PodmanError {
     /// No such container.
     #[error("there is no container `{0}` on this host (`podman ps` lists those that run)")]
     NoSuchContainer(String),
-    /// The prefix fits several containers.
+    /// It is a prefix of several containers' names or ids.
     #[error("`{prefix}` could be any of: {}", candidates.join(", "))]
     Ambiguous {
         /// What was given.
         prefix: String,
-        /// Containers it fits.
+        /// Those containers.
         candidates: Vec<String>,
     },
     /// Podman failed.
@@ -33,7 +33,7 @@ pub struct Listed {
     pub name: String,
     /// Image name.
     pub image: String,
-    /// Published ports as Podman prints them.
+    /// Published ports, written as Podman does.
     pub ports: String,
     /// State, e.g. `running`.
     pub state: String,

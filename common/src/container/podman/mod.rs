@@ -31,7 +31,7 @@ pub async fn exists(kind: &str, name: &str) -> Result<bool, CommandError> {
     }
 }
 
-/// `podman KIND inspect` of all `names` at once. Those that there are not are left out.
+/// `podman KIND inspect` of all `names` at once. Those that do not exist are left out.
 async fn inspect_all<T: DeserializeOwned>(
     kind: &str,
     names: &[&str],
@@ -42,7 +42,7 @@ async fn inspect_all<T: DeserializeOwned>(
     inspected(podman().args([kind, "inspect"]).args(names)).await
 }
 
-/// What a `podman inspect` prints. It complains of what there is not, and prints the rest.
+/// What a `podman inspect` prints. Podman fails if anything is missing, but prints the rest all the same.
 async fn inspected<T: DeserializeOwned>(command: &mut Command) -> Result<Vec<T>, CommandError> {
     let output = command::output(command).await?;
     let found: serde_json::Result<Option<Vec<T>>> = serde_json::from_slice(&output.stdout);

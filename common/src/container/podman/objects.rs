@@ -1,4 +1,5 @@
-//! What Podman keeps besides containers, and removing what was made: networks, volumes, images, tags.
+//! What Podman keeps besides containers: networks, volumes, images and their names. Also how to remove it,
+//! and containers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -106,14 +107,14 @@ pub async fn remove_image(id: &str) -> Result<(), CommandError> {
         .map(drop)
 }
 
-/// Gives an image one more name. Undone by [`untag_image`].
+/// Gives an image another name. Undone by [`untag_image`].
 pub async fn tag_image(id: &str, name: &str) -> Result<(), CommandError> {
     command::stdout(podman().args(["image", "tag", id, name]))
         .await
         .map(drop)
 }
 
-/// Takes a name away from an image. One that it does not have is fine.
+/// Takes a name away from an image. A name that does not exist is fine.
 pub async fn untag_image(id: &str, name: &str) -> Result<(), CommandError> {
     if exists("image", name).await? {
         command::stdout(podman().args(["image", "untag", id, name])).await?;
