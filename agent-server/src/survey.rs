@@ -1,4 +1,4 @@
-//! What this host finds out about itself for preflight. Changes nothing.
+//! What this host finds out about itself for the preflight checks. Changes nothing.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -21,8 +21,9 @@ use common::net::state::Dirs;
 use common::preflight::DestinationFacts;
 use tokio::task::spawn_blocking;
 
-/// What [`common::preflight::destination`] judges, and [`obstacles`]. What cannot be found out counts
-/// as absent, and so fails the check it belongs to.
+/// Collects the facts that [`common::preflight::destination`] judges, and what blocks the container's
+/// connections on this host; with `forward_new`, also what blocks new ones that are to follow it. What
+/// cannot be found out counts as absent, and so fails the check that needs it.
 pub async fn survey(
     container: &ContainerFacts,
     forward_new: bool,
@@ -67,7 +68,7 @@ pub async fn survey(
             .filter_map(|port| {
                 let mut forwards = forwards.iter().map(|(_, forward)| forward);
                 let forward = forwards.find(|f| f.ports.contains(port));
-                // That forward gives the port up when its container comes back.
+                // The forward gives the port up when its container comes back.
                 if forward.is_some_and(|f| f.container.id == container.id) {
                     return None;
                 }
@@ -113,8 +114,6 @@ async fn service(container: &ContainerFacts) -> Option<ServiceHere> {
     Some(here.unwrap_or(no_systemd))
 }
 
-/// What stands in the way of the container's connections on this host; with `new`, also of new connections
-/// that are to follow it.
 async fn obstacles(
     container: &ContainerFacts,
     networks: &BTreeMap<String, Network>,
@@ -128,8 +127,8 @@ async fn obstacles(
     .unwrap_or_default()
 }
 
-/// The bridges of the container's networks, as far as they have any. Podman answers this only when no
-/// container is being created in one of them.
+/// The bridges of the container's networks that have one. Podman delays its answer while it creates a
+/// container in one of them.
 pub async fn bridges(container: &ContainerFacts) -> Vec<String> {
     bridges_of(&networks_of(container).await)
 }
@@ -146,7 +145,7 @@ fn bridges_of(networks: &BTreeMap<String, Network>) -> Vec<String> {
     bridges.flatten().collect()
 }
 
-/// Binds the port as Podman will, and lets go of it at once.
+/// Binds the port as Podman will, and releases it at once.
 fn why_busy(port: &PublishedPort, forward: Option<&Forward>) -> Option<String> {
     let address = SocketAddr::new(
         port.host_address

@@ -1,4 +1,4 @@
-//! What both hosts say before anything is changed.
+//! What both hosts check before anything is changed.
 
 use common::container::ContainerFacts;
 use common::container::podman;
@@ -20,7 +20,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Finds the container that the user calls this.
+    /// Finds a container by the name or id that the user gave.
     pub(super) async fn look(container: &str) -> anyhow::Result<Self> {
         let (inspected, host) =
             tokio::join!(podman::inspect::inspect(container), HostFacts::gather());
@@ -28,7 +28,7 @@ impl Found {
         Ok(Found { facts, local, host })
     }
 
-    /// What this host says.
+    /// This host's checks.
     pub(super) async fn check_here(&self, forward_new: bool) -> Vec<Check> {
         let addresses = self.facts.addresses();
         let look = move || foreign_firewalls::obstacles(Part::Source, &addresses, forward_new);
@@ -41,7 +41,7 @@ impl Found {
         checks
     }
 
-    /// What the destination says.
+    /// The destination's checks.
     pub(super) async fn check_there(
         &self,
         forward_new: bool,
@@ -68,7 +68,7 @@ pub(crate) async fn check(container: &str, destination: &Address) -> anyhow::Res
     Ok(checks)
 }
 
-/// What stands in the way, in a sentence; nothing if nothing does.
+/// What prevents the migration, as a sentence; `None` if nothing does.
 pub(super) fn refusal(checks: &[Check]) -> Option<String> {
     let failed: Vec<String> = checks
         .iter()

@@ -34,7 +34,7 @@ pub(super) async fn establish(control: &mut Control) -> anyhow::Result<Tunnel> {
     }
 }
 
-/// Has it taken down if the migration fails. Disarming `undo` gives up the lease that this keeps.
+/// Takes the tunnel down if the migration fails. Disarming `undo` gives up the lease that this keeps.
 pub(super) fn register_undo(tunnel: &Arc<Tunnel>, undo: &mut Undo) {
     let undone = tunnel.clone();
     undo.register("tunnel", move || async move {
@@ -46,8 +46,8 @@ pub(super) fn register_undo(tunnel: &Arc<Tunnel>, undo: &mut Undo) {
     });
 }
 
-/// Makes sure that it carries packets both ways. Returns the way for bulk streams, whose bytes
-/// `sent` counts.
+/// Makes sure that the tunnel carries packets both ways. Returns the path for bulk streams; `sent`
+/// counts their bytes.
 pub(super) async fn prove(
     tunnel: &Arc<Tunnel>,
     control: &mut Control,

@@ -45,7 +45,7 @@ impl Stage<'_> {
         self.undo.actions.register("container", move || async move {
             Ok(podman::objects::remove_container(&removed).await?)
         });
-        // Podman binds the ports again that it had published here before it moved away.
+        // Podman binds the ports again that it published here before the container moved away.
         let (lent, returned) = (id.clone(), id.clone());
         self.undo.actions.register("forward", move || async move {
             let activate = move || port_forwards::activate(&Dirs::default(), &returned);
@@ -66,8 +66,8 @@ impl Stage<'_> {
         }
     }
 
-    /// Has Podman load those of its own profiles that confine the container, because it does not load
-    /// them when it restores one.
+    /// Has Podman load those of its own AppArmor profiles that confine the container: when it
+    /// restores a container, it does not load them.
     async fn load_profiles(&mut self) -> anyhow::Result<()> {
         let loaded = apparmor::loaded().context("cannot list the profiles of AppArmor")?;
         for profile in apparmor::to_load(&self.container.labels, &loaded) {
@@ -79,9 +79,9 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Not interrupted when the migration is cancelled: a Podman that is killed on its way to the gate
-    /// leaves a network namespace and mounts behind. Getting there takes about a second, and closing the
-    /// gate then leaves nothing.
+    /// Not interrupted when the migration is cancelled: a Podman that is killed on the way to the
+    /// gate leaves a network namespace and mounts behind. It takes about a second, and closing the
+    /// gate afterwards leaves nothing behind.
     async fn bring_to_gate(&mut self) -> anyhow::Result<Staged> {
         let owner = match self.container.service.clone() {
             Some(service) => {
@@ -101,13 +101,13 @@ impl Stage<'_> {
         .await?)
     }
 
-    /// Writes the unit's files that are missing here. systemd reads them when the service's start is
-    /// prepared.
+    /// Installs the unit's files that are missing here. systemd reads them when the start of the
+    /// service is prepared.
     async fn prepare_service(&mut self, service: &ServiceFacts) -> anyhow::Result<()> {
         for file in service.files.iter().filter(|file| !file.path.exists()) {
             anyhow::ensure!(
                 file.may_be_written(),
-                "{} must not be put here",
+                "{} must not be installed here",
                 file.path.display()
             );
             self.undo
