@@ -84,11 +84,11 @@ impl Destination for PodmanHost {
         source: &HostFacts,
         forward_new: bool,
     ) -> Step<Vec<Check>> {
-        let (host, facts, obstacles) = tokio::join!(
-            HostFacts::gather(),
-            survey::destination_facts(container),
-            survey::obstacles(container, forward_new)
+        let (mut host, (facts, obstacles)) = tokio::join!(
+            HostFacts::gather_but_podman(),
+            survey::survey(container, forward_new)
         );
+        host.podman = facts.podman.as_ref().map(|podman| podman.version.clone());
         let mut checks = preflight::destination(container, source, &host, &facts);
         checks.extend(preflight::firewalls(Side::Destination, &obstacles));
         Ok(checks)
