@@ -1,9 +1,14 @@
 //! After a crash: migrations on record that nobody carries on any more.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use common::container::podman::inspect::Placement;
 use common::container::restore::gate;
+use common::container::spec::Layout;
 use common::container::{ContainerFacts, leftover_processes, podman};
+use common::durable;
+use common::host;
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::flows::{neighbours, port_forwards};
 use common::net::packets::quarantine;
@@ -44,7 +49,7 @@ pub(crate) async fn recover_one(
     records: &[MigrationRecord],
 ) -> anyhow::Result<()> {
     match transaction::destination(record.progress, arrived_since(record, records)) {
-        Some(DestinationStep::ReleasePackets) => release_packets(record).await,
+        Some(DestinationStep::ReleasePackets) => release_packets(journal, record.clone()).await,
         Some(DestinationStep::Undo) => undo(journal, record.clone()).await,
         None => Ok(()),
     }
@@ -54,7 +59,7 @@ pub(crate) async fn recover_one(
 fn arrived_since(record: &MigrationRecord, records: &[MigrationRecord]) -> bool {
     records.iter().any(|other| {
         other.container.id == record.container.id
-            && other.progress == Progress::Committed
+            && other.progress.committed()
             && other.started > record.started
     })
 }
@@ -87,8 +92,9 @@ async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<
     Ok(())
 }
 
-/// Lets the packets of a container out whose commit was written down, but perhaps not carried out.
-async fn release_packets(record: &MigrationRecord) -> anyhow::Result<()> {
+/// Lets the packets of a container out whose commit was written down, but perhaps not carried out, and has
+/// what came with it put on disk.
+async fn release_packets(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<()> {
     // The scratch space goes when they are out.
     let work = paths::work_dir(&record.migration);
     if !work.exists() {
@@ -97,11 +103,14 @@ async fn release_packets(record: &MigrationRecord) -> anyhow::Result<()> {
     if podman::exists("container", &record.container.id).await? {
         let (facts, placement) = podman::inspect::inspect(&record.container.id).await?;
         if !placement.netns.is_empty() {
-            let netns = std::path::PathBuf::from(placement.netns);
+            let netns = PathBuf::from(&placement.netns);
             spawn_blocking(move || quarantine::lift(&netns)).await??;
         }
         let addresses = facts.addresses();
         spawn_blocking(move || neighbours::forget_parting(&addresses)).await??;
+        if record.progress == Progress::Committed && record.boot == host::boot() {
+            put_on_disk(placement.clone()).await?;
+        }
         // What systemd says of it now is what it was told for the restore: the source knows better.
         let service = scratch::created(&work)?
             .into_iter()
@@ -113,6 +122,26 @@ async fn release_packets(record: &MigrationRecord) -> anyhow::Result<()> {
     }
     let id = record.container.id.clone();
     spawn_blocking(move || port_forwards::remove(&Dirs::default(), &id)).await??;
+    if record.boot == host::boot() {
+        record.progress = Progress::OnDisk;
+        journal.write(&record)?;
+    } else if record.progress == Progress::Committed {
+        tracing::error!(migration = %record.migration, container = record.container.name,
+            "this host was restarted before all that came was on disk: compare with the copy at the \
+             source, which stays frozen");
+    }
     paths::remove_work_dir(&record.migration)?;
     Ok(())
+}
+
+/// Has what came with a container put on disk.
+async fn put_on_disk(placement: Placement) -> anyhow::Result<()> {
+    let synced = spawn_blocking(move || {
+        let config = PathBuf::from(&placement.oci_config);
+        let layout = Layout::read(&config)?;
+        let upper = Path::new(&placement.upper_dir);
+        let binds = layout.binds.values().map(PathBuf::as_path);
+        durable::sync_file_systems([upper].into_iter().chain(config.parent()).chain(binds))
+    });
+    Ok(synced.await??)
 }

@@ -21,8 +21,18 @@ pub enum Progress {
     Committing,
     /// The container runs at the destination.
     Committed,
+    /// Destination only: and all that came with it is on disk. Until then the source's copy of it may be the
+    /// only one that survives a power cut.
+    OnDisk,
     /// Undone; the container runs at the source.
     RolledBack,
+}
+
+impl Progress {
+    /// Whether the container runs at the destination for good.
+    pub fn committed(self) -> bool {
+        matches!(self, Progress::Committed | Progress::OnDisk)
+    }
 }
 
 /// What a host keeps of a migration.
@@ -43,6 +53,10 @@ pub struct MigrationRecord {
     pub started: OffsetDateTime,
     /// Why it failed, if it did.
     pub error: Option<String>,
+    /// Destination only: since which boot of this host it is under way (proc_sys_kernel(5), `boot_id`). What
+    /// came in an earlier one and was not on disk is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
 }
 
 /// Role of this host in a migration.
@@ -160,6 +174,7 @@ mod tests {
             progress: Progress::UnderWay,
             started: OffsetDateTime::from_unix_timestamp(started).unwrap(),
             error: None,
+            boot: None,
         }
     }
 

@@ -4,10 +4,11 @@
 //! agents do it, and the package `model` tries these same functions against every order of
 //! crashes, lost messages and failing steps.
 //!
-//! Two facts carry everything. The source's record says `committing` before `Commit` is sent, so a
+//! Three facts carry everything. The source's record says `committing` before `Commit` is sent, so a
 //! record that says less proves that no commit can have happened. The destination's record says
 //! `committed` before the first packet leaves, so a record that says less proves that nobody has
-//! seen that copy.
+//! seen that copy. And the source removes its copy only when the destination has said that what came
+//! is on disk, so that a power cut there takes nothing that was on disk here.
 
 use crate::journal::Progress;
 use crate::protocol::Fate;
@@ -27,6 +28,7 @@ pub fn fate(record: Option<Progress>, at_work: bool) -> Fate {
         // The destination never writes `committing`.
         Some(Progress::UnderWay | Progress::Committing) => Fate::UnderWay,
         Some(Progress::Committed) => Fate::Committed,
+        Some(Progress::OnDisk) => Fate::OnDisk,
         Some(Progress::RolledBack) => Fate::RolledBack,
     }
 }
@@ -39,7 +41,8 @@ pub fn fate(record: Option<Progress>, at_work: bool) -> Fate {
 pub fn unsettled(record: Progress, scratch: bool) -> bool {
     match record {
         Progress::UnderWay | Progress::Committing => true,
-        Progress::Committed => scratch,
+        // The source never writes `on_disk`.
+        Progress::Committed | Progress::OnDisk => scratch,
         Progress::RolledBack => false,
     }
 }
@@ -54,6 +57,9 @@ pub enum SourceStep {
     Remove,
     /// Keep it frozen and ask the destination, now or when it can be reached again.
     Ask,
+    /// The same, but the container runs at the destination: the copy here is kept until what came there is
+    /// on disk.
+    AwaitDisk,
     /// Keep it frozen: only a person can find out where the container runs.
     AskOperator,
 }
@@ -66,20 +72,32 @@ pub enum SourceStep {
 pub fn source(record: Progress, answer: Option<Fate>, frozen: bool) -> Option<SourceStep> {
     match (record, answer) {
         // The copy that was left behind is gone; one that runs has come back since.
-        (Progress::Committed, _) | (Progress::Committing, Some(Fate::Committed)) if !frozen => None,
+        (Progress::Committed | Progress::OnDisk, _)
+        | (Progress::Committing, Some(Fate::Committed | Fate::OnDisk))
+            if !frozen =>
+        {
+            None
+        }
         // No `Commit` has been sent, and whoever might have sent one is dead.
         (Progress::UnderWay, _) => Some(SourceStep::Thaw),
         (Progress::Committing, None) => Some(SourceStep::Ask),
-        (Progress::Committing, Some(Fate::Committed)) => Some(SourceStep::Remove),
+        (Progress::RolledBack, _) => None,
+        // The removal may have been cut short, or was never begun.
+        (_, Some(Fate::OnDisk)) => Some(SourceStep::Remove),
+        (_, Some(Fate::Committed)) => Some(SourceStep::AwaitDisk),
+        (Progress::Committed | Progress::OnDisk, None | Some(Fate::UnderWay)) => {
+            Some(SourceStep::Ask)
+        }
+        // It has committed, and does not know of it any more.
+        (Progress::Committed | Progress::OnDisk, Some(Fate::RolledBack | Fate::Unknown)) => {
+            Some(SourceStep::AskOperator)
+        }
         (Progress::Committing, Some(Fate::RolledBack)) => Some(SourceStep::Thaw),
         // The commit may still arrive by the old connection.
         (Progress::Committing, Some(Fate::UnderWay)) => Some(SourceStep::Ask),
         // It had a record when it answered `Restore`. Without one it cannot know whether a copy
         // runs there, and asking again does not bring the record back.
         (Progress::Committing, Some(Fate::Unknown)) => Some(SourceStep::AskOperator),
-        // The removal may have been cut short.
-        (Progress::Committed, _) => Some(SourceStep::Remove),
-        (Progress::RolledBack, _) => None,
     }
 }
 
@@ -88,7 +106,7 @@ pub fn source(record: Progress, answer: Option<Fate>, frozen: bool) -> Option<So
 pub enum DestinationStep {
     /// Remove the copy and everything else that was made for it.
     Undo,
-    /// Let the copy's packets out, if that was not done.
+    /// Let the copy's packets out and have what came with it written to disk, if that was not done.
     ReleasePackets,
 }
 
@@ -103,7 +121,7 @@ pub fn destination(record: Progress, arrived_since: bool) -> Option<DestinationS
         // The session died with the server, so the commit can no longer arrive.
         Progress::UnderWay | Progress::Committing => Some(DestinationStep::Undo),
         // The source may have been told, and may have removed its copy.
-        Progress::Committed => Some(DestinationStep::ReleasePackets),
+        Progress::Committed | Progress::OnDisk => Some(DestinationStep::ReleasePackets),
         Progress::RolledBack => None,
     }
 }
@@ -112,10 +130,11 @@ pub fn destination(record: Progress, arrived_since: bool) -> Option<DestinationS
 mod tests {
     use super::*;
 
-    const RECORDS: [Progress; 4] = [
+    const RECORDS: [Progress; 5] = [
         Progress::UnderWay,
         Progress::Committing,
         Progress::Committed,
+        Progress::OnDisk,
         Progress::RolledBack,
     ];
 
@@ -124,6 +143,7 @@ mod tests {
         assert_eq!(fate(None, false), Fate::Unknown);
         assert_eq!(fate(Some(Progress::UnderWay), false), Fate::UnderWay);
         assert_eq!(fate(Some(Progress::Committed), false), Fate::Committed);
+        assert_eq!(fate(Some(Progress::OnDisk), false), Fate::OnDisk);
         assert_eq!(fate(Some(Progress::RolledBack), false), Fate::RolledBack);
         for record in RECORDS {
             assert_eq!(fate(Some(record), true), Fate::UnderWay, "{record:?}");
@@ -151,14 +171,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_the_destinations_word_removes_before_it_is_on_record() {
-        for record in [
-            Progress::UnderWay,
-            Progress::Committing,
-            Progress::RolledBack,
-        ] {
+    fn nothing_but_the_destinations_word_that_all_is_on_disk_removes() {
+        for record in RECORDS {
             for answer in [
                 None,
+                Some(Fate::Committed),
                 Some(Fate::RolledBack),
                 Some(Fate::UnderWay),
                 Some(Fate::Unknown),
@@ -173,14 +190,25 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_that_runs_elsewhere_stays_until_all_is_on_disk_there() {
+        for record in [Progress::Committing, Progress::Committed] {
+            let next = |answer| source(record, answer, true);
+            assert_eq!(next(None), Some(SourceStep::Ask));
+            assert_eq!(next(Some(Fate::Committed)), Some(SourceStep::AwaitDisk));
+            assert_eq!(next(Some(Fate::OnDisk)), Some(SourceStep::Remove));
+        }
+    }
+
+    #[test]
     fn a_copy_that_has_come_back_is_not_removed() {
         for (record, answer) in [
-            (Progress::Committing, Some(Fate::Committed)),
-            (Progress::Committed, None),
+            (Progress::Committing, Some(Fate::OnDisk)),
+            (Progress::Committed, Some(Fate::OnDisk)),
         ] {
             assert_eq!(source(record, answer, true), Some(SourceStep::Remove));
             assert_eq!(source(record, answer, false), None);
         }
+        assert_eq!(source(Progress::Committed, None, false), None);
     }
 
     #[test]

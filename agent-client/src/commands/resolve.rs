@@ -19,7 +19,8 @@ pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
     // Read again: it may have been settled while the lock was another's.
     let record = journal.find(record.migration.as_str())?;
     anyhow::ensure!(
-        record.progress == Progress::Committing,
+        record.progress == Progress::Committing
+            || record.progress == Progress::Committed && recovery::unsettled(&record),
         "there is nothing to decide about {}: it is {}{}",
         record.migration,
         common::status::progress(&record),
@@ -29,7 +30,7 @@ pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
         }
     );
     let (step, why) = match recovery::ask(&record).await {
-        Ok(Fate::Committed) => (
+        Ok(Fate::OnDisk) => (
             SourceStep::Remove,
             "the destination says that it runs there",
         ),
@@ -41,6 +42,10 @@ pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
         unknown => {
             match unknown {
                 Err(error) => eprintln!("{} cannot be asked: {error:#}", record.peer),
+                Ok(Fate::Committed) => eprintln!(
+                    "{} says that it runs there, but not that all is on disk there",
+                    record.peer
+                ),
                 Ok(_) => eprintln!("{} has no record of it", record.peer),
             }
             let step = match keep {

@@ -10,27 +10,28 @@ use super::forward;
 use crate::control::Control;
 use crate::source::Source;
 
-/// Removes the old container and its service, and leads its flows on without it; new connections
-/// too, if `forward_new` says so. What has become of them goes to `report`.
+/// Sends new connections after the container. While the frozen copy is there nobody refuses one in
+/// between.
+pub(super) async fn forward(source: &Source, report: &mut Report) {
+    match forward::activate(source).await {
+        Ok(ports) => report.forwarded_ports = ports,
+        Err(error) => {
+            let warning = format!("new connections are not forwarded: {error:#}");
+            report.warnings.push(warning);
+        }
+    }
+}
+
+/// Removes the old container and its service, and leads its flows on without it. What has become of them
+/// goes to `report`. The destination has said that all is on disk there.
 ///
 /// Fails if the container or its service is still there; all else is but worth a warning.
 pub(super) async fn remove(
     source: &Source,
     flows: &MovingFlows,
     control: Option<&mut Control>,
-    forward_new: bool,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    // While the frozen copy is there nobody refuses a connection in between.
-    if forward_new {
-        match forward::activate(source).await {
-            Ok(ports) => report.forwarded_ports = ports,
-            Err(error) => {
-                let warning = format!("new connections are not forwarded: {error:#}");
-                report.warnings.push(warning);
-            }
-        }
-    }
     let removed = source.remove().await;
     report.warnings.extend(flows.reconcile().await);
     if let Some(control) = control {

@@ -311,6 +311,9 @@ impl Model for Migrations {
             Property::always("no thaw without proof", |_, world: &World| {
                 !world.source.thawed_undecided
             }),
+            Property::always("on disk before the removal", |_, world: &World| {
+                world.removed_last()
+            }),
             Property::always("can settle", |model: &Self, world: &World| {
                 model.can_settle(world)
             }),

@@ -12,6 +12,7 @@ use tar::{Builder, EntryType, Header};
 use super::entries::{self, Item};
 use super::tree::{self, Exactly, Index, Pass, Records, Source, Unpacker};
 use crate::container::checkpoint::images;
+use crate::durable;
 
 /// Where the pieces are on one host. The same four kinds on both.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,18 @@ pub struct Places {
 }
 
 impl Places {
+    /// Has the container's files put on disk: all that was written to their file systems. Blocks.
+    ///
+    /// # Errors
+    /// Those of [`durable::sync_file_systems`].
+    pub fn sync(&self) -> io::Result<()> {
+        // The upper directory is where Podman's storage has the mount point, too.
+        let storage = self.rootfs.parent();
+        let log = self.log.parent();
+        let volumes = self.volumes.values().map(PathBuf::as_path);
+        durable::sync_file_systems(storage.into_iter().chain(log).chain(volumes))
+    }
+
     /// Where the volume with this number is mounted.
     fn volume_mounted(&self, number: &Path) -> String {
         let number = number.to_str().and_then(|number| number.parse().ok());
