@@ -16,6 +16,7 @@ use common::transaction;
 use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
+use trust::Peer;
 
 use crate::destination::{Destination, Step, failed};
 use crate::incoming::PodmanIncoming;
@@ -37,9 +38,9 @@ impl PodmanHost {
         }
     }
 
-    /// Does for one migration what a restart does for all, unless a session has its container: what
-    /// failed is tried again when the source asks, since the source cannot go on without it. Says
-    /// whether that failed again.
+    /// Does for one migration what a restart does for all, unless a session is working on its
+    /// container. A failed undo is tried again when the source asks, since the source cannot go on
+    /// without it. Returns whether it failed again.
     async fn still_fails(&self, migration: &MigrationId) -> Step<bool> {
         let Some(record) = self.journal.read(migration).map_err(failed)? else {
             return Ok(false);
@@ -49,20 +50,25 @@ impl PodmanHost {
         };
         // Read only now: a session may have ended in between.
         let records = self.journal.list().map_err(failed)?;
-        let Some(record) = records.iter().find(|r| r.migration == *migration) else {
+        let Some(record) = records.readable.iter().find(|r| r.migration == *migration) else {
             return Ok(false);
         };
         let settled = recovery::recover_one(&self.journal, record, &records).await;
         if let Err(error) = &settled {
-            tracing::error!(%migration, "not settled: {error:#}");
+            tracing::error!(%migration, "neither finished nor undone: {error:#}");
         }
         Ok(settled.is_err())
     }
 
-    /// Tries again to undo what earlier migrations of this container have left. It is reserved.
+    /// Tries again to undo what earlier migrations of this container have left behind. The
+    /// container must be reserved.
     async fn recover_all(&self, container: &str) -> anyhow::Result<()> {
         let records = self.journal.list()?;
-        for record in records.iter().filter(|r| r.container.id == container) {
+        for record in records
+            .readable
+            .iter()
+            .filter(|r| r.container.id == container)
+        {
             recovery::recover_one(&self.journal, record, &records).await?;
         }
         Ok(())
@@ -93,7 +99,7 @@ impl Destination for PodmanHost {
         migration: MigrationId,
         container: ContainerFacts,
         source: &HostFacts,
-        from: &str,
+        peer: &Peer,
         address: SocketAddr,
         cancel: CancellationToken,
     ) -> Step<(PodmanIncoming, Option<MissingImage>)> {
@@ -106,9 +112,17 @@ impl Destination for PodmanHost {
                 ),
             ));
         };
-        // What an earlier one of the same container has left would be in its way.
+        let record = self.journal.read(&migration).map_err(failed)?;
+        if !transaction::may_begin(record.map(|r| r.progress)) {
+            return Err(Refused::new(
+                RefusalCode::Busy,
+                format!("there is a migration {migration} here already"),
+            ));
+        }
+        recovery::prune(&self.journal);
+        // Leftovers of an earlier migration of the same container would be in the way.
         self.recover_all(&container.id).await.map_err(failed)?;
-        // The source has checked before; what it saw may have changed since.
+        // The source has asked for these checks before, but the answers may have changed.
         let checks = self.check(&container, source, false).await?;
         if let Some(failed) = checks.iter().find(|c| c.verdict == Verdict::Failed) {
             return Err(Refused::new(
@@ -120,7 +134,8 @@ impl Destination for PodmanHost {
         let record = MigrationRecord {
             migration,
             container: container.reference(),
-            peer: from.to_owned(),
+            peer: peer.name.clone(),
+            owner: Some(peer.fingerprint),
             direction: Role::Incoming,
             progress: Progress::UnderWay,
             started: OffsetDateTime::now_utc(),
@@ -140,13 +155,16 @@ impl Destination for PodmanHost {
         Ok((incoming, missing_image))
     }
 
-    async fn fate(&self, migration: &MigrationId) -> Step<Fate> {
-        let fails = self.still_fails(migration).await?;
+    async fn fate(&self, migration: &MigrationId, peer: &Peer) -> Step<Fate> {
+        let record = self.journal.read(migration).map_err(failed)?;
+        let theirs = record.is_some_and(|r| r.owner == Some(peer.fingerprint));
+        let fails = theirs && self.still_fails(migration).await?;
         // In this order: a session that ends in between has written its last word before.
         let at_work = self.reserved.at_work(migration);
         let record = self.journal.read(migration).map_err(failed)?;
         Ok(transaction::fate(
             record.map(|r| r.progress),
+            theirs,
             at_work || fails,
         ))
     }
@@ -154,7 +172,7 @@ impl Destination for PodmanHost {
     async fn introduce(&self, offer: Offer, address: IpAddr) -> Step<Terms> {
         let made = spawn_blocking(move || {
             let dirs = Dirs::default();
-            // Without a lease its keeper still leaves it time to be used.
+            // Without a lease, its keeper waits a while for it to be used.
             Tunnel::accept(&dirs, &offer, address, &keeper_command).map(|(_, terms)| terms)
         });
         made.await.map_err(failed)?.map_err(failed)
@@ -170,4 +188,58 @@ async fn missing_image(container: &ContainerFacts) -> Result<Option<MissingImage
     let mut layers_present = container.image_layers.clone();
     layers_present.retain(|layer| here.contains(layer));
     Ok(Some(MissingImage { layers_present }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::protocol::ContainerRef;
+
+    fn peer(name: &str, byte: &str) -> Peer {
+        Peer::new(name, byte.repeat(32).parse().unwrap(), None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_migration_is_told_and_opened_for_its_own_peer_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = PodmanHost::new(Journal::at(dir.path().to_owned()));
+        let (own, other) = (peer("twin", "a1"), peer("twin", "b2"));
+        let record = MigrationRecord {
+            migration: MigrationId::random(),
+            container: ContainerRef {
+                id: "c0ffee".into(),
+                name: "web".into(),
+            },
+            peer: own.name.clone(),
+            owner: Some(own.fingerprint),
+            direction: Role::Incoming,
+            progress: Progress::Committed,
+            started: OffsetDateTime::now_utc(),
+            error: None,
+            boot: None,
+        };
+        host.journal.write(&record).unwrap();
+        let id = &record.migration;
+        assert_eq!(host.fate(id, &own).await, Ok(Fate::Committed));
+        assert_eq!(host.fate(id, &other).await, Ok(Fate::Unknown));
+        assert_eq!(
+            host.fate(&MigrationId::random(), &other).await,
+            Ok(Fate::Unknown)
+        );
+
+        let source = HostFacts::default();
+        for peer in [&own, &other] {
+            let begun = host.begin(
+                id.clone(),
+                ContainerFacts::default(),
+                &source,
+                peer,
+                SocketAddr::from(([192, 0, 2, 1], 1)),
+                CancellationToken::new(),
+            );
+            let refused = begun.await.err().expect("the id is taken");
+            assert_eq!(refused.code, RefusalCode::Busy);
+        }
+        assert_eq!(host.journal.read(id).unwrap(), Some(record));
+    }
 }

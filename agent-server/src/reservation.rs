@@ -1,20 +1,22 @@
-//! No container comes here twice at the same time.
+//! Makes sure that no container comes here twice at the same time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use common::protocol::MigrationId;
 
-/// Containers that are reserved, by id, and for which migrations; `None`: for one whose fate
-/// cannot change any more.
+/// Reserved containers, by id, with the migration each is reserved for; `None` if its fate can no
+/// longer change.
 #[derive(Clone, Default)]
 pub(crate) struct Reserved(Arc<Mutex<HashMap<String, Option<MigrationId>>>>);
 
 impl Reserved {
-    /// Reserves a container for `migration`, unless it is reserved already.
+    /// Reserves a container for `migration`, unless it is reserved already, or another one is for a migration
+    /// of the same id.
     pub(crate) fn reserve(&self, id: &str, migration: &MigrationId) -> Option<Reservation> {
         let mut reserved = self.0.lock().expect("no panic while locked");
-        if reserved.contains_key(id) {
+        let same = reserved.values().flatten().any(|other| other == migration);
+        if same || reserved.contains_key(id) {
             return None;
         }
         reserved.insert(id.to_owned(), Some(migration.clone()));
@@ -31,14 +33,14 @@ impl Reserved {
     }
 }
 
-/// A container's reservation; given up when dropped.
+/// A container's reservation; dropping it frees the container.
 pub(crate) struct Reservation {
     id: String,
     reserved: Reserved,
 }
 
 impl Reservation {
-    /// The migration has come to its fate, though its session goes on.
+    /// The migration's fate is decided, though its session goes on.
     pub(crate) fn decided(&self) {
         self.reserved
             .0
@@ -55,5 +57,27 @@ impl Drop for Reservation {
             .lock()
             .expect("no panic while locked")
             .remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_a_container_nor_a_migration_is_reserved_twice() {
+        let (reserved, one, two) = (
+            Reserved::default(),
+            MigrationId::random(),
+            MigrationId::random(),
+        );
+        let held = reserved.reserve("a", &one).unwrap();
+        assert!(reserved.reserve("a", &two).is_none());
+        assert!(reserved.reserve("b", &one).is_none());
+        assert!(reserved.reserve("b", &two).is_some());
+        held.decided();
+        assert!(!reserved.at_work(&one));
+        drop(held);
+        assert!(reserved.reserve("a", &two).is_some());
     }
 }

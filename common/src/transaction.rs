@@ -1,11 +1,11 @@
-//! The decisions on which it rests that there are never two copies of a container, and never none.
+//! The decisions that guarantee that there are never two copies of a container, and never none.
 //!
-//! Pure: each says what is to be done from what is on disk and what the other side has said. The
-//! agents do it, and the package `model` tries these same functions against every order of
-//! crashes, lost messages and failing steps.
+//! Pure: each function says what is to be done, given what is on disk and what the other side has
+//! said. The agents do it, and the package `model` tries these same functions against every order
+//! of crashes, lost messages and failing steps.
 //!
-//! Three facts carry everything. The source's record says `committing` before `Commit` is sent, so a
-//! record that says less proves that no commit can have happened. The destination's record says
+//! Everything rests on three facts. The source's record says `committing` before `Commit` is sent, so
+//! a record that says less proves that no commit can have happened. The destination's record says
 //! `committed` before the first packet leaves, so a record that says less proves that nobody has
 //! seen that copy. And the source removes its copy only when the destination has said that what came
 //! is on disk, so that a power cut there takes nothing that was on disk here.
@@ -13,17 +13,31 @@
 use crate::journal::Progress;
 use crate::protocol::Fate;
 
-/// What the destination answers to `Fate`, from its record (`None`: it has none) and whether
-/// that migration is still worked on: by a session, or because [`destination`] has something left
-/// to do that has failed so far.
+/// Whether the destination opens a migration of an id of which it has this record (`None`: it has
+/// none).
 ///
-/// The answer is taken for a proof, so it must not be overtaken: as long as somebody is at work,
-/// whatever the record says can still change. A commit whose packets cannot be let out is taken
-/// back although its record said `committed`; told too early, the source would have removed the
-/// only other copy.
-pub fn fate(record: Option<Progress>, at_work: bool) -> Fate {
+/// An id is one migration's for good: written over, its record would no longer say what became of
+/// the migration that had it first, or say something else to a source that asks.
+pub fn may_begin(record: Option<Progress>) -> bool {
+    record.is_none()
+}
+
+/// What the destination answers to `Fate`, given its record (`None` if it has none), whether the peer
+/// that asks is the one that has begun the migration, and whether that is still being worked on: by a
+/// session, or because something that [`destination`] has asked for keeps failing.
+///
+/// A migration belongs to the peer that has begun it, known by its key. To all others it is unknown,
+/// which says nothing about it and is safe whoever hears it: no source thaws or removes anything for
+/// that answer (see [`source`]).
+///
+/// The source takes the answer as proof, so it must be final: as long as somebody is at work,
+/// whatever the record says can still change. If its packets cannot be released, a commit is taken
+/// back although the record said `committed`. Had the source been told too early, it would have
+/// removed the only other copy.
+pub fn fate(record: Option<Progress>, theirs: bool, at_work: bool) -> Fate {
     match record {
         None => Fate::Unknown,
+        Some(_) if !theirs => Fate::Unknown,
         Some(_) if at_work => Fate::UnderWay,
         // The destination never writes `committing`.
         Some(Progress::UnderWay | Progress::Committing) => Fate::UnderWay,
@@ -33,11 +47,11 @@ pub fn fate(record: Option<Progress>, at_work: bool) -> Fate {
     }
 }
 
-/// Whether a migration that no command carries on is not over on the source. `scratch`: its scratch
-/// space is still there, which goes with the copy.
+/// Whether a migration that no command is working on is still open at the source. `scratch`: its
+/// scratch space, which is removed after the copy, is still there.
 ///
-/// Until it is settled its container must not leave again: the copy here may be one of two, and a
-/// second migration that fails would thaw it.
+/// While it is unsettled, its container must not leave again: the copy here may be one of two, and
+/// a second migration that fails would thaw it.
 pub fn unsettled(record: Progress, scratch: bool) -> bool {
     match record {
         Progress::UnderWay | Progress::Committing => true,
@@ -47,11 +61,11 @@ pub fn unsettled(record: Progress, scratch: bool) -> bool {
     }
 }
 
-/// What the source does about a migration that no command carries on, or whose commit was not
+/// What the source does about a migration that no command is working on, or whose commit was not
 /// answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SourceStep {
-    /// Let the container here run on.
+    /// Let the container here run again.
     Thaw,
     /// Remove the copy here; the container runs at the destination.
     Remove,
@@ -64,14 +78,14 @@ pub enum SourceStep {
     AskOperator,
 }
 
-/// What the source does about a migration that its record says has come to `record`; `answer` is
-/// what the destination has said, if it was asked; `frozen`: a container of that id is here, and
-/// frozen. `None`: nothing is left to be done to the container.
+/// What the source does about a migration whose record says `record`. `answer`: what the
+/// destination has said, if it was asked. `frozen`: a container with that id is here and frozen.
+/// Returns `None` if nothing is left to do to the container.
 ///
-/// Time does not come into it. That the destination does not answer proves nothing.
+/// Time plays no part: that the destination does not answer proves nothing.
 pub fn source(record: Progress, answer: Option<Fate>, frozen: bool) -> Option<SourceStep> {
     match (record, answer) {
-        // The copy that was left behind is gone; one that runs has come back since.
+        // The copy that was left behind is gone; one that is running has come back since.
         (Progress::Committed | Progress::OnDisk, _)
         | (Progress::Committing, Some(Fate::Committed | Fate::OnDisk))
             if !frozen =>
@@ -93,30 +107,30 @@ pub fn source(record: Progress, answer: Option<Fate>, frozen: bool) -> Option<So
             Some(SourceStep::AskOperator)
         }
         (Progress::Committing, Some(Fate::RolledBack)) => Some(SourceStep::Thaw),
-        // The commit may still arrive by the old connection.
+        // The commit may still arrive on the old connection.
         (Progress::Committing, Some(Fate::UnderWay)) => Some(SourceStep::Ask),
-        // It had a record when it answered `Restore`. Without one it cannot know whether a copy
+        // It had a record when it answered `Restore`. Without that, it cannot know whether a copy
         // runs there, and asking again does not bring the record back.
         (Progress::Committing, Some(Fate::Unknown)) => Some(SourceStep::AskOperator),
     }
 }
 
-/// What a destination that starts does about a migration on record.
+/// What a destination does at its start about a recorded migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DestinationStep {
-    /// Remove the copy and everything else that was made for it.
+    /// Remove the copy and everything else that was created for it.
     Undo,
-    /// Let the copy's packets out and have what came with it written to disk, if that was not done.
+    /// Release the copy's packets and put on disk what came with it, if that has not been done.
     ReleasePackets,
 }
 
-/// What a destination that starts does about a migration that its record says has come to
-/// `record`. `arrived_since`: a later migration has brought the same container here and has
-/// committed. `None`: nothing is left to be done.
+/// What a destination does at its start about a migration whose record says `record`.
+/// `arrived_since`: a later migration has brought the same container here and has committed.
+/// Returns `None` if nothing is left to do.
 pub fn destination(record: Progress, arrived_since: bool) -> Option<DestinationStep> {
     match record {
-        // What an unfinished undo left of the earlier copy cannot be told from the container that
-        // runs here now, under the same id and addresses and with the same volumes.
+        // What an unfinished undo has left of the earlier copy cannot be told apart from the
+        // container that runs here now, with the same id, addresses and volumes.
         _ if arrived_since => None,
         // The session died with the server, so the commit can no longer arrive.
         Progress::UnderWay | Progress::Committing => Some(DestinationStep::Undo),
@@ -140,13 +154,30 @@ mod tests {
 
     #[test]
     fn an_answer_is_final_or_says_that_it_is_not() {
-        assert_eq!(fate(None, false), Fate::Unknown);
-        assert_eq!(fate(Some(Progress::UnderWay), false), Fate::UnderWay);
-        assert_eq!(fate(Some(Progress::Committed), false), Fate::Committed);
-        assert_eq!(fate(Some(Progress::OnDisk), false), Fate::OnDisk);
-        assert_eq!(fate(Some(Progress::RolledBack), false), Fate::RolledBack);
+        let theirs = |record, at_work| fate(record, true, at_work);
+        assert_eq!(theirs(None, false), Fate::Unknown);
+        assert_eq!(theirs(Some(Progress::UnderWay), false), Fate::UnderWay);
+        assert_eq!(theirs(Some(Progress::Committed), false), Fate::Committed);
+        assert_eq!(theirs(Some(Progress::OnDisk), false), Fate::OnDisk);
+        assert_eq!(theirs(Some(Progress::RolledBack), false), Fate::RolledBack);
         for record in RECORDS {
-            assert_eq!(fate(Some(record), true), Fate::UnderWay, "{record:?}");
+            assert_eq!(theirs(Some(record), true), Fate::UnderWay, "{record:?}");
+        }
+    }
+
+    #[test]
+    fn a_migration_belongs_to_the_peer_that_has_begun_it() {
+        assert!(may_begin(None));
+        for record in RECORDS {
+            assert!(!may_begin(Some(record)), "{record:?}");
+            for at_work in [true, false] {
+                let told = fate(Some(record), false, at_work);
+                assert_eq!(told, fate(None, false, at_work), "{record:?}");
+                assert_eq!(
+                    source(Progress::Committing, Some(told), true),
+                    Some(SourceStep::AskOperator)
+                );
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! The end of the old container.
+//! Removing the old container.
 
 use anyhow::Context;
 use common::container::service::Parted;
@@ -10,7 +10,7 @@ use super::forward;
 use crate::control::Control;
 use crate::source::Source;
 
-/// Sends new connections after the container. While the frozen copy is there nobody refuses one in
+/// Sends new connections after the container. As long as the frozen copy is there, nothing refuses one in
 /// between.
 pub(super) async fn forward(source: &Source, report: &mut Report) {
     match forward::activate(source).await {
@@ -22,10 +22,10 @@ pub(super) async fn forward(source: &Source, report: &mut Report) {
     }
 }
 
-/// Removes the old container and its service, and leads its flows on without it. What has become of them
-/// goes to `report`. The destination has said that all is on disk there.
+/// Removes the old container and its service, and keeps its flows going without it. What became of the
+/// flows goes to `report`. The destination has said that everything is on disk there.
 ///
-/// Fails if the container or its service is still there; all else is but worth a warning.
+/// Fails if the container or its service is still there; everything else is only worth a warning.
 pub(super) async fn remove(
     source: &Source,
     flows: &MovingFlows,

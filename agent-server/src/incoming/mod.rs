@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use common::container::checkpoint::dump;
-use common::container::files::payload::Places;
+use common::container::files::places::Places;
 use common::container::restore::gate::{self, Staged};
 use common::container::restore::timerfds;
 use common::container::{ContainerFacts, health, service};
@@ -34,8 +34,8 @@ use link::Link;
 use network::Network;
 use stage::Stage;
 
-/// Gives a container that runs here for good back to those who look after it: its service, and the
-/// timer of its health checks. May be repeated.
+/// A container that now runs here for good gets back its service and the timer of its health
+/// checks. May be repeated.
 pub(crate) async fn watch_over(container: &ContainerFacts) -> anyhow::Result<()> {
     if let Some(service) = &container.service {
         service::arrived(service, &container.id).await?;
@@ -61,7 +61,7 @@ pub struct PodmanIncoming {
     cancel: CancellationToken,
     link: Link,
     staged: Option<Staged>,
-    /// Where the container's pieces are, once it is staged.
+    /// Where its pieces belong, once it is staged.
     places: Option<Places>,
     bundle: PathBuf,
     network: Network,
@@ -104,7 +104,7 @@ impl PodmanIncoming {
         })
     }
 
-    /// Ends what may be at work, then undoes what it has done.
+    /// Ends what may still be running, then undoes what the migration has done.
     async fn undo_all(&mut self) -> Vec<String> {
         self.cancel.cancel();
         self.link.end_stream().await;
@@ -118,7 +118,7 @@ impl PodmanIncoming {
         }
         let leftovers = self.undo.actions.unwind().await;
         self.network.give_up();
-        // What is left is written down there.
+        // `created.json` there says what is left.
         if leftovers.is_empty()
             && let Err(error) = paths::remove_work_dir(&self.record.migration)
         {
@@ -134,17 +134,16 @@ impl PodmanIncoming {
             migration: &self.record.migration,
             undo: &mut self.undo,
         };
-        let staged = stage.run().await?;
+        let (staged, places) = stage.run().await?;
         self.bundle = staged.bundle.clone();
-        let places = stage::places(&self.container, &staged);
-        self.network = Network::new(staged.layout.netns.clone());
+        self.network = Network::new(places.netns.clone());
         self.staged = Some(staged);
-        self.places = Some(places?);
-        // Nothing may reach the container or leave it until the commit.
+        self.places = Some(places);
+        // Nothing may reach the container or leave it before the commit.
         self.network.cut_off().await
     }
 
-    /// Writes down the commit and lets the packets out.
+    /// Records the commit and releases the packets.
     async fn try_commit(&mut self) -> anyhow::Result<()> {
         // On disk before the first packet can leave: after a crash in between, the container is
         // kept, and the source is told so when it asks.
@@ -153,8 +152,9 @@ impl PodmanIncoming {
         self.network.let_packets_pass().await
     }
 
-    /// Takes back a commit that failed. No packet has left, so it can be; but only on disk does it
-    /// hold: until then the record may say `committed`, and what it says must stay true.
+    /// Takes back a commit that failed. That is possible because no packet has left yet, but it
+    /// holds only once it is on disk: until then the record may say `committed`, and that must stay
+    /// true.
     fn take_back(&mut self) -> io::Result<()> {
         let under_way = MigrationRecord {
             progress: Progress::UnderWay,
@@ -267,7 +267,7 @@ impl Incoming for PodmanIncoming {
         self.link.leave();
         let put_on_disk = put_on_disk(self.places.take());
         let (looked_after, on_disk) = tokio::join!(self.look_after(), put_on_disk);
-        // The scratch space stays if something is left to do: by that the next start of the server knows.
+        // The scratch space stays if anything is left to do: it tells the next start of the server.
         if let Err(error) = looked_after {
             tracing::error!("{}: {error:#}", self.container.name);
             return;

@@ -1,4 +1,4 @@
-//! The exploration finds what it is there to find: with one decision broken, a property fails.
+//! The exploration finds what it is meant to find: with one decision broken, a property fails.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use common::transaction::{self, SourceStep};
 use model::{Decisions, Faults, Migrations};
 use stateright::{Checker, HasDiscoveries, Model};
 
-/// Enough for each of these mistakes to matter.
+/// Enough faults for each of these mistakes to matter.
 const FAULTS: Faults = Faults {
     source_crashes: 1,
     destination_crashes: 1,
@@ -16,12 +16,18 @@ const FAULTS: Faults = Faults {
     failures: 1,
     cancels: 0,
     returns: 1,
+    others: 0,
 };
 
 /// Explores until `property` fails.
 #[track_caller]
 fn breaks(property: &'static str, decisions: Decisions) {
-    let checker = Migrations::new(FAULTS, decisions)
+    breaks_under(FAULTS, property, decisions);
+}
+
+#[track_caller]
+fn breaks_under(faults: Faults, property: &'static str, decisions: Decisions) {
+    let checker = Migrations::new(faults, decisions)
         .checker()
         .finish_when(HasDiscoveries::AnyOf(BTreeSet::from([property])))
         .spawn_bfs()
@@ -146,8 +152,31 @@ fn a_destination_that_answers_in_the_middle_of_a_commit() {
     breaks(
         "can settle",
         Decisions {
-            fate: |record, _at_work| transaction::fate(record, false),
+            fate: |record, theirs, _at_work| transaction::fate(record, theirs, false),
             ..Decisions::default()
+        },
+    );
+}
+
+#[test]
+fn a_destination_that_opens_an_id_again() {
+    let again = Decisions {
+        may_begin: |_| true,
+        ..Decisions::default()
+    };
+    let faults = Faults {
+        others: 1,
+        breaks: 1,
+        ..Faults::default()
+    };
+    breaks_under(faults, "can settle", again);
+    // And tells anybody.
+    breaks_under(
+        faults,
+        "never two copies",
+        Decisions {
+            fate: |record, _theirs, at_work| transaction::fate(record, true, at_work),
+            ..again
         },
     );
 }

@@ -1,4 +1,4 @@
-//! Every state that migrations can come to under a number of faults.
+//! Every state that migrations can reach under a number of faults.
 //!
 //! Run with `--nocapture` to see how many those are.
 
@@ -60,6 +60,18 @@ fn everything_befalls_once() {
         failures: 1,
         cancels: 1,
         returns: 0,
+        others: 0,
+    });
+}
+
+#[test]
+fn another_peer_knows_the_ids() {
+    explore(Faults {
+        source_crashes: 1,
+        destination_crashes: 1,
+        breaks: 1,
+        others: 2,
+        ..Faults::default()
     });
 }
 

@@ -2,5 +2,6 @@
 
 mod entries;
 pub mod payload;
+pub mod places;
 pub mod tree;
 pub mod usage;

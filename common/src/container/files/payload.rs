@@ -10,38 +10,11 @@ use std::path::{Component, Path, PathBuf};
 use tar::{Builder, EntryType, Header};
 
 use super::entries::{self, Item};
+use super::places::Places;
 use super::tree::{self, Exactly, Index, Pass, Records, Source, Unpacker};
 use crate::container::checkpoint::images;
-use crate::durable;
-
-/// Where the pieces are on one host. The same four kinds on both.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Places {
-    /// CRIU's images.
-    pub checkpoint: PathBuf,
-    /// The merged root file system.
-    pub rootfs: PathBuf,
-    /// The directory bound to /dev/shm.
-    pub shm: Option<PathBuf>,
-    /// Volumes' directories, by the path they are mounted at in the container.
-    pub volumes: BTreeMap<String, PathBuf>,
-    /// The file that conmon writes the container's output to; there is none with some log drivers.
-    pub log: PathBuf,
-}
 
 impl Places {
-    /// Has the container's files put on disk: all that was written to their file systems. Blocks.
-    ///
-    /// # Errors
-    /// Those of [`durable::sync_file_systems`].
-    pub fn sync(&self) -> io::Result<()> {
-        // The upper directory is where Podman's storage has the mount point, too.
-        let storage = self.rootfs.parent();
-        let log = self.log.parent();
-        let volumes = self.volumes.values().map(PathBuf::as_path);
-        durable::sync_file_systems(storage.into_iter().chain(log).chain(volumes))
-    }
-
     /// Where the volume with this number is mounted.
     fn volume_mounted(&self, number: &Path) -> String {
         let number = number.to_str().and_then(|number| number.parse().ok());

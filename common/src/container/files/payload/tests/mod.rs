@@ -22,6 +22,7 @@ fn host() -> Host {
         shm: Some(at("shm")),
         volumes: [("/data".into(), at("v0")), ("/x".into(), at("v1"))].into(),
         log: dir.path().join("ctr.log"),
+        netns: None,
     };
     at("upper");
     Host { dir, places }
