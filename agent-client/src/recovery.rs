@@ -116,6 +116,13 @@ async fn recover_one(journal: &Journal, record: MigrationRecord) -> anyhow::Resu
              it runs",
             record.peer
         ),
+        Some(SourceStep::AwaitDisk) => anyhow::bail!(
+            "it runs on {peer}, which has not said that all is on disk there; the copy here stays frozen. \
+             If {peer} was restarted in the middle of it, compare what is there first, and then decide \
+             with `agent-client resolve {id}`",
+            peer = record.peer,
+            id = record.migration
+        ),
         step => {
             carry_out(
                 journal,

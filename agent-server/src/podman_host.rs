@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use common::command::CommandError;
 use common::container::{ContainerFacts, podman};
-use common::host::HostFacts;
+use common::host::{self, HostFacts};
 use common::journal::{Journal, MigrationRecord, Progress, Role};
 use common::multicall::keeper_command;
 use common::net::state::Dirs;
@@ -140,6 +140,7 @@ impl Destination for PodmanHost {
             progress: Progress::UnderWay,
             started: OffsetDateTime::now_utc(),
             error: None,
+            boot: host::boot(),
         };
         let incoming = PodmanIncoming::begin(
             record,
@@ -215,6 +216,7 @@ mod tests {
             progress: Progress::Committed,
             started: OffsetDateTime::now_utc(),
             error: None,
+            boot: None,
         };
         host.journal.write(&record).unwrap();
         let id = &record.migration;

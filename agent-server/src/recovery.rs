@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use common::container::files::places::Places;
 use common::container::restore::gate;
 use common::container::spec::Spec;
 use common::container::{ContainerFacts, leftover_processes, podman};
+use common::host;
 use common::journal::{self, Journal, MigrationRecord, Progress, Records};
 use common::net::flows::{neighbours, port_forwards};
 use common::net::packets::quarantine;
@@ -71,7 +73,7 @@ pub(crate) async fn recover_one(
         anyhow::bail!("{unreadable}");
     }
     match transaction::destination(record.progress, arrived_since(record, &records.readable)) {
-        Some(DestinationStep::ReleasePackets) => release_packets(record).await,
+        Some(DestinationStep::ReleasePackets) => release_packets(journal, record.clone()).await,
         Some(DestinationStep::Undo) => undo(journal, record.clone()).await,
         None => Ok(()),
     }
@@ -81,7 +83,7 @@ pub(crate) async fn recover_one(
 fn arrived_since(record: &MigrationRecord, records: &[MigrationRecord]) -> bool {
     records.iter().any(|other| {
         other.container.id == record.container.id
-            && other.progress == Progress::Committed
+            && other.progress.committed()
             && other.started > record.started
     })
 }
@@ -114,8 +116,9 @@ async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<
     Ok(())
 }
 
-/// Releases the packets of a container whose commit was recorded, but perhaps not carried out.
-async fn release_packets(record: &MigrationRecord) -> anyhow::Result<()> {
+/// Releases the packets of a container whose commit was recorded, but perhaps not carried out, and puts
+/// on disk what came with it.
+async fn release_packets(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<()> {
     // The scratch space is removed once they have left.
     let work = paths::work_dir(&record.migration);
     if !work.exists() {
@@ -131,6 +134,14 @@ async fn release_packets(record: &MigrationRecord) -> anyhow::Result<()> {
         }
         let addresses = facts.addresses();
         spawn_blocking(move || neighbours::forget_parting(&addresses)).await??;
+        if record.progress == Progress::Committed && record.boot == host::boot() {
+            let (bundle, volumes) = (local.bundle.clone(), facts.volumes.clone());
+            spawn_blocking(move || {
+                let checkpoint = bundle.join("checkpoint");
+                Places::read(&bundle, checkpoint, &volumes)?.sync()
+            })
+            .await??;
+        }
         // systemd now says of it what it was told for the restore: the source knows better.
         let service = scratch::created(&work)?
             .into_iter()
@@ -142,6 +153,14 @@ async fn release_packets(record: &MigrationRecord) -> anyhow::Result<()> {
     }
     let id = record.container.id.clone();
     spawn_blocking(move || port_forwards::remove(&Dirs::default(), &id)).await??;
+    if record.boot == host::boot() {
+        record.progress = Progress::OnDisk;
+        journal.write(&record)?;
+    } else if record.progress == Progress::Committed {
+        tracing::error!(migration = %record.migration, container = record.container.name,
+            "this host was restarted before all that came was on disk: compare with the copy at the \
+             source, which stays frozen");
+    }
     paths::remove_work_dir(&record.migration)?;
     Ok(())
 }

@@ -71,7 +71,7 @@ pub(super) fn head(record: &MigrationRecord) -> String {
 
 fn advice(record: &MigrationRecord) -> String {
     let (peer, id) = (&record.peer, &record.migration);
-    if record.progress != Progress::Committing {
+    if !matches!(record.progress, Progress::Committing | Progress::Committed) {
         return "  Fix that, and run `agent-client recover` again.".into();
     }
     format!(

@@ -22,7 +22,8 @@ pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
     // Read again: whoever held the lock until now may have finished or undone it.
     let record = journal.find(record.migration.as_str())?;
     anyhow::ensure!(
-        record.progress == Progress::Committing,
+        record.progress == Progress::Committing
+            || record.progress == Progress::Committed && recovery::unsettled(&record),
         "there is nothing to decide about {}: it is {}{}",
         record.migration,
         common::status::progress(&record),
@@ -32,7 +33,7 @@ pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
         }
     );
     let (step, why) = match recovery::ask(&record).await {
-        Ok(Fate::Committed) => (
+        Ok(Fate::OnDisk) => (
             SourceStep::Remove,
             "the destination says that it runs there",
         ),
@@ -44,6 +45,10 @@ pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
         unknown => {
             match unknown {
                 Err(error) => eprintln!("{} cannot be asked: {error:#}", record.peer),
+                Ok(Fate::Committed) => eprintln!(
+                    "{} says that it runs there, but not that all is on disk there",
+                    record.peer
+                ),
                 Ok(_) => eprintln!("{} has no record of it", record.peer),
             }
             let step = match keep {

@@ -483,12 +483,21 @@ impl<'a> Migration<'a> {
     /// From here on, the migration cannot fail.
     async fn remove(&mut self, source: &Source, flows: &MovingFlows) -> Outcome {
         self.timeline.begin(PhaseName::Remove);
-        let control = self.control.as_mut();
-        let forward_new = self.forward_new;
-        let removed = removal::remove(source, flows, control, forward_new, &mut self.report).await;
-        if let Err(error) = removed {
+        if self.forward_new {
+            removal::forward(source, &mut self.report).await;
+        }
+        if let Err(error) = self.await_disk().await {
             // The scratch space is kept too: it tells recovery that the container is still to be
             // removed.
+            self.report.warnings.push(format!(
+                "the old container was not removed: {error:#}; it is frozen, and the next agent-client \
+                 command here asks again"
+            ));
+            return Outcome::Unknown;
+        }
+        let control = self.control.as_mut();
+        let removed = removal::remove(source, flows, control, &mut self.report).await;
+        if let Err(error) = removed {
             self.report.warnings.push(format!(
                 "the old container could not be removed: {error:#}; it is frozen, and the next \
                  agent-client command here tries again"
@@ -499,6 +508,12 @@ impl<'a> Migration<'a> {
             let _ = paths::remove_work_dir(migration);
         }
         Outcome::Moved
+    }
+
+    /// Waits until the copy at the destination would survive a power cut there as well as the one here.
+    async fn await_disk(&mut self) -> anyhow::Result<()> {
+        let control = connected(&mut self.control)?;
+        commit::await_disk(control, &self.destination, self.record.migration()?).await
     }
 
     /// The only error path: this host first, since clients wait for it.

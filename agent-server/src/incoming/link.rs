@@ -127,6 +127,8 @@ impl Link {
                 StreamKind::Files => {
                     let places = places.context("nothing is staged")?;
                     warnings = payload::unpack(&places, Kind::Files, &mut receiver)?;
+                    // While the container runs on: then little is left for the time after the commit.
+                    places.sync()?;
                 }
                 StreamKind::Checkpoint => {
                     let places = places.context("nothing is staged")?;

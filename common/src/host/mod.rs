@@ -118,6 +118,12 @@ async fn checkpoint_problem() -> Option<String> {
 }
 
 /// The number in the first line of `program --version`.
+/// Which boot of this host it is now, if that can be found out (proc_sys_kernel(5), `boot_id`).
+pub fn boot() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
+}
+
 async fn version(program: &str) -> Result<String, CommandError> {
     let text = command::stdout(command::new(program).arg("--version")).await?;
     parse_version(&text).ok_or_else(|| CommandError::Output {

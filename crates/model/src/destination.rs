@@ -144,7 +144,7 @@ impl Default for DestinationHost {
 impl DestinationHost {
     /// Whether the record of `migration` says `committed`.
     pub fn committed(&self, migration: usize) -> bool {
-        self.journal[migration].is_some_and(|r| r.progress == Progress::Committed)
+        self.journal[migration].is_some_and(|r| r.progress.committed())
     }
 
     fn write(&mut self, migration: usize, progress: Progress) {
@@ -209,6 +209,7 @@ impl World {
             }
             Some(DestinationStep::ReleasePackets) if record.scratch => {
                 self.run_destination();
+                self.destination.write(migration, Progress::OnDisk);
                 self.destination.remove_scratch(migration);
             }
             Some(DestinationStep::ReleasePackets) | None => return false,
@@ -352,6 +353,7 @@ impl World {
                 self.committed(connection);
             }
             Work::FinishOutage => {
+                self.destination.write(migration, Progress::OnDisk);
                 self.destination.remove_scratch(migration);
                 self.session(connection).close_migration();
             }

@@ -322,6 +322,9 @@ impl Model for Migrations {
             Property::always("no thaw without proof", |_, world: &World| {
                 !world.source.thawed_undecided
             }),
+            Property::always("on disk before the removal", |_, world: &World| {
+                world.removed_last()
+            }),
             Property::always("can recover", |model: &Self, world: &World| {
                 model.can_recover(world)
             }),

@@ -146,6 +146,8 @@ pub(crate) enum Line {
     SayAndRecord(fn(usize) -> Message, Progress),
     /// Freezes the container.
     Freeze,
+    /// Waits for the destination's word that what came there is on disk.
+    AwaitDisk,
     /// Removes it.
     Remove,
     /// Removes the scratch space.
@@ -175,12 +177,13 @@ pub(crate) const SCRIPT: &[Line] = &[
     Line::Say(|_| Message::Commit),
     // Not undone from here on.
     Line::Record(Progress::Committed),
+    Line::AwaitDisk,
     Line::Remove,
     Line::CleanUp,
 ];
 
 /// The line that sends `Commit`.
-const COMMIT: usize = SCRIPT.len() - 4;
+const COMMIT: usize = SCRIPT.len() - 5;
 
 impl SourceHost {
     /// Nobody is at work, and nothing is left to finish.
@@ -192,7 +195,7 @@ impl SourceHost {
                 .flatten()
                 .all(|record| match record.progress {
                     Progress::UnderWay | Progress::Committing => false,
-                    Progress::Committed | Progress::RolledBack => !record.scratch,
+                    _ => !record.scratch,
                 })
     }
 
@@ -397,6 +400,19 @@ impl World {
             }
             Line::Record(progress) => self.source.write(migration, progress),
             Line::Freeze => self.source.copy = Copy::Frozen,
+            Line::AwaitDisk => {
+                let connection = match control {
+                    Some(connection) => {
+                        self.network.ask(connection, Message::Fate(migration));
+                        Question::Asked(connection)
+                    }
+                    None => Question::Unconnected,
+                };
+                return self.enter(Phase::Ask {
+                    question: connection,
+                    asker: Asker::Migration,
+                });
+            }
             Line::Remove => self.remove_source(),
             Line::CleanUp => {
                 let record = self.source.journal[migration].as_mut();
@@ -467,7 +483,12 @@ impl World {
         let frozen = self.source.copy == Copy::Frozen;
         let step = (decisions.source)(record.progress, answer, frozen);
         match (step, asker) {
-            (Some(SourceStep::Ask), _) => self.enter(Phase::Ask {
+            (Some(SourceStep::AwaitDisk), Asker::Migration)
+                if record.progress == Progress::Committing =>
+            {
+                self.enter(Phase::Line(COMMIT + 1));
+            }
+            (Some(SourceStep::Ask | SourceStep::AwaitDisk), _) => self.enter(Phase::Ask {
                 question: Question::Unconnected,
                 asker,
             }),
@@ -482,7 +503,11 @@ impl World {
                 self.enter(Phase::CarryOut { step, then_migrate });
             }
             (Some(SourceStep::Thaw), Asker::Migration) => self.enter(Phase::Thaw),
-            (_, Asker::Migration) => self.enter(Phase::Line(COMMIT + 1)),
+            (_, Asker::Migration) if record.progress == Progress::Committing => {
+                self.enter(Phase::Line(COMMIT + 1));
+            }
+            // It is on disk there.
+            (_, Asker::Migration) => self.enter(Phase::Line(COMMIT + 3)),
         }
     }
 

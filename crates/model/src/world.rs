@@ -114,6 +114,15 @@ impl World {
             .is_none_or(|copy| !copy.visible() || self.destination.committed(copy.migration))
     }
 
+    /// The source's copy goes only after what came with the other one is on disk.
+    pub fn removed_last(&self) -> bool {
+        let on_disk = |copy: crate::destination::Arrival| {
+            let record = self.destination.journal[copy.migration];
+            record.is_some_and(|record| record.progress == Progress::OnDisk)
+        };
+        self.source.copy != Copy::Gone || self.destination.copy.is_some_and(on_disk)
+    }
+
     /// Nobody is at work, one copy runs, and nothing is frozen or left to finish.
     pub fn settled(&self) -> bool {
         let copy = self.destination.copy;

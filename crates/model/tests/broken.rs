@@ -92,6 +92,40 @@ fn a_source_that_takes_a_commit_for_the_end() {
 }
 
 #[test]
+fn a_source_that_removes_before_all_is_on_disk() {
+    fn source(record: Progress, answer: Option<Fate>, frozen: bool) -> Option<SourceStep> {
+        match transaction::source(record, answer, frozen) {
+            Some(SourceStep::AwaitDisk) => Some(SourceStep::Remove),
+            step => step,
+        }
+    }
+    breaks(
+        "on disk before the removal",
+        Decisions {
+            source,
+            ..Decisions::default()
+        },
+    );
+}
+
+#[test]
+fn a_source_that_takes_its_own_record_for_the_word_of_the_destination() {
+    fn source(record: Progress, answer: Option<Fate>, frozen: bool) -> Option<SourceStep> {
+        match (record, answer, frozen) {
+            (Progress::Committed, None, true) => Some(SourceStep::Remove),
+            _ => transaction::source(record, answer, frozen),
+        }
+    }
+    breaks(
+        "on disk before the removal",
+        Decisions {
+            source,
+            ..Decisions::default()
+        },
+    );
+}
+
+#[test]
 fn a_source_that_migrates_what_may_have_gone() {
     breaks(
         "never two copies",
@@ -116,7 +150,7 @@ fn a_destination_that_lets_packets_out_before_it_writes() {
 #[test]
 fn a_destination_that_answers_in_the_middle_of_a_commit() {
     breaks(
-        "never none",
+        "can settle",
         Decisions {
             fate: |record, theirs, _at_work| transaction::fate(record, theirs, false),
             ..Decisions::default()
@@ -175,7 +209,7 @@ fn a_destination_that_forgets_to_let_packets_out() {
         "can recover",
         Decisions {
             destination: |record, arrived_since| match record {
-                Progress::Committed => None,
+                Progress::Committed | Progress::OnDisk => None,
                 _ => transaction::destination(record, arrived_since),
             },
             ..Decisions::default()

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::container::facts::VolumeFacts;
 use crate::container::spec::Spec;
+use crate::durable;
 
 /// Podman's name, in a container's bundle directory, of the file that its output goes to unless
 /// another was asked for (`--log-opt path=`).
@@ -51,6 +52,18 @@ impl Places {
             volumes: volumes.iter().map(volume).collect::<io::Result<_>>()?,
             log: bundle.join(LOG_NAME),
         })
+    }
+
+    /// Has the container's files put on disk: all that was written to their file systems. Blocks.
+    ///
+    /// # Errors
+    /// Those of [`durable::sync_file_systems`].
+    pub fn sync(&self) -> io::Result<()> {
+        // The upper directory is where Podman's storage has the mount point, too.
+        let storage = self.rootfs.parent();
+        let log = self.log.parent();
+        let volumes = self.volumes.values().map(PathBuf::as_path);
+        durable::sync_file_systems(storage.into_iter().chain(log).chain(volumes))
     }
 }
 
