@@ -150,7 +150,7 @@ fn a_destination_that_lets_packets_out_before_it_writes() {
 #[test]
 fn a_destination_that_answers_in_the_middle_of_a_commit() {
     breaks(
-        "can settle",
+        "can recover",
         Decisions {
             fate: |record, theirs, _at_work| transaction::fate(record, theirs, false),
             ..Decisions::default()
