@@ -134,7 +134,7 @@ pub(crate) fn run(world: &mut World, case: &Case) -> Row {
         world.f.add_image(destination, "counter");
     }
     match case.connections_may_break {
-        true => world.meet_anew(),
+        true => world.reconnect(),
         false => world.assert_clean(),
     }
     Row {

@@ -147,7 +147,7 @@ impl World {
     }
 
     /// Replaces a connection that may have been broken.
-    pub(crate) fn meet_anew(&mut self) {
+    pub(crate) fn reconnect(&mut self) {
         let at = self.f.at(self.at, PORT);
         self.client = self.f.client("count", &at, &[]);
     }
