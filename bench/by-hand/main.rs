@@ -61,7 +61,7 @@ enum Flows {
         tunnel: u8,
     },
     /// Source: send packets for the container through the tunnel.
-    Turn {
+    Redirect {
         /// The container's address.
         container: IpAddr,
         /// The tunnel's number here.
@@ -124,7 +124,7 @@ fn main() -> Result<()> {
             arriving.install()?;
             Ok(arriving.redirect()?)
         }
-        Step::Flows(Flows::Turn { container, tunnel }) => {
+        Step::Flows(Flows::Redirect { container, tunnel }) => {
             let departing = apply::departing(&HashSet::from([container]), HashSet::new())?;
             Ok(departing.redirect(tunnel.try_into()?)?)
         }

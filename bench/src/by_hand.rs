@@ -106,7 +106,7 @@ pub(crate) fn run(stage: &Stage, tunnel: &Tunnel) -> Result<Run> {
     installing.succeed(SOON)?;
     bash(
         source,
-        &format!("by-hand flows turn {address} {}", tunnel.here.tunnel),
+        &format!("by-hand flows redirect {address} {}", tunnel.here.tunnel),
     )?;
     steps.done("flows");
     bash(

@@ -7,7 +7,7 @@ use common::transaction::SourceStep;
 use super::recover::print;
 use crate::cli::Keep;
 use crate::lock;
-use crate::recovery::{self, Settled};
+use crate::recovery::{self, Recovered};
 
 /// Ends a migration as the operator decided, because its destination cannot say what became of it.
 pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
@@ -63,11 +63,11 @@ pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
     let step = Some(step).filter(|step| {
         *step == SourceStep::Thaw || recovery::is_frozen(source.as_ref()).unwrap_or(false)
     });
-    let settled = Settled {
+    let recovered = Recovered {
         end: recovery::carry_out(&journal, record.clone(), source, step, why).await?,
         record,
     };
-    print(None, &[settled]);
+    print(None, &[recovered]);
     println!("  {why}");
     Ok(0)
 }

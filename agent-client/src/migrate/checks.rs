@@ -22,10 +22,8 @@ pub(super) struct Found {
 impl Found {
     /// Finds a container by the name or id that the user gave.
     pub(super) async fn look(container: &str) -> anyhow::Result<Self> {
-        let listed = podman::list::list().await?;
-        let found = podman::list::resolve(&listed, container)?;
         let (inspected, host) =
-            tokio::join!(podman::inspect::inspect(&found.id), HostFacts::gather());
+            tokio::join!(podman::inspect::inspect(container), HostFacts::gather());
         let (facts, local) = inspected?;
         Ok(Found { facts, local, host })
     }
@@ -61,7 +59,7 @@ impl Found {
     }
 }
 
-/// Looks at both hosts; returns what holds and what does not.
+/// Asks both hosts; returns what holds and what does not.
 pub(crate) async fn check(container: &str, destination: &Address) -> anyhow::Result<Vec<Check>> {
     let found = Found::look(container).await?;
     let mut checks = found.check_here(false).await;

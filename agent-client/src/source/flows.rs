@@ -106,7 +106,8 @@ impl Flows {
         .await?
     }
 
-    /// After the old container's removal: puts back what went with it, deletes what is not needed.
+    /// After the old container's removal: puts entries back that went with it, and deletes those that are not
+    /// needed.
     pub(crate) async fn reconcile(&self, tunnel: Index) -> anyhow::Result<()> {
         let departing = self.departing.clone();
         spawn_blocking(move || {

@@ -57,7 +57,7 @@ pub(crate) async fn remove_volumes(work: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The container that moves, with everything of it that is touched here.
+/// The container that moves, and everything of it on this host.
 #[derive(Clone)]
 pub(crate) struct Source {
     pub(crate) facts: ContainerFacts,
@@ -92,7 +92,7 @@ impl Source {
     /// Has Podman write the container's configuration. Changes nothing here but scratch files.
     pub(crate) async fn write_skeleton(&self) -> anyhow::Result<()> {
         let volumes: Vec<_> = self.facts.volumes.iter().map(|v| &v.name).collect();
-        // For a removal that is cut short: nobody else knows them once the container is gone.
+        // For a removal that is cut short: once the container is gone, only this file says which they are.
         durable::replace(
             &self.work.join(VOLUMES),
             0o644,
@@ -145,8 +145,8 @@ impl Source {
         .await?
     }
 
-    /// Keeps those who look after the container from reacting to what happens to it: its service and its
-    /// health checks. Undone by [`Source::release`].
+    /// Keeps the container's service and health checks from reacting to what happens to it. Undone by
+    /// [`Source::release`].
     pub(crate) async fn hold(&self) -> anyhow::Result<()> {
         if let Some(facts) = &self.facts.service {
             service::hold(facts, &self.work).await?;
@@ -157,26 +157,26 @@ impl Source {
         Ok(())
     }
 
-    /// From now on a boot of this host does not bring the container's service back. Undone by
+    /// From now on a boot of this host does not start the container's service again. Undone by
     /// [`Source::release`].
     pub(crate) async fn keep_service_down(&self) -> anyhow::Result<()> {
         Ok(service::keep_down(&self.work).await?)
     }
 
-    /// Gives the container back to them. Harmless if it was not held.
+    /// Undoes [`Source::hold`] and [`Source::keep_service_down`]. Harmless if the container was not held.
     pub(crate) async fn release(&self) -> anyhow::Result<()> {
         health::resume(&self.facts.id, &self.work).await?;
         Ok(service::release(&self.work).await?)
     }
 
-    /// Does of [`Source::freeze`] what can be done before. Undone by [`Source::thaw`].
+    /// Does the part of [`Source::freeze`] that can be done before it. Undone by [`Source::thaw`].
     pub(crate) async fn prepare_freeze(&self) -> anyhow::Result<()> {
         let standstill = self.standstill.clone();
         spawn_blocking(move || standstill.prepare()).await?
     }
 
-    /// Waits while the container runs on until no connection waits to be accepted: those cannot
-    /// move.
+    /// Waits, while the container runs on, until no connection waits to be accepted: such a connection
+    /// cannot move.
     pub(crate) async fn wait_accepted(&self) -> anyhow::Result<()> {
         let standstill = self.standstill.clone();
         spawn_blocking(move || standstill.wait_accepted()).await?

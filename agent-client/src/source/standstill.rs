@@ -1,4 +1,4 @@
-//! The container stands still, and runs on.
+//! Stopping the container, and letting it run on.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ pub(super) struct Standstill {
 }
 
 impl Standstill {
-    /// Does of [`Standstill::freeze`] what can be done before. Undone by [`Standstill::thaw`].
+    /// Does the part of [`Standstill::freeze`] that can be done before it. Undone by [`Standstill::thaw`].
     pub(super) fn prepare(&self) -> anyhow::Result<()> {
         match &self.netns {
             Some(netns) => Ok(quarantine::prepare(netns)?),
@@ -26,8 +26,8 @@ impl Standstill {
         }
     }
 
-    /// Waits while the container runs on until no connection waits to be accepted: those cannot
-    /// move.
+    /// Waits, while the container runs on, until no connection waits to be accepted: such a connection
+    /// cannot move.
     pub(super) fn wait_accepted(&self) -> anyhow::Result<()> {
         let left = drain::wait_accepted(self.pid);
         anyhow::ensure!(left == 0, unaccepted(left));
@@ -52,7 +52,7 @@ impl Standstill {
                 );
                 break;
             }
-            // Some came between the look and the freeze: they were on their way already.
+            // Some came just before the freeze: they were on their way already.
             self.freezer.thaw()?;
         }
         // After the freeze, so that what the container sent until then has left, and before

@@ -74,7 +74,10 @@ impl Link {
         let tunnel = self.tunnel().map_err(failed)?;
         let receiving = spawn_blocking(move || {
             tunnel.prove(PROOF_LIMIT)?;
-            anyhow::Ok(Receiving::bind(tunnel.local_address())?)
+            anyhow::Ok(Receiving::bind(
+                tunnel.local_address(),
+                &tunnel.interface(),
+            )?)
         })
         .await
         .map_err(failed)?

@@ -22,7 +22,7 @@ pub struct Decisions {
     pub migrate_unsettled: bool,
     /// When it is asked, the destination tries again to finish or undo migrations that nobody is
     /// working on.
-    pub settle_when_asked: bool,
+    pub recover_when_asked: bool,
     /// The destination records the commit before it releases packets.
     pub record_first: bool,
     /// The source records that it is committing before it sends `Commit`.
@@ -38,7 +38,7 @@ impl Default for Decisions {
             source: transaction::source,
             destination: transaction::destination,
             migrate_unsettled: false,
-            settle_when_asked: true,
+            recover_when_asked: true,
             record_first: true,
             announce: true,
         }

@@ -86,7 +86,7 @@ pub enum Work {
     /// Packets pass; next, the commit is recorded. The wrong way round.
     RecordCommit,
     /// The commit has been answered; next, what only the migration needed is removed.
-    Settle,
+    FinishOutage,
     /// Packets could not be released; next, the record is put back.
     TakeBack,
     /// Next, the copy is removed.
@@ -168,7 +168,7 @@ impl World {
     /// An agent that is starting does the next step of its recovery, or begins to listen.
     pub(crate) fn destination_starts(&mut self, decisions: &Decisions) {
         for migration in (0..MIGRATIONS).rev() {
-            if self.settle_arrival(migration, decisions) {
+            if self.recover_arrival(migration, decisions) {
                 return;
             }
         }
@@ -191,7 +191,7 @@ impl World {
     }
 
     /// Does the next step of what is left to do for `migration`; returns whether there was any.
-    fn settle_arrival(&mut self, migration: usize, decisions: &Decisions) -> bool {
+    fn recover_arrival(&mut self, migration: usize, decisions: &Decisions) -> bool {
         let Some(record) = self.destination.journal[migration] else {
             return false;
         };
@@ -311,14 +311,14 @@ impl World {
     fn fate(&mut self, migration: usize, fails: bool, decisions: &Decisions) -> Fate {
         let reserved = self.network.sessions().any(|s| s.migration.is_some());
         let theirs = self.destination.journal[migration].is_some_and(|r| !r.others);
-        if decisions.settle_when_asked && theirs && !reserved && !fails {
-            while self.settle_arrival(migration, decisions) {}
+        if decisions.recover_when_asked && theirs && !reserved && !fails {
+            while self.recover_arrival(migration, decisions) {}
         }
         // A commit that has been answered can no longer change.
         let at_work = self
             .network
             .sessions()
-            .any(|s| s.migration == Some(migration) && s.work != Some(Work::Settle));
+            .any(|s| s.migration == Some(migration) && s.work != Some(Work::FinishOutage));
         let record = self.destination.journal[migration];
         (decisions.fate)(
             record.map(|r| r.progress),
@@ -352,7 +352,7 @@ impl World {
                 self.destination.write(migration, Progress::Committed);
                 self.committed(connection);
             }
-            Work::Settle => {
+            Work::FinishOutage => {
                 self.destination.write(migration, Progress::OnDisk);
                 self.destination.remove_scratch(migration);
                 self.session(connection).close_migration();
@@ -386,7 +386,7 @@ impl World {
         match session.work.expect("at work") {
             Work::ReleasePackets | Work::RecordCommit => session.work = Some(Work::TakeBack),
             // The rest is left to the next start.
-            Work::Settle => session.close_migration(),
+            Work::FinishOutage => session.close_migration(),
             // The record says `committed`, so that is what it is.
             Work::TakeBack => {
                 session.close_migration();
@@ -408,7 +408,7 @@ impl World {
     }
 
     fn committed(&mut self, connection: usize) {
-        self.session(connection).work = Some(Work::Settle);
+        self.session(connection).work = Some(Work::FinishOutage);
         self.network.answer(connection, Answer::Done);
     }
 

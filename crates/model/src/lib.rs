@@ -38,7 +38,7 @@ pub struct Migrations {
     decisions: Decisions,
     faults: Faults,
     /// States known to lead to a settled one.
-    settling: Arc<Mutex<HashSet<u64>>>,
+    recoverable: Arc<Mutex<HashSet<u64>>>,
 }
 
 impl Migrations {
@@ -47,12 +47,12 @@ impl Migrations {
         Migrations {
             decisions,
             faults,
-            settling: Arc::default(),
+            recoverable: Arc::default(),
         }
     }
 
     /// Whether `world` can reach a settled state if no more faults happen.
-    fn can_settle(&self, world: &World) -> bool {
+    fn can_recover(&self, world: &World) -> bool {
         let mut seen = HashSet::from([fingerprint(world)]);
         let mut path: Vec<(World, Vec<Action>)> = vec![(world.clone(), self.helpful(world))];
         loop {
@@ -60,13 +60,13 @@ impl Migrations {
                 return false;
             };
             let known = self
-                .settling
+                .recoverable
                 .lock()
                 .expect("no panic")
                 .contains(&fingerprint(world));
             if known || world.settled() {
-                let mut settling = self.settling.lock().expect("no panic");
-                settling.extend(path.iter().map(|(world, _)| fingerprint(world)));
+                let mut recoverable = self.recoverable.lock().expect("no panic");
+                recoverable.extend(path.iter().map(|(world, _)| fingerprint(world)));
                 return true;
             }
             let Some(action) = actions.pop() else {
@@ -325,8 +325,8 @@ impl Model for Migrations {
             Property::always("on disk before the removal", |_, world: &World| {
                 world.removed_last()
             }),
-            Property::always("can settle", |model: &Self, world: &World| {
-                model.can_settle(world)
+            Property::always("can recover", |model: &Self, world: &World| {
+                model.can_recover(world)
             }),
             Property::sometimes("moved", |_, world: &World| {
                 world.settled() && world.source.copy == Copy::Gone

@@ -32,7 +32,7 @@ pub enum Message {
     /// `Flows`.
     Flows,
     /// `Redirect`.
-    Turn,
+    Redirect,
     /// `Restore`.
     Restore,
     /// `Commit`.
@@ -97,7 +97,7 @@ impl Message {
             },
             Message::Stage => &Request::Stage,
             Message::Flows => &FLOWS,
-            Message::Turn => &Request::Redirect,
+            Message::Redirect => &Request::Redirect,
             Message::Restore => &Request::Restore,
             Message::Commit => &Request::Commit,
             Message::Abort => &ABORT,

@@ -81,7 +81,7 @@ pub enum Phase {
         asker: Asker,
     },
     /// Does what recovery has decided.
-    Settle {
+    CarryOut {
         /// What to do to the container.
         step: Option<SourceStep>,
         /// Migrates afterwards, once all have been looked at.
@@ -169,7 +169,7 @@ pub(crate) const SCRIPT: &[Line] = &[
     Line::Say(|_| Message::StreamEnd),
     Line::Say(|_| Message::Flows),
     Line::Say(|_| Message::ReceiveCheckpoint),
-    Line::Say(|_| Message::Turn),
+    Line::Say(|_| Message::Redirect),
     Line::Freeze,
     Line::Say(|_| Message::Flows),
     Line::Say(|_| Message::StreamEnd),
@@ -318,7 +318,7 @@ impl World {
                     asker,
                 });
             }
-            Phase::Settle { step, then_migrate } => {
+            Phase::CarryOut { step, then_migrate } => {
                 let progress = match step {
                     Some(SourceStep::Thaw) => {
                         self.thaw(migration);
@@ -511,7 +511,7 @@ impl World {
                 self.source_gives_up(decisions);
             }
             (step, Asker::Recovery { then_migrate }) => {
-                self.enter(Phase::Settle { step, then_migrate });
+                self.enter(Phase::CarryOut { step, then_migrate });
             }
             (Some(SourceStep::Thaw), Asker::Migration) => self.enter(Phase::Thaw),
             (_, Asker::Migration) if record.progress == Progress::Committing => {

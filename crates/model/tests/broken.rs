@@ -83,7 +83,7 @@ fn a_source_that_takes_a_commit_for_the_end() {
         matches!(record, Progress::UnderWay | Progress::Committing)
     }
     breaks(
-        "can settle",
+        "can recover",
         Decisions {
             unsettled,
             ..Decisions::default()
@@ -150,7 +150,7 @@ fn a_destination_that_lets_packets_out_before_it_writes() {
 #[test]
 fn a_destination_that_answers_in_the_middle_of_a_commit() {
     breaks(
-        "can settle",
+        "can recover",
         Decisions {
             fate: |record, theirs, _at_work| transaction::fate(record, theirs, false),
             ..Decisions::default()
@@ -169,7 +169,7 @@ fn a_destination_that_opens_an_id_again() {
         breaks: 1,
         ..Faults::default()
     };
-    breaks_under(faults, "can settle", again);
+    breaks_under(faults, "can recover", again);
     // And tells anybody.
     breaks_under(
         faults,
@@ -195,9 +195,9 @@ fn a_destination_that_undoes_an_old_migration_after_a_new_one() {
 #[test]
 fn a_destination_that_gives_up_an_undo_that_failed() {
     breaks(
-        "can settle",
+        "can recover",
         Decisions {
-            settle_when_asked: false,
+            recover_when_asked: false,
             ..Decisions::default()
         },
     );
@@ -206,7 +206,7 @@ fn a_destination_that_gives_up_an_undo_that_failed() {
 #[test]
 fn a_destination_that_forgets_to_let_packets_out() {
     breaks(
-        "can settle",
+        "can recover",
         Decisions {
             destination: |record, arrived_since| match record {
                 Progress::Committed | Progress::OnDisk => None,

@@ -153,7 +153,7 @@ pub async fn stage(
         (GATE_SOCKET.to_owned(), text(&socket)),
         (
             REAL_CONMON.to_owned(),
-            crate::container::podman::info::places().await?.conmon,
+            crate::container::podman::info::info().await?.conmon,
         ),
     ]);
     let mut command = match owner {

@@ -13,11 +13,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use super::ask::Bypass;
-use super::messages::{ANSWER, BypassReply, BypassRequest, FROM, PORT, STAY_FROM};
+use super::messages::{ANSWER, BypassReply, BypassRequest, FROM, STAY_FROM};
 use crate::net::flows::apply;
 use crate::net::flows::port_forwards;
 use crate::net::mark::Index;
 use crate::net::packets::keep_order::Waiting;
+use crate::net::ports;
 use crate::net::state::{self, Dirs, Record};
 use crate::net::tunnel::Tunnel;
 use crate::net::tunnel::echo;
@@ -59,7 +60,7 @@ impl Stay {
 pub(crate) fn expect(record: &Record) -> Result<(), TunnelError> {
     let view = record.view().map_err(TunnelError::from)?;
     let (peer, local) = (view.peer_addresses[0], view.addresses[0].addr());
-    let here = SocketAddr::new(local, PORT);
+    let here = SocketAddr::new(local, ports::KEEPER);
     expect::echo(peer, local, echo::IDENTIFIER)
         .and_then(|()| expect::tcp(SocketAddr::new(peer, FROM), here))
         .and_then(|()| expect::tcp(SocketAddr::new(peer, STAY_FROM), here))
@@ -106,7 +107,7 @@ pub(crate) async fn serve(dirs: Dirs, record: Record, keeper: fn(Index) -> Comma
 async fn listen(record: &Record) -> io::Result<TcpListener> {
     let interface = record.index.interface();
     let view = record.view().map_err(io::Error::other)?;
-    let address = SocketAddr::new(view.addresses[0].addr(), PORT);
+    let address = SocketAddr::new(view.addresses[0].addr(), ports::KEEPER);
     for _ in 1..LOOKS {
         match bind(&interface, address) {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => sleep(LOOK).await,

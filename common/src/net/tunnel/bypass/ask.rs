@@ -9,10 +9,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
-use super::messages::{ANSWER, BypassReply, BypassRequest, FROM, PORT, STAY_FROM};
+use super::messages::{ANSWER, BypassReply, BypassRequest, FROM, STAY_FROM};
 use crate::net::flows::decide::MovedFlow;
 use crate::net::flows::port_forwards;
 use crate::net::mark::Index;
+use crate::net::ports;
 use crate::net::state::{self, Dirs, Record};
 use crate::net::tunnel::agreement::{Offer, Terms};
 use crate::net::tunnel::error::TunnelError;
@@ -72,7 +73,7 @@ impl Bypass {
             .map_err(TunnelError::from)?
             .ok_or_else(gone)?;
         let view = record.view().map_err(TunnelError::from)?;
-        let keeper = SocketAddr::new(view.peer_addresses[0], PORT);
+        let keeper = SocketAddr::new(view.peer_addresses[0], ports::KEEPER);
         let local = view.addresses[0].addr();
         let connected = async {
             let socket = TcpSocket::new_v4()?;

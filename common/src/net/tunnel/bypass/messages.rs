@@ -8,8 +8,6 @@ use serde::{Deserialize, Serialize};
 use crate::net::flows::decide::MovedFlow;
 use crate::net::tunnel::agreement::{Offer, Terms};
 
-/// TCP port of the keepers, inside the tunnels.
-pub const PORT: u16 = 50052;
 /// The ports that conversations come from, so that the other end can expect them ([`super::expect`]):
 /// short ones, and the one that lasts.
 pub(super) const FROM: u16 = 50053;

@@ -27,7 +27,7 @@
 //! New connections that the entry sends after the container ([`crate::net::flows::port_forwards`]) follow
 //! it in the same conversation.
 //!
-//! The keepers listen at [`PORT`] of the tunnel's address, on the tunnel's interface only, and require the
+//! The keepers listen at [`crate::net::ports::KEEPER`] of the tunnel's address, on the tunnel's interface only, and require the
 //! tunnel's ticket first. Then come [frames](crate::protocol::frame), one reply per request.
 
 mod answer;
@@ -37,4 +37,3 @@ mod messages;
 pub(crate) use answer::{Stay, expect, serve};
 pub(crate) use ask::ask_to_stay;
 pub use ask::{Bypass, BypassError};
-pub use messages::PORT;
