@@ -437,6 +437,17 @@ impl World {
             (Phase::Aborting, Answer::Aborted) => self.enter(Phase::RecordUndo),
             // The late answer to a request that was cancelled.
             (Phase::Aborting, _) => {}
+            // To something that was asked on this connection before.
+            (
+                Phase::Ask {
+                    asker: asker @ Asker::Migration,
+                    question: Question::Asked(_),
+                },
+                Answer::Done | Answer::Refused | Answer::Aborted,
+            ) => self.enter(Phase::Ask {
+                question: Question::Unconnected,
+                asker,
+            }),
             (Phase::Ask { asker, .. }, Answer::Done) => {
                 self.network.ask(connection, Message::Fate(migration));
                 self.enter(Phase::Ask {
