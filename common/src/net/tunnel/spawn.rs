@@ -33,7 +33,7 @@ pub(super) const START: Duration = Duration::from_secs(5);
 pub(super) const POLL: Duration = Duration::from_millis(10);
 
 /// How a tunnel's keeper is started: the command that ends up in [`super::keeper::run`] for this index
-/// and the same [`Dirs`]. [`spawn`] sets its standard streams; the keeper detaches itself.
+/// and the same [`Dirs`]. Its standard streams are set when it is started; the keeper detaches itself.
 pub type KeeperCommand<'a> = &'a dyn Fn(Index) -> Command;
 
 /// How many tracked connections are marked for the tunnel, in either direction.
