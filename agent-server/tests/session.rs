@@ -499,6 +499,24 @@ async fn the_outcome_is_told() {
     ));
 }
 
+/// However long: time passes by itself here while nothing else happens.
+#[tokio::test(start_paused = true)]
+async fn a_peer_is_not_waited_for_for_ever() {
+    let server = Server::new();
+    for state in STATES {
+        let client = server.connect_in(state).await;
+        let ended = tokio::time::timeout(LIMIT * 60, client.session).await;
+        // As long as a stream comes there is nothing to be said.
+        let receiving = matches!(
+            state,
+            State::ReceivingPreparation | State::ReceivingFiles | State::ReceivingCheckpoint
+        );
+        assert_eq!(ended.is_err(), receiving, "{state:?}");
+    }
+    let migrating = STATES.iter().filter(|state| state.migrating()).count();
+    assert!(server.roll_backs() >= migrating - 3);
+}
+
 // --- Versions and pairing -----------------------------------------------------------------------
 
 #[tokio::test]

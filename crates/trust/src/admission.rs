@@ -35,6 +35,15 @@ impl Admission {
         Self { peers, invites }
     }
 
+    /// The hosts that are paired now.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Peers::list`].
+    pub fn peers(&self) -> Result<Vec<Peer>, Error> {
+        self.peers.list()
+    }
+
     /// Lets in the holder of a key, or nobody.
     pub(crate) fn admit(&self, client: Fingerprint) -> Result<Option<PeerIdentity>, Error> {
         if let Some(peer) = self.peers.find(client)? {

@@ -146,7 +146,7 @@ impl Peers {
 
     /// Removes the one peer that has this name, this address, or a fingerprint that begins so
     /// (with at least eight digits), and returns it. Its next connection is refused; those that
-    /// are open stay open. Undone only by pairing again.
+    /// are open are for whoever holds them to end. Undone only by pairing again.
     ///
     /// # Errors
     ///
