@@ -22,7 +22,7 @@ pub fn podman() -> Command {
 pub async fn exists(kind: &str, name: &str) -> Result<bool, CommandError> {
     let mut command = podman();
     command.args([kind, "exists", name]);
-    let output = command::output(&mut command).await?;
+    let output = command::output_in_time(&mut command).await?;
     match output.status.code() {
         Some(0) => Ok(true),
         Some(1) => Ok(false),
@@ -41,7 +41,7 @@ async fn inspect_all<T: DeserializeOwned>(
     }
     let mut command = podman();
     command.args([kind, "inspect"]).args(names);
-    let output = command::output(&mut command).await?;
+    let output = command::output_in_time(&mut command).await?;
     let text = String::from_utf8_lossy(&output.stdout);
     serde_json::from_str(&text).map_err(|error| match output.status.success() {
         true => CommandError::Output {
