@@ -71,7 +71,8 @@ enum Command {
 enum PeersCommand {
     /// List them.
     List,
-    /// Refuse one from now on.
+    /// Refuse one from now on and end its sessions. Containers that came from it stay, and so do the tunnel and
+    /// the connections through it.
     Remove {
         /// Its name, or the beginning of its fingerprint.
         peer: String,
@@ -150,7 +151,13 @@ fn peers(command: PeersCommand) -> anyhow::Result<()> {
         }
         PeersCommand::Remove { peer } => {
             let removed = peers.remove(&peer)?;
-            eprintln!("{} may not send containers here any more", removed.name);
+            eprintln!(
+                "{} may not send containers here any more. A server that runs ends its sessions within \
+                 a second, which undoes migrations under way. What goes on: containers that came from \
+                 it, and their connections, through the tunnel to it until the last one ends \
+                 (`agent-server status`)",
+                removed.name
+            );
         }
     }
     Ok(())

@@ -5,6 +5,7 @@
 //! crash.
 
 pub mod cli;
+mod connections;
 pub mod destination;
 pub mod incoming;
 pub mod listener;

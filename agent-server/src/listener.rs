@@ -1,8 +1,9 @@
 //! The listening socket.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use common::journal::Journal;
@@ -13,12 +14,15 @@ use common::paths;
 use common::protocol::liveness;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trust::{Acceptor, Admission, Identity, Invites, Peers};
+use trust::{Acceptor, Admission, Identity, Invites, PeerIdentity, Peers, TlsStream};
 
+use crate::connections::{Guests, Place, Strangers};
+use crate::destination::Destination;
 use crate::podman_host::PodmanHost;
 use crate::recovery;
 use crate::session::Session;
@@ -26,8 +30,8 @@ use crate::session::Session;
 /// Connections that may wait to be accepted; the default of the standard library and of tokio.
 const BACKLOG: u32 = 1024;
 
-/// Most connections served at once; further ones wait in the socket's queue.
-const MOST_CONNECTIONS: usize = 256;
+/// How often the list of peers is looked at for those that have been removed.
+const PEERS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Listens on `address` until SIGTERM or SIGINT, which undo migrations under way.
 pub async fn serve(address: SocketAddr) -> anyhow::Result<()> {
@@ -48,57 +52,134 @@ pub async fn serve(address: SocketAddr) -> anyhow::Result<()> {
         .await?
         .context("cannot clean up old tunnels")?;
 
-    let host = Arc::new(PodmanHost::new(journal));
-    let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    let sessions = TaskTracker::new();
-    let stop = tokio_util::sync::CancellationToken::new();
+    let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tracing::info!(%address, fingerprint = %identity.fingerprint(), "listening");
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("shutting down; migrations under way are undone");
+        stopped.cancel();
+    });
+    let host = Arc::new(PodmanHost::new(journal));
+    take_calls(listener, acceptor, admission, host, stop).await;
+    Ok(())
+}
 
+/// Serves all who call until `stop`; then ends every session, which undoes the migrations under way,
+/// and waits for that.
+///
+/// Every connection is accepted at once. Until it has proven that it is a peer's it has a place among
+/// those of strangers, of which there are few: however many say nothing, peers get through.
+pub async fn take_calls<D: Destination + 'static>(
+    listener: TcpListener,
+    acceptor: Acceptor,
+    admission: Admission,
+    host: Arc<D>,
+    stop: CancellationToken,
+) {
+    let calls = Arc::new(Calls {
+        acceptor,
+        admission,
+        host,
+        strangers: Strangers::default(),
+        guests: Guests::default(),
+        stop: stop.clone(),
+    });
+    let sessions = TaskTracker::new();
+    let mut look = tokio::time::interval(PEERS_PAUSE);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let permit = permits.clone().acquire_owned().await?;
-        let (stream, from) = tokio::select! {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = look.tick() => calls.end_those_of_removed_peers(),
             accepted = listener.accept() => match accepted {
-                Ok((stream, from)) => (stream, canonical(from)),
+                Ok((stream, from)) => {
+                    let calls = calls.clone();
+                    let from = canonical(from);
+                    let place = calls.strangers.admit(from.ip(), &stop);
+                    sessions.spawn(async move { calls.answer(stream, from, place).await });
+                }
                 Err(error) => {
                     // Usually out of file descriptors: wait until some are closed.
                     tracing::warn!("accept: {error}");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                    continue;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-        };
-        let (acceptor, admission, host, stop) = (
-            acceptor.clone(),
-            admission.clone(),
-            host.clone(),
-            stop.clone(),
-        );
-        sessions.spawn(async move {
-            let _permit = permit;
-            let _ = stream.set_nodelay(true);
-            if let Err(error) = liveness::watch(&stream) {
-                tracing::warn!(%from, "keepalive: {error}");
-            }
-            match acceptor.accept(stream, from).await {
-                Ok((stream, peer)) => {
-                    let stream = StopAtShutdown::new(stream, stop);
-                    Session::new(stream, peer, from, &admission, &*host)
-                        .serve()
-                        .await;
-                }
-                Err(error) => tracing::warn!("{:#}", anyhow::Error::from(error)),
-            }
-        });
+        }
     }
-    tracing::info!("shutting down; migrations under way are undone");
-    stop.cancel();
     sessions.close();
     sessions.wait().await;
-    Ok(())
+}
+
+/// What it takes to answer a call.
+struct Calls<D> {
+    acceptor: Acceptor,
+    admission: Admission,
+    host: Arc<D>,
+    strangers: Strangers,
+    guests: Guests,
+    stop: CancellationToken,
+}
+
+impl<D: Destination> Calls<D> {
+    /// Serves a connection to its end.
+    async fn answer(&self, stream: TcpStream, from: SocketAddr, place: Place<IpAddr>) {
+        let _ = stream.set_nodelay(true);
+        if let Err(error) = liveness::watch(&stream) {
+            tracing::warn!(%from, "keepalive: {error}");
+        }
+        let shaken = tokio::select! {
+            shaken = self.acceptor.accept(stream, from) => shaken,
+            // In silence: there may be thousands.
+            () = place.end().cancelled() => return,
+        };
+        let (stream, peer) = match shaken {
+            Ok(shaken) => shaken,
+            Err(error) => {
+                tracing::warn!("{:#}", anyhow::Error::from(error));
+                return;
+            }
+        };
+        let key = match &peer {
+            PeerIdentity::Paired(peer) => peer.fingerprint,
+            PeerIdentity::Unpaired(_) => return self.serve(stream, peer, from, &place).await,
+        };
+        let Some(guest) = self.guests.admit(key, &self.stop) else {
+            tracing::warn!(%from, "too many connections of this peer");
+            return;
+        };
+        drop(place);
+        self.serve(stream, peer, from, &guest).await;
+    }
+
+    async fn serve<K: Clone + PartialEq>(
+        &self,
+        stream: TlsStream<TcpStream>,
+        peer: PeerIdentity,
+        from: SocketAddr,
+        place: &Place<K>,
+    ) {
+        let stream = EndedBy::new(stream, place.end().clone());
+        Session::new(stream, peer, from, &self.admission, &*self.host)
+            .serve()
+            .await;
+    }
+
+    /// Ends the sessions of peers that have been removed from the list.
+    fn end_those_of_removed_peers(&self) {
+        match self.admission.peers() {
+            Ok(peers) => {
+                let keys: Vec<_> = peers.iter().map(|peer| peer.fingerprint).collect();
+                self.guests.keep(&keys);
+            }
+            Err(error) => tracing::warn!("{:#}", anyhow::Error::from(error)),
+        }
+    }
 }
 
 /// Listens on `address`. If that is `[::]`, also listens on all IPv4 addresses, whatever
@@ -146,22 +227,22 @@ fn host_name() -> String {
         .unwrap_or_else(|_| "agent-server".into())
 }
 
-/// A stream that ends when the server stops, so that every session ends the ordinary way.
-struct StopAtShutdown<S> {
+/// A stream that ends when its session must, so that every session ends the ordinary way.
+struct EndedBy<S> {
     stream: S,
     stopped: std::pin::Pin<Box<tokio_util::sync::WaitForCancellationFutureOwned>>,
 }
 
-impl<S> StopAtShutdown<S> {
+impl<S> EndedBy<S> {
     fn new(stream: S, stop: tokio_util::sync::CancellationToken) -> Self {
-        StopAtShutdown {
+        EndedBy {
             stream,
             stopped: Box::pin(stop.cancelled_owned()),
         }
     }
 }
 
-impl<S: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead for StopAtShutdown<S> {
+impl<S: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead for EndedBy<S> {
     fn poll_read(
         mut self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
@@ -174,7 +255,7 @@ impl<S: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead for StopAtShutdown<S>
     }
 }
 
-impl<S: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite for StopAtShutdown<S> {
+impl<S: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite for EndedBy<S> {
     fn poll_write(
         mut self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
@@ -201,7 +282,6 @@ impl<S: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite for StopAtShutdown<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::IpAddr;
 
     #[tokio::test]
     async fn both_families_are_heard_and_known_by_their_own_addresses() {

@@ -207,7 +207,7 @@ mod tests {
         let record = MigrationRecord {
             migration: MigrationId::random(),
             container: ContainerRef {
-                id: "c0ffee".into(),
+                id: "c0".repeat(32),
                 name: "web".into(),
             },
             peer: own.name.clone(),

@@ -17,6 +17,10 @@ use crate::destination::{Destination, Incoming, Step};
 /// How long a peer may be silent before it has greeted and paired.
 const STRANGER_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// How long a paired peer may be silent, except while a stream comes from it: between the plan and the
+/// beginning somebody may think it over.
+const IDLE_LIMIT: std::time::Duration = std::time::Duration::from_secs(600);
+
 /// A failed commit is undone before the source is told, because the source may then ask for its
 /// fate on any connection.
 const COMMIT: &str = "commit";
@@ -92,13 +96,18 @@ where
 
     /// Strangers must not keep a connection open without asking for something.
     async fn next_request(&mut self) -> Result<Request, String> {
-        let received = match self.state {
-            State::Greeting | State::Unpaired => {
-                tokio::time::timeout(STRANGER_LIMIT, self.frames.receive())
-                    .await
-                    .map_err(|_| "no request came".to_owned())?
+        let limit = match self.state {
+            State::Greeting | State::Unpaired => Some(STRANGER_LIMIT),
+            State::ReceivingPreparation | State::ReceivingFiles | State::ReceivingCheckpoint => {
+                None
             }
-            _ => self.frames.receive().await,
+            _ => Some(IDLE_LIMIT),
+        };
+        let received = match limit {
+            Some(limit) => tokio::time::timeout(limit, self.frames.receive())
+                .await
+                .map_err(|_| "no request came".to_owned())?,
+            None => self.frames.receive().await,
         };
         received.map_err(|error| error.to_string())
     }

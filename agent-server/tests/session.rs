@@ -136,10 +136,10 @@ fn abort() -> Request {
 
 fn container() -> ContainerFacts {
     ContainerFacts {
-        id: "c0ffee".into(),
+        id: "c0".repeat(32),
         name: "web".into(),
         state: "running".into(),
-        image_id: "1".into(),
+        image_id: "1a".repeat(32),
         image_name: "web".into(),
         image_bytes: 0,
         image_layers: vec![],
@@ -497,6 +497,24 @@ async fn the_outcome_is_told() {
             fate: Fate::Committed
         }
     ));
+}
+
+/// However long: time passes by itself here while nothing else happens.
+#[tokio::test(start_paused = true)]
+async fn a_peer_is_not_waited_for_for_ever() {
+    let server = Server::new();
+    for state in STATES {
+        let client = server.connect_in(state).await;
+        let ended = tokio::time::timeout(LIMIT * 60, client.session).await;
+        // As long as a stream comes there is nothing to be said.
+        let receiving = matches!(
+            state,
+            State::ReceivingPreparation | State::ReceivingFiles | State::ReceivingCheckpoint
+        );
+        assert_eq!(ended.is_err(), receiving, "{state:?}");
+    }
+    let migrating = STATES.iter().filter(|state| state.migrating()).count();
+    assert!(server.roll_backs() >= migrating - 3);
 }
 
 // --- Versions and pairing -----------------------------------------------------------------------
@@ -865,12 +883,20 @@ async fn a_commit_counts_though_its_sender_is_gone() {
 fn bad_frames() -> Vec<(&'static str, Vec<u8>, bool)> {
     let too_long = u32::try_from(MAX_FRAME_BYTES + 1).unwrap();
     let commit = frame(br#"{"request":"commit"}"#);
+    let mut lists_all = serde_json::to_value(check()).unwrap();
+    lists_all["container"]["image_id"] = "--all".into();
+    let lists_all = serde_json::to_vec(&lists_all).unwrap();
+    let mut unit = serde_json::to_value(begin()).unwrap();
+    unit["container"]["id"] = "ssh.service".into();
+    let unit = serde_json::to_vec(&unit).unwrap();
     let unsafe_id = br#"{"request":"fate","migration":"../../../../x"}"#;
     vec![
         ("no JSON", frame(b"\xff\x00{"), false),
         ("an empty frame", frame(b""), false),
         ("no request", frame(br#"{"request":"format"}"#), false),
         ("a path for an id", frame(unsafe_id), false),
+        ("an option for an image", frame(&lists_all), false),
+        ("a unit for a container", frame(&unit), false),
         ("a reply", frame(br#"{"reply":"committed"}"#), false),
         ("too long", too_long.to_be_bytes().to_vec(), false),
         ("longest", u32::MAX.to_be_bytes().to_vec(), false),

@@ -105,19 +105,27 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Runs `command` to its end, which must come within two minutes, and returns its stdout. The child is
 /// killed if the future is dropped.
 pub async fn stdout(command: &mut Command) -> Result<String, CommandError> {
-    let output = match tokio::time::timeout(LIMIT, output(command)).await {
-        Ok(output) => output?,
-        Err(_) => {
-            return Err(CommandError::Hangs {
-                program: name(command),
-                verb: verb(command),
-            });
-        }
-    };
+    let output = limited(command, LIMIT).await?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(failed(command, &output))
+}
+
+/// Runs `command` to its end, which must come within two minutes, whatever its status. The child is
+/// killed if the future is dropped.
+pub async fn output_in_time(command: &mut Command) -> Result<Output, CommandError> {
+    limited(command, LIMIT).await
+}
+
+async fn limited(command: &mut Command, limit: Duration) -> Result<Output, CommandError> {
+    match tokio::time::timeout(limit, output(command)).await {
+        Ok(output) => output,
+        Err(_) => Err(CommandError::Hangs {
+            program: name(command),
+            verb: verb(command),
+        }),
+    }
 }
 
 /// Runs `command` to its end, whatever its status.
@@ -200,5 +208,12 @@ mod tests {
             assert!(name == "PATH" || KEPT.contains(&name), "{line}");
         }
         assert!(text.contains("PATH="), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_hangs_is_killed() {
+        let moment = Duration::from_millis(200);
+        let error = limited(new("sleep").arg("60"), moment).await.unwrap_err();
+        assert!(matches!(error, CommandError::Hangs { .. }), "{error}");
     }
 }

@@ -272,11 +272,15 @@ impl Journal {
 mod tests {
     use super::*;
 
+    fn container(digit: char) -> String {
+        digit.to_string().repeat(64)
+    }
+
     fn record(started: i64) -> MigrationRecord {
         MigrationRecord {
             migration: MigrationId::random(),
             container: ContainerRef {
-                id: "abc".into(),
+                id: container('c'),
                 name: "web".into(),
             },
             peer: "b".into(),
@@ -346,7 +350,7 @@ mod tests {
         assert_eq!(records.unreadable.len(), 2);
         assert!(records.unreadable[0].to_string().contains("00aa"));
         assert_eq!(records.unreadable_of("f00d").unwrap().path, path);
-        assert_eq!(records.unreadable_of("abc"), None);
+        assert_eq!(records.unreadable_of(&container('c')), None);
         let error = journal.find("00aa").unwrap_err();
         assert!(error.to_string().contains("cannot be read"), "{error}");
         let id = "00bb000000000000".parse().unwrap();
@@ -357,20 +361,20 @@ mod tests {
     fn what_is_over_goes_after_a_while() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::at(dir.path().to_owned());
-        let write = |started, container: &str, progress| {
+        let write = |started, of: char, progress| {
             let mut record = record(started);
-            record.container.id = container.into();
+            record.container.id = container(of);
             record.progress = progress;
             journal.write(&record).unwrap();
             record.migration
         };
         let now = OffsetDateTime::from_unix_timestamp(0).unwrap() + KEPT + Duration::seconds(10);
-        let _over = write(1, "a", Progress::Committed);
-        let young = write(20, "a", Progress::RolledBack);
-        let open = write(1, "b", Progress::UnderWay);
+        let _over = write(1, 'a', Progress::Committed);
+        let young = write(20, 'a', Progress::RolledBack);
+        let open = write(1, 'b', Progress::UnderWay);
         // Whoever settles the open one must know that the container has come since.
-        let needed = write(2, "b", Progress::Committed);
-        let not_removed = write(1, "c", Progress::Committed);
+        let needed = write(2, 'b', Progress::Committed);
+        let not_removed = write(1, 'c', Progress::Committed);
         let is_open = |record: &MigrationRecord| {
             record.progress == Progress::UnderWay || record.migration == not_removed
         };

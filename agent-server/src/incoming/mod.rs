@@ -133,6 +133,7 @@ impl PodmanIncoming {
             container: &self.container,
             migration: &self.record.migration,
             undo: &mut self.undo,
+            cancel: &self.cancel,
         };
         let (staged, places) = stage.run().await?;
         self.bundle = staged.bundle.clone();

@@ -12,6 +12,7 @@ use common::net::foreign_firewalls::{self, Part};
 use common::net::state::Dirs;
 use common::protocol::MigrationId;
 use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
 use crate::scratch::{Created, SKELETON, UndoList};
 use crate::survey;
@@ -21,6 +22,7 @@ pub(super) struct Stage<'a> {
     pub(super) container: &'a ContainerFacts,
     pub(super) migration: &'a MigrationId,
     pub(super) undo: &'a mut UndoList,
+    pub(super) cancel: &'a CancellationToken,
 }
 
 impl Stage<'_> {
@@ -79,7 +81,7 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Not interrupted when the migration is cancelled: a Podman that is killed on the way to the
+    /// Not interrupted at once when the migration is cancelled: a Podman that is killed on the way to the
     /// gate leaves a network namespace and mounts behind. It takes about a second, and closing the
     /// gate afterwards leaves nothing behind.
     async fn bring_to_gate(&mut self) -> anyhow::Result<Staged> {
@@ -97,6 +99,7 @@ impl Stage<'_> {
             &self.undo.work().join(SKELETON),
             &self.container.runtime,
             &scratch,
+            self.cancel,
         )
         .await?)
     }

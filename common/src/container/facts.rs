@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::health::HealthFacts;
 use super::init::InitProgram;
+use super::names;
 use super::service::ServiceFacts;
 use crate::protocol::ContainerRef;
 
@@ -15,14 +16,18 @@ use crate::protocol::ContainerRef;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerFacts {
     /// Podman's full id.
+    #[serde(deserialize_with = "names::container_id")]
     pub id: String,
     /// Podman's name.
+    #[serde(deserialize_with = "names::name")]
     pub name: String,
     /// Podman's state, e.g. `running`.
     pub state: String,
     /// Full id of the image.
+    #[serde(deserialize_with = "names::image_id")]
     pub image_id: String,
     /// Name the container was created with.
+    #[serde(deserialize_with = "names::reference")]
     pub image_name: String,
     /// Size of the image, bytes.
     pub image_bytes: u64,
@@ -30,6 +35,7 @@ pub struct ContainerFacts {
     /// image specification).
     pub image_layers: Vec<String>,
     /// OCI runtime by Podman's name, e.g. `runc`, or by its path.
+    #[serde(deserialize_with = "names::runtime")]
     pub runtime: String,
     /// Memory in use, bytes, without what the kernel could read again from files.
     pub memory_bytes: u64,
@@ -104,6 +110,7 @@ pub struct Roots {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkFacts {
     /// Podman's network name.
+    #[serde(deserialize_with = "names::name")]
     pub name: String,
     /// Driver, e.g. `bridge`.
     pub driver: String,
@@ -123,6 +130,7 @@ pub struct PublishedPort {
     /// Port in the container.
     pub container_port: u16,
     /// `tcp`, `udp` or `sctp`.
+    #[serde(deserialize_with = "names::protocol")]
     pub protocol: String,
 }
 
@@ -130,10 +138,13 @@ pub struct PublishedPort {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeFacts {
     /// Podman's volume name.
+    #[serde(deserialize_with = "names::name")]
     pub name: String,
     /// Where it is mounted in the container.
+    #[serde(deserialize_with = "names::mount_point")]
     pub destination: String,
     /// Driver.
+    #[serde(deserialize_with = "names::name")]
     pub driver: String,
     /// Driver options.
     pub options: std::collections::BTreeMap<String, String>,

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Environment variable that names the scratch space, for programs whose arguments do not.
@@ -85,12 +85,7 @@ fn find(work: &Path, programs: &[&str]) -> Option<StillAtWork> {
     let marked = [WORK.as_bytes(), b"=", work].concat();
     let mentions = |file: &[u8], text: &[u8]| file.windows(text.len()).any(|w| w == text);
     processes().find_map(|pid| {
-        // proc(5): owned by the effective user, or by root if the process is not dumpable.
-        let directory = PathBuf::from(format!("/proc/{pid}"));
-        if fs::metadata(&directory).ok()?.uid() != 0 {
-            return None;
-        }
-        let read = |file: &str| fs::read(directory.join(file)).unwrap_or_default();
+        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
         let arguments = read("cmdline");
         let program = file_name(&arguments)?;
         if !programs.iter().any(|known| program == *known) {
@@ -194,9 +189,14 @@ pub fn with_open_file(name: &str, word: &str) -> Vec<i32> {
     found.collect()
 }
 
+/// Those of root: whatever others call their programs, they do nothing for the agents.
 fn processes() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+    entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        // proc(5): owned by the effective user, or by root if the process is not dumpable.
+        (entry.metadata().ok()?.uid() == 0).then_some(pid)
+    })
 }
 
 #[cfg(test)]
@@ -255,6 +255,24 @@ mod tests {
         assert!(with_open_file("sleep", "open").is_empty());
         holder.kill().unwrap();
         holder.wait().unwrap();
+    }
+
+    #[test]
+    fn what_others_run_is_not_waited_for() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let word = "straggler-of-another-9d1f";
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 9; :", word]);
+        let mut other = start(std::os::unix::process::CommandExt::uid(
+            &mut command,
+            65_534,
+        ));
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(wait_for_program("sh", word, Duration::ZERO).is_ok());
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 
     #[test]

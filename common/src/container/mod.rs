@@ -8,6 +8,7 @@ pub mod files;
 pub mod health;
 pub mod init;
 pub mod leftover_processes;
+pub mod names;
 pub mod podman;
 pub mod restore;
 pub mod runtime;

@@ -110,7 +110,7 @@ impl HostFacts {
 async fn checkpoint_problem() -> Option<String> {
     let mut command = command::new("criu");
     command.arg("check");
-    match command::output(&mut command).await {
+    match command::output_in_time(&mut command).await {
         Ok(output) if output.status.success() => None,
         Ok(output) => Some(command::failed(&command, &output).to_string()),
         Err(error) => Some(error.to_string()),

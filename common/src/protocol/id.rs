@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::container::names;
+
 /// Names one migration on both hosts: 64 random bits, written as 16 hex digits.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -71,7 +73,9 @@ impl From<MigrationId> for String {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRef {
     /// Podman's full container id.
+    #[serde(deserialize_with = "names::container_id")]
     pub id: String,
     /// Podman's container name.
+    #[serde(deserialize_with = "names::name")]
     pub name: String,
 }

@@ -35,6 +35,15 @@ impl Admission {
         Self { peers, invites }
     }
 
+    /// The hosts that are paired now.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Peers::list`].
+    pub fn peers(&self) -> Result<Vec<Peer>, Error> {
+        self.peers.list()
+    }
+
     /// Who the holder of a key is, if it is let in.
     pub(crate) fn admit(&self, client: Fingerprint) -> Result<Option<PeerIdentity>, Error> {
         if let Some(peer) = self.peers.find(client)? {

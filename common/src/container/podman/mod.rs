@@ -23,7 +23,7 @@ pub fn podman() -> Command {
 pub async fn exists(kind: &str, name: &str) -> Result<bool, CommandError> {
     let mut command = podman();
     command.args([kind, "exists", name]);
-    let output = command::output(&mut command).await?;
+    let output = command::output_in_time(&mut command).await?;
     match output.status.code() {
         Some(0) => Ok(true),
         Some(1) => Ok(false),
@@ -44,7 +44,7 @@ async fn inspect_all<T: DeserializeOwned>(
 
 /// What a `podman inspect` prints. Podman fails if anything is missing, but prints the rest all the same.
 async fn inspected<T: DeserializeOwned>(command: &mut Command) -> Result<Vec<T>, CommandError> {
-    let output = command::output(command).await?;
+    let output = command::output_in_time(command).await?;
     let found: serde_json::Result<Option<Vec<T>>> = serde_json::from_slice(&output.stdout);
     match found {
         Ok(found) => Ok(found.unwrap_or_default()),

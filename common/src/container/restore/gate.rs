@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Child;
+use tokio_util::sync::CancellationToken;
 
 use super::starter::{self, Start};
 use super::watch::{self, RestoreWatch};
@@ -41,6 +42,13 @@ pub const CONMON_NAME: &str = "gate-conmon";
 
 const GATE_SOCKET: &str = "LIVE_MIGRATION_GATE";
 const REAL_CONMON: &str = "LIVE_MIGRATION_CONMON";
+
+/// How long Podman may take to come to the gate. Usually that is a second.
+const STAGE_LIMIT: Duration = Duration::from_secs(120);
+
+/// The same for one whose container is not wanted any more. Killed on its way it leaves a network namespace and
+/// mounts behind, so it gets some time.
+const CANCELLED_LIMIT: Duration = Duration::from_secs(15);
 
 /// How long Podman may take to clean up after a closed gate or a failed restore: it waits for a runtime
 /// that may itself wait half a minute for systemd.
@@ -114,12 +122,16 @@ pub enum Owner {
 /// For a service, its unit stays changed until [`crate::container::service::arrived`] or
 /// [`crate::container::service::undo_arrival`].
 ///
+/// # Errors
+/// If Podman fails, or does not come to the gate: within two minutes, or soon after `cancel`. It is killed then.
+///
 /// Undone by [`Staged::cancel`] and [`crate::container::podman::objects::remove_container`].
 pub async fn stage(
     owner: &Owner,
     archive: &Path,
     runtime: &str,
     scratch: &Path,
+    cancel: &CancellationToken,
 ) -> Result<Staged, GateError> {
     let link = scratch.join(CONMON_NAME);
     std::os::unix::fs::symlink(crate::paths::executable()?, &link)?;
@@ -194,24 +206,47 @@ pub async fn stage(
         source,
     })?;
 
-    let gate = tokio::select! {
-        accepted = listener.accept() => accepted?.0,
-        status = podman.wait() => return Err(failed(status?, &log).into()),
+    let given_up = async {
+        tokio::select! {
+            () = tokio::time::sleep(STAGE_LIMIT) => {}
+            () = async {
+                cancel.cancelled().await;
+                tokio::time::sleep(CANCELLED_LIMIT).await;
+            } => {}
+        }
     };
-    let mut reader = BufReader::new(gate);
-    let mut line = String::new();
-    reader.read_line(&mut line).await?;
-    let arrival: Arrival = serde_json::from_str(&line)
-        .map_err(|e| GateError::Unexpected(format!("{e} in {line:?}")))?;
+    let (gate, arrival) = come_to_gate(&listener, &mut podman, &log, given_up).await?;
     Ok(Staged {
         checkpoint: arrival.checkpoint,
         bundle: arrival.bundle,
-        gate: Some(reader.into_inner()),
+        gate: Some(gate),
         podman,
         log,
         conmon_pid: arrival.conmon_pid,
         runtime_log: arrival.runtime_log,
     })
+}
+
+/// Waits until Podman is at the gate, or has ended, or for as long as `given_up` does.
+async fn come_to_gate(
+    listener: &UnixListener,
+    podman: &mut Child,
+    log: &Path,
+    given_up: impl Future<Output = ()>,
+) -> Result<(UnixStream, Arrival), GateError> {
+    let arrive = async {
+        let mut reader = BufReader::new(listener.accept().await?.0);
+        let mut line = String::new();
+        reader.read_line(&mut line).await?;
+        let arrival = serde_json::from_str(&line)
+            .map_err(|e| GateError::Unexpected(format!("{e} in {line:?}")))?;
+        Ok((reader.into_inner(), arrival))
+    };
+    tokio::select! {
+        arrived = arrive => arrived,
+        status = podman.wait() => Err(failed(status?, log).into()),
+        () = given_up => Err(GateError::Restore("podman does not come to its end".into())),
+    }
 }
 
 fn failed(status: ExitStatus, log: &Path) -> CommandError {
@@ -419,4 +454,26 @@ fn wait_and_become_conmon(arguments: &[OsString]) -> io::Result<std::convert::In
         .env_remove(GATE_SOCKET)
         .env_remove(REAL_CONMON)
         .exec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_podman_that_hangs_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("gate.sock")).unwrap();
+        let mut podman = command::new("sleep");
+        let mut podman = podman.arg("60").kill_on_drop(true).spawn().unwrap();
+        let log = dir.path().join("log");
+        let soon = tokio::time::sleep(Duration::from_millis(50));
+        let error = come_to_gate(&listener, &mut podman, &log, soon).await;
+        assert!(matches!(error, Err(GateError::Restore(_))));
+        // Nor is one waited for that comes and says nothing.
+        let _silent = BlockingStream::connect(dir.path().join("gate.sock")).unwrap();
+        let soon = tokio::time::sleep(Duration::from_millis(50));
+        let error = come_to_gate(&listener, &mut podman, &log, soon).await;
+        assert!(matches!(error, Err(GateError::Restore(_))));
+    }
 }
