@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it; for Debian machines with root.
+# Sourced by the other scripts in this directory; for Debian machines, as root.
 
 # The directory of the workspace.
 # shellcheck disable=SC2034
@@ -16,7 +16,7 @@ require_root() {
     [ "$(id -u)" = 0 ] || die "run it as root"
 }
 
-# require_packages PACKAGE...: install those Debian packages that are missing.
+# require_packages PACKAGE...: install those of these Debian packages that are missing.
 require_packages() {
     local missing=() package
     for package in "$@"; do
@@ -35,7 +35,7 @@ require_packages() {
     rm -f "$log"
 }
 
-# require_cargo: what Rust links with, and cargo on the path; say how to get it if it is missing.
+# require_cargo: install what Rust links with, and find cargo; say how to get it if it is missing.
 require_cargo() {
     require_packages gcc libc6-dev
     command -v cargo >/dev/null && return
@@ -43,7 +43,7 @@ require_cargo() {
     command -v cargo >/dev/null || die "cargo is missing: https://rustup.rs installs it"
 }
 
-# require_lab: what the test hosts and the images of the examples are made with.
+# require_lab: install what the test hosts and the images of the examples are made with.
 require_lab() {
     require_root
     require_packages ca-certificates debian-archive-keyring iproute2 mmdebstrap

@@ -14,10 +14,11 @@ use crate::address::Address;
 /// Asks which container goes where.
 pub(crate) async fn ask() -> anyhow::Result<(String, Address)> {
     let mut running = Vec::new();
-    for listed in podman::list::list().await? {
-        if listed.state == "running" {
-            let memory = podman::inspect::inspect(&listed.id).await?.0.memory_bytes;
-            running.push((listed, memory));
+    let listed = podman::list::list().await?;
+    let memory = podman::inspect::memory(&listed).await?;
+    for listed in listed {
+        if let Some(memory) = memory.get(&listed.id) {
+            running.push((listed, *memory));
         }
     }
     anyhow::ensure!(

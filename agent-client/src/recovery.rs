@@ -27,14 +27,14 @@ pub(crate) enum End {
     /// The container runs at the destination.
     Finished,
     /// Another command is working on it.
-    Carried,
+    UnderWay,
     /// It stays as it is, for this reason.
     Open(anyhow::Error),
 }
 
 /// A migration that was not over.
 #[derive(Debug)]
-pub(crate) struct Settled {
+pub(crate) struct Recovered {
     /// As it was found.
     pub(crate) record: MigrationRecord,
     /// How recovery left it.
@@ -44,19 +44,19 @@ pub(crate) struct Settled {
 /// Runs before other commands: finishes or undoes what earlier ones left. What cannot be finished
 /// or undone now stays on record for the next time, and is logged.
 pub(crate) async fn first() {
-    let settled = match recover(None).await {
-        Ok(settled) => settled,
+    let recovered = match recover(None).await {
+        Ok(recovered) => recovered,
         Err(error) => {
             tracing::warn!("cannot read the records of earlier migrations: {error}");
             return;
         }
     };
-    for Settled { record, end } in settled {
+    for Recovered { record, end } in recovered {
         let name = record.container.name;
         match end {
             End::Undone => tracing::warn!("an interrupted migration of {name} was undone"),
             End::Finished => tracing::warn!("an interrupted migration of {name} was finished"),
-            End::Carried => {}
+            End::UnderWay => {}
             End::Open(error) => {
                 tracing::error!(
                     "an interrupted migration of {name} is neither finished nor undone: {error:#}"
@@ -67,9 +67,9 @@ pub(crate) async fn first() {
 }
 
 /// Finishes or undoes all migrations that earlier commands left, or the one given.
-pub(crate) async fn recover(only: Option<&MigrationId>) -> io::Result<Vec<Settled>> {
+pub(crate) async fn recover(only: Option<&MigrationId>) -> io::Result<Vec<Recovered>> {
     let journal = Journal::of("client");
-    let mut settled = Vec::new();
+    let mut recovered = Vec::new();
     let records = journal.list()?;
     for record in &records.unreadable {
         tracing::error!("a migration may not be over: {record}");
@@ -80,10 +80,10 @@ pub(crate) async fn recover(only: Option<&MigrationId>) -> io::Result<Vec<Settle
                 Ok(end) => end,
                 Err(error) => End::Open(error),
             };
-            settled.push(Settled { record, end });
+            recovered.push(Recovered { record, end });
         }
     }
-    Ok(settled)
+    Ok(recovered)
 }
 
 /// Whether a migration is still open on this host.
@@ -95,7 +95,7 @@ pub(crate) fn unsettled(record: &MigrationRecord) -> bool {
 async fn recover_one(journal: &Journal, record: MigrationRecord) -> anyhow::Result<End> {
     // The lock is held by a living command: leave its migration alone.
     let Some(_lock) = lock::container(&record.container.id)? else {
-        return Ok(End::Carried);
+        return Ok(End::UnderWay);
     };
     let source = find(&record).await?;
     let frozen = is_frozen(source.as_ref())?;
@@ -115,6 +115,13 @@ async fn recover_one(journal: &Journal, record: MigrationRecord) -> anyhow::Resu
             "{} has no record of it, or not as this host's; the container stays frozen until you have found out where \
              it runs",
             record.peer
+        ),
+        Some(SourceStep::AwaitDisk) => anyhow::bail!(
+            "it runs on {peer}, which has not said that all is on disk there; the copy here stays frozen. \
+             If {peer} was restarted in the middle of it, compare what is there first, and then decide \
+             with `agent-client resolve {id}`",
+            peer = record.peer,
+            id = record.migration
         ),
         step => {
             carry_out(
@@ -201,9 +208,9 @@ pub(crate) async fn find(record: &MigrationRecord) -> anyhow::Result<Option<Sour
     if !exists(record).await? {
         return Ok(None);
     }
-    let (facts, placement) = podman::inspect::inspect(&record.container.id).await?;
+    let (facts, local) = podman::inspect::inspect(&record.container.id).await?;
     // A stopped container needs no thawing, and one that has come back since looks the same.
-    if placement.pid == 0 {
+    if local.pid == 0 {
         tracing::warn!(
             "{} is stopped here: if it runs on {}, remove it here",
             record.container.name,
@@ -212,5 +219,5 @@ pub(crate) async fn find(record: &MigrationRecord) -> anyhow::Result<Option<Sour
         return Ok(None);
     }
     let work = paths::work_dir(&record.migration);
-    Ok(Some(Source::new(facts, placement, work)?))
+    Ok(Some(Source::new(facts, local, work)?))
 }

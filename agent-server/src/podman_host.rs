@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use common::command::CommandError;
 use common::container::{ContainerFacts, podman};
-use common::host::HostFacts;
+use common::host::{self, HostFacts};
 use common::journal::{Journal, MigrationRecord, Progress, Role};
 use common::multicall::keeper_command;
 use common::net::state::Dirs;
@@ -53,11 +53,11 @@ impl PodmanHost {
         let Some(record) = records.readable.iter().find(|r| r.migration == *migration) else {
             return Ok(false);
         };
-        let settled = recovery::recover_one(&self.journal, record, &records).await;
-        if let Err(error) = &settled {
+        let recovered = recovery::recover_one(&self.journal, record, &records).await;
+        if let Err(error) = &recovered {
             tracing::error!(%migration, "neither finished nor undone: {error:#}");
         }
-        Ok(settled.is_err())
+        Ok(recovered.is_err())
     }
 
     /// Tries again to undo what earlier migrations of this container have left behind. The
@@ -84,11 +84,11 @@ impl Destination for PodmanHost {
         source: &HostFacts,
         forward_new: bool,
     ) -> Step<Vec<Check>> {
-        let (host, facts, obstacles) = tokio::join!(
-            HostFacts::gather(),
-            survey::destination_facts(container),
-            survey::obstacles(container, forward_new)
+        let (mut host, (facts, obstacles)) = tokio::join!(
+            HostFacts::gather_but_podman(),
+            survey::survey(container, forward_new)
         );
+        host.podman = facts.podman.as_ref().map(|podman| podman.version.clone());
         let mut checks = preflight::destination(container, source, &host, &facts);
         checks.extend(preflight::firewalls(Side::Destination, &obstacles));
         Ok(checks)
@@ -140,6 +140,7 @@ impl Destination for PodmanHost {
             progress: Progress::UnderWay,
             started: OffsetDateTime::now_utc(),
             error: None,
+            boot: host::boot(),
         };
         let incoming = PodmanIncoming::begin(
             record,
@@ -215,6 +216,7 @@ mod tests {
             progress: Progress::Committed,
             started: OffsetDateTime::now_utc(),
             error: None,
+            boot: None,
         };
         host.journal.write(&record).unwrap();
         let id = &record.migration;

@@ -1,9 +1,13 @@
 //! After a crash: recorded migrations that no session is working on any more.
 
+use std::path::Path;
 use std::time::Duration;
 
+use common::container::files::places::Places;
 use common::container::restore::gate;
+use common::container::spec::Spec;
 use common::container::{ContainerFacts, leftover_processes, podman};
+use common::host;
 use common::journal::{self, Journal, MigrationRecord, Progress, Records};
 use common::net::flows::{neighbours, port_forwards};
 use common::net::packets::quarantine;
@@ -69,7 +73,7 @@ pub(crate) async fn recover_one(
         anyhow::bail!("{unreadable}");
     }
     match transaction::destination(record.progress, arrived_since(record, &records.readable)) {
-        Some(DestinationStep::ReleasePackets) => release_packets(record).await,
+        Some(DestinationStep::ReleasePackets) => release_packets(journal, record.clone()).await,
         Some(DestinationStep::Undo) => undo(journal, record.clone()).await,
         None => Ok(()),
     }
@@ -79,7 +83,7 @@ pub(crate) async fn recover_one(
 fn arrived_since(record: &MigrationRecord, records: &[MigrationRecord]) -> bool {
     records.iter().any(|other| {
         other.container.id == record.container.id
-            && other.progress == Progress::Committed
+            && other.progress.committed()
             && other.started > record.started
     })
 }
@@ -112,21 +116,32 @@ async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<
     Ok(())
 }
 
-/// Releases the packets of a container whose commit was recorded, but perhaps not carried out.
-async fn release_packets(record: &MigrationRecord) -> anyhow::Result<()> {
+/// Releases the packets of a container whose commit was recorded, but perhaps not carried out, and puts
+/// on disk what came with it.
+async fn release_packets(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<()> {
     // The scratch space is removed once they have left.
     let work = paths::work_dir(&record.migration);
     if !work.exists() {
         return Ok(());
     }
     if podman::exists("container", &record.container.id).await? {
-        let (facts, placement) = podman::inspect::inspect(&record.container.id).await?;
-        if !placement.netns.is_empty() {
-            let netns = std::path::PathBuf::from(placement.netns);
+        let (facts, local) = podman::inspect::inspect(&record.container.id).await?;
+        // The network namespace of one that has ended is gone, and with it what kept the packets back.
+        if local.pid != 0
+            && let Some(netns) = Spec::read(&local.bundle)?.netns().map(Path::to_owned)
+        {
             spawn_blocking(move || quarantine::lift(&netns)).await??;
         }
         let addresses = facts.addresses();
         spawn_blocking(move || neighbours::forget_parting(&addresses)).await??;
+        if record.progress == Progress::Committed && record.boot == host::boot() {
+            let (bundle, volumes) = (local.bundle.clone(), facts.volumes.clone());
+            spawn_blocking(move || {
+                let checkpoint = bundle.join("checkpoint");
+                Places::read(&bundle, checkpoint, &volumes)?.sync()
+            })
+            .await??;
+        }
         // systemd now says of it what it was told for the restore: the source knows better.
         let service = scratch::created(&work)?
             .into_iter()
@@ -138,6 +153,14 @@ async fn release_packets(record: &MigrationRecord) -> anyhow::Result<()> {
     }
     let id = record.container.id.clone();
     spawn_blocking(move || port_forwards::remove(&Dirs::default(), &id)).await??;
+    if record.boot == host::boot() {
+        record.progress = Progress::OnDisk;
+        journal.write(&record)?;
+    } else if record.progress == Progress::Committed {
+        tracing::error!(migration = %record.migration, container = record.container.name,
+            "this host was restarted before all that came was on disk: compare with the copy at the \
+             source, which stays frozen");
+    }
     paths::remove_work_dir(&record.migration)?;
     Ok(())
 }

@@ -1,14 +1,16 @@
 //! What this host finds out about itself for the preflight checks. Changes nothing.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
-use common::command;
+use common::command::{self, CommandError};
 use common::container::facts::PublishedPort;
 use common::container::init::InitProgram;
-use common::container::podman::info::Places;
+use common::container::podman::info::Info;
 use common::container::podman::list::Listed;
+use common::container::podman::objects::Network;
 use common::container::service::ServiceHere;
 use common::container::{ContainerFacts, apparmor, podman};
 use common::host::Room;
@@ -19,49 +21,47 @@ use common::net::state::Dirs;
 use common::preflight::DestinationFacts;
 use tokio::task::spawn_blocking;
 
-/// Collects the facts that [`common::preflight::destination`] judges. What cannot be found out
-/// counts as absent, and so fails the check that needs it.
-pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
+/// Collects the facts that [`common::preflight::destination`] judges, and what blocks the container's
+/// connections on this host; with `forward_new`, also what blocks new ones that are to follow it. What
+/// cannot be found out counts as absent, and so fails the check that needs it.
+pub async fn survey(
+    container: &ContainerFacts,
+    forward_new: bool,
+) -> (DestinationFacts, Vec<Obstacle>) {
     let forwards = spawn_blocking(|| port_forwards::list(&Dirs::default())).await;
     let forwards = forwards.ok().and_then(Result::ok).unwrap_or_default();
-    let service = async {
-        match &container.service {
-            Some(service) => service.look_here().await.map(Some),
-            None => Ok(None),
-        }
+    let containers = async {
+        let listed = podman::list::list().await?;
+        let present = podman::inspect::present(&container.image_id, &listed).await;
+        Ok::<_, CommandError>((listed, present.unwrap_or_default()))
     };
-    let (image, containers, networks, volumes, places, service) = tokio::join!(
-        podman::exists("image", &container.image_id),
-        podman::list::list(),
-        podman::objects::networks(),
-        podman::objects::volumes(),
-        podman::info::places(),
-        service,
+    let networks = async {
+        let networks = networks_of(container).await;
+        let obstacles = obstacles(container, &networks, forward_new).await;
+        (networks, obstacles)
+    };
+    let (containers, (networks, obstacles), volumes, podman, service) = tokio::join!(
+        containers,
+        networks,
+        taken_volumes(container),
+        podman::info::info(),
+        service(container),
     );
-    let addresses = match &containers {
-        Ok(containers) => podman::inspect::addresses_in_use(containers).await,
-        Err(_) => Ok(Vec::new()),
-    };
+    let present = containers.as_ref().map(|(_, present)| present);
     let taken = |is: fn(&Listed, &ContainerFacts) -> bool| match &containers {
-        Ok(containers) => containers.iter().any(|listed| is(listed, container)),
+        Ok((listed, _)) => listed.iter().any(|listed| is(listed, container)),
         Err(_) => true,
     };
-    let mut networks = networks.unwrap_or_default();
-    networks.retain(|name, _| container.networks.iter().any(|n| n.name == *name));
-    let mut wanted: Vec<_> = container.volumes.iter().map(|v| v.name.clone()).collect();
-    if let Ok(volumes) = volumes {
-        wanted.retain(|name| volumes.contains(name));
-    }
-    let room = |of: fn(&Places) -> &String| match &places {
-        Ok(places) => Room::at(Path::new(of(places))),
+    let room = |of: fn(&Info) -> &String| match &podman {
+        Ok(podman) => Room::at(Path::new(of(podman))),
         Err(_) => Room::default(),
     };
-    DestinationFacts {
-        image_present: image.unwrap_or(false),
+    let facts = DestinationFacts {
+        image_present: present.is_ok_and(|present| present.image),
         id_taken: taken(|listed, container| listed.id == container.id),
         name_taken: taken(|listed, container| listed.name == container.name),
         networks,
-        addresses: addresses.unwrap_or_default(),
+        addresses: present.map_or(Vec::new(), |present| present.addresses.clone()),
         busy_ports: container
             .ports
             .iter()
@@ -75,29 +75,51 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
                 Some((port.clone(), why_busy(port, forward)?))
             })
             .collect(),
-        volumes: wanted,
+        volumes,
         profiles: apparmor::loaded().unwrap_or_default(),
         loads_profiles: apparmor::has_parser(),
         init: container.init.as_ref().and_then(|init| {
             let here = InitProgram::at(&init.path);
             here.ok().filter(|here| here.path == init.path)
         }),
-        // If it cannot be asked, there is no working systemd.
-        service: service.unwrap_or(Some(ServiceHere {
-            no_systemd: true,
-            ..ServiceHere::default()
-        })),
+        service,
         runtime_found: command::find(&container.runtime).is_some(),
-        storage: room(|places| &places.graph_root),
-        volume_storage: room(|places| &places.volumes),
-        places: places.ok(),
-    }
+        storage: room(|podman| &podman.graph_root),
+        volume_storage: room(|podman| &podman.volumes),
+        podman: podman.ok(),
+    };
+    (facts, obstacles)
 }
 
-/// What blocks the container's connections on this host; with `new`, also what blocks new
-/// connections that are to follow it.
-pub async fn obstacles(container: &ContainerFacts, new: bool) -> Vec<Obstacle> {
-    let (bridges, addresses) = (bridges(container).await, container.addresses());
+/// Those of the container's volumes that exist already. Podman is not asked if it has none.
+async fn taken_volumes(container: &ContainerFacts) -> Vec<String> {
+    let mut wanted: Vec<_> = container.volumes.iter().map(|v| v.name.clone()).collect();
+    if wanted.is_empty() {
+        return wanted;
+    }
+    if let Ok(volumes) = podman::objects::volumes().await {
+        wanted.retain(|name| volumes.contains(name));
+    }
+    wanted
+}
+
+/// What this host has of the container's service, if it has one. If systemd cannot be asked, it does not
+/// work here.
+async fn service(container: &ContainerFacts) -> Option<ServiceHere> {
+    let here = container.service.as_ref()?.look_here().await;
+    let no_systemd = ServiceHere {
+        no_systemd: true,
+        ..ServiceHere::default()
+    };
+    Some(here.unwrap_or(no_systemd))
+}
+
+async fn obstacles(
+    container: &ContainerFacts,
+    networks: &BTreeMap<String, Network>,
+    new: bool,
+) -> Vec<Obstacle> {
+    let (bridges, addresses) = (bridges_of(networks), container.addresses());
     spawn_blocking(move || {
         foreign_firewalls::obstacles(Part::Destination(&bridges), &addresses, new)
     })
@@ -108,10 +130,19 @@ pub async fn obstacles(container: &ContainerFacts, new: bool) -> Vec<Obstacle> {
 /// The bridges of the container's networks that have one. Podman delays its answer while it creates a
 /// container in one of them.
 pub async fn bridges(container: &ContainerFacts) -> Vec<String> {
-    let known = podman::objects::networks().await.unwrap_or_default();
-    let joined = container.networks.iter();
-    let found = joined.filter_map(|network| known.get(&network.name)?.bridge.clone());
-    found.collect()
+    bridges_of(&networks_of(container).await)
+}
+
+/// Those of the container's networks that this host has.
+async fn networks_of(container: &ContainerFacts) -> BTreeMap<String, Network> {
+    let mut networks = podman::objects::networks().await.unwrap_or_default();
+    networks.retain(|name, _| container.networks.iter().any(|n| n.name == *name));
+    networks
+}
+
+fn bridges_of(networks: &BTreeMap<String, Network>) -> Vec<String> {
+    let bridges = networks.values().map(|network| network.bridge.clone());
+    bridges.flatten().collect()
 }
 
 /// Binds the port as Podman will, and releases it at once.
@@ -135,7 +166,7 @@ fn why_busy(port: &PublishedPort, forward: Option<&Forward>) -> Option<String> {
                 container.name
             ),
         },
-        // Podman binds the address as well.
+        // Podman will try to bind it as well.
         ErrorKind::AddrNotAvailable => format!(
             "this host does not have the address {0}; publish the port at all addresses, give this \
              host the address, or allow it to use one that it has yet to get: `sysctl -w \

@@ -9,6 +9,7 @@
 //!
 //! Blocking I/O: these run on threads of their own, feeding `tar` and `podman`.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -18,12 +19,13 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 use tokio_util::sync::CancellationToken;
 
 use crate::faults;
+use crate::net::ports;
 use crate::protocol::StreamDigest;
 use crate::protocol::liveness::SILENCE_LIMIT;
 use crate::ticket::{self, Ticket};
@@ -47,6 +49,11 @@ const PORTS: u16 = 100;
 /// How long a bulk connection may make no progress before it counts as dead. Short, because the
 /// container may be frozen meanwhile.
 const STALL_LIMIT: Duration = SILENCE_LIMIT;
+
+/// How long a connection may take to present its ticket, and how many may be about to at once: of more, the
+/// oldest is dropped.
+const PRESENT_LIMIT: Duration = Duration::from_secs(5);
+const MOST_PRESENTING: usize = 64;
 
 /// How often a blocked end checks its cancellation token.
 const POLL: Duration = Duration::from_millis(100);
@@ -196,12 +203,24 @@ pub struct Receiving {
 }
 
 impl Receiving {
-    /// Listens on a free port of `address`, the destination's address inside the tunnel.
-    pub fn bind(address: std::net::IpAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind((address, 0))?;
-        listener.set_nonblocking(true)?;
+    /// Listens at `address`, the destination's inside the tunnel, on the tunnel's interface only: a host
+    /// answers for its addresses on every interface. Takes a free one of the ports that the tunnel's firewall
+    /// rules let through.
+    ///
+    /// # Errors
+    /// Those of the socket; `AddrInUse` if no port is free.
+    pub fn bind(address: IpAddr, interface: &str) -> io::Result<Self> {
+        let [first, last] = ports::BULK;
+        let mut result = Err(io::ErrorKind::AddrInUse.into());
+        for port in first..=last {
+            result = listen(SocketAddr::new(address, port), interface);
+            match &result {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                _ => break,
+            }
+        }
         Ok(Receiving {
-            listener,
+            listener: result?,
             ticket: Ticket::random(),
         })
     }
@@ -216,25 +235,23 @@ impl Receiving {
         &self.ticket
     }
 
-    /// Waits for the connection of `stream`. Connections without the ticket are dropped.
+    /// Waits for the connection of `stream`. Connections without the ticket are dropped; one that is slow to
+    /// present it does not keep others waiting.
     pub fn accept(&self, stream: u32, cancel: &CancellationToken) -> io::Result<Receiver> {
         let deadline = Instant::now() + STALL_LIMIT;
+        let mut presenting = VecDeque::new();
         loop {
             if cancel.is_cancelled() {
                 return Err(cancelled());
             }
             match self.listener.accept() {
-                Ok((socket, from)) => match self.check_ticket(socket, stream) {
-                    Ok(socket) => {
-                        return Ok(Receiver {
-                            socket,
-                            hasher: blake3::Hasher::new(),
-                            bytes: 0,
-                            cancel: cancel.clone(),
-                        });
+                Ok((socket, from)) => {
+                    socket.set_nonblocking(true)?;
+                    presenting.push_back(Presenting::new(socket, from));
+                    if presenting.len() > MOST_PRESENTING {
+                        presenting.pop_front();
                     }
-                    Err(error) => tracing::warn!(%from, %error, "bulk connection refused"),
-                },
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if Instant::now() > deadline {
                         return Err(io::ErrorKind::TimedOut.into());
@@ -243,29 +260,103 @@ impl Receiving {
                 }
                 Err(error) => return Err(error),
             }
+            for _ in 0..presenting.len() {
+                let mut connection = presenting.pop_front().expect("it was counted");
+                match connection.read() {
+                    Ok(false) => presenting.push_back(connection),
+                    Ok(true) => match self.check_ticket(&connection, stream) {
+                        Ok(()) => return connection.into_receiver(cancel.clone()),
+                        Err(error) => connection.refuse(&error),
+                    },
+                    Err(error) => connection.refuse(&error),
+                }
+            }
         }
     }
 
-    fn check_ticket(&self, mut socket: TcpStream, stream: u32) -> io::Result<TcpStream> {
-        socket.set_nonblocking(false)?;
-        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let mut preamble = [0; PREAMBLE];
-        socket.read_exact(&mut preamble)?;
-        let presented = *preamble.first_chunk().expect("a preamble is longer");
+    fn check_ticket(&self, connection: &Presenting, stream: u32) -> io::Result<()> {
+        let presented = *connection
+            .preamble
+            .first_chunk()
+            .expect("a preamble is longer");
         if !self.ticket.is(presented) {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 "wrong ticket",
             ));
         }
-        if preamble[ticket::BYTES..] != stream.to_be_bytes() {
+        if connection.preamble[ticket::BYTES..] != stream.to_be_bytes() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "unexpected stream number",
             ));
         }
-        socket.set_read_timeout(Some(POLL))?;
-        Ok(socket)
+        Ok(())
+    }
+}
+
+fn listen(address: SocketAddr, interface: &str) -> io::Result<TcpListener> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&socket, sockopt::BindToDevice, &interface.into())?;
+    // A port whose last connection is still remembered is free.
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    nix::sys::socket::listen(&socket, Backlog::MAXCONN)?;
+    Ok(socket.into())
+}
+
+/// A connection that has not presented its ticket.
+struct Presenting {
+    socket: TcpStream,
+    from: SocketAddr,
+    until: Instant,
+    preamble: [u8; PREAMBLE],
+    filled: usize,
+}
+
+impl Presenting {
+    fn new(socket: TcpStream, from: SocketAddr) -> Self {
+        Presenting {
+            socket,
+            from,
+            until: Instant::now() + PRESENT_LIMIT,
+            preamble: [0; PREAMBLE],
+            filled: 0,
+        }
+    }
+
+    /// Reads what has come; says whether the preamble is complete.
+    fn read(&mut self) -> io::Result<bool> {
+        match self.socket.read(&mut self.preamble[self.filled..]) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => self.filled += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        if self.filled < PREAMBLE && Instant::now() > self.until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(self.filled == PREAMBLE)
+    }
+
+    fn refuse(self, error: &io::Error) {
+        tracing::warn!(from = %self.from, %error, "bulk connection refused");
+    }
+
+    fn into_receiver(self, cancel: CancellationToken) -> io::Result<Receiver> {
+        self.socket.set_nonblocking(false)?;
+        self.socket.set_read_timeout(Some(POLL))?;
+        Ok(Receiver {
+            socket: self.socket,
+            hasher: blake3::Hasher::new(),
+            bytes: 0,
+            cancel,
+        })
     }
 }
 
@@ -338,7 +429,7 @@ mod tests {
     }
 
     fn listening() -> Receiving {
-        Receiving::bind(std::net::Ipv4Addr::LOCALHOST.into()).unwrap()
+        Receiving::bind(Ipv4Addr::LOCALHOST.into(), "lo").unwrap()
     }
 
     #[test]
@@ -369,6 +460,42 @@ mod tests {
         let receiver = receiving.accept(1, &CancellationToken::new()).unwrap();
         right.finish().unwrap();
         assert_eq!(receiver.finish().unwrap().bytes, 0);
+    }
+
+    #[test]
+    fn nobody_can_hold_the_port() {
+        let receiving = listening();
+        let address = receiving.address().unwrap();
+        // A byte now and then, for longer than all of the ticket may take.
+        let slow = std::thread::spawn(move || {
+            let mut stranger = TcpStream::connect(address).unwrap();
+            for _ in 0..4 {
+                if stranger.write_all(&[0]).is_err() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(2500));
+            }
+        });
+        let silent: Vec<_> = (0..100)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
+        let right = sender(&receiving, receiving.ticket(), 1);
+        let start = Instant::now();
+        let receiver = receiving.accept(1, &CancellationToken::new()).unwrap();
+        assert!(start.elapsed() < Duration::from_secs(2));
+        right.finish().unwrap();
+        assert_eq!(receiver.finish().unwrap().bytes, 0);
+        drop(silent);
+        slow.join().unwrap();
+    }
+
+    #[test]
+    fn it_listens_on_one_interface_and_at_its_ports_only() {
+        let receiving = listening();
+        let address = receiving.address().unwrap();
+        assert!((ports::BULK[0]..=ports::BULK[1]).contains(&address.port()));
+        let device = nix::sys::socket::getsockopt(&receiving.listener, sockopt::BindToDevice);
+        assert_eq!(device.unwrap(), "lo");
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Files that survive a crash or a power cut: whoever reads one finds either the whole old content
 //! or the whole new one.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+use nix::unistd::syncfs;
 
 /// Puts a file with this content and this mode (less the umask) at `path`, replacing any file that
 /// is there. Creates the directory if need be. The file is on disk when this returns, and nothing
@@ -41,6 +44,34 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
     let missing = path.ancestors().take_while(|above| !above.exists()).count();
     fs::create_dir_all(path)?;
     path.ancestors().skip(1).take(missing).try_for_each(sync)
+}
+
+/// Has everything that was written to the file systems of `paths` put on disk, once for each of them. What
+/// is not there is passed over.
+///
+/// Of an overlay name a directory beside it: through one that is mounted `volatile` nothing is synced
+/// (`ovl_sync_fs` in Linux' fs/overlayfs/super.c).
+///
+/// Blocks for as long as the disks take, also with what others have written.
+///
+/// # Errors
+/// Those of syncfs(2): something that was written may be lost.
+pub fn sync_file_systems<'a>(paths: impl IntoIterator<Item = &'a Path>) -> io::Result<()> {
+    let mut synced = BTreeSet::new();
+    for path in paths {
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+        let metadata = match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            metadata => metadata.map_err(named)?,
+        };
+        // To open anything else may have effects of its own.
+        let ordinary = metadata.is_dir() || metadata.is_file();
+        if ordinary && synced.insert(metadata.dev()) {
+            let file = File::open(path).map_err(named)?;
+            syncfs(&file).map_err(|error| named(error.into()))?;
+        }
+    }
+    Ok(())
 }
 
 fn write(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {

@@ -26,8 +26,18 @@ pub enum Progress {
     Committing,
     /// The container runs at the destination.
     Committed,
+    /// Destination only: and all that came with it is on disk. Until then the source's copy of it may be the
+    /// only one that survives a power cut.
+    OnDisk,
     /// Undone; the container runs at the source.
     RolledBack,
+}
+
+impl Progress {
+    /// Whether the container runs at the destination for good.
+    pub fn committed(self) -> bool {
+        matches!(self, Progress::Committed | Progress::OnDisk)
+    }
 }
 
 /// What a host records about a migration.
@@ -52,6 +62,10 @@ pub struct MigrationRecord {
     pub started: OffsetDateTime,
     /// Why it failed, if it did.
     pub error: Option<String>,
+    /// Destination only: since which boot of this host it is under way (proc_sys_kernel(5), `boot_id`). What
+    /// came in an earlier one and was not on disk is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
 }
 
 /// The records of a host, as far as they can be read.
@@ -275,6 +289,7 @@ mod tests {
             progress: Progress::UnderWay,
             started: OffsetDateTime::from_unix_timestamp(started).unwrap(),
             error: None,
+            boot: None,
         }
     }
 

@@ -138,7 +138,7 @@ pub fn progress(record: &MigrationRecord) -> &'static str {
     match record.progress {
         Progress::UnderWay => "under way",
         Progress::Committing => "outcome unknown",
-        Progress::Committed => "moved",
+        Progress::Committed | Progress::OnDisk => "moved",
         Progress::RolledBack => "rolled back",
     }
 }

@@ -4,10 +4,11 @@
 //! said. The agents do it, and the package `model` tries these same functions against every order
 //! of crashes, lost messages and failing steps.
 //!
-//! Everything rests on two facts. The source's record says `committing` before `Commit` is sent, so
+//! Everything rests on three facts. The source's record says `committing` before `Commit` is sent, so
 //! a record that says less proves that no commit can have happened. The destination's record says
 //! `committed` before the first packet leaves, so a record that says less proves that nobody has
-//! seen that copy.
+//! seen that copy. And the source removes its copy only when the destination has said that what came
+//! is on disk, so that a power cut there takes nothing that was on disk here.
 
 use crate::journal::Progress;
 use crate::protocol::Fate;
@@ -41,6 +42,7 @@ pub fn fate(record: Option<Progress>, theirs: bool, at_work: bool) -> Fate {
         // The destination never writes `committing`.
         Some(Progress::UnderWay | Progress::Committing) => Fate::UnderWay,
         Some(Progress::Committed) => Fate::Committed,
+        Some(Progress::OnDisk) => Fate::OnDisk,
         Some(Progress::RolledBack) => Fate::RolledBack,
     }
 }
@@ -53,7 +55,8 @@ pub fn fate(record: Option<Progress>, theirs: bool, at_work: bool) -> Fate {
 pub fn unsettled(record: Progress, scratch: bool) -> bool {
     match record {
         Progress::UnderWay | Progress::Committing => true,
-        Progress::Committed => scratch,
+        // The source never writes `on_disk`.
+        Progress::Committed | Progress::OnDisk => scratch,
         Progress::RolledBack => false,
     }
 }
@@ -68,6 +71,9 @@ pub enum SourceStep {
     Remove,
     /// Keep it frozen and ask the destination, now or when it can be reached again.
     Ask,
+    /// The same, but the container runs at the destination: the copy here is kept until what came there is
+    /// on disk.
+    AwaitDisk,
     /// Keep it frozen: only a person can find out where the container runs.
     AskOperator,
 }
@@ -80,20 +86,32 @@ pub enum SourceStep {
 pub fn source(record: Progress, answer: Option<Fate>, frozen: bool) -> Option<SourceStep> {
     match (record, answer) {
         // The copy that was left behind is gone; one that is running has come back since.
-        (Progress::Committed, _) | (Progress::Committing, Some(Fate::Committed)) if !frozen => None,
+        (Progress::Committed | Progress::OnDisk, _)
+        | (Progress::Committing, Some(Fate::Committed | Fate::OnDisk))
+            if !frozen =>
+        {
+            None
+        }
         // No `Commit` has been sent, and whoever might have sent one is dead.
         (Progress::UnderWay, _) => Some(SourceStep::Thaw),
         (Progress::Committing, None) => Some(SourceStep::Ask),
-        (Progress::Committing, Some(Fate::Committed)) => Some(SourceStep::Remove),
+        (Progress::RolledBack, _) => None,
+        // The removal may have been cut short, or was never begun.
+        (_, Some(Fate::OnDisk)) => Some(SourceStep::Remove),
+        (_, Some(Fate::Committed)) => Some(SourceStep::AwaitDisk),
+        (Progress::Committed | Progress::OnDisk, None | Some(Fate::UnderWay)) => {
+            Some(SourceStep::Ask)
+        }
+        // It has committed, and does not know of it any more.
+        (Progress::Committed | Progress::OnDisk, Some(Fate::RolledBack | Fate::Unknown)) => {
+            Some(SourceStep::AskOperator)
+        }
         (Progress::Committing, Some(Fate::RolledBack)) => Some(SourceStep::Thaw),
         // The commit may still arrive on the old connection.
         (Progress::Committing, Some(Fate::UnderWay)) => Some(SourceStep::Ask),
         // It had a record when it answered `Restore`. Without that, it cannot know whether a copy
         // runs there, and asking again does not bring the record back.
         (Progress::Committing, Some(Fate::Unknown)) => Some(SourceStep::AskOperator),
-        // The removal may have been interrupted.
-        (Progress::Committed, _) => Some(SourceStep::Remove),
-        (Progress::RolledBack, _) => None,
     }
 }
 
@@ -102,7 +120,7 @@ pub fn source(record: Progress, answer: Option<Fate>, frozen: bool) -> Option<So
 pub enum DestinationStep {
     /// Remove the copy and everything else that was created for it.
     Undo,
-    /// Release the copy's packets, if that has not been done.
+    /// Release the copy's packets and put on disk what came with it, if that has not been done.
     ReleasePackets,
 }
 
@@ -117,7 +135,7 @@ pub fn destination(record: Progress, arrived_since: bool) -> Option<DestinationS
         // The session died with the server, so the commit can no longer arrive.
         Progress::UnderWay | Progress::Committing => Some(DestinationStep::Undo),
         // The source may have been told, and may have removed its copy.
-        Progress::Committed => Some(DestinationStep::ReleasePackets),
+        Progress::Committed | Progress::OnDisk => Some(DestinationStep::ReleasePackets),
         Progress::RolledBack => None,
     }
 }
@@ -126,10 +144,11 @@ pub fn destination(record: Progress, arrived_since: bool) -> Option<DestinationS
 mod tests {
     use super::*;
 
-    const RECORDS: [Progress; 4] = [
+    const RECORDS: [Progress; 5] = [
         Progress::UnderWay,
         Progress::Committing,
         Progress::Committed,
+        Progress::OnDisk,
         Progress::RolledBack,
     ];
 
@@ -139,6 +158,7 @@ mod tests {
         assert_eq!(theirs(None, false), Fate::Unknown);
         assert_eq!(theirs(Some(Progress::UnderWay), false), Fate::UnderWay);
         assert_eq!(theirs(Some(Progress::Committed), false), Fate::Committed);
+        assert_eq!(theirs(Some(Progress::OnDisk), false), Fate::OnDisk);
         assert_eq!(theirs(Some(Progress::RolledBack), false), Fate::RolledBack);
         for record in RECORDS {
             assert_eq!(theirs(Some(record), true), Fate::UnderWay, "{record:?}");
@@ -182,14 +202,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_the_destinations_word_removes_before_it_is_on_record() {
-        for record in [
-            Progress::UnderWay,
-            Progress::Committing,
-            Progress::RolledBack,
-        ] {
+    fn nothing_but_the_destinations_word_that_all_is_on_disk_removes() {
+        for record in RECORDS {
             for answer in [
                 None,
+                Some(Fate::Committed),
                 Some(Fate::RolledBack),
                 Some(Fate::UnderWay),
                 Some(Fate::Unknown),
@@ -204,14 +221,25 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_that_runs_elsewhere_stays_until_all_is_on_disk_there() {
+        for record in [Progress::Committing, Progress::Committed] {
+            let next = |answer| source(record, answer, true);
+            assert_eq!(next(None), Some(SourceStep::Ask));
+            assert_eq!(next(Some(Fate::Committed)), Some(SourceStep::AwaitDisk));
+            assert_eq!(next(Some(Fate::OnDisk)), Some(SourceStep::Remove));
+        }
+    }
+
+    #[test]
     fn a_copy_that_has_come_back_is_not_removed() {
         for (record, answer) in [
-            (Progress::Committing, Some(Fate::Committed)),
-            (Progress::Committed, None),
+            (Progress::Committing, Some(Fate::OnDisk)),
+            (Progress::Committed, Some(Fate::OnDisk)),
         ] {
             assert_eq!(source(record, answer, true), Some(SourceStep::Remove));
             assert_eq!(source(record, answer, false), None);
         }
+        assert_eq!(source(Progress::Committed, None, false), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A counter that appends each number to a file, which it opens anew each time.
+//! A counter that appends each number to a file, which it opens again each time.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -16,12 +16,12 @@ struct Options {
     #[arg(long, default_value = "0.0.0.0:9000")]
     listen: SocketAddr,
 
-    /// The file; a new process goes on where it ends.
+    /// The file; a new process continues where it ends.
     #[arg(long, default_value = "/data/count")]
     file: PathBuf,
 }
 
-/// Bytes per number: the length of the file tells how many there are.
+/// Bytes per number: the file's length tells how many numbers there are.
 const RECORD: u64 = 21;
 
 fn main() -> anyhow::Result<()> {

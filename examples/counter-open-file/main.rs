@@ -1,4 +1,4 @@
-//! A counter that holds its files open: one locked, one without a name.
+//! A counter that keeps its files open: one locked, one without a name.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
@@ -10,14 +10,14 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use workloads::{counter, process};
 
-/// Answers each line with the next number, and writes it to two files held open.
+/// Answers each line with the next number, and writes it to two open files.
 #[derive(Parser)]
 struct Options {
     /// Where to listen.
     #[arg(long, default_value = "0.0.0.0:9000")]
     listen: SocketAddr,
 
-    /// The file that each number is appended to, held open and locked (flock).
+    /// The file that each number is appended to; it stays open and locked (flock).
     #[arg(long, default_value = "/data/count")]
     file: PathBuf,
 }
@@ -35,7 +35,7 @@ struct Files {
     path: PathBuf,
     /// Every number, one per line. Locked.
     named: File,
-    /// The last number only. Removed while open.
+    /// Only the last number. Removed while open.
     unnamed: File,
     count: u64,
 }
@@ -75,7 +75,7 @@ impl Files {
         Ok(self.count)
     }
 
-    /// Checks that both files are what the last call left.
+    /// Checks that both files are as the last call left them.
     fn check(&self) -> Result<()> {
         let held = self.named.metadata()?;
         ensure!(

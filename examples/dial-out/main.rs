@@ -13,18 +13,19 @@ use workloads::process::Stop;
 /// Connects to echo servers and sends numbered frames on those connections, for ever.
 ///
 /// At the first echo that is missing, repeated or wrong it prints BROKEN and why, and exits with
-/// status 1. Lost datagrams are printed at the end and break nothing, unless all are lost by then.
+/// status 1. Lost datagrams are printed at the end and are not a fault, unless all are lost by
+/// then.
 #[derive(Parser)]
 struct Options {
     /// The servers: `load serve`, or the echo workload.
     #[arg(required = true)]
     servers: Vec<SocketAddr>,
 
-    /// What to keep to each server.
+    /// The kinds of connections to keep to each server.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "tcp")]
     keep: Vec<Kind>,
 
-    /// Echo here as well, as the echo workload does.
+    /// Also be an echo server, like the echo workload.
     #[arg(long)]
     listen: Option<SocketAddr>,
 
@@ -89,7 +90,7 @@ fn keep(kind: Kind, server: SocketAddr, interval: Duration, stop: &Stop) -> anyh
     Ok(())
 }
 
-/// Connects, trying again for a while: a container often starts before what it needs.
+/// Connects, retrying for a while: a container often starts before the servers it needs.
 fn connect(server: SocketAddr) -> anyhow::Result<TcpStream> {
     const PATIENCE: Duration = Duration::from_secs(10);
     let start = Instant::now();

@@ -17,7 +17,7 @@ use workloads::process::{self, Stop};
 
 use parts::Parts;
 
-/// Keeps every kind of state at once, and tells on a status port whether all of it is whole.
+/// Keeps every kind of state at once, and reports on a status port whether all of it is intact.
 ///
 /// TCP and UDP echo, an outgoing connection, a Unix socket pair between threads, a pipe with
 /// bytes in it, timers, a mapped file, and a file in shared memory.

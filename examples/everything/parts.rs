@@ -1,7 +1,7 @@
-//! The parts that work on their own, each in its thread.
+//! The parts that work independently, each in its own thread.
 //!
-//! A part is a step that is repeated: it is given the number of the repetition and fails if what
-//! the one before it left is not there.
+//! A part is a step that is repeated: it gets the number of the repetition, and fails if it does
+//! not find what the previous one left.
 
 use std::fmt::Display;
 use std::fs::OpenOptions;
@@ -24,7 +24,7 @@ const PACE: Duration = Duration::from_millis(10);
 #[derive(Default)]
 pub(crate) struct Parts(Vec<Arc<Part>>);
 
-/// What is known of one part.
+/// What is known about one part.
 pub(crate) struct Part {
     pub(crate) name: String,
     count: AtomicU64,
@@ -85,7 +85,7 @@ impl Parts {
     }
 }
 
-/// Sleeps, and finds that no less time has passed.
+/// Sleeps, and checks that no less time has passed.
 pub(crate) fn timer(period: Duration) -> impl FnMut(u64) -> Result<()> {
     move |_| {
         let start = Instant::now();
@@ -131,7 +131,7 @@ pub(crate) fn mapped_file(path: PathBuf) -> Result<impl FnMut(u64) -> Result<()>
         .open(&path)
         .with_context(|| format!("open {}", path.display()))?;
     file.set_len(8)?;
-    // SAFETY: nobody else opens the file, and it is never made shorter.
+    // SAFETY: nobody else opens the file, and it is never shortened.
     let mut map = unsafe { MmapMut::map_mut(&file)? };
     Ok(move |number: u64| {
         let mut bytes = [0; 8];

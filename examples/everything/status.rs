@@ -12,14 +12,14 @@ use workloads::echo::Server;
 
 use crate::parts::Parts;
 
-/// Longer than any part takes for a step.
+/// Longer than a step of any part takes.
 const WATCH: Duration = Duration::from_millis(500);
 
 #[derive(Serialize)]
 struct Status<'a> {
-    /// Every part moves and none found a fault.
+    /// Every part makes progress and none found a fault.
     ok: bool,
-    /// Tells this process from a restarted one.
+    /// Distinguishes this process from a restarted one.
     server: String,
     parts: BTreeMap<&'a str, PartStatus>,
     echo: EchoStatus,
@@ -32,7 +32,7 @@ struct PartStatus {
     fault: Option<String>,
 }
 
-/// The echo server moves only when clients make it, so only its faults count.
+/// The echo server only makes progress when clients do, so only its faults count.
 #[derive(Serialize)]
 struct EchoStatus {
     connections: usize,

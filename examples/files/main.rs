@@ -1,4 +1,4 @@
-//! An echo server beside many files, which it reads again and again.
+//! An echo server with many files, which it reads over and over.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -13,7 +13,7 @@ use clap::Parser;
 use workloads::echo::Server;
 use workloads::process::Stop;
 
-/// Writes files, then echoes numbered frames, and checks the files.
+/// Writes files, then echoes numbered frames and keeps checking the files.
 #[derive(Parser)]
 struct Options {
     /// Where to listen once the files are written.
@@ -32,11 +32,11 @@ fn parse_fill(text: &str) -> Result<(PathBuf, u64), String> {
 }
 
 const MIB: u64 = 1 << 20;
-/// Of a file; the last one of a directory may be smaller.
+/// Size of a file; the last one in a directory may be smaller.
 const LARGEST: u64 = 64 * MIB;
 const PAGE: usize = 4096;
 
-/// A file that was written, and what from.
+/// A file that was written, and the seed of its content.
 struct Written {
     path: PathBuf,
     pages: u64,
@@ -105,8 +105,7 @@ impl Written {
     }
 }
 
-/// What a page holds: numbers that no compression makes smaller (SplitMix64, by Steele, Lea and
-/// Flood).
+/// The content of a page: numbers that do not compress (SplitMix64, by Steele, Lea and Flood).
 fn page(seed: u64, number: u64) -> [u8; PAGE] {
     let mut state = (seed << 32) ^ (number << 9);
     let mut bytes = [0; PAGE];
@@ -120,7 +119,7 @@ fn page(seed: u64, number: u64) -> [u8; PAGE] {
     bytes
 }
 
-/// Checks a page of each file every second, each time another.
+/// Checks one page of each file every second, a different one each time.
 fn watch(files: &[Written]) {
     let start = Instant::now();
     for round in 0.. {

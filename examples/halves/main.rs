@@ -1,4 +1,4 @@
-//! Connections of which one half is closed, or that wait to be accepted.
+//! Connections that are closed in one direction, or that wait to be accepted.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,21 +9,21 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use workloads::process;
 
-/// How long it takes between two lines.
+/// Time between two lines.
 const PACE: Duration = Duration::from_millis(10);
 
 /// Talks on connections that are closed in the other direction.
 ///
-/// On one port it reads a number and the end of what the client sends, and then writes the numbers
-/// up to that, a line each 10 ms. On the other it closes its own half at once and reads lines, which
-/// have to be the numbers from 1; it prints how many there were, or BROKEN and why.
+/// On one port it reads a number until the client closes its half, and then writes the numbers up to
+/// that, one line every 10 ms. On the other it closes its own half at once and reads lines, which
+/// must be the numbers from 1; it prints how many there were, or BROKEN and why.
 #[derive(Parser)]
 struct Options {
-    /// Where clients listen only.
+    /// The port on which clients only listen.
     #[arg(long, default_value = "0.0.0.0:7000")]
     write: SocketAddr,
 
-    /// Where clients talk only.
+    /// The port on which clients only talk.
     #[arg(long, default_value = "0.0.0.0:7001")]
     read: SocketAddr,
 

@@ -22,19 +22,20 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 20)]
     interval_ms: u64,
 
-    /// Print how it stands: rewriting one line on a terminal, else a line per second. On stderr.
+    /// Print the current state to stderr: one line that is rewritten on a terminal, otherwise a
+    /// line per second.
     #[arg(long)]
     live: bool,
 }
 
-/// How long an answer may still take when the time is over.
+/// How long an answer may still take when the time is up.
 const DRAIN: Duration = Duration::from_secs(20);
 
 #[derive(Default, Serialize)]
 struct Report {
     ok: bool,
     target: String,
-    /// Our port of the one connection, as it was opened and as the socket has it at the end.
+    /// Our port of the one connection, as it was opened and as the socket reports it at the end.
     local_port: u16,
     local_port_at_end: u16,
     /// The program's identity, unchanged if `ok`.
@@ -63,7 +64,7 @@ pub(crate) fn run(options: &Options, stop: &Stop) -> Result<bool> {
     let result = thread::scope(|scope| {
         let counting = scope.spawn(|| {
             let result = count(options, stop, &stream, &mut report);
-            // Without a connection there is nothing left to wait for.
+            // Without a connection there is nothing to wait for.
             stop.set();
             result
         });
@@ -128,7 +129,7 @@ fn count(
     Ok(())
 }
 
-/// Reads a line, and calls `waiting` from time to time until it comes.
+/// Reads a line, calling `waiting` from time to time until it comes.
 fn read_line(reader: &mut impl BufRead, stop: &Stop, mut waiting: impl FnMut()) -> Result<String> {
     let mut line = String::new();
     let mut stopped = None;
@@ -145,7 +146,7 @@ fn read_line(reader: &mut impl BufRead, stop: &Stop, mut waiting: impl FnMut()) 
     }
 }
 
-/// The view of `--live`.
+/// What `--live` shows.
 struct Live {
     terminal: bool,
     shown: Option<Instant>,

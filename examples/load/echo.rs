@@ -1,4 +1,4 @@
-//! `load echo`: many connections, each with numbered frames on the way at all times.
+//! `load echo`: many connections, each with numbered frames under way at all times.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -18,7 +18,7 @@ pub(crate) struct Options {
     #[command(flatten)]
     common: Common,
 
-    /// How many connections, or with --udp sockets.
+    /// How many connections, or sockets with --udp.
     #[arg(long, default_value_t = 1)]
     connections: usize,
 
@@ -188,10 +188,10 @@ fn summarise(options: &Options, elapsed: Duration, flows: Vec<Flow>) -> Report {
 }
 
 impl Report {
-    /// Counts a TCP connection's fault, and puts it into words.
+    /// Counts a TCP connection's fault, and describes it.
     fn add_fault(&mut self, fault: &Fault) -> String {
         match fault {
-            // What is missing is counted with the frames that have no echo.
+            // Missing frames are counted among those without an echo.
             Fault::Lost { .. } => {}
             Fault::Repeated { .. } => self.repeated += 1,
             Fault::Corrupted(_) => self.corrupted += 1,
@@ -201,7 +201,7 @@ impl Report {
         fault.to_string()
     }
 
-    /// Counts what happened to a UDP flow, and puts into words what is not allowed.
+    /// Counts what happened to a UDP flow, and describes what is not allowed.
     fn add_disorder(&mut self, disorder: &Disorder) -> Option<String> {
         self.repeated += disorder.repeated;
         self.reordered += disorder.reordered;

@@ -1,4 +1,4 @@
-//! The checker: stands at the far end of a workload's connections and proves that they stay whole.
+//! The checker: sits at the far end of a workload's connections and proves that they stay whole.
 
 mod count;
 mod echo;
@@ -16,8 +16,8 @@ use workloads::process::Stop;
 
 /// Loads a workload from outside and checks that its connections stay whole.
 ///
-/// Connections are opened once and never again. Ends after --duration-s or at SIGINT or SIGTERM,
-/// then prints what it saw. Status 0: all was whole; 1: something was not.
+/// Connections are opened once and never again. Ends after --duration-s or on SIGINT or SIGTERM,
+/// then prints what it saw. Status 0: everything was whole; 1: something was not.
 #[derive(Parser)]
 struct Options {
     #[command(subcommand)]
@@ -56,7 +56,7 @@ impl Common {
         self.duration_s.map(Duration::from_secs)
     }
 
-    /// Prints the report: as JSON if asked for, else with `print`.
+    /// Prints the report: as JSON if asked for, otherwise with `print`.
     fn report<R: Serialize>(&self, report: &R, print: impl FnOnce(&R)) -> anyhow::Result<()> {
         if self.json {
             println!("{}", serde_json::to_string(report)?);
@@ -86,7 +86,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A [`Wait`] as it is reported, by this host's clock.
+/// A [`Wait`] as reported, by this host's clock.
 #[derive(Serialize)]
 struct LongestWait {
     start_unix_ms: f64,
@@ -103,12 +103,12 @@ impl From<Wait> for LongestWait {
     }
 }
 
-/// Milliseconds with their fraction.
+/// Milliseconds including fractions.
 fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// An identity as the workloads print it.
+/// An identity in the form that the workloads print.
 fn identity(server: u64) -> String {
     format!("{server:016x}")
 }

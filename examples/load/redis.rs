@@ -1,4 +1,4 @@
-//! `load redis`: one connection to a Redis server, on which a key of its data counts up.
+//! `load redis`: one connection to a Redis server, on which a key is incremented.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
@@ -23,12 +23,12 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 10)]
     interval_ms: u64,
 
-    /// The key that counts.
+    /// The key to increment.
     #[arg(long, default_value = "load")]
     key: String,
 }
 
-/// How long an answer may still take when the time is over.
+/// How long an answer may still take when the time is up.
 const DRAIN: Duration = Duration::from_secs(20);
 
 #[derive(Default, Serialize)]
@@ -36,7 +36,7 @@ struct Report {
     ok: bool,
     target: String,
     answers: u64,
-    /// The key's first and last value: as far apart as there were answers.
+    /// The key's first and last value, which differ by the number of answers.
     first: Option<u64>,
     last: Option<u64>,
     /// The longest time between two answers.
@@ -58,12 +58,12 @@ pub(crate) fn run(options: &Options, stop: &Stop) -> Result<bool> {
     };
     let (sent, sendings) = mpsc::channel();
     let result = thread::scope(|scope| {
-        // A failed write needs no report: the same break ends the reading side.
+        // A failed write need not be reported: the same fault ends the reading side.
         scope.spawn(|| send(options, stop, &stream, sent));
         let reading = scope.spawn(|| {
             let result = read(stop, &stream, sendings, &mut report);
             stop.set();
-            // Frees the sender from a write that the server no longer takes.
+            // Unblocks the sender if the server no longer reads.
             let _ = stream.shutdown(Shutdown::Both);
             result
         });

@@ -17,19 +17,19 @@ pub(crate) struct Options {
     #[command(flatten)]
     common: Common,
 
-    /// How many connections must have come: more means that one was opened again.
+    /// How many connections are expected: more means that one was opened again.
     #[arg(long, default_value_t = 1)]
     connections: usize,
 }
 
 #[derive(Serialize)]
 struct Report {
-    /// As many connections as wanted, each whole.
+    /// As many connections as expected, each of them whole.
     ok: bool,
     listen: String,
     seconds: f64,
     connections: Vec<Connection>,
-    /// Datagrams echoed, of any peer.
+    /// Datagrams echoed, from all peers.
     datagrams: u64,
     /// Where datagrams came from.
     senders: BTreeSet<SocketAddr>,

@@ -1,4 +1,4 @@
-//! An echo server beside a ring of processes.
+//! An echo server with a ring of processes.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use clap::Parser;
 use workloads::echo::Server;
 use workloads::process::Stop;
 
-/// Echoes numbered frames while a number goes around among other processes.
+/// Echoes numbered frames while a number goes round a ring of other processes.
 #[derive(Parser)]
 struct Options {
     /// Where to listen.
@@ -29,7 +29,7 @@ struct Options {
     link: bool,
 }
 
-/// Between two rounds of the number.
+/// Pause between two rounds of the number.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long a round may take; a freeze may fall into it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -67,7 +67,7 @@ struct Ring {
     _others: Vec<Child>,
 }
 
-/// Starts the others, each with its input from the one before.
+/// Starts the others, each with its input from the previous one.
 fn start(others: u64) -> Result<Ring> {
     let (mut first, mut last) = (None, None);
     let mut children = Vec::new();
@@ -101,7 +101,7 @@ fn pass_on() -> io::Result<()> {
     Ok(())
 }
 
-/// Sends a number around for ever; returns only if it is not what it must be.
+/// Sends a number round for ever; returns only if it comes back wrong.
 fn go_around(mut ring: Ring, length: u64, rounds: &AtomicU64) -> Result<()> {
     let mut number = 0_u64;
     loop {
@@ -117,7 +117,7 @@ fn go_around(mut ring: Ring, length: u64, rounds: &AtomicU64) -> Result<()> {
     }
 }
 
-/// Says so when the number does not come back.
+/// Prints a message when the number does not come back.
 fn watch(rounds: &AtomicU64) {
     let mut before = None;
     loop {

@@ -1,8 +1,8 @@
 //! The counter server: each line sent to it is answered with the next number.
 //!
 //! An answer reads `count=17 line=5 server=1f0c…`: the program's count, the lines answered on this
-//! connection, and the program's [identity](process::identity). When the program finds part of its
-//! state gone, it answers `BROKEN` and why.
+//! connection, and the program's [identity](process::identity). If the program finds that part of
+//! its state is gone, it answers `BROKEN` and why.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,8 +1,8 @@
 //! The echo server: TCP and UDP on the same port number.
 //!
-//! Over TCP it keeps state: how many frames each connection has carried. A frame whose number is
-//! not the next one is a fault, and ends the connection. One thread serves all connections, as
-//! servers with many do.
+//! Over TCP it keeps state: how many frames it has received on each connection. A frame whose
+//! number is not the next one is a fault, and ends the connection. One thread serves all
+//! connections, as in servers with many.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -28,7 +28,7 @@ pub struct Server {
     senders: Senders,
 }
 
-/// Who has sent datagrams.
+/// The addresses that datagrams came from.
 type Senders = Arc<Mutex<BTreeSet<SocketAddr>>>;
 
 type Connections = Arc<Mutex<Vec<Arc<Mutex<Connection>>>>>;
@@ -87,7 +87,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Every connection so far, the oldest first.
+    /// Every connection so far, oldest first.
     pub fn connections(&self) -> Vec<Connection> {
         let connections = self.connections.lock().expect("no thread panics");
         connections
@@ -149,7 +149,7 @@ async fn echo_frames(
     let (source, mut sink) = stream.split();
     let mut source = BufReader::new(source);
     let mut buffer = [0; SIZE];
-    // Between two frames a connection may end, within one it may not.
+    // A connection may end between two frames, but not within one.
     while source.read(&mut buffer[..1]).await? > 0 {
         source.read_exact(&mut buffer[1..]).await?;
         let frame = Frame::decode(&buffer).ok_or_else(|| broken("bytes that are no frame"))?;
@@ -188,10 +188,10 @@ async fn echo_datagrams(
     datagrams: &AtomicU64,
     senders: &Mutex<BTreeSet<SocketAddr>>,
 ) {
-    // One byte more than a frame, so that a longer datagram is not taken for one.
+    // One byte more than a frame, so that a longer datagram is not mistaken for one.
     let mut buffer = [0; SIZE + 1];
     loop {
-        // Errors here are those of earlier echoes whose receiver is gone.
+        // Errors here come from earlier echoes whose receiver is gone.
         let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
             continue;
         };
@@ -204,7 +204,7 @@ async fn echo_datagrams(
             ..frame
         };
         senders.lock().expect("no thread panics").insert(peer);
-        // A datagram that cannot be sent is a lost one, and the client counts those.
+        // A datagram that cannot be sent counts as lost, and the client counts those.
         let _ = socket.send_to(&echo.encode(), peer).await;
     }
 }

@@ -7,9 +7,8 @@
 //! └────────┴──────────┴─────────┴────────┴─────────┴────────┴──────┘
 //! ```
 //!
-//! Integers are big-endian; the CRC-32 covers all that precedes it. A TCP stream carries frames
-//! back to back, so that one lost or added byte breaks every frame after it. A datagram carries
-//! one.
+//! Integers are big-endian; the CRC-32 covers everything before it. A TCP stream contains frames
+//! back to back, so one lost or added byte breaks every later frame. A datagram contains one frame.
 
 use std::io::{self, Read};
 
@@ -30,8 +29,8 @@ pub struct Frame {
     pub sent_ns: u64,
     /// In the echo: the server's [identity](crate::process::identity).
     pub server: u64,
-    /// In the echo: how many frames the server had counted, this one included. Over TCP it counts
-    /// per connection, over UDP all of them.
+    /// In the echo: how many frames the server had counted, including this one. Over TCP it counts
+    /// per connection, over UDP all together.
     pub counted: u64,
 }
 
@@ -50,7 +49,7 @@ impl Frame {
         bytes
     }
 
-    /// The frame in `bytes`, or nothing if they are not exactly one unharmed frame.
+    /// The frame in `bytes`, or `None` if they are not exactly one intact frame.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; SIZE] = bytes.try_into().ok()?;
         let crc = crc32fast::hash(&bytes[..CHECKED]).to_be_bytes();
@@ -90,8 +89,8 @@ impl<R: Read> Frames<R> {
     /// The next frame, or `None` when the stream ended between two frames.
     ///
     /// # Errors
-    /// `InvalidData` for bytes that are no frame, `UnexpectedEof` for an end inside a frame, and
-    /// the source's own errors. After `WouldBlock`, which a read timeout gives, nothing is lost:
+    /// `InvalidData` for bytes that are not a frame, `UnexpectedEof` for an end inside a frame, and
+    /// the source's own errors. After `WouldBlock`, which a read timeout causes, nothing is lost:
     /// call again.
     pub fn read(&mut self) -> io::Result<Option<Frame>> {
         while self.filled < SIZE {

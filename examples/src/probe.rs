@@ -1,8 +1,8 @@
 //! The client side of the echo protocol: proves that one connection stays whole.
 //!
 //! A probe sends numbered frames at a steady pace without waiting for their echoes, so that during
-//! a migration there are bytes on the way in both directions, and checks each echo as it comes.
-//! It uses one socket and never opens another.
+//! a migration bytes are under way in both directions, and checks each echo as it arrives. It uses
+//! one socket and never opens another.
 
 mod datagrams;
 mod stream;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub use datagrams::{Disorder, probe_datagrams};
 pub use stream::{Fault, probe_stream};
 
-/// How long echoes may still come after the last frame was sent.
+/// How long echoes may still arrive after the last frame was sent.
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// What a probe saw, whether or not it went well.
@@ -25,16 +25,16 @@ pub struct Seen {
     pub server: Option<u64>,
     /// Frames sent.
     pub sent: u64,
-    /// Frames whose echo came back whole.
+    /// Frames whose echo came back intact.
     pub received: u64,
     /// The longest time without an echo.
     pub stall: Duration,
-    /// The longest wait; over TCP only, where every frame has its echo.
+    /// The longest wait; only over TCP, where every frame has its echo.
     pub wait: Option<Wait>,
 }
 
-/// A time in which frames were on their way and no echo came. Unlike a stall it has no part of the
-/// interval between two frames in it.
+/// A time in which frames were under way and no echo came. Unlike a stall, it does not include any
+/// of the interval between two frames.
 #[derive(Clone, Copy, Debug)]
 pub struct Wait {
     /// When it began.
@@ -44,7 +44,7 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// One that ends now.
+    /// One of this length that ends now.
     pub fn that_took(duration: Duration) -> Self {
         let now = SystemTime::now();
         Self {
@@ -53,7 +53,7 @@ impl Wait {
         }
     }
 
-    /// The longer of two, the first if they are equal.
+    /// The longer of the two, or the first if they are equal.
     pub fn longer(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         match (one, other) {
             (Some(a), Some(b)) if b.duration > a.duration => Some(b),

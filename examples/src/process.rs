@@ -1,4 +1,4 @@
-//! What every program here needs as a process: an identity, and a way to be stopped.
+//! What every program here needs as a process: an identity, and a way to stop it.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -8,25 +8,25 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 
-/// How often a waiting thread looks at its [`Stop`].
+/// How often a waiting thread checks its [`Stop`].
 pub const TICK: Duration = Duration::from_millis(100);
 
-/// A random number chosen at start, never zero. A peer that sees it again talks to the same
+/// A random number chosen at start, never zero. A peer that sees it again is talking to the same
 /// process; a restarted program has another one.
 pub fn identity() -> u64 {
     RandomState::new().hash_one(0) | 1
 }
 
-/// Set once the program shall end.
+/// Set once the program should end.
 #[derive(Clone, Default)]
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// A flag that SIGTERM and SIGINT set. The second signal ends the process at once.
+    /// A flag that is set by SIGTERM and SIGINT. The second signal ends the process at once.
     ///
-    /// To be called before the first thread starts: the signals are blocked in this thread and
-    /// those it spawns, and taken by one thread alone. The kernel drops signals without a handler
-    /// that are sent to process 1, as these programs are in a container, but not blocked ones.
+    /// Call it before the first thread starts: the signals are blocked in this thread and those it
+    /// spawns, and received by a single thread. As process 1, which these programs are in a
+    /// container, the kernel drops signals that have no handler, but not blocked ones.
     pub fn on_signals() -> nix::Result<Self> {
         let stop = Self::default();
         let setter = stop.clone();
@@ -43,12 +43,12 @@ impl Stop {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the program shall end.
+    /// Whether the program should end.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Waits until the flag is set, and sets it when `limit` has passed before that.
+    /// Waits until the flag is set, and sets it once `limit` has passed.
     pub fn wait(&self, limit: Option<Duration>) {
         let start = Instant::now();
         while !self.is_set() {

@@ -1,4 +1,4 @@
-//! A timer of each kind, and whether all go on.
+//! One timer of each kind, and whether all of them go on.
 
 use std::os::fd::AsFd;
 use std::ptr;
@@ -15,21 +15,23 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags as FdFlags, Tim
 use nix::time::{ClockId as Clock, clock_gettime};
 use workloads::process::Stop;
 
-/// Of all timers: much shorter than any freeze.
+/// The period of all timers: much shorter than any freeze.
 const PERIOD: Duration = Duration::from_millis(20);
-/// How long is counted.
+/// How long expirations are counted.
 const WINDOW: Duration = Duration::from_millis(500);
-/// Between two looks. One that takes longer than [`LONG`] has a freeze in it, or a busy processor.
+/// Time between two looks. A look that takes longer than [`LONG`] contains a freeze, or the processor
+/// was busy.
 const LOOK: Duration = Duration::from_millis(5);
 const LONG: Duration = Duration::from_millis(100);
 
 /// Something that expires.
 enum Kind {
-    /// Read when it has.
+    /// Read after it has expired.
     Descriptor(TimerFd),
-    /// The same, and then set again, to its next period by absolute time.
+    /// The same, and then set again to its next period, by absolute time.
     Again(TimerFd),
-    /// A signal that is pending when it has. The timer of timer_create(2) ends with its value.
+    /// A signal that is pending after it has expired. The timer of timer_create(2) ends when its
+    /// value is dropped.
     Signal {
         signal: Signal,
         _timer: Option<Timer>,
@@ -47,7 +49,7 @@ struct Watched {
 }
 
 fn main() -> Result<()> {
-    // Before any thread is there that could take them.
+    // Before any thread exists that could receive them.
     let signals = [Signal::SIGALRM, Signal::SIGUSR1, Signal::SIGUSR2];
     SigSet::from_iter(signals).thread_block()?;
     let stop = Stop::on_signals()?;
@@ -156,14 +158,14 @@ fn start() -> Result<Vec<Watched>> {
     Ok(watched.collect())
 }
 
-/// Counts for a while what expires. Whether nothing came in between, a freeze for one.
+/// Counts expirations for a while. Returns whether nothing, such as a freeze, interrupted it.
 fn count(timers: &mut [Watched]) -> Result<bool> {
     for timer in timers.iter_mut() {
         timer.count = 0;
     }
     let mut whole = true;
     let mut last = Instant::now();
-    // By looks, not by time: a freeze takes none.
+    // By number of looks, not by time: a freeze contains none.
     for _ in 0..WINDOW.as_millis() / LOOK.as_millis() {
         thread::sleep(LOOK);
         whole &= last.elapsed() < LONG;
@@ -177,7 +179,7 @@ fn count(timers: &mut [Watched]) -> Result<bool> {
 
 impl Watched {
     fn broken(&self, whole: bool) -> Option<&'static str> {
-        // A look takes somewhat longer than it sleeps.
+        // A look takes somewhat longer than the sleep.
         let expected = (WINDOW.as_millis() / PERIOD.as_millis()) as u64;
         match (self.off, self.count) {
             (true, 0) => None,
@@ -190,7 +192,7 @@ impl Watched {
 }
 
 impl Kind {
-    /// How often it has expired since the last time.
+    /// How often it has expired since the last call.
     fn expired(&mut self) -> Result<u64> {
         match self {
             Kind::Descriptor(timer) => read(timer),
@@ -229,14 +231,14 @@ fn set_again(timer: &TimerFd) -> Result<()> {
     Ok(timer.set(Expiration::OneShot(next), flags)?)
 }
 
-/// Leaves the period, as only the time to the next expiry turns a timer off.
+/// Keeps the period, because only the time to the next expiration turns a timer off.
 fn turn_off(timer: &TimerFd) -> Result<()> {
     let period = TimeSpec::from_duration(PERIOD);
     let off = Expiration::IntervalDelayed(TimeSpec::nanoseconds(0), period);
     Ok(timer.set(off, TimerSetTimeFlags::empty())?)
 }
 
-/// Every [`PERIOD`] a SIGALRM.
+/// A SIGALRM every [`PERIOD`].
 fn set_interval_timer() -> Result<()> {
     let period = libc::timeval {
         tv_sec: 0,
@@ -246,20 +248,21 @@ fn set_interval_timer() -> Result<()> {
         it_interval: period,
         it_value: period,
     };
-    // SAFETY: the value lives until the call returns, and the old one is not asked for.
+    // SAFETY: the value lives until the call returns, and the old one is not requested.
     let set = unsafe { libc::setitimer(libc::ITIMER_REAL, &both, ptr::null_mut()) };
     Errno::result(set)?;
     Ok(())
 }
 
-/// Takes a blocked signal if it is pending.
+/// Receives a blocked signal if it is pending.
 fn take(signal: Signal) -> Result<u64> {
     let set = SigSet::from(signal);
     let now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: both values live until the call returns, and nothing else of the signal is asked for.
+    // SAFETY: both values live until the call returns, and no other information about the signal is
+    // requested.
     match unsafe { libc::sigtimedwait(set.as_ref(), ptr::null_mut(), &now) } {
         -1 if matches!(Errno::last(), Errno::EAGAIN | Errno::EINTR) => Ok(0),
         -1 => bail!("waiting for {signal}: {}", Errno::last()),

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::kind;
 
-/// The service that `agent-server` is.
+/// The systemd unit of `agent-server`.
 pub(crate) fn unit() -> PathBuf {
     workspace().join("dist/agent-server.service")
 }
@@ -21,7 +21,7 @@ fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// Builds whatever goes into hosts with these images.
+/// Builds everything for hosts with these images.
 pub(crate) fn build<'a>(images: impl Iterator<Item = &'a &'a str>) {
     agents();
     workloads();
@@ -30,15 +30,16 @@ pub(crate) fn build<'a>(images: impl Iterator<Item = &'a &'a str>) {
     });
 }
 
-/// The programs `agent-client` and `agent-server`. Cargo is asked once in each run, because a test
-/// package cannot depend on programs of another one: who built them, and when, would be left open.
+/// The programs `agent-client` and `agent-server`. Cargo is asked once per run, because a test
+/// package cannot depend on another package's programs: it would be unclear who built them, and
+/// when.
 pub(crate) fn agents() -> &'static [PathBuf] {
     static AGENTS: OnceLock<Vec<PathBuf>> = OnceLock::new();
     AGENTS.get_or_init(|| build_agents(&[]).expect("the agents build"))
 }
 
-/// The same with places where a test can break them, in a directory of their own: the two builds
-/// would otherwise replace each other.
+/// The same with failpoints, built in a directory of their own: otherwise the two builds would
+/// replace each other.
 pub(crate) fn fragile_agents() -> &'static [PathBuf] {
     static AGENTS: OnceLock<Vec<PathBuf>> = OnceLock::new();
     AGENTS.get_or_init(|| {
@@ -58,8 +59,9 @@ fn build_agents(options: &[&str]) -> Result<Vec<PathBuf>> {
         .args(options)
         .current_dir(workspace())
         .stderr(Stdio::inherit());
-    // Cargo has set these for the tests' own package. Build scripts that look at them would run
-    // again, and all that depends on them be built again, each time the agents are built otherwise.
+    // Cargo has set these for the tests' own package. Build scripts that read them would run again,
+    // and everything that depends on them would be rebuilt, each time the agents are built in
+    // another way.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
@@ -86,8 +88,8 @@ fn build_agents(options: &[&str]) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// A program without what only a debugger reads: it would take longest of all to copy into a virtual
-/// machine. In a directory beside the original, and as new.
+/// A program without debug information, which would take longest of all to copy into a virtual
+/// machine. In a directory beside the original, and up to date.
 fn stripped(program: &Path) -> Result<PathBuf> {
     let (directory, name) = program
         .parent()
@@ -131,7 +133,7 @@ pub(crate) fn image(name: &str) -> PathBuf {
         .clone()
 }
 
-/// Builds it unless it is newer than all it is made of. Runs at the same time take turns.
+/// Builds it unless it is newer than everything it is made from. Only one at a time.
 fn build_image(name: &str) -> Result<PathBuf> {
     let directory = workspace().join("target/images");
     fs::create_dir_all(&directory)?;

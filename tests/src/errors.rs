@@ -7,12 +7,12 @@ use nix::sys::signal::Signal;
 
 use crate::{Job, eventually};
 
-/// Resets of TCP, and errors of ICMP but those that tell a path's MTU.
+/// TCP resets, and all ICMP errors except those about a path's MTU.
 const FILTER: &str = "(ip proto 6 and tcp[13] & 4 != 0) or (ip6 proto 6 and ip6[53] & 4 != 0) \
     or (icmp[0] == 3 and icmp[1] != 4) or icmp[0] == 5 or icmp[0] == 11 \
     or (ip6 proto 58 and ip6[40] < 128 and ip6[40] != 2)";
 
-/// A `tcpdump` of what a host is told of broken connections.
+/// A `tcpdump` of the packets that tell a host of broken connections.
 #[derive(Debug)]
 pub struct Errors {
     job: Job,
@@ -32,10 +32,10 @@ impl Errors {
         Self { job }
     }
 
-    /// That there were none.
+    /// Checks that there were none.
     ///
     /// # Panics
-    /// With those there were.
+    /// If there were any; the message lists them.
     #[track_caller]
     pub fn assert_none(self) {
         self.job.signal(Signal::SIGINT);

@@ -14,12 +14,12 @@ use crate::{Errors, Job, Load, Migration, artifacts, eventually, kind, load, pau
 /// For commands that answer at once.
 const SHORT: Duration = Duration::from_secs(60);
 
-/// After the last flow a tunnel stays for a while, for the next migration.
+/// After its last flow a tunnel stays for a while, for the next migration.
 const TIDY: Duration = Duration::from_secs(60);
 
-/// How long connections that ended are remembered: as short as the kernel allows, so that a host is
-/// as before soon after. Nothing is shortened below what a live connection needs, also one that is
-/// just being closed: that is longer than any stall. New addresses are not tentative for a while either.
+/// How long ended connections are remembered: as short as the kernel allows, so that a host soon looks
+/// as before. Nothing that a live connection needs is shortened, not even one that is being closed: that
+/// has to outlast any stall. Also, new addresses are not tentative at first.
 const CONNTRACK: &str = "
 cd /proc/sys/net/netfilter
 for state in time_wait close; do
@@ -42,7 +42,7 @@ for which in all default; do
 done
 ";
 
-/// In an emulated processor a container is frozen for so long that flows would end meanwhile.
+/// In an emulated processor a container is frozen for so long that flows would time out meanwhile.
 const SLOW_CONNTRACK: &str = "
 cd /proc/sys/net/netfilter
 echo 120 >nf_conntrack_tcp_timeout_max_retrans
@@ -52,7 +52,7 @@ echo 60 >nf_conntrack_udp_timeout_stream
 ";
 
 /// Runs a command as if it was typed after a login: PAM registers a session with systemd, which sets
-/// XDG_RUNTIME_DIR, for one.
+/// XDG_RUNTIME_DIR, for example.
 pub const LOGIN: [&str; 7] = [
     "su",
     "--login",
@@ -63,7 +63,7 @@ pub const LOGIN: [&str; 7] = [
     "sh",
 ];
 
-/// States that soon become others.
+/// States that soon change into others.
 const PASSING: [&str; 6] = [
     " TIME_WAIT ",
     " CLOSE ",
@@ -73,18 +73,18 @@ const PASSING: [&str; 6] = [
     " tentative",
 ];
 
-/// What a [`Fixture`] begins with.
+/// What a [`Fixture`] starts with.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup<'a> {
     /// Names of the hosts.
     pub hosts: &'a [&'a str],
     /// Those that run `agent-server`.
     pub servers: &'a [&'a str],
-    /// Who is paired, as the source, with whom.
+    /// The pairs of source and destination.
     pub pairs: &'a [(&'a str, &'a str)],
     /// Images to have on each host.
     pub images: &'a [(&'a str, &'a [&'a str])],
-    /// Whether hosts that run containers have systemd, and Podman as Debian leaves it.
+    /// Whether hosts that run containers have systemd, and Podman as Debian installs it.
     pub services: bool,
 }
 
@@ -99,12 +99,12 @@ impl Setup<'_> {
     }
 }
 
-/// A lab with both agents on every host. When a test fails, it prints what the servers said.
+/// A lab with both agents on every host. If a test fails, it prints what the servers said.
 #[derive(Debug)]
 pub struct Fixture {
     lab: Lab,
     servers: BTreeMap<String, Job>,
-    _turn: File,
+    _lab_lock: File,
 }
 
 impl Fixture {
@@ -124,12 +124,13 @@ impl Fixture {
 
     /// Hosts `a` and `b` as a distribution leaves them: with systemd, Podman and CRIU installed and
     /// nothing configured, and `agent-server` as the service that the README describes. Each can send to
-    /// the other. What a person types there, [`Fixture::begin`] for one, is typed in a login session.
+    /// the other. What a person would type there (for example [`Fixture::begin`]) is typed in a login
+    /// session.
     pub fn services(lab: &str, images: &[&str]) -> Self {
         Self::make_services(lab, images, artifacts::agents())
     }
 
-    /// The same, whose agents break where they are told to.
+    /// The same, with agents that break where they are told to.
     pub fn fragile_services(lab: &str, images: &[&str]) -> Self {
         Self::make_services(lab, images, artifacts::fragile_agents())
     }
@@ -158,12 +159,12 @@ impl Fixture {
         Self::make_both_ways(lab, images, artifacts::agents())
     }
 
-    /// The same, whose agents break where they are told to (common/src/faults.rs).
+    /// The same, with agents that break where they are told to (common/src/faults.rs).
     pub fn fragile(lab: &str, images: &[&str]) -> Self {
         Self::make_both_ways(lab, images, artifacts::fragile_agents())
     }
 
-    /// `a`, `b` and `d` in a ring of pairings, of which all but `b` and `d` go both ways; the clients are
+    /// `a`, `b` and `d`, paired in a ring: all pairs work both ways except `b` and `d`. The clients are
     /// on `c`.
     pub fn ring(lab: &str, images: &[&str]) -> Self {
         Self::with(
@@ -178,14 +179,14 @@ impl Fixture {
         )
     }
 
-    /// `a` and `b` as these distributions have them, and `c`. Nothing is installed: there is only what
-    /// someone would have who has unpacked and built this project in `/root` of either, and these images
-    /// on `a`.
+    /// `a` and `b` with these distributions' defaults, and `c`. Nothing is installed: there is only what
+    /// somebody would have who has unpacked and built this project in `/root` on either host, and these
+    /// images on `a`.
     ///
     /// # Panics
     /// If they do not boot.
     pub fn bare(lab: &str, a: Distribution, b: Distribution, images: &[&str]) -> Self {
-        let turn = turn(lab).expect("a lock can be had");
+        let lab_lock = lock_lab(lab).expect("a lock can be had");
         artifacts::build(images.iter());
         let kinds = [
             ("a", Kind::Systemd(a)),
@@ -195,7 +196,7 @@ impl Fixture {
         let fixture = Self {
             lab: Lab::fresh_as(lab, &kinds).expect("the lab comes up"),
             servers: BTreeMap::new(),
-            _turn: turn,
+            _lab_lock: lab_lock,
         };
         for name in ["a", "b"] {
             let host = fixture.host(name);
@@ -217,7 +218,7 @@ impl Fixture {
         fixture
     }
 
-    /// A lab made to measure.
+    /// A lab with this setup.
     ///
     /// # Panics
     /// If it cannot be made.
@@ -237,14 +238,14 @@ impl Fixture {
     }
 
     fn make(lab: &str, setup: Setup<'_>, agents: &[PathBuf]) -> Self {
-        // Labs of both kinds can be side by side.
+        // Labs of both kinds can exist side by side.
         let lab = &match kind() {
             Kind::Namespaces | Kind::Services => lab.to_owned(),
             Kind::Machine => lab.replacen("m-", "v-", 1),
             Kind::Systemd(_) => lab.replacen("m-", "s-", 1),
         };
-        let turn = turn(lab).expect("a lock can be had");
-        // Before there are hosts, which would only be slowed down by it.
+        let lab_lock = lock_lab(lab).expect("a lock can be had");
+        // Before there are hosts, which the build would only slow down.
         artifacts::build(setup.images.iter().flat_map(|(_, images)| *images));
         let kinds: Vec<_> = setup
             .hosts
@@ -255,7 +256,7 @@ impl Fixture {
         let mut fixture = Self {
             lab,
             servers: BTreeMap::new(),
-            _turn: turn,
+            _lab_lock: lab_lock,
         };
         thread::scope(|scope| {
             for name in setup.hosts {
@@ -271,7 +272,7 @@ impl Fixture {
         fixture
     }
 
-    /// Puts into a host what it is to have.
+    /// Puts into a host what the setup wants there.
     fn furnish(&self, name: &str, setup: Setup<'_>, agents: &[PathBuf]) {
         let host = self.host(name);
         if host.kind().is_machine() {
@@ -294,8 +295,8 @@ impl Fixture {
         }
     }
 
-    /// Podman leaves a few things of its own on first use, forwarding for one. Those are not what a
-    /// test looks for, so they come first.
+    /// Podman leaves a few things behind on first use, such as turned on forwarding. A test is not
+    /// to find those, so they come first.
     fn break_in(&self, host: &str) {
         let first = "podman images -n --format '{{.Repository}}' | head -n1";
         let image = self.sh(host, first);
@@ -325,7 +326,7 @@ impl Fixture {
         format!("[{}]:{port}", self.host(host).ipv6())
     }
 
-    /// Runs a script in a host, to its end and without error.
+    /// Runs a script in a host to its end; it must succeed.
     ///
     /// # Panics
     /// If it fails or takes too long.
@@ -359,17 +360,17 @@ impl Fixture {
         self.serve_with(host, &[]);
     }
 
-    /// Starts `agent-server` with these variables in its environment, in place of one that runs,
-    /// which is killed; waits until it listens.
+    /// Starts `agent-server` with these variables in its environment, and waits until it listens.
+    /// One that is already running is killed first.
     ///
-    /// On a host with systemd it is a service, and one that runs is restarted.
+    /// On a host with systemd it is a service; if it is running, it is restarted.
     pub fn serve_with(&mut self, host: &str, environment: &[(&str, &str)]) {
         if unit::is_for(self.host(host)) {
             unit::start(self.host(host), environment).expect("the service starts");
             return self.wait_for_service(host);
         }
         self.servers.remove(host);
-        // One that was killed takes a moment to go.
+        // A killed server takes a moment to disappear.
         let limit = Duration::from_secs(30);
         eventually(limit, || match self.listens(host) {
             false => Ok(()),
@@ -422,7 +423,7 @@ impl Fixture {
         self.servers.remove(host);
     }
 
-    /// That the `agent-server` of a host still runs.
+    /// Checks that the `agent-server` of a host still runs.
     ///
     /// # Panics
     /// If not.
@@ -506,8 +507,8 @@ impl Fixture {
         Migration::of(self.begin(source, container, to, &[]))
     }
 
-    /// Starts a client on `c` and waits until all of its connections are open. It asks less often of
-    /// an emulated processor, which has to get on with something else too.
+    /// Starts a client on `c` and waits until all of its connections are open. It sends less often
+    /// to an emulated processor, which has other things to do as well.
     #[track_caller]
     pub fn client(&self, command: &str, target: &str, options: &[&str]) -> Load {
         self.client_on("c", command, target, options)
@@ -535,7 +536,7 @@ impl Fixture {
         Load::open(client, &arguments, target, already + connections)
     }
 
-    /// Waits until a host has no tunnel any more.
+    /// Waits until a host no longer has a tunnel.
     ///
     /// # Panics
     /// If it still has one after a minute.
@@ -553,7 +554,7 @@ impl Fixture {
         self.outside_server_of(port, 1)
     }
 
-    /// The same for so many TCP connections.
+    /// The same, expecting this many TCP connections.
     #[track_caller]
     pub fn outside_server_of(&self, port: u16, connections: usize) -> Load {
         let (address, count) = (format!("[::]:{port}"), connections.to_string());
@@ -568,8 +569,8 @@ impl Fixture {
         load
     }
 
-    /// Creates a Podman network on these hosts. What comes with the first container of a network,
-    /// such as forwarding of IPv6, comes now, so that a later look finds it there.
+    /// Creates a Podman network on these hosts. Whatever the first container of a network causes,
+    /// such as IPv6 forwarding, is caused now, so that a later comparison does not find it new.
     pub fn add_network(&self, hosts: &[&str], name: &str, options: &str) {
         for host in hosts {
             self.sh(host, &format!("podman network create {options} {name}"));
@@ -584,13 +585,13 @@ impl Fixture {
         }
     }
 
-    /// Listens on `c` for words that a connection is broken.
+    /// Listens on `c` for packets that say that a connection is broken.
     #[track_caller]
     pub fn listen_for_errors(&self) -> Errors {
         Errors::listen(self.host("c"))
     }
 
-    /// What a user defined of a container and expects to find after a move.
+    /// What a user has defined for a container and expects to find after a move.
     #[track_caller]
     pub fn definition(&self, host: &str, container: &str) -> Value {
         let text = self.sh(host, &format!("podman inspect {container}"));
@@ -649,7 +650,7 @@ impl Fixture {
         self.sh(host, &format!("nsenter -n -t $({pid}) {command}"))
     }
 
-    /// Waits until a container says something new: it runs and its clients are answered.
+    /// Waits until a container prints something new: it runs, and its clients are answered.
     ///
     /// # Panics
     /// If it stays silent.
@@ -669,7 +670,7 @@ impl Fixture {
     /// datagrams were not answered.
     ///
     /// # Panics
-    /// With all that it said, if they are not.
+    /// If they are not whole; the message has all that it said.
     #[track_caller]
     pub fn stop_dial_out(&self, host: &str, container: &str) -> u64 {
         self.sh(host, &format!("podman stop -t 5 {container}"));
@@ -692,11 +693,11 @@ impl Fixture {
         udp.iter().map(lost).sum()
     }
 
-    /// The whole state of these hosts, to compare with later: once connections that have ended are
-    /// forgotten and new links have settled.
+    /// The whole state of these hosts, for a later comparison: once connections that have ended are
+    /// forgotten and new links have come up.
     ///
     /// # Panics
-    /// If they do not come to rest.
+    /// If the state keeps changing.
     #[track_caller]
     pub fn look(&self, hosts: &[&str]) -> BTreeMap<String, Snapshot> {
         let mut last = self.glance(hosts);
@@ -727,10 +728,10 @@ impl Fixture {
             .collect()
     }
 
-    /// Waits until hosts are again as they were.
+    /// Waits until hosts are as they were before.
     ///
     /// # Panics
-    /// With what differs, if they do not become so.
+    /// If they do not get there; the message says what differs.
     #[track_caller]
     pub fn assert_as_before(&self, before: &BTreeMap<String, Snapshot>) {
         let hosts: Vec<&str> = before.keys().map(String::as_str).collect();
@@ -751,9 +752,9 @@ impl Fixture {
     }
 }
 
-/// Waits until no other run has the lab of this name: labs are known by their names, and a fresh one
-/// takes an old one down. Ends with the file.
-fn turn(lab: &str) -> std::io::Result<File> {
+/// Waits until no other run has the lab of this name: a lab is identified by its name, and a fresh
+/// one takes down an old one. Ends when the file is dropped.
+fn lock_lab(lab: &str) -> std::io::Result<File> {
     let name = format!("live-migration-test-{lab}.lock");
     let file = File::create(std::env::temp_dir().join(name))?;
     file.lock()?;

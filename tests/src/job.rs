@@ -1,4 +1,4 @@
-//! A command under way in a host.
+//! A command that runs in a host.
 
 use std::fs;
 use std::io::Write;
@@ -15,8 +15,8 @@ use crate::kind::patience;
 
 /// A command that runs in a host, killed if it is dropped.
 ///
-/// What it prints goes to files: a pipe that nobody reads would stop it, and one that a daemon
-/// inherits would never end.
+/// Its output goes to files: a pipe that nobody reads would stop it, and one that a daemon inherits
+/// would never end.
 #[derive(Debug)]
 pub struct Job {
     what: String,
@@ -73,7 +73,7 @@ impl Job {
     /// Starts a command and writes it this input, to its end.
     ///
     /// # Panics
-    /// If it cannot be started. That it does not read all of its input is not an error.
+    /// If it cannot be started. It need not read all of its input.
     #[track_caller]
     pub fn with_input(host: &Host, argv: &[&str], input: &[u8]) -> Self {
         let mut command = host.command(argv[0]);
@@ -87,7 +87,7 @@ impl Job {
     /// Sends a signal to the command.
     pub fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.child.id()).expect("process ids fit");
-        // It may have ended by itself; whoever waits for it will see.
+        // It may have ended already; whoever waits for it will see.
         let _ = kill(Pid::from_raw(id), signal);
     }
 
@@ -109,7 +109,7 @@ impl Job {
     /// Waits for its end.
     ///
     /// # Panics
-    /// If that takes longer than the limit, or than that takes in virtual machines.
+    /// If that takes longer than the limit, which is higher for virtual machines.
     #[track_caller]
     pub fn wait(mut self, limit: Duration) -> Output {
         let limit = patience(limit);
@@ -136,7 +136,7 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        // Gone already, as a rule.
+        // Usually it has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

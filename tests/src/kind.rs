@@ -1,19 +1,19 @@
-//! What the hosts of a [`Fixture`](crate::Fixture) are made of.
+//! What kind of hosts a [`Fixture`](crate::Fixture) has.
 
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use lab::Kind;
 
-/// `vm`: hosts that containers run on are virtual machines. The name of a distribution, such as `trixie`:
-/// they are virtual machines with its defaults. Unset: all are namespaces.
+/// `vm`: hosts that run containers are virtual machines. The name of a distribution, such as `trixie`:
+/// they are virtual machines with its defaults. Unset: all hosts are namespaces.
 const VARIABLE: &str = "LAB_KIND";
 
-/// How much longer than elsewhere anything may take in an emulated processor.
+/// How many times longer than elsewhere everything may take in an emulated processor.
 const SLOWER: u32 = 8;
 
-/// What hosts that containers run on are made of. Clients' hosts are always namespaces: they show
-/// nothing that depends on the kernel.
+/// The kind of the hosts that run containers. Clients' hosts are always namespaces: nothing about
+/// them depends on the kernel.
 ///
 /// # Panics
 /// If the environment asks for something else.
@@ -29,7 +29,7 @@ pub fn kind() -> Kind {
     })
 }
 
-/// A limit for hosts that are namespaces, made one for those that there are.
+/// Scales a limit that is meant for namespace hosts to the kind in use.
 pub(crate) fn patience(limit: Duration) -> Duration {
     match kind() {
         Kind::Namespaces | Kind::Services => limit,

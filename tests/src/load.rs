@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{Job, eventually};
 
-/// How long it may take to notice the end and to report.
+/// How long it may take to notice that it should end, and to report.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// How many connections a host has to a target.
@@ -38,8 +38,9 @@ impl Load {
         }
     }
 
-    /// Starts `load` with these arguments and waits until its host has so many connections to the
-    /// target. One that is refused starts again: a container is there before its program listens.
+    /// Starts `load` with these arguments and waits until its host has this many connections to the
+    /// target. If the connection is refused, it starts again: a container exists before its program
+    /// listens.
     ///
     /// # Panics
     /// If it ends for another reason, or takes too long.
@@ -60,7 +61,7 @@ impl Load {
         load
     }
 
-    /// That it has not ended: a `load count` ends at the first thing that is wrong.
+    /// Checks that it has not ended: a `load count` ends at the first fault.
     ///
     /// # Panics
     /// If it has.
@@ -71,7 +72,7 @@ impl Load {
         }
     }
 
-    /// Ends it and returns what it saw, whatever that was.
+    /// Ends it and returns what it saw, good or bad.
     ///
     /// # Panics
     /// If it says nothing.
@@ -86,10 +87,10 @@ impl Load {
         seen
     }
 
-    /// Ends it; all that it saw must have been whole.
+    /// Ends it; everything that it saw must have been whole.
     ///
     /// # Panics
-    /// With all that it saw, if not.
+    /// If it was not; the message has all that it saw.
     #[track_caller]
     pub fn finish_whole(self) -> Value {
         let what = self.what.clone();

@@ -8,13 +8,13 @@ use serde_json::Value;
 
 use crate::Job;
 
-/// No migration in a lab takes this long.
+/// Longer than any migration in a lab takes.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A migration that has ended.
 #[derive(Debug)]
 pub struct Migration {
-    /// Exit status and all it printed.
+    /// Exit status and everything it printed.
     pub output: Output,
     /// The object it printed; null if it printed none.
     pub report: Value,
@@ -36,7 +36,7 @@ impl Migration {
         Self { output, report }
     }
 
-    /// Ctrl-C, then the end.
+    /// Sends Ctrl-C, then waits for the end.
     #[track_caller]
     pub fn interrupted(job: Job) -> Self {
         job.signal(Signal::SIGINT);
@@ -51,7 +51,7 @@ impl Migration {
             .expect("the lab turns signals into codes")
     }
 
-    /// What it has to say to a person, on stderr and as the report's error and warnings.
+    /// What it says to a person: stderr, and the report's error and warnings.
     pub fn words(&self) -> String {
         format!(
             "{}\n{}\n{}",
@@ -59,7 +59,7 @@ impl Migration {
         )
     }
 
-    /// That the container moved, with a report that says so and nothing to warn of.
+    /// Checks that the container moved, and that the report says so without warnings.
     ///
     /// # Panics
     /// If not.
@@ -94,8 +94,8 @@ impl Migration {
         phases.iter().find(|phase| phase["name"] == name)
     }
 
-    /// That it ended with this exit status and the outcome that goes with it, and said each of
-    /// `words` (in any case) to the person.
+    /// Checks that it ended with this exit status and the outcome for it, and told the person each
+    /// of `words` (in any case).
     ///
     /// # Panics
     /// If not.
@@ -112,7 +112,7 @@ impl Migration {
         self.assert_says(words)
     }
 
-    /// That it said each of `words`, in any case.
+    /// Checks that it said each of `words`, in any case.
     ///
     /// # Panics
     /// If not.

@@ -1,11 +1,11 @@
-//! `agent-server` as a service of a host with systemd.
+//! `agent-server` as a service, on a host with systemd.
 
 use anyhow::Result;
 use lab::{Host, Kind};
 
 use crate::artifacts;
 
-/// What adds variables to its environment.
+/// The drop-in that adds variables to its environment.
 const DROP_IN: &str = "/run/systemd/system/agent-server.service.d/environment.conf";
 
 /// Whether a host runs it as a service.
@@ -13,7 +13,8 @@ pub(crate) fn is_for(host: &Host) -> bool {
     matches!(host.kind(), Kind::Services | Kind::Systemd(_))
 }
 
-/// Installs the unit and starts it, with these variables in its environment; one that runs is restarted.
+/// Installs the unit and starts it with these variables in its environment; if it is running, it is
+/// restarted.
 pub(crate) fn start(host: &Host, environment: &[(&str, &str)]) -> Result<()> {
     host.put(artifacts::unit(), "/etc/systemd/system/")?;
     let variables: String = environment

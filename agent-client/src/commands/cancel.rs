@@ -37,7 +37,7 @@ pub(super) async fn cancel(prefix: &str) -> anyhow::Result<u8> {
              recover` asks",
             record.peer
         ),
-        (Progress::Committed | Progress::RolledBack, _) => anyhow::bail!(
+        (Progress::Committed | Progress::OnDisk | Progress::RolledBack, _) => anyhow::bail!(
             "{id} cannot be cancelled any more: it is {}",
             common::status::progress(&record)
         ),
@@ -46,7 +46,7 @@ pub(super) async fn cancel(prefix: &str) -> anyhow::Result<u8> {
     println!("{}: {}", head(&end), common::status::progress(&end));
     Ok(match end.progress {
         Progress::RolledBack => 0,
-        Progress::Committed => {
+        Progress::Committed | Progress::OnDisk => {
             eprintln!("{id} could no longer be cancelled: the commit had already been sent");
             1
         }

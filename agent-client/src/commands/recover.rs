@@ -3,7 +3,7 @@
 use common::journal::{Journal, MigrationRecord, Progress};
 
 use crate::format::Format;
-use crate::recovery::{self, End, Settled};
+use crate::recovery::{self, End, Recovered};
 
 /// Exit status if a migration stays open.
 const OPEN: u8 = 3;
@@ -15,39 +15,42 @@ pub(super) async fn recover(prefix: Option<&str>, format: Format) -> anyhow::Res
         Some(prefix) => Some(Journal::of("client").find(prefix)?),
         None => None,
     };
-    let settled = recovery::recover(only.as_ref().map(|r| &r.migration)).await?;
+    let recovered = recovery::recover(only.as_ref().map(|r| &r.migration)).await?;
     match format {
-        Format::Text => print(only.as_ref(), &settled),
-        Format::Json => println!("{}", serde_json::Value::from_iter(settled.iter().map(json))),
+        Format::Text => print(only.as_ref(), &recovered),
+        Format::Json => println!(
+            "{}",
+            serde_json::Value::from_iter(recovered.iter().map(json))
+        ),
     }
-    let open = settled.iter().any(|s| matches!(s.end, End::Open(_)));
+    let open = recovered.iter().any(|s| matches!(s.end, End::Open(_)));
     Ok(if open { OPEN } else { 0 })
 }
 
-pub(super) fn print(only: Option<&MigrationRecord>, settled: &[Settled]) {
-    if settled.is_empty() {
+pub(super) fn print(only: Option<&MigrationRecord>, recovered: &[Recovered]) {
+    if recovered.is_empty() {
         match only {
             Some(record) => println!("{}: {}", head(record), common::status::progress(record)),
             None => println!("nothing was left open"),
         }
     }
-    for Settled { record, end } in settled {
+    for Recovered { record, end } in recovered {
         let head = head(record);
         let peer = &record.peer;
         match end {
             End::Undone => println!("{head}: undone; the container runs here"),
             End::Finished => println!("{head}: finished; the container runs on {peer}"),
-            End::Carried => println!("{head}: under way; another agent-client is working on it"),
+            End::UnderWay => println!("{head}: under way; another agent-client is working on it"),
             End::Open(error) => println!("{head}: OPEN: {error:#}\n{}", advice(record)),
         }
     }
 }
 
-fn json(Settled { record, end }: &Settled) -> serde_json::Value {
+fn json(Recovered { record, end }: &Recovered) -> serde_json::Value {
     let (word, error) = match end {
         End::Undone => ("undone", None),
         End::Finished => ("finished", None),
-        End::Carried => ("under_way", None),
+        End::UnderWay => ("under_way", None),
         End::Open(error) => ("open", Some(format!("{error:#}"))),
     };
     serde_json::json!({
@@ -68,7 +71,7 @@ pub(super) fn head(record: &MigrationRecord) -> String {
 
 fn advice(record: &MigrationRecord) -> String {
     let (peer, id) = (&record.peer, &record.migration);
-    if record.progress != Progress::Committing {
+    if !matches!(record.progress, Progress::Committing | Progress::Committed) {
         return "  Fix that, and run `agent-client recover` again.".into();
     }
     format!(

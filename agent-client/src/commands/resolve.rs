@@ -7,7 +7,7 @@ use common::transaction::SourceStep;
 use super::recover::print;
 use crate::cli::Keep;
 use crate::lock;
-use crate::recovery::{self, Settled};
+use crate::recovery::{self, Recovered};
 
 /// Ends a migration as the operator decided, because its destination cannot say what became of it.
 pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
@@ -22,7 +22,8 @@ pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
     // Read again: whoever held the lock until now may have finished or undone it.
     let record = journal.find(record.migration.as_str())?;
     anyhow::ensure!(
-        record.progress == Progress::Committing,
+        record.progress == Progress::Committing
+            || record.progress == Progress::Committed && recovery::unsettled(&record),
         "there is nothing to decide about {}: it is {}{}",
         record.migration,
         common::status::progress(&record),
@@ -32,7 +33,7 @@ pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
         }
     );
     let (step, why) = match recovery::ask(&record).await {
-        Ok(Fate::Committed) => (
+        Ok(Fate::OnDisk) => (
             SourceStep::Remove,
             "the destination says that it runs there",
         ),
@@ -44,6 +45,10 @@ pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
         unknown => {
             match unknown {
                 Err(error) => eprintln!("{} cannot be asked: {error:#}", record.peer),
+                Ok(Fate::Committed) => eprintln!(
+                    "{} says that it runs there, but not that all is on disk there",
+                    record.peer
+                ),
                 Ok(_) => eprintln!("{} has no record of it", record.peer),
             }
             let step = match keep {
@@ -58,11 +63,11 @@ pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
     let step = Some(step).filter(|step| {
         *step == SourceStep::Thaw || recovery::is_frozen(source.as_ref()).unwrap_or(false)
     });
-    let settled = Settled {
+    let recovered = Recovered {
         end: recovery::carry_out(&journal, record.clone(), source, step, why).await?,
         record,
     };
-    print(None, &[settled]);
+    print(None, &[recovered]);
     println!("  {why}");
     Ok(0)
 }

@@ -2,7 +2,7 @@
 
 use common::container::ContainerFacts;
 use common::container::podman;
-use common::container::podman::inspect::Placement;
+use common::container::podman::inspect::Local;
 use common::host::HostFacts;
 use common::net::foreign_firewalls::{self, Part};
 use common::preflight::{self, Check, Side, Verdict};
@@ -15,23 +15,17 @@ use crate::control::{Control, unexpected};
 /// The container that is meant, and this host.
 pub(super) struct Found {
     pub(super) facts: ContainerFacts,
-    pub(super) placement: Placement,
+    pub(super) local: Local,
     pub(super) host: HostFacts,
 }
 
 impl Found {
     /// Finds a container by the name or id that the user gave.
     pub(super) async fn look(container: &str) -> anyhow::Result<Self> {
-        let listed = podman::list::list().await?;
-        let found = podman::list::resolve(&listed, container)?;
         let (inspected, host) =
-            tokio::join!(podman::inspect::inspect(&found.id), HostFacts::gather());
-        let (facts, placement) = inspected?;
-        Ok(Found {
-            facts,
-            placement,
-            host,
-        })
+            tokio::join!(podman::inspect::inspect(container), HostFacts::gather());
+        let (facts, local) = inspected?;
+        Ok(Found { facts, local, host })
     }
 
     /// This host's checks.
@@ -65,7 +59,7 @@ impl Found {
     }
 }
 
-/// Looks at both hosts; returns what holds and what does not.
+/// Asks both hosts; returns what holds and what does not.
 pub(crate) async fn check(container: &str, destination: &Address) -> anyhow::Result<Vec<Check>> {
     let found = Found::look(container).await?;
     let mut checks = found.check_here(false).await;

@@ -30,6 +30,49 @@ pub(super) async fn commit(
     }
 }
 
+/// Waits for the destination's word that what came there is on disk: the copy here may go then. `control` is
+/// the connection on which it has committed, if it is not lost.
+///
+/// # Errors
+/// If that word does not come within 15 s after the destination has answered, or cannot be asked for. The
+/// copy here may be the only one then that a power cut leaves.
+pub(super) async fn await_disk(
+    control: &mut Control,
+    destination: &Address,
+    migration: &MigrationId,
+) -> anyhow::Result<()> {
+    let fate = Request::Fate {
+        migration: migration.clone(),
+    };
+    // On this connection the answer comes when the destination has done what is left.
+    let mut answer = match control.insist(fate).await {
+        Ok(Reply::Fate { fate }) => Ok(fate),
+        Ok(other) => Err(unexpected(&other).into()),
+        Err(error) => Err(error.into()),
+    };
+    let deadline = Instant::now() + FATE_LIMIT;
+    loop {
+        let said = answer.as_ref().ok().copied();
+        match transaction::source(Progress::Committed, said, true) {
+            Some(SourceStep::Remove) => return Ok(()),
+            Some(SourceStep::AskOperator) => {
+                anyhow::bail!("{destination} does not know of this migration any more")
+            }
+            _ if Instant::now() >= deadline => break,
+            _ => tokio::time::sleep(FATE_PAUSE).await,
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        answer = match tokio::time::timeout(left, ask_fate(destination, migration)).await {
+            Ok(answer) => answer,
+            Err(_) => break,
+        };
+    }
+    match answer {
+        Err(error) => Err(error.context("the destination cannot be asked whether all is on disk")),
+        Ok(_) => anyhow::bail!("{destination} has not said that all is on disk there"),
+    }
+}
+
 /// The answer to `Commit` did not come: asks until the destination says what became of the commit.
 async fn learn_outcome(
     destination: &Address,
@@ -50,7 +93,7 @@ async fn learn_outcome(
             Err(_) => break,
         };
         match transaction::source(Progress::Committing, Some(answer), true) {
-            Some(SourceStep::Remove) => {
+            Some(SourceStep::Remove | SourceStep::AwaitDisk) => {
                 return Ok(format!(
                     "the commit was not answered properly, but the destination has committed: {lost}"
                 ));

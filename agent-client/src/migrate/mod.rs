@@ -21,7 +21,7 @@ use anyhow::Context;
 use common::bulk;
 use common::container::ContainerFacts;
 use common::container::files::payload::Sent;
-use common::container::podman::inspect::Placement;
+use common::container::podman::inspect::Local;
 use common::durable;
 use common::journal::Progress;
 use common::net::flows::decide::FlowCount;
@@ -246,7 +246,7 @@ impl<'a> Migration<'a> {
     ) -> Result<(Source, Option<MissingImage>), Failure> {
         let migration = MigrationId::random();
         self.report.migration_id = Some(migration.clone());
-        let source = self.open_journal(&migration, &found.facts, found.placement)?;
+        let source = self.open_journal(&migration, &found.facts, found.local)?;
         let begin = Request::Begin {
             migration,
             container: Box::new(found.facts),
@@ -272,7 +272,7 @@ impl<'a> Migration<'a> {
         &mut self,
         migration: &MigrationId,
         facts: &ContainerFacts,
-        placement: Placement,
+        local: Local,
     ) -> anyhow::Result<Source> {
         let peer = self.destination.to_string();
         self.record.open(migration, facts.reference(), peer)?;
@@ -286,7 +286,7 @@ impl<'a> Migration<'a> {
             Ok(paths::remove_work_dir(&removed)?)
         });
         durable::create_dir_all(&work).with_context(|| work.display().to_string())?;
-        Source::new(facts.clone(), placement, work)
+        Source::new(facts.clone(), local, work)
     }
 
     /// From `Begin` to the end, a line per phase.
@@ -483,12 +483,21 @@ impl<'a> Migration<'a> {
     /// From here on, the migration cannot fail.
     async fn remove(&mut self, source: &Source, flows: &MovingFlows) -> Outcome {
         self.timeline.begin(PhaseName::Remove);
-        let control = self.control.as_mut();
-        let forward_new = self.forward_new;
-        let removed = removal::remove(source, flows, control, forward_new, &mut self.report).await;
-        if let Err(error) = removed {
+        if self.forward_new {
+            removal::forward(source, &mut self.report).await;
+        }
+        if let Err(error) = self.await_disk().await {
             // The scratch space is kept too: it tells recovery that the container is still to be
             // removed.
+            self.report.warnings.push(format!(
+                "the old container was not removed: {error:#}; it is frozen, and the next agent-client \
+                 command here asks again"
+            ));
+            return Outcome::Unknown;
+        }
+        let control = self.control.as_mut();
+        let removed = removal::remove(source, flows, control, &mut self.report).await;
+        if let Err(error) = removed {
             self.report.warnings.push(format!(
                 "the old container could not be removed: {error:#}; it is frozen, and the next \
                  agent-client command here tries again"
@@ -499,6 +508,12 @@ impl<'a> Migration<'a> {
             let _ = paths::remove_work_dir(migration);
         }
         Outcome::Moved
+    }
+
+    /// Waits until the copy at the destination would survive a power cut there as well as the one here.
+    async fn await_disk(&mut self) -> anyhow::Result<()> {
+        let control = connected(&mut self.control)?;
+        commit::await_disk(control, &self.destination, self.record.migration()?).await
     }
 
     /// The only error path: this host first, since clients wait for it.

@@ -55,6 +55,7 @@ impl Record {
             progress: Progress::UnderWay,
             started: OffsetDateTime::now_utc(),
             error: None,
+            boot: None,
         };
         self.journal
             .write(&record)

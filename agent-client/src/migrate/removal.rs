@@ -10,27 +10,28 @@ use super::forward;
 use crate::control::Control;
 use crate::source::Source;
 
-/// Removes the old container and its service, and keeps its flows going without it; with
-/// `forward_new`, new connections as well. What became of the flows goes to `report`.
+/// Sends new connections after the container. As long as the frozen copy is there, nothing refuses one in
+/// between.
+pub(super) async fn forward(source: &Source, report: &mut Report) {
+    match forward::activate(source).await {
+        Ok(ports) => report.forwarded_ports = ports,
+        Err(error) => {
+            let warning = format!("new connections are not forwarded: {error:#}");
+            report.warnings.push(warning);
+        }
+    }
+}
+
+/// Removes the old container and its service, and keeps its flows going without it. What became of the
+/// flows goes to `report`. The destination has said that everything is on disk there.
 ///
 /// Fails if the container or its service is still there; everything else is only worth a warning.
 pub(super) async fn remove(
     source: &Source,
     flows: &MovingFlows,
     control: Option<&mut Control>,
-    forward_new: bool,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    // As long as the frozen copy is there, nothing refuses a connection in between.
-    if forward_new {
-        match forward::activate(source).await {
-            Ok(ports) => report.forwarded_ports = ports,
-            Err(error) => {
-                let warning = format!("new connections are not forwarded: {error:#}");
-                report.warnings.push(warning);
-            }
-        }
-    }
     let removed = source.remove().await;
     report.warnings.extend(flows.reconcile().await);
     if let Some(control) = control {

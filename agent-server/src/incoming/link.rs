@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use common::bulk::{self, Receiving};
-use common::container::files::payload::{self, Places};
+use common::container::files::payload::{self, Kind};
+use common::container::files::places::Places;
 use common::container::podman::image;
 use common::multicall::keeper_command;
 use common::net::state::Dirs;
@@ -73,7 +74,10 @@ impl Link {
         let tunnel = self.tunnel().map_err(failed)?;
         let receiving = spawn_blocking(move || {
             tunnel.prove(PROOF_LIMIT)?;
-            anyhow::Ok(Receiving::bind(tunnel.local_address())?)
+            anyhow::Ok(Receiving::bind(
+                tunnel.local_address(),
+                &tunnel.interface(),
+            )?)
         })
         .await
         .map_err(failed)?
@@ -120,9 +124,15 @@ impl Link {
                     let mut file = std::fs::File::create(&skeleton)?;
                     io::copy(&mut receiver, &mut file)?;
                 }
-                StreamKind::Files | StreamKind::Checkpoint => {
+                StreamKind::Files => {
                     let places = places.context("nothing is staged")?;
-                    warnings = payload::unpack(&places, &mut receiver)?;
+                    warnings = payload::unpack(&places, Kind::Files, &mut receiver)?;
+                    // While the container runs on: then little is left for the time after the commit.
+                    places.sync()?;
+                }
+                StreamKind::Checkpoint => {
+                    let places = places.context("nothing is staged")?;
+                    warnings = payload::unpack(&places, Kind::Checkpoint, &mut receiver)?;
                 }
             }
             Ok((receiver.finish()?, warnings))

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use common::container::checkpoint::dump;
+use common::container::files::places::Places;
 use common::container::restore::gate::{self, Staged};
 use common::container::restore::timerfds;
 use common::container::{ContainerFacts, health, service};
@@ -45,6 +46,12 @@ pub(crate) async fn watch_over(container: &ContainerFacts) -> anyhow::Result<()>
     Ok(())
 }
 
+/// Has what came with a container put on disk.
+async fn put_on_disk(places: Option<Places>) -> anyhow::Result<()> {
+    let places = places.context("it was never staged")?;
+    Ok(spawn_blocking(move || places.sync()).await??)
+}
+
 /// A migration under way at this host.
 pub struct PodmanIncoming {
     record: MigrationRecord,
@@ -54,6 +61,8 @@ pub struct PodmanIncoming {
     cancel: CancellationToken,
     link: Link,
     staged: Option<Staged>,
+    /// Where its pieces belong, once it is staged.
+    places: Option<Places>,
     bundle: PathBuf,
     network: Network,
     flows: Flows,
@@ -85,6 +94,7 @@ impl PodmanIncoming {
             link: Link::new(source.ip().to_canonical(), cancel.clone()),
             cancel,
             staged: None,
+            places: None,
             bundle: PathBuf::new(),
             network: Network::default(),
             flows: Flows::default(),
@@ -125,10 +135,11 @@ impl PodmanIncoming {
             undo: &mut self.undo,
             cancel: &self.cancel,
         };
-        let staged = stage.run().await?;
+        let (staged, places) = stage.run().await?;
         self.bundle = staged.bundle.clone();
-        self.network = Network::new(staged.layout.netns.clone());
+        self.network = Network::new(places.netns.clone());
         self.staged = Some(staged);
+        self.places = Some(places);
         // Nothing may reach the container or leave it before the commit.
         self.network.cut_off().await
     }
@@ -153,6 +164,20 @@ impl PodmanIncoming {
         self.journal.write(&under_way)?;
         self.record = under_way;
         Ok(())
+    }
+
+    /// Removes what only the outage needed, and gives the container to those who look after it.
+    async fn look_after(&mut self) -> anyhow::Result<()> {
+        let reopened = self.network.reopen().await;
+        reopened.context("its packets may not pass")?;
+        let addresses = self.container.addresses();
+        let forgotten = spawn_blocking(move || neighbours::forget_parting(&addresses)).await?;
+        forgotten.context("its neighbours may not reach it")?;
+        let id = self.container.id.clone();
+        let ended = spawn_blocking(move || port_forwards::remove(&Dirs::default(), &id)).await?;
+        ended.context("new connections to it may go elsewhere")?;
+        let watched = watch_over(&self.container).await;
+        watched.context("it is not looked after yet")
     }
 
     async fn try_restore(&mut self) -> Step<()> {
@@ -197,11 +222,8 @@ impl Incoming for PodmanIncoming {
     }
 
     async fn receive(&mut self, stream: u32, kind: StreamKind) -> Step<()> {
-        let staged = self.staged.as_ref();
-        let places = staged.map(|staged| stage::places(&self.container, staged));
-        let places = places.transpose().map_err(failed)?;
         self.link
-            .receive(stream, kind, self.undo.work(), places)
+            .receive(stream, kind, self.undo.work(), self.places.clone())
             .await
     }
 
@@ -244,38 +266,17 @@ impl Incoming for PodmanIncoming {
 
     async fn finish_outage(&mut self) {
         self.link.leave();
-        if let Err(error) = self.network.reopen().await {
-            // The scratch space stays: it tells the next start of the server that packets are still
-            // to be released.
-            tracing::error!(
-                "packets of {} may still be held back: {error:#}",
-                self.container.name
-            );
+        let put_on_disk = put_on_disk(self.places.take());
+        let (looked_after, on_disk) = tokio::join!(self.look_after(), put_on_disk);
+        // The scratch space stays if anything is left to do: it tells the next start of the server.
+        if let Err(error) = looked_after {
+            tracing::error!("{}: {error:#}", self.container.name);
             return;
         }
-        let addresses = self.container.addresses();
-        let forgotten = spawn_blocking(move || neighbours::forget_parting(&addresses)).await;
-        if let Err(error) = forgotten.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
-            tracing::error!(
-                "{} may be out of reach for its neighbours: {error:#}",
-                self.container.name
-            );
-            return;
-        }
-        let id = self.container.id.clone();
-        let ended = spawn_blocking(move || port_forwards::remove(&Dirs::default(), &id)).await;
-        if let Err(error) = ended.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
-            tracing::error!(
-                "new connections to {} may go elsewhere: {error:#}",
-                self.container.name
-            );
-            return;
-        }
-        if let Err(error) = watch_over(&self.container).await {
-            tracing::error!(
-                "the service or the health checks of {} do not run yet: {error:#}",
-                self.container.name
-            );
+        self.record.progress = Progress::OnDisk;
+        let recorded = on_disk.and_then(|()| Ok(self.journal.write(&self.record)?));
+        if let Err(error) = recorded {
+            tracing::error!("{} may not be on disk: {error:#}", self.container.name);
             return;
         }
         if let Err(error) = paths::remove_work_dir(&self.record.migration) {
@@ -284,7 +285,7 @@ impl Incoming for PodmanIncoming {
     }
 
     async fn roll_back(&mut self, why: &str) -> Vec<String> {
-        if self.record.progress == Progress::Committed {
+        if self.record.progress.committed() {
             return Vec::new();
         }
         tracing::info!(migration = %self.record.migration, container = self.container.name, "rolling back: {why}");

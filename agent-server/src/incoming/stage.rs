@@ -1,13 +1,12 @@
 //! Brings a container to the gate.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::net::IpAddr;
 
 use anyhow::Context;
-use common::container::files::payload::Places;
+use common::container::files::places::Places;
 use common::container::restore::gate::{self, Owner, Staged};
 use common::container::service::{self, ServiceFacts};
-use common::container::{ContainerFacts, apparmor, podman, spec};
+use common::container::{ContainerFacts, apparmor, podman};
 use common::net::flows::port_forwards;
 use common::net::foreign_firewalls::{self, Part};
 use common::net::state::Dirs;
@@ -27,8 +26,9 @@ pub(super) struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    /// Makes what Podman needs for the container, and brings it to the gate.
-    pub(super) async fn run(&mut self) -> anyhow::Result<Staged> {
+    /// Makes what Podman needs for the container, and brings it to the gate. Also returns where its
+    /// pieces belong.
+    pub(super) async fn run(&mut self) -> anyhow::Result<(Staged, Places)> {
         let reference = &self.container.image_name;
         if !podman::exists("image", reference).await? {
             let (id, name) = (self.container.image_id.clone(), reference.clone());
@@ -59,18 +59,13 @@ impl Stage<'_> {
             self.container.addresses(),
         );
         let staged = self.bring_to_gate().await?;
-        // Only now are netavark's rules in place.
-        let look = move || foreign_firewalls::obstacles(Part::Staged(&bridges), &addresses, false);
-        let obstacles = spawn_blocking(look).await.unwrap_or_default();
-        let certain = obstacles.iter().filter(|obstacle| obstacle.certain);
-        let why: Vec<_> = certain
-            .map(|o| format!("{}: {}", o.found, o.advice))
-            .collect();
-        if !why.is_empty() {
-            staged.cancel().await;
-            anyhow::bail!(why.join("\n"));
+        match find_pieces(self.container, &staged, bridges, addresses).await {
+            Ok(places) => Ok((staged, places)),
+            Err(error) => {
+                staged.cancel().await;
+                Err(error)
+            }
         }
-        Ok(staged)
     }
 
     /// Has Podman load those of its own AppArmor profiles that confine the container: when it
@@ -128,25 +123,21 @@ impl Stage<'_> {
     }
 }
 
-/// Where the pieces of a container at the gate belong.
-pub(super) fn places(container: &ContainerFacts, staged: &Staged) -> anyhow::Result<Places> {
-    let volumes: BTreeMap<String, PathBuf> = container
-        .volumes
-        .iter()
-        .map(|volume| {
-            let directory = staged
-                .layout
-                .binds
-                .get(&volume.destination)
-                .with_context(|| format!("{} is not mounted", volume.destination))?;
-            Ok((volume.destination.clone(), directory.clone()))
-        })
-        .collect::<anyhow::Result<_>>()?;
-    Ok(Places {
-        checkpoint: staged.checkpoint.clone(),
-        rootfs: staged.layout.rootfs.clone(),
-        shm: staged.layout.shm.clone(),
-        volumes,
-        log: staged.bundle.join(spec::LOG_NAME),
-    })
+/// Finds the pieces of a container at the gate. Fails if a firewall keeps its packets away.
+async fn find_pieces(
+    container: &ContainerFacts,
+    staged: &Staged,
+    bridges: Vec<String>,
+    addresses: Vec<IpAddr>,
+) -> anyhow::Result<Places> {
+    // Netavark's rules are there only now.
+    let look = move || foreign_firewalls::obstacles(Part::Staged(&bridges), &addresses, false);
+    let obstacles = spawn_blocking(look).await.unwrap_or_default();
+    let certain = obstacles.iter().filter(|obstacle| obstacle.certain);
+    let why: Vec<_> = certain
+        .map(|o| format!("{}: {}", o.found, o.advice))
+        .collect();
+    anyhow::ensure!(why.is_empty(), why.join("\n"));
+    let (checkpoint, volumes) = (staged.checkpoint.clone(), &container.volumes);
+    Ok(Places::read(&staged.bundle, checkpoint, volumes)?)
 }

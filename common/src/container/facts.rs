@@ -39,9 +39,9 @@ pub struct ContainerFacts {
     pub runtime: String,
     /// Memory in use, bytes, without what the kernel could read again from files.
     pub memory_bytes: u64,
-    /// What its changes to the image take on disk, bytes.
+    /// Disk space taken by its changes to the image, bytes.
     pub changed_bytes: u64,
-    /// What its volumes take on disk, bytes.
+    /// Disk space taken by its volumes, bytes.
     pub volume_bytes: u64,
     /// Network mode, e.g. `bridge`, `host`.
     pub network_mode: String,
@@ -63,10 +63,10 @@ pub struct ContainerFacts {
     pub exec_sessions: usize,
     /// Whether it has a terminal.
     pub terminal: bool,
-    /// Whether its users are not the host's (`--userns`, `--uidmap`).
+    /// Whether it has a user namespace of its own (`--userns`, `--uidmap`).
     #[serde(default)]
     pub user_namespace: bool,
-    /// What runs before its own program, if it has such a thing.
+    /// What runs before its own program (`--init`), if anything.
     #[serde(default)]
     pub init: Option<InitProgram>,
     /// Whether its root file system is an overlay of image layers.
@@ -77,11 +77,11 @@ pub struct ContainerFacts {
     pub roots: Roots,
     /// The service of systemd that runs it, if one does.
     pub service: Option<ServiceFacts>,
-    /// How often its health is checked, if it is.
+    /// How often its health is checked, if at all.
     pub health: Option<HealthFacts>,
-    /// Labels of a security module that confine its processes.
+    /// The security module's labels that confine its processes.
     pub labels: BTreeSet<String>,
-    /// Sizes of the rings that it has for asynchronous I/O, bytes.
+    /// Sizes of its rings for asynchronous I/O, bytes.
     pub aio_rings: BTreeSet<u64>,
 }
 
@@ -94,13 +94,13 @@ pub struct LogFacts {
     pub path: Option<String>,
 }
 
-/// Podman's directories, as far as a container's configuration shows them: the paths in it are those of
-/// the host that it was made on.
+/// Podman's directories, as far as a container's configuration shows them. The paths in it are the ones of
+/// the host that the container was created on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roots {
     /// Of images and containers.
     pub graph: Option<String>,
-    /// Of what does not outlive the host's next start.
+    /// Of what is gone after the host's next boot.
     pub run: Option<String>,
     /// Of volumes, if it has any.
     pub volumes: Option<String>,
@@ -150,7 +150,7 @@ pub struct VolumeFacts {
     pub options: std::collections::BTreeMap<String, String>,
     /// Labels.
     pub labels: std::collections::BTreeMap<String, String>,
-    /// Podman made it for this container alone (`--volume /data`).
+    /// Whether Podman made it for this container alone (`--volume /data`).
     pub anonymous: bool,
     /// Other containers on the source that use it too.
     pub shared_with: Vec<String>,

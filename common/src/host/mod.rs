@@ -50,8 +50,16 @@ pub struct HostFacts {
 impl HostFacts {
     /// Gathers this host's facts. Runs a handful of programs in parallel; changes nothing.
     pub async fn gather() -> Self {
-        let (podman, criu, runc, crun, checkpoint, network) = tokio::join!(
-            version("podman"),
+        let (podman, facts) = tokio::join!(version("podman"), Self::gather_but_podman());
+        HostFacts {
+            podman: podman.ok(),
+            ..facts
+        }
+    }
+
+    /// The same without Podman's version, for those who ask Podman for more than that.
+    pub async fn gather_but_podman() -> Self {
+        let (criu, runc, crun, checkpoint, network) = tokio::join!(
             version("criu"),
             version("runc"),
             version("crun"),
@@ -84,7 +92,7 @@ impl HostFacts {
             name: text(|u| u.nodename()),
             kernel: text(|u| u.release()),
             architecture: text(|u| u.machine()),
-            podman: podman.ok(),
+            podman: None,
             criu: criu.ok(),
             runtimes,
             runtime_problems,
@@ -110,6 +118,12 @@ async fn checkpoint_problem() -> Option<String> {
 }
 
 /// The number in the first line of `program --version`.
+/// Which boot of this host it is now, if that can be found out (proc_sys_kernel(5), `boot_id`).
+pub fn boot() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
+}
+
 async fn version(program: &str) -> Result<String, CommandError> {
     let text = command::stdout(command::new(program).arg("--version")).await?;
     parse_version(&text).ok_or_else(|| CommandError::Output {

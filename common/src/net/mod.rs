@@ -15,6 +15,7 @@ pub mod foreign_firewalls;
 pub mod kernel;
 pub mod mark;
 pub mod packets;
+pub mod ports;
 pub mod rules;
 pub mod state;
 pub mod tunnel;

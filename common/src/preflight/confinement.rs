@@ -25,9 +25,9 @@ pub(super) fn confinement(
             NAME,
             Verdict::Failed,
             format!(
-                "the source has no AppArmor or SELinux, so the container is not confined, and would run \
-                 so here, where {there} confines the others: create it here anew, or turn off {there} \
-                 here"
+                "the source has no AppArmor or SELinux, so the container is not confined. It would run \
+                 unconfined here too, where {there} confines the others: create it again here, or turn \
+                 off {there} here"
             ),
         ),
         (here, there) if here != there && !labels.is_empty() => checks.add(

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::container::facts::PublishedPort;
 use crate::container::init::InitProgram;
-use crate::container::podman::info::Places;
+use crate::container::podman::info::Info;
 use crate::container::podman::objects::Network;
 use crate::container::service::ServiceHere;
 use crate::host::Room;
@@ -33,8 +33,8 @@ pub struct DestinationFacts {
     pub loads_profiles: bool,
     /// Whether the container's runtime is there, by name or path.
     pub runtime_found: bool,
-    /// Podman's directories.
-    pub places: Option<Places>,
+    /// What Podman says of itself, if it runs.
+    pub podman: Option<Info>,
     /// Free space where Podman keeps containers and images.
     pub storage: Room,
     /// Free space where Podman keeps volumes.

@@ -8,7 +8,7 @@ use crate::container::ContainerFacts;
 /// like are bound from below the run root, /dev/shm from below the graph root, and volumes from the
 /// volume path.
 pub(super) fn roots(checks: &mut Checks, container: &ContainerFacts, facts: &DestinationFacts) {
-    let Some(here) = &facts.places else { return };
+    let Some(here) = &facts.podman else { return };
     let there = &container.roots;
     for (name, option, there, here) in [
         (

@@ -65,7 +65,7 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         } else {
             "none"
         },
-        "CRIU cannot carry a container's terminal: run it without -t",
+        "CRIU cannot restore a container's terminal: run it without -t",
     );
     checks.expect(
         "devices",

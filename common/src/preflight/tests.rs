@@ -5,7 +5,7 @@ use crate::container::ContainerFacts;
 use crate::container::apparmor::SecurityModule;
 use crate::container::facts::{NetworkFacts, Roots, VolumeFacts};
 use crate::container::init::InitProgram;
-use crate::container::podman::info::Places;
+use crate::container::podman::info::Info;
 use crate::container::podman::objects::Network;
 use crate::host::{HostFacts, Room};
 
@@ -418,14 +418,15 @@ fn a_log_that_stays_is_named() {
 
 #[test]
 fn podmans_directories_must_be_the_same() {
-    let go = |change: &dyn Fn(&mut ContainerFacts, &mut Places)| {
+    let go = |change: &dyn Fn(&mut ContainerFacts, &mut Info)| {
         let mut moving = container();
         moving.roots = Roots {
             graph: Some("/var/lib/containers/storage".into()),
             run: Some("/run/containers/storage".into()),
             volumes: None,
         };
-        let mut places = Places {
+        let mut places = Info {
+            version: "5.8.2".into(),
             graph_root: "/var/lib/containers/storage".into(),
             run_root: "/run/containers/storage/".into(),
             volumes: "/var/lib/containers/storage/volumes".into(),
@@ -433,7 +434,7 @@ fn podmans_directories_must_be_the_same() {
         };
         change(&mut moving, &mut places);
         let facts = DestinationFacts {
-            places: Some(places),
+            podman: Some(places),
             ..here()
         };
         let checks = destination(&moving, &host(), &host(), &facts);

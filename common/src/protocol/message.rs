@@ -257,8 +257,11 @@ pub enum Packets {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
-    /// The container runs at the destination.
+    /// The container runs at the destination. What it has on disk at the source may be in memory only there.
     Committed,
+    /// The container runs at the destination, and what came with it is on disk: the source's copy is not
+    /// needed any more.
+    OnDisk,
     /// Undone; nothing of it runs at the destination.
     RolledBack,
     /// Still under way.

@@ -1,4 +1,4 @@
-//! Requests, reduced to what matters here, and the real ones that they stand for.
+//! Requests, reduced to what matters here, and the real requests they represent.
 
 use std::sync::LazyLock;
 
@@ -8,7 +8,7 @@ use common::net::tunnel::agreement::{Offer, PublicKey};
 use common::protocol::version::Versions;
 use common::protocol::{MigrationId, Request, StreamDigest, StreamKind};
 
-/// A request. Migrations are named by their number.
+/// A request. Migrations are identified by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Message {
     /// `Hello`.
@@ -31,8 +31,8 @@ pub enum Message {
     Stage,
     /// `Flows`.
     Flows,
-    /// `Turn`.
-    Turn,
+    /// `Redirect`.
+    Redirect,
     /// `Restore`.
     Restore,
     /// `Commit`.
@@ -97,7 +97,7 @@ impl Message {
             },
             Message::Stage => &Request::Stage,
             Message::Flows => &FLOWS,
-            Message::Turn => &Request::Redirect,
+            Message::Redirect => &Request::Redirect,
             Message::Restore => &Request::Restore,
             Message::Commit => &Request::Commit,
             Message::Abort => &ABORT,

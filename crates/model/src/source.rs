@@ -1,4 +1,4 @@
-//! The source: `agent-client`, which runs now and then, and the copy that is to go.
+//! The source: `agent-client`, which runs now and then, and the copy that is to leave.
 
 use common::journal::Progress;
 use common::protocol::Fate;
@@ -9,7 +9,7 @@ use crate::message::Message;
 use crate::network::Answer;
 use crate::world::{Journal, MIGRATIONS, Record, World};
 
-/// The container on the source. The kernel's: survives the agent.
+/// The container on the source. The kernel holds it, so it survives the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Copy {
     /// Runs, and its packets pass.
@@ -27,14 +27,14 @@ pub struct SourceHost {
     pub journal: Journal,
     /// The container.
     pub copy: Copy,
-    /// The destination's copy has been seen since this one was frozen.
+    /// The destination's copy has been visible since this one was frozen.
     pub outdated: bool,
-    /// The command that runs, if one does. Gone when it is killed.
+    /// The command that runs, if one does. It is gone when it is killed.
     pub process: Option<Process>,
-    /// The migrations whose `Commit` was sent and that may have committed, as far as the
-    /// destination has said.
+    /// The migrations whose `Commit` was sent and which, for all the destination has said, may have
+    /// committed.
     pub undecided: [bool; MIGRATIONS],
-    /// A container was thawed in such a migration.
+    /// The container was thawed in such a migration.
     pub thawed_undecided: bool,
     /// A command has ended without knowing where the container runs.
     pub gave_up: bool,
@@ -57,7 +57,7 @@ impl Default for SourceHost {
 /// A command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Process {
-    /// The migration that it is at.
+    /// The migration that it is working on.
     pub migration: usize,
     /// The migration's connection.
     pub control: Option<usize>,
@@ -70,7 +70,7 @@ pub struct Process {
 pub enum Phase {
     /// Looks at what an earlier command left of the migration.
     Look {
-        /// Migrates when all are looked at.
+        /// Migrates afterwards, once all have been looked at.
         then_migrate: bool,
     },
     /// Asks the destination what became of the migration.
@@ -81,32 +81,32 @@ pub enum Phase {
         asker: Asker,
     },
     /// Does what recovery has decided.
-    Settle {
-        /// To the container.
+    CarryOut {
+        /// What to do to the container.
         step: Option<SourceStep>,
-        /// Migrates when all are looked at.
+        /// Migrates afterwards, once all have been looked at.
         then_migrate: bool,
     },
-    /// Writes down what it has done.
+    /// Records what it has done.
     Close {
-        /// This.
+        /// What to record.
         progress: Progress,
-        /// Migrates when all are looked at.
+        /// Migrates afterwards, once all have been looked at.
         then_migrate: bool,
     },
-    /// Does a line of [`SCRIPT`].
+    /// Executes a line of [`SCRIPT`].
     Line(usize),
-    /// Has asked what is in a line of [`SCRIPT`], and writes down what is there too.
+    /// Has sent the request in a line of [`SCRIPT`], and now records what that line says.
     Recording(usize),
-    /// Has asked what is in a line of [`SCRIPT`], and waits.
+    /// Has sent the request in a line of [`SCRIPT`], and waits for the answer.
     Waiting(usize),
-    /// Lets the container run on.
+    /// Lets the container run again.
     Thaw,
     /// Tells the destination to undo.
     Abort,
     /// Waits until it has.
     Aborting,
-    /// Writes down that it is undone.
+    /// Records that the migration is undone.
     RecordUndo,
 }
 
@@ -115,9 +115,9 @@ pub enum Phase {
 pub enum Asker {
     /// The command whose commit was not answered.
     Migration,
-    /// A later one.
+    /// A later one, in its recovery.
     Recovery {
-        /// Migrates when all are looked at.
+        /// Migrates afterwards, once all have been looked at.
         then_migrate: bool,
     },
 }
@@ -127,9 +127,9 @@ pub enum Asker {
 pub enum Question {
     /// There is no connection for it.
     Unconnected,
-    /// The greeting is on its way, on this connection.
+    /// The greeting is under way, on this connection.
     Greeting(usize),
-    /// The question is.
+    /// The question is under way, on this connection.
     Asked(usize),
 }
 
@@ -138,21 +138,23 @@ pub enum Question {
 pub(crate) enum Line {
     /// Connects.
     Connect,
-    /// Writes this down.
+    /// Records this progress.
     Record(Progress),
-    /// Asks this of the destination and waits for the answer.
+    /// Sends this request to the destination and waits for the answer.
     Say(fn(usize) -> Message),
-    /// The same, and writes this down meanwhile.
+    /// The same, and records this progress meanwhile.
     SayAndRecord(fn(usize) -> Message, Progress),
-    /// Stops the container.
+    /// Freezes the container.
     Freeze,
+    /// Waits for the destination's word that what came there is on disk.
+    AwaitDisk,
     /// Removes it.
     Remove,
     /// Removes the scratch space.
     CleanUp,
 }
 
-/// A migration that nothing befalls.
+/// A migration without faults.
 pub(crate) const SCRIPT: &[Line] = &[
     Line::Connect,
     Line::Say(|_| Message::Hello),
@@ -167,7 +169,7 @@ pub(crate) const SCRIPT: &[Line] = &[
     Line::Say(|_| Message::StreamEnd),
     Line::Say(|_| Message::Flows),
     Line::Say(|_| Message::ReceiveCheckpoint),
-    Line::Say(|_| Message::Turn),
+    Line::Say(|_| Message::Redirect),
     Line::Freeze,
     Line::Say(|_| Message::Flows),
     Line::Say(|_| Message::StreamEnd),
@@ -175,15 +177,16 @@ pub(crate) const SCRIPT: &[Line] = &[
     Line::Say(|_| Message::Commit),
     // Not undone from here on.
     Line::Record(Progress::Committed),
+    Line::AwaitDisk,
     Line::Remove,
     Line::CleanUp,
 ];
 
-/// The line that says `Commit`.
-const COMMIT: usize = SCRIPT.len() - 4;
+/// The line that sends `Commit`.
+const COMMIT: usize = SCRIPT.len() - 5;
 
 impl SourceHost {
-    /// Nobody is at work, and nothing is to be finished.
+    /// Nobody is at work, and nothing is left to finish.
     pub fn idle(&self) -> bool {
         self.process.is_none()
             && self
@@ -192,7 +195,7 @@ impl SourceHost {
                 .flatten()
                 .all(|record| match record.progress {
                     Progress::UnderWay | Progress::Committing => false,
-                    Progress::Committed | Progress::RolledBack => !record.scratch,
+                    _ => !record.scratch,
                 })
     }
 
@@ -211,7 +214,7 @@ impl SourceHost {
 }
 
 impl Process {
-    /// Whether the user may still cancel, and a step fail so that all is undone.
+    /// Whether the user may still cancel, or a step may fail, so that everything is undone.
     pub fn may_fail(&self) -> bool {
         match self.phase {
             Phase::Line(line) => line < COMMIT && self.control.is_some(),
@@ -220,7 +223,7 @@ impl Process {
         }
     }
 
-    /// The connection that it waits at.
+    /// The connection on which it waits.
     pub fn waits_at(&self) -> Option<usize> {
         match self.phase {
             Phase::Waiting(_) | Phase::Aborting => self.control,
@@ -232,7 +235,7 @@ impl Process {
         }
     }
 
-    /// Whether it could go on asking, and could leave it.
+    /// Whether it is asking, and could stop.
     pub fn may_give_up(&self) -> bool {
         matches!(
             self.phase,
@@ -245,7 +248,7 @@ impl Process {
 }
 
 impl World {
-    /// Somebody runs a command: a migration, or one of those that only look.
+    /// Somebody runs a command: either a migration, or one that only recovers.
     pub(crate) fn source_runs(&mut self, migrate: bool) {
         self.source.process = Some(Process {
             migration: MIGRATIONS - 1,
@@ -262,7 +265,7 @@ impl World {
         self.network.close_all();
     }
 
-    /// The user cancels, or a step fails: all is undone, if anything was begun.
+    /// The user cancels, or a step fails: everything is undone, if anything was begun.
     pub(crate) fn source_fails(&mut self) {
         if self.source.journal[self.process().migration].is_some() {
             self.enter(Phase::Thaw);
@@ -292,7 +295,7 @@ impl World {
         })
     }
 
-    /// The command does what is next.
+    /// The command takes its next step.
     pub(crate) fn source_works(&mut self, decisions: &Decisions) {
         let Process {
             migration,
@@ -315,7 +318,7 @@ impl World {
                     asker,
                 });
             }
-            Phase::Settle { step, then_migrate } => {
+            Phase::CarryOut { step, then_migrate } => {
                 let progress = match step {
                     Some(SourceStep::Thaw) => {
                         self.thaw(migration);
@@ -397,6 +400,19 @@ impl World {
             }
             Line::Record(progress) => self.source.write(migration, progress),
             Line::Freeze => self.source.copy = Copy::Frozen,
+            Line::AwaitDisk => {
+                let connection = match control {
+                    Some(connection) => {
+                        self.network.ask(connection, Message::Fate(migration));
+                        Question::Asked(connection)
+                    }
+                    None => Question::Unconnected,
+                };
+                return self.enter(Phase::Ask {
+                    question: connection,
+                    asker: Asker::Migration,
+                });
+            }
             Line::Remove => self.remove_source(),
             Line::CleanUp => {
                 let record = self.source.journal[migration].as_mut();
@@ -407,7 +423,7 @@ impl World {
         self.enter(Phase::Line(line + 1));
     }
 
-    /// The command gets the next answer on the connection that it waits at.
+    /// The command receives the next answer on the connection on which it waits.
     pub(crate) fn source_reads(&mut self, connection: usize, decisions: &Decisions) {
         let answer = self.network.at_mut(connection).answers.remove(0);
         let migration = self.process().migration;
@@ -419,8 +435,19 @@ impl World {
                 self.source_fails();
             }
             (Phase::Aborting, Answer::Aborted) => self.enter(Phase::RecordUndo),
-            // The answer to a request that was cancelled.
+            // The late answer to a request that was cancelled.
             (Phase::Aborting, _) => {}
+            // To something that was asked on this connection before.
+            (
+                Phase::Ask {
+                    asker: asker @ Asker::Migration,
+                    question: Question::Asked(_),
+                },
+                Answer::Done | Answer::Refused | Answer::Aborted,
+            ) => self.enter(Phase::Ask {
+                question: Question::Unconnected,
+                asker,
+            }),
             (Phase::Ask { asker, .. }, Answer::Done) => {
                 self.network.ask(connection, Message::Fate(migration));
                 self.enter(Phase::Ask {
@@ -437,13 +464,13 @@ impl World {
         }
     }
 
-    /// Whether the command may find the connection lost that it waits at.
+    /// Whether the command may find that the connection on which it waits is lost.
     pub(crate) fn source_may_lose(&self, connection: usize) -> bool {
         let connection = self.network.at(connection);
         connection.broken || connection.session.is_none()
     }
 
-    /// The command finds the connection lost that it waits at, or waits no longer.
+    /// The command finds that the connection on which it waits is lost, or stops waiting.
     pub(crate) fn source_loses(&mut self, connection: usize) {
         match self.process().phase {
             Phase::Waiting(COMMIT) => self.ask_after_commit(false),
@@ -460,14 +487,19 @@ impl World {
         }
     }
 
-    /// The command does what is decided, for an answer of the destination if there is one.
+    /// The command does what is decided, given the destination's answer if there is one.
     fn decide(&mut self, answer: Option<Fate>, asker: Asker, decisions: &Decisions) {
         let migration = self.process().migration;
         let record = self.source.journal[migration].expect("begun");
         let frozen = self.source.copy == Copy::Frozen;
         let step = (decisions.source)(record.progress, answer, frozen);
         match (step, asker) {
-            (Some(SourceStep::Ask), _) => self.enter(Phase::Ask {
+            (Some(SourceStep::AwaitDisk), Asker::Migration)
+                if record.progress == Progress::Committing =>
+            {
+                self.enter(Phase::Line(COMMIT + 1));
+            }
+            (Some(SourceStep::Ask | SourceStep::AwaitDisk), _) => self.enter(Phase::Ask {
                 question: Question::Unconnected,
                 asker,
             }),
@@ -479,10 +511,14 @@ impl World {
                 self.source_gives_up(decisions);
             }
             (step, Asker::Recovery { then_migrate }) => {
-                self.enter(Phase::Settle { step, then_migrate });
+                self.enter(Phase::CarryOut { step, then_migrate });
             }
             (Some(SourceStep::Thaw), Asker::Migration) => self.enter(Phase::Thaw),
-            (_, Asker::Migration) => self.enter(Phase::Line(COMMIT + 1)),
+            (_, Asker::Migration) if record.progress == Progress::Committing => {
+                self.enter(Phase::Line(COMMIT + 1));
+            }
+            // It is on disk there.
+            (_, Asker::Migration) => self.enter(Phase::Line(COMMIT + 3)),
         }
     }
 
@@ -504,7 +540,7 @@ impl World {
         });
     }
 
-    /// The destination has undone everything: there is nothing to say any more.
+    /// The destination has undone everything: there is nothing left to tell it.
     fn hang_up(&mut self) {
         let process = self.source.process.as_mut().expect("a command");
         if let Some(connection) = process.control.take() {

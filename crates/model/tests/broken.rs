@@ -1,4 +1,4 @@
-//! The exploration finds what it is there to find: with one decision broken, a property fails.
+//! The exploration finds what it is meant to find: with one decision broken, a property fails.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use common::transaction::{self, SourceStep};
 use model::{Decisions, Faults, Migrations};
 use stateright::{Checker, HasDiscoveries, Model};
 
-/// Enough for each of these mistakes to matter.
+/// Enough faults for each of these mistakes to matter.
 const FAULTS: Faults = Faults {
     source_crashes: 1,
     destination_crashes: 1,
@@ -83,9 +83,43 @@ fn a_source_that_takes_a_commit_for_the_end() {
         matches!(record, Progress::UnderWay | Progress::Committing)
     }
     breaks(
-        "can settle",
+        "can recover",
         Decisions {
             unsettled,
+            ..Decisions::default()
+        },
+    );
+}
+
+#[test]
+fn a_source_that_removes_before_all_is_on_disk() {
+    fn source(record: Progress, answer: Option<Fate>, frozen: bool) -> Option<SourceStep> {
+        match transaction::source(record, answer, frozen) {
+            Some(SourceStep::AwaitDisk) => Some(SourceStep::Remove),
+            step => step,
+        }
+    }
+    breaks(
+        "on disk before the removal",
+        Decisions {
+            source,
+            ..Decisions::default()
+        },
+    );
+}
+
+#[test]
+fn a_source_that_takes_its_own_record_for_the_word_of_the_destination() {
+    fn source(record: Progress, answer: Option<Fate>, frozen: bool) -> Option<SourceStep> {
+        match (record, answer, frozen) {
+            (Progress::Committed, None, true) => Some(SourceStep::Remove),
+            _ => transaction::source(record, answer, frozen),
+        }
+    }
+    breaks(
+        "on disk before the removal",
+        Decisions {
+            source,
             ..Decisions::default()
         },
     );
@@ -116,7 +150,7 @@ fn a_destination_that_lets_packets_out_before_it_writes() {
 #[test]
 fn a_destination_that_answers_in_the_middle_of_a_commit() {
     breaks(
-        "never none",
+        "can recover",
         Decisions {
             fate: |record, theirs, _at_work| transaction::fate(record, theirs, false),
             ..Decisions::default()
@@ -135,7 +169,7 @@ fn a_destination_that_opens_an_id_again() {
         breaks: 1,
         ..Faults::default()
     };
-    breaks_under(faults, "can settle", again);
+    breaks_under(faults, "can recover", again);
     // And tells anybody.
     breaks_under(
         faults,
@@ -161,9 +195,9 @@ fn a_destination_that_undoes_an_old_migration_after_a_new_one() {
 #[test]
 fn a_destination_that_gives_up_an_undo_that_failed() {
     breaks(
-        "can settle",
+        "can recover",
         Decisions {
-            settle_when_asked: false,
+            recover_when_asked: false,
             ..Decisions::default()
         },
     );
@@ -172,10 +206,10 @@ fn a_destination_that_gives_up_an_undo_that_failed() {
 #[test]
 fn a_destination_that_forgets_to_let_packets_out() {
     breaks(
-        "can settle",
+        "can recover",
         Decisions {
             destination: |record, arrived_since| match record {
-                Progress::Committed => None,
+                Progress::Committed | Progress::OnDisk => None,
                 _ => transaction::destination(record, arrived_since),
             },
             ..Decisions::default()

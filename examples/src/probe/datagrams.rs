@@ -11,21 +11,21 @@ use super::{Clock, DRAIN, Seen};
 use crate::frame::{Frame, SIZE};
 use crate::process::{self, Stop};
 
-/// How much of a probe's end may be without an echo before the flow counts as dead.
+/// How long before its end the last echo may have come without the flow counting as dead.
 const LATE: Duration = Duration::from_secs(2);
 
-/// What only happens to datagrams.
+/// What can only happen to datagrams.
 #[derive(Debug, Default)]
 pub struct Disorder {
     /// Echoes that came more than once.
     pub repeated: u64,
     /// Echoes that came after a later one.
     pub reordered: u64,
-    /// Datagrams that are no frame.
+    /// Datagrams that are not frames.
     pub corrupted: u64,
     /// Echoes from another process than the first, or from one that forgot its count.
     pub other_server: u64,
-    /// The flow had echoes up to its end.
+    /// The flow had echoes until its end.
     pub alive: bool,
 }
 
@@ -33,8 +33,8 @@ pub struct Disorder {
 /// waits for the echoes still due. `on_echo` gets the round trip of each echo.
 ///
 /// # Errors
-/// Those of setting the socket up. A datagram that cannot be sent, or is refused by the other
-/// side, is a lost one.
+/// Those of setting up the socket. A datagram that cannot be sent, or that the other side refuses,
+/// counts as lost.
 pub fn probe_datagrams(
     socket: &UdpSocket,
     server: SocketAddr,
@@ -83,7 +83,7 @@ fn receive(
     loop {
         if stop.is_set() {
             let stopped = *stopped.get_or_insert_with(Instant::now);
-            // A lost datagram never comes: a short wait must do.
+            // A lost datagram never comes, so wait only briefly.
             let all = seen.received == sent.load(Ordering::Relaxed);
             if stopped.elapsed() > if all { 2 * process::TICK } else { DRAIN / 10 } {
                 disorder.alive = seen.received > 0 && last + LATE > stopped;
@@ -104,7 +104,7 @@ fn receive(
         last = Instant::now();
         match echoes.add(echo.sequence) {
             Order::Next => {
-                // The server counts up, and the network may only reorder what is late anyway.
+                // The server counts up, and the network only reorders what is late anyway.
                 if *seen.server.get_or_insert(echo.server) != echo.server || echo.counted <= counted
                 {
                     disorder.other_server += 1;
@@ -128,7 +128,7 @@ enum Order {
     Again,
 }
 
-/// The numbers of the echoes that came.
+/// The numbers of the echoes that have come.
 #[derive(Default)]
 struct Echoes {
     highest: u64,

@@ -32,7 +32,7 @@ pub enum Fault {
     /// The bytes are not what the server sent: some lost, added or changed.
     #[error("after echo {0}: bytes that are no frame")]
     Corrupted(u64),
-    /// Another process answers on the connection, or one whose memory is not what it was.
+    /// Another process answers on the connection, or the same with other memory than before.
     #[error("after echo {0}: the server is not the same, or forgot its count")]
     OtherServer(u64),
     /// The connection broke.
@@ -46,7 +46,7 @@ pub enum Fault {
     /// The server closed the connection before it had echoed all frames.
     #[error("after echo {0}: closed by the server")]
     Closed(u64),
-    /// No echo came, and waiting was given up.
+    /// No echo came within the time limit.
     #[error("after echo {0}: silent")]
     Silent(u64),
 }
@@ -54,7 +54,7 @@ pub enum Fault {
 /// Sends a frame every `interval` until `stop`, then half-closes the connection, waits for the
 /// echoes still due, and closes it. `on_echo` gets the round trip of each echo.
 ///
-/// The returned fault is the first; the probe ends with it.
+/// The returned fault is the first one; it ends the probe.
 pub fn probe_stream(
     stream: &TcpStream,
     interval: Duration,
@@ -79,7 +79,7 @@ pub fn probe_stream(
         });
         let result = receive(stream, clock, stop, &mut seen, on_echo);
         ended.store(true, Ordering::Relaxed);
-        // Also frees the sender from a write that the peer no longer takes.
+        // Also unblocks the sender if the peer no longer reads.
         let _ = stream.shutdown(Shutdown::Both);
         let written = sender.join().expect("the sender does not panic");
         result
@@ -92,7 +92,7 @@ pub fn probe_stream(
 }
 
 /// A socket reports a reset once, to whichever call comes first (`sock_error` in the kernel's
-/// `include/net/sock.h`). If that was a write, the read that follows looks like an orderly end.
+/// `include/net/sock.h`). If that was a write, the following read looks like an orderly end.
 fn with_error_of_write(fault: Fault, written: io::Result<()>) -> Fault {
     match (fault, written) {
         (Fault::Closed(after), Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => {

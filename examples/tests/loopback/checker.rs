@@ -1,4 +1,4 @@
-//! The checker finds what is wrong with a server, and nothing wrong with a good one.
+//! The checker finds faults in a bad server, and none in a good one.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -9,11 +9,11 @@ use crate::programs::load;
 use ::workloads::frame::{Frame, SIZE};
 use serde_json::Value;
 
-/// The frame at which the servers here do wrong.
+/// The frame at which these servers misbehave.
 const TENTH: u64 = 10;
 
-/// Runs `load echo` against a server that gives `answer(frame)` for each frame, and closes the
-/// connection when there is no answer.
+/// Runs `load echo` against a server that answers each frame with `answer(frame)`, and closes the
+/// connection if that is `None`.
 fn against(answer: impl Fn(Frame) -> Option<Vec<u8>> + Send + 'static) -> (bool, Value) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -32,7 +32,7 @@ fn against(answer: impl Fn(Frame) -> Option<Vec<u8>> + Send + 'static) -> (bool,
     load(&["echo", &address, "--interval-ms", "2", "--duration-s", "1"])
 }
 
-/// Closes with bytes unread, which resets the connection.
+/// Closes with unread bytes, which resets the connection.
 fn reset(stream: TcpStream) {
     thread::sleep(Duration::from_millis(50));
     drop(stream);
@@ -73,7 +73,7 @@ fn a_pause_is_a_stall_and_no_fault() {
     );
 }
 
-/// Runs `load redis` against a server that gives `answer(n)` to the command number n.
+/// Runs `load redis` against a server that answers the n-th command with `answer(n)`.
 fn against_redis(answer: impl Fn(u64) -> String + Send + 'static) -> (bool, Value) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -153,7 +153,7 @@ fn a_reset_is_found() {
         if frame.sequence != TENTH {
             return Some(good(frame).encode().to_vec());
         }
-        // A socket that is closed with data in it that nobody has read resets its connection.
+        // Closing a socket that has unread data resets its connection.
         thread::sleep(Duration::from_millis(300));
         None
     });
@@ -195,7 +195,8 @@ fn a_forgotten_count_is_found() {
     assert_eq!(report["other_server"], 1, "{report}");
 }
 
-/// Runs `load echo --udp` against a server that sends back `answers(frame)` datagrams for each.
+/// Runs `load echo --udp` against a server that sends back `answers(frame)` datagrams for each
+/// frame.
 fn against_datagrams(answers: impl Fn(Frame) -> usize + Send + 'static) -> (bool, Value) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap().to_string();
@@ -239,7 +240,7 @@ fn a_dead_flow_of_datagrams_is_found() {
     assert_eq!(report["received"], 0, "{report}");
 }
 
-/// Runs `load count` against a server that gives `answers`, one per line.
+/// Runs `load count` against a server that sends `answers`, one per line.
 fn count_against(answers: &'static [&'static str]) -> (bool, Value) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

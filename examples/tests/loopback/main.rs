@@ -1,4 +1,4 @@
-//! The programs as they are run, over loopback.
+//! The real programs, over loopback.
 
 mod checker;
 mod programs;

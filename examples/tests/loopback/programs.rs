@@ -1,4 +1,4 @@
-//! Starts the package's programs on loopback, and ends them.
+//! Starts the package's programs on loopback, and stops them.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -12,12 +12,12 @@ use serde_json::Value;
 /// A program that listens; killed when dropped.
 pub(crate) struct Program {
     child: Child,
-    /// Where it listens, in the order in which it says so.
+    /// Where it listens, in the order in which it prints the addresses.
     pub(crate) addresses: Vec<SocketAddr>,
 }
 
 impl Program {
-    /// Starts `command` and waits until it has said `listeners` times where it listens.
+    /// Starts `command` and waits until it has printed `listeners` addresses on which it listens.
     pub(crate) fn start(command: &mut Command, listeners: usize) -> Self {
         let mut child = command
             .stdout(Stdio::piped())

@@ -191,7 +191,7 @@ fn dial_out_keeps_one_connection() {
     assert!(status.success(), "{report}");
     assert!(report["connections"][0]["frames"].as_u64() > Some(5));
 
-    // The server is gone, which is a fault to the client.
+    // The server is gone, which the client reports as a fault.
     let output = client.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let output = String::from_utf8(output.stdout).unwrap();

@@ -1,5 +1,5 @@
-//! The cases, made from the lists of phases and requests: a new one of either is in the matrix
-//! without anyone remembering it.
+//! The cases, generated from the lists of phases and requests: a new phase or request gets its
+//! cases without anybody having to remember.
 
 use common::protocol::RequestName;
 use common::report::PhaseName;
@@ -10,22 +10,22 @@ use strum::VariantArray;
 pub(crate) struct Case {
     /// `group/place`.
     pub(crate) name: String,
-    /// In words.
+    /// What is done, in words.
     pub(crate) what: String,
     pub(crate) exercise: Exercise,
     pub(crate) setting: Setting,
     /// `FAILPOINTS` of either agent.
     pub(crate) client: Vec<String>,
     pub(crate) server: Vec<String>,
-    /// Places where an agent is held, in order, and what is done then.
+    /// Places where an agent is held, in order, and what is done at each.
     pub(crate) steps: Vec<(String, Deed)>,
-    /// Where the container has to be before.
+    /// Where the container has to be at the beginning.
     pub(crate) from: Option<&'static str>,
-    /// Ends what stays open.
+    /// What `resolve` is to keep, if the migration stays open.
     pub(crate) resolve: Option<&'static str>,
-    /// Connections that the container reads from at that moment may break, or it may end, and no agent
-    /// could help: runc itself thaws it when CRIU dies, with CRIU's code in it and its connections in
-    /// repair mode.
+    /// Connections that the container is reading from at that moment may break, or it may end, and no
+    /// agent could prevent it: if CRIU dies, runc itself thaws the container, with CRIU's code in it
+    /// and its connections in repair mode.
     pub(crate) connections_may_break: bool,
 }
 
@@ -34,22 +34,22 @@ pub(crate) struct Case {
 pub(crate) enum Exercise {
     /// A migration.
     Migrate,
-    /// A migration whose commit is not answered, because the server dies.
+    /// A migration whose commit goes unanswered, because the server dies.
     Ask,
     /// A host pairs.
     Pair,
 }
 
-/// What is unusual from the start.
+/// What is different from the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Setting {
     Usual,
     ImageMissing,
-    /// CRIU refuses whatever a runtime asks of it.
+    /// CRIU fails whenever a runtime calls it.
     BrokenCriu(Side),
     /// There is hardly any space for scratch files.
     SmallWork(Side),
-    /// The freeze may take a second.
+    /// The freeze may take a second at most.
     MaxFreeze,
 }
 
@@ -60,26 +60,26 @@ pub(crate) enum Side {
     Destination,
 }
 
-/// What is done while an agent is held; it is let go then.
+/// What is done while an agent is held. The agent is released afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deed {
-    /// The network is cut for so long.
+    /// The network is cut for this many milliseconds.
     Cut(u64),
     /// The network is cut until the command has ended.
     CutForGood,
-    /// An agent is killed so many milliseconds after it was let go.
+    /// An agent is killed this many milliseconds after it is released.
     Kill(Side, u64),
     /// Both are killed at once.
     KillBoth,
-    /// The first program of this name that shows up is killed so many milliseconds later.
+    /// The first program with this name that appears is killed this many milliseconds later.
     KillProgram(Side, &'static str, u64),
     /// The disk is filled up.
     Fill(Side),
-    /// `agent-client cancel`, which is to end with this status.
+    /// `agent-client cancel`, which is expected to end with this status.
     Cancel(i32),
     /// SIGTERM.
     Terminate,
-    /// It takes so many milliseconds.
+    /// This many milliseconds pass.
     Wait(u64),
 }
 
@@ -159,12 +159,12 @@ impl Case {
         self
     }
 
-    /// Has a roll-back happen, by a signal once the container runs at the destination.
+    /// Forces a rollback, by a signal once the container runs at the destination.
     fn rolled_back(self) -> Self {
         self.step("client.phase.cut_over", Deed::Terminate)
     }
 
-    /// Makes sure that the migration comes by this phase.
+    /// Makes sure that the migration goes through this phase.
     fn by_phase(self, phase: PhaseName) -> Self {
         match phase {
             PhaseName::Image => self.setting(Setting::ImageMissing),
@@ -173,15 +173,15 @@ impl Case {
         }
     }
 
-    /// Makes sure that this request is sent. `None`: no command sends it.
+    /// Makes sure that this request is sent. `None` if no command can send it.
     fn by_request(mut self, request: RequestName) -> Option<Self> {
         match request {
-            // `introduce` is for three hosts, and nothing of the migration depends on it any more.
+            // `introduce` needs three hosts, and by then nothing of the migration depends on it.
             RequestName::Introduce => return None,
             RequestName::Pair => self.exercise = Exercise::Pair,
             RequestName::Fate => self.exercise = Exercise::Ask,
             RequestName::Abort => self = self.rolled_back(),
-            // There, connections have come by the other host.
+            // Connections that begin there have come through the other host.
             RequestName::Redirect => self.from = Some("b"),
             _ => {}
         }
@@ -197,13 +197,13 @@ fn place(phase: PhaseName) -> String {
     format!("client.phase.{}", name(phase))
 }
 
-/// Those in which the two hosts work together.
+/// The phases in which both hosts work together.
 fn joint_phases() -> impl Iterator<Item = PhaseName> {
     let all = PhaseName::VARIANTS.iter().copied();
     all.skip_while(|phase| *phase != PhaseName::Tunnel)
 }
 
-/// The action, the time that it counts.
+/// The action, to be taken the given time that the place is reached.
 fn at_time(time: u32, action: &str) -> String {
     match time {
         1 => format!("1*{action}"),
@@ -217,7 +217,7 @@ fn phases(cases: &mut Vec<Case>) {
             format!("phase {}", name(phase)),
             format!("SIGKILL to agent-client at the start of `{}`", name(phase)),
         );
-        // The signal that makes it roll back is caught by the one held before.
+        // The place held before that catches the signal that makes it roll back.
         let case = Case::new("client killed", &name, what).by_phase(phase);
         cases.push(case.client(&place(phase), "1*return(kill)"));
     }

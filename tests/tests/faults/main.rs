@@ -1,9 +1,10 @@
-//! Everything that can break is broken, at every place, and the container is never lost.
+//! Breaks everything that can break, at every place, and checks that the container is never lost.
 //!
 //! A few cases run every day. `scripts/faults` runs the whole matrix: it sets
 //!
-//! * `FAULTS`: which cases, by words of which a case's name has one, separated by commas; `all`;
-//! * `FAULTS_LABS`: in how many labs at a time;
+//! * `FAULTS`: which cases: words separated by commas, one of which has to be in a case's name; or
+//!   `all`;
+//! * `FAULTS_LABS`: how many labs to use in parallel;
 //! * `FAULTS_TABLE`: the file that gets the table.
 
 mod case;
@@ -21,7 +22,7 @@ use case::Case;
 use run::Row;
 use world::World;
 
-/// A case and what became of it; `Err` is what is wrong.
+/// A case and its result; `Err` says what is wrong.
 type Verdict = (Case, Result<Row, String>);
 
 #[test]
@@ -64,8 +65,8 @@ fn chosen(words: &str) -> Vec<Case> {
     cases
 }
 
-/// Runs cases until none is left. After one that failed the next begins in a new lab: it could fail
-/// for what the first has left.
+/// Runs cases until none is left. After a failed case the next begins in a new lab: otherwise it
+/// could fail because of what the first has left behind.
 fn work(lab: &str, queue: &Mutex<VecDeque<Case>>, verdicts: &Mutex<Vec<Verdict>>) {
     let mut world: Option<World> = None;
     loop {
@@ -75,13 +76,13 @@ fn work(lab: &str, queue: &Mutex<VecDeque<Case>>, verdicts: &Mutex<Vec<Verdict>>
         let row = attempt(|| {
             let row = run::run(world.get_or_insert_with(|| World::new(lab)), &case);
             if case.connections_may_break {
-                // Its hosts are not to be compared any more with how they were.
+                // Its hosts can no longer be compared with how they were before.
                 world.take().expect("it ran there").end();
             }
             row
         });
         if row.is_err() {
-            // What the agents said is printed when it is dropped in a panic.
+            // Dropping it in a panic prints what the agents said.
             let _ = attempt(|| {
                 let _world = world.take();
                 panic!("so that servers tell what they said");

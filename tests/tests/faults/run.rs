@@ -1,4 +1,4 @@
-//! One case: break it, recover, look.
+//! One case: break it, recover, check.
 
 use std::time::{Duration, Instant};
 
@@ -10,27 +10,27 @@ use tests::{Job, eventually, pause};
 use crate::case::{Case, Deed, Exercise, Setting, Side};
 use crate::world::{HOSTS, NAME, PORT, World};
 
-/// No command takes this long, whatever is broken.
+/// Longer than any command takes, whatever is broken.
 const LIMIT: Duration = Duration::from_secs(150);
 
-/// How long connections are remembered whose packets are not answered, in seconds: longer than the
-/// network is ever cut here, and otherwise, so that hosts are as before soon after.
+/// How long connections with unanswered packets are remembered, in seconds: longer than any cut of
+/// the network here. Otherwise they are forgotten sooner, so that hosts soon look as before.
 const REMEMBERED_S: u32 = 120;
 const FORGOTTEN_S: u32 = 40;
 
 /// The status of a command that a signal killed.
 const KILLED: i32 = 137;
-/// Its status when something stays open.
+/// The status of a command that leaves something open.
 const OPEN: i32 = 3;
 
-/// A CRIU that tells its version but fails whenever a runtime asks it for something.
+/// A CRIU that prints its version but fails whenever a runtime calls it.
 const BROKEN_CRIU: &str = "#!/bin/sh
 case \"$*\" in *swrk*) exit 1 ;; esac
 exec /tmp/criu \"$@\"
 ";
 
-/// Kills the first process named $1 that shows up, $2 seconds later. A Podman is there already, at
-/// the gate.
+/// Kills the first process named $1 that appears, $2 seconds later. For Podman that includes the
+/// one that already waits at the gate.
 const KILLER: &str = r#"
 known=' '
 [ "$1" = podman ] || for comm in /proc/[0-9]*/comm; do
@@ -52,14 +52,14 @@ done
 exit 1
 "#;
 
-/// What became of a case.
+/// The result of a case.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) what: String,
     /// What the agents said.
     pub(crate) outcome: String,
-    /// Where the container was then.
+    /// The host that had the container afterwards.
     pub(crate) holder: String,
     pub(crate) stall_ms: f64,
     pub(crate) took: Duration,
@@ -71,15 +71,15 @@ struct Run<'a> {
     source: &'static str,
     destination: &'static str,
     job: Option<Job>,
-    /// Commands besides, and the status that each is to end with.
+    /// Other commands, and the status that each is expected to end with.
     helpers: Vec<(Job, i32)>,
     cut: bool,
-    /// How often the server was found dead.
+    /// How often the server was found dead and restarted.
     restarts: u32,
 }
 
-/// Runs a case; panics with what is wrong. After one that may break connections the hosts are only
-/// found clean by the world's end.
+/// Runs a case; panics with what is wrong. After a case that may break connections, the hosts only
+/// have to be clean at the end of the world.
 pub(crate) fn run(world: &mut World, case: &Case) -> Row {
     if case.from.is_some_and(|from| from != world.at) {
         world.move_on();
@@ -123,7 +123,7 @@ pub(crate) fn run(world: &mut World, case: &Case) -> Row {
         outcome += ", connections broke";
     }
     if case.setting == Setting::ImageMissing && world.at == source {
-        // It was not there before, and is for the next case.
+        // It was not there before, and the next case must not find it.
         eventually(LIMIT, || {
             let image = ["podman", "image", "exists", "localhost/counter"];
             let there = world.f.run(destination, &image).status.code();
@@ -134,7 +134,7 @@ pub(crate) fn run(world: &mut World, case: &Case) -> Row {
         world.f.add_image(destination, "counter");
     }
     match case.connections_may_break {
-        true => world.meet_anew(),
+        true => world.reconnect(),
         false => world.assert_clean(),
     }
     Row {
@@ -147,7 +147,7 @@ pub(crate) fn run(world: &mut World, case: &Case) -> Row {
     }
 }
 
-/// What a command said, in a few words.
+/// What a command reported, in a few words.
 fn told(case: &Case, output: &Output) -> String {
     match (case.exercise, output.status.code()) {
         (Exercise::Pair, Some(0)) => "paired".into(),
@@ -213,7 +213,8 @@ impl Run<'_> {
         }
         let cuts = |deed: &Deed| matches!(deed, Deed::Cut(_) | Deed::CutForGood);
         if self.case.steps.iter().any(|(_, deed)| cuts(deed)) {
-            // A host that is cut off forgets by what was so when the last packet came.
+            // A host that is cut off later forgets connections by the settings at the time of their
+            // last packet.
             self.remember_unanswered_for(REMEMBERED_S);
         }
         let client = held("client", &self.case.client);
@@ -235,7 +236,7 @@ impl Run<'_> {
         });
     }
 
-    /// Does what is to be done where an agent is held, and waits for the command's end.
+    /// Does what the case does while an agent is held, and waits for the command's end.
     fn exercise(&mut self) -> Output {
         for (place, deed) in &self.case.steps {
             let side = match place.starts_with("client") {
@@ -257,7 +258,7 @@ impl Run<'_> {
             }
             let release = format!("rm -f {file}");
             match *deed {
-                // Let go first: the killing is timed from then on.
+                // Release first: the time until the kill counts from then.
                 Deed::Kill(..) => {
                     self.world.f.sh(host, &release);
                     self.act(*deed);
@@ -276,7 +277,7 @@ impl Run<'_> {
         self.wait()
     }
 
-    /// That what was to be killed was: a place that is never reached proves nothing.
+    /// Checks that what was to be killed was killed: a place that is never reached proves nothing.
     fn assert_broken(&mut self, output: &Output) {
         let kills = |faults: &[String]| faults.iter().any(|fault| fault.contains("kill"));
         if kills(&self.case.client) {
@@ -284,7 +285,7 @@ impl Run<'_> {
         }
         if kills(&self.case.server) {
             let expected = 1 + u32::from(self.case.exercise == Exercise::Ask);
-            // The command may have heard of it before we do.
+            // The command may hear of it before we do.
             eventually(Duration::from_secs(5), || {
                 let dead = self.restarts + u32::from(!self.world.f.serves(self.destination));
                 (dead == expected)
@@ -334,7 +335,7 @@ impl Run<'_> {
                 let id = self.migration();
                 let cancel = ["agent-client", "cancel", &id[..8]];
                 let cancel = Job::start(self.world.f.host(self.source), &cancel);
-                // It waits for the end of the one that is held.
+                // It waits for the end of the held command.
                 self.helpers.push((cancel, status));
                 pause(500);
             }
@@ -360,7 +361,7 @@ impl Run<'_> {
         match side {
             Side::Source => {
                 let job = self.job.as_ref().expect("it was started");
-                // It takes the command in the host along.
+                // Also kills the command in the host.
                 job.signal(Signal::SIGKILL);
             }
             Side::Destination => self.world.f.kill_server(self.destination),
@@ -377,7 +378,7 @@ impl Run<'_> {
         self.cut = false;
     }
 
-    /// Sets how long the hosts remember a connection one of whose ends is not heard of.
+    /// Sets how long the hosts remember a connection whose one end is silent.
     fn remember_unanswered_for(&self, seconds: u32) {
         for host in HOSTS {
             let script = format!(
@@ -401,8 +402,8 @@ impl Run<'_> {
             .to_owned()
     }
 
-    /// Waits for the command's end. A server that was killed is started again meanwhile, as a
-    /// service manager does.
+    /// Waits for the command's end. Meanwhile, a killed server is started again, as a service
+    /// manager would.
     fn wait(&mut self) -> Output {
         let deadline = Instant::now() + LIMIT;
         let mut job = self.job.take().expect("it was started");
@@ -420,13 +421,14 @@ impl Run<'_> {
         }
         let mut output = job.wait(Duration::from_secs(1));
         if output.status.code().is_none() {
-            // The outer process was killed: so was the command.
+            // The outer process was killed, and the command with it.
             output.status = std::os::unix::process::ExitStatusExt::from_raw(KILLED << 8);
         }
         output
     }
 
-    /// What holds as long as the destination cannot be reached; returns what was told.
+    /// Checks what must hold as long as the destination cannot be reached; returns what was
+    /// reported.
     fn while_cut(&mut self, output: &Output) -> String {
         if output.status.code() != Some(OPEN) {
             return String::new();
@@ -460,7 +462,7 @@ impl Run<'_> {
         format!(", stays open, resolved: {keep}")
     }
 
-    /// Takes back what was broken around the agents.
+    /// Repairs what was broken around the agents.
     fn put_right(&mut self) {
         if self.cut {
             self.mend();
@@ -489,7 +491,7 @@ impl Run<'_> {
                 .iter()
                 .any(|(place, _)| place.starts_with("server"));
         if !self.world.f.serves(self.destination) || faulty {
-            // Stopped in order, if it still runs.
+            // Stopped in order, if it is still running.
             if self.world.f.serves(self.destination) {
                 self.world.f.stop_serving(self.destination);
             }
@@ -497,7 +499,7 @@ impl Run<'_> {
         }
     }
 
-    /// Has the source settle what is left, until it says that nothing is.
+    /// Runs recovery at the source until nothing is left open.
     fn recover(&mut self) -> String {
         let mut said = String::new();
         let (f, source) = (&self.world.f, self.source);

@@ -1,4 +1,4 @@
-//! What became of the cases, as a table.
+//! The results, as a table.
 
 use std::fmt::Write;
 use std::time::Duration;

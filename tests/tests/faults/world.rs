@@ -1,25 +1,25 @@
-//! Two hosts between which one container goes to and fro while things break.
+//! Two hosts between which a container moves back and forth while things break.
 //!
 //! A second container has moved once, with a connection, and stays: it keeps the tunnel up, so that
-//! the hosts can be compared with how they were without waiting for it to go. And nothing of its
-//! own may ever suffer.
+//! the hosts can be compared with how they were without waiting for the tunnel to go away. And it
+//! must never be affected by anything.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tests::{Fixture, Load, eventually, pause};
 
-/// The hosts, as the container sees them in turn.
+/// The hosts that the container moves between.
 pub(crate) const HOSTS: [&str; 2] = ["a", "b"];
 /// The container.
 pub(crate) const NAME: &str = "counter";
 /// Its published port.
 pub(crate) const PORT: u16 = 9000;
 
-/// A server's clean-up, a tunnel's timers, forgotten connections.
+/// Time for a server's clean-up, a tunnel's timers and connections to be forgotten.
 const TIDY: Duration = Duration::from_secs(150);
 
-/// A disk of their own for the agents, small enough to be filled.
+/// A separate disk for the agents, small enough to be filled.
 const SMALL_DISK: &str = "
 cp -a /var/lib/live-migration /tmp/state
 mount -t tmpfs -o size=128m,mode=700 tmpfs /var/lib/live-migration
@@ -27,14 +27,15 @@ cp -a /tmp/state/. /var/lib/live-migration/
 mkdir -p /var/lib/live-migration/work
 ";
 
-/// A client tries again at least every other second however long it was not answered: else it would
-/// after an outage wait as long again. It gives up as late as by default: that counts the tries.
+/// A client retransmits at least every other second, however long it was not answered: otherwise it
+/// would wait as long again after an outage. It gives up as late as by default: what counts is the
+/// number of retransmissions.
 const PERSISTENT: &str = "
 echo 2000 >/proc/sys/net/ipv4/tcp_rto_max_ms
 echo 200 >/proc/sys/net/ipv4/tcp_retries2
 ";
 
-/// What the agents could leave, beyond what a snapshot shows.
+/// What the agents could leave behind, beyond what a snapshot shows.
 const TRACES: &str = r#"
 ls -A /var/lib/live-migration/work | sed 's/^/scratch space /'
 ls -A /run/live-migration/held 2>/dev/null | sed 's/^/held /'
@@ -51,16 +52,16 @@ for netns in /run/netns/*; do
 done
 "#;
 
-/// How a host looks, line by line, without what differs each time.
+/// A host's state, line by line, without what always differs.
 type View = Vec<String>;
 
 pub(crate) struct World {
     pub(crate) f: Fixture,
     /// Where the container is.
     pub(crate) at: &'static str,
-    /// How both hosts look when it is on one of them.
+    /// The state of both hosts when the container is on one of them.
     views: BTreeMap<&'static str, Vec<View>>,
-    /// A connection for the world's life.
+    /// A connection that lasts as long as the world.
     client: Load,
     bystander: Load,
 }
@@ -97,7 +98,7 @@ impl World {
         if self.at == "a" { "b" } else { "a" }
     }
 
-    /// Takes the hosts as they are now for clean.
+    /// Takes the hosts' present state as clean.
     fn remember(&mut self) {
         let mut last = self.views();
         eventually(TIDY, || {
@@ -111,7 +112,7 @@ impl World {
         self.views.insert(self.at, last);
     }
 
-    /// Waits until both hosts are clean. The connections have lived through it.
+    /// Waits until both hosts are clean. The connections must still be alive.
     pub(crate) fn assert_clean(&mut self) {
         self.client.assert_runs();
         self.bystander.assert_runs();
@@ -121,7 +122,7 @@ impl World {
             if now == *expected {
                 return Ok(());
             }
-            // Looking is dear: every podman costs as much as a step of a migration.
+            // Looking is expensive: every podman costs as much as a step of a migration.
             pause(700);
             Err(difference(expected, &now))
         });
@@ -145,13 +146,14 @@ impl World {
         self.bystander.assert_runs();
     }
 
-    /// In place of a connection that may have been broken.
-    pub(crate) fn meet_anew(&mut self) {
+    /// Replaces a connection that may have been broken.
+    pub(crate) fn reconnect(&mut self) {
         let at = self.f.at(self.at, PORT);
         self.client = self.f.client("count", &at, &[]);
     }
 
-    /// That it runs on one host and is not on the other, when they have come to rest.
+    /// Finds out, once the hosts have come to rest, where it runs, and checks that it is not on the
+    /// other host.
     pub(crate) fn locate(&mut self) {
         let here = |host| {
             let script = format!("podman ps -a --filter name=^{NAME}$ --format '{{{{.State}}}}'");
@@ -167,7 +169,7 @@ impl World {
         });
     }
 
-    /// Starts it where it has ended: a CRIU that is killed may take it along.
+    /// Starts it where it has ended: a CRIU that is killed may kill it as well.
     pub(crate) fn start_if_ended(&self) -> bool {
         let look = format!("podman ps -aq --filter name=^{NAME}$ --filter status=exited");
         let ended = HOSTS
@@ -179,8 +181,8 @@ impl World {
         ended.is_some()
     }
 
-    /// Ends the connections and the containers: all that they saw must have been whole, and nothing
-    /// must be left, tunnels included.
+    /// Ends the connections and the containers. Everything that the clients saw must have been
+    /// whole, and nothing may be left, including tunnels.
     pub(crate) fn end(mut self) {
         self.move_on();
         self.client.finish_whole();
@@ -217,7 +219,7 @@ fn view(f: &Fixture, host: &str) -> View {
     view
 }
 
-/// A line without what differs each time, or none if it says nothing.
+/// A line without what always differs; `None` if nothing is left of it.
 fn constant(line: &str) -> Option<String> {
     let passing = ["fe80::", "ff00::", "dport=518", "dport=50051"];
     if passing.iter().any(|word| line.contains(word)) {
@@ -238,7 +240,7 @@ fn constant(line: &str) -> Option<String> {
     Some(kept.join(" "))
 }
 
-/// A word with the number of a container's link left out: the first that was free.
+/// A word without the number of a container's link: the first number that was free.
 fn any_veth(word: &str) -> String {
     match word.split_once("veth") {
         Some((before, after)) => {

@@ -1,10 +1,10 @@
-//! What is tried.
+//! The cases.
 
 use lab::{Distribution, Flavour};
 
 use crate::world::{WEB, World};
 
-/// One thing that someone would do, between hosts of two distributions.
+/// Something that a user would do, between hosts of two distributions.
 pub(crate) struct Case {
     pub(crate) hosts: [Distribution; 2],
     pub(crate) name: &'static str,
@@ -12,7 +12,7 @@ pub(crate) struct Case {
     pub(crate) run: fn(&mut World) -> Result<String, String>,
 }
 
-/// Names and what is done. Each begins and ends without a container.
+/// Each has a name and what is done. Each begins and ends without a container.
 const ALL: [(&str, Run); 12] = [
     ("what README.md says", use_it),
     ("there and back", there_and_back),
@@ -47,7 +47,7 @@ const ALL: [(&str, Run); 12] = [
 
 type Run = fn(&mut World) -> Result<String, String>;
 
-/// The first ones between others too; all between two of Debian 13.
+/// The first cases for all pairs of distributions; all cases between two hosts with Debian 13.
 pub(crate) fn all() -> Vec<Case> {
     let (old, new) = (Distribution::TRIXIE, Distribution::FORKY);
     let runc = Distribution {
@@ -123,7 +123,7 @@ fn server_restarts(world: &mut World, how: &str) -> Result<String, String> {
     clients.finish()
 }
 
-/// A check every five seconds. There is no shell in the image.
+/// A check every five seconds. The image has no shell.
 const CHECK: &str = r#"--health-cmd '["/echo", "--help"]' --health-interval 5s"#;
 
 fn health_check(world: &mut World) -> Result<String, String> {
@@ -137,7 +137,7 @@ fn health_check(world: &mut World) -> Result<String, String> {
     clients.finish()
 }
 
-/// Starts a Quadlet service as podman-systemd.unit(5) has it, with these lines about its container.
+/// Starts a Quadlet service as in podman-systemd.unit(5), with these lines about its container.
 fn service(container: &str) -> String {
     format!(
         r#"
@@ -165,7 +165,7 @@ PublishPort=8080:7000/udp
 HealthCmd=["/echo", "--help"]
 HealthInterval=5s"#;
 
-/// A service that goes on as a service of the destination, and is the source's no more.
+/// A service that becomes one of the destination's, and stops being one of the source's.
 fn quadlet(world: &mut World) -> Result<String, String> {
     world.do_on("a", &service(QUADLET))?;
     let clients = world.clients("a")?;
@@ -188,7 +188,7 @@ fn quadlet(world: &mut World) -> Result<String, String> {
     Ok(seen)
 }
 
-/// With its data in a volume that has a file of its own.
+/// Its data is in a volume that has its own Quadlet file.
 const VOLUME: &str = r#"
 mkdir -p /etc/containers/systemd
 printf '[Volume]\nVolumeName=web\n' >/etc/containers/systemd/web.volume
@@ -200,7 +200,7 @@ Volume=web.volume:/data
 HealthCmd=["/usr/bin/redis-cli", "ping"]
 HealthInterval=10s"#;
 
-/// A client that counts up a key of a database which moves there and back as a service. The image is sent.
+/// A client increments a key in a database that moves there and back as a service. The image is sent.
 fn database(world: &mut World) -> Result<String, String> {
     world.add_image("a", "redis")?;
     world.do_on("a", VOLUME)?;
@@ -222,7 +222,7 @@ fn database(world: &mut World) -> Result<String, String> {
     client.finish()
 }
 
-/// Those that need no client: their processes run on, with what they have open.
+/// The examples that need no client: their processes must run on, with whatever they have open.
 fn examples(world: &mut World) -> Result<String, String> {
     let names = [
         "counter",

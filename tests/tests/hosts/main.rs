@@ -1,7 +1,7 @@
-//! Migrations between hosts as distributions have them: `scripts/test --systemd`.
+//! Migrations between hosts with a distribution's defaults: `scripts/test --systemd`.
 //!
-//! * `HOSTS`: which cases, by words of which one is in a case's name or in that of its hosts, separated by
-//!   commas; all without it;
+//! * `HOSTS`: which cases: words separated by commas, one of which has to be in the name of the case or of
+//!   its hosts; by default all;
 //! * `HOSTS_TABLE`: the file that gets the tables.
 
 mod case;
@@ -15,7 +15,7 @@ use case::Case;
 use lab::{Distribution, Kind};
 use world::{World, attempt};
 
-/// What became of a case; `Err` is what is wrong.
+/// The result of a case; `Err` says what is wrong.
 pub(crate) struct Verdict {
     hosts: [Distribution; 2],
     name: &'static str,
@@ -26,7 +26,7 @@ pub(crate) struct Verdict {
 #[test]
 fn a_container_moves_between_hosts_as_people_have_them() {
     if !matches!(tests::kind(), Kind::Systemd(_)) {
-        eprintln!("skipped: for hosts with a distribution's defaults, with LAB_KIND=trixie");
+        eprintln!("skipped: needs hosts with a distribution's defaults (LAB_KIND=trixie)");
         return;
     }
     if !lab::can_run_machines() {
@@ -36,7 +36,7 @@ fn a_container_moves_between_hosts_as_people_have_them() {
     let mut versions = BTreeMap::new();
     let mut verdicts = Vec::new();
     for case in chosen() {
-        // One pair at a time: two virtual machines want two processors.
+        // One pair at a time: two virtual machines need two processors.
         if world
             .as_ref()
             .is_some_and(|(hosts, _)| *hosts != case.hosts)
@@ -54,7 +54,8 @@ fn a_container_moves_between_hosts_as_people_have_them() {
             if let Some((_, world)) = &world {
                 world.tell();
             }
-            // The next one begins on fresh hosts: it could fail for what this one has left.
+            // The next case begins on fresh hosts: otherwise it could fail because of what this one
+            // has left behind.
             world = None;
         }
         println!("{}", table::line(&verdict));
@@ -62,7 +63,7 @@ fn a_container_moves_between_hosts_as_people_have_them() {
             println!("{why}");
         }
         verdicts.push(verdict);
-        // Of a run that is interrupted there is what it came to.
+        // Written after each case, so that an interrupted run leaves its results.
         if let Some(file) = std::env::var_os("HOSTS_TABLE") {
             let tables = table::tables(&versions, &verdicts);
             std::fs::write(file, tables).expect("the tables can be written");

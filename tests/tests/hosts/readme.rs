@@ -1,8 +1,8 @@
-//! What README.md tells people to type.
+//! The commands that README.md tells people to type.
 
 use std::path::Path;
 
-/// Who is to type it.
+/// Where a command is to be typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     /// Where the project is built.
@@ -27,8 +27,8 @@ pub(crate) fn use_it() -> Vec<Line> {
     parse(&std::fs::read_to_string(path).expect("there is a README"))
 }
 
-/// A line's comment says where it is for ("on the source"); if it does not, the text before the block does
-/// ("On the source:"), and if neither does, it is for where the project is built.
+/// A line's comment says where to type it ("on the source"); otherwise the text before the block does ("On
+/// the source:"); otherwise it is where the project is built.
 fn parse(readme: &str) -> Vec<Line> {
     let section = readme
         .split("\n## ")
@@ -57,7 +57,7 @@ fn parse(readme: &str) -> Vec<Line> {
     lines
 }
 
-/// The place that these words last name.
+/// The place that this text names last.
 fn place(text: &str, before: &str) -> Option<Place> {
     let (_, after) = text.rsplit_once(before)?;
     [

@@ -1,11 +1,11 @@
-//! What became of the cases, as tables.
+//! The results, as tables.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::Verdict;
 
-/// All of them, in Markdown. `versions` are a line of a table each.
+/// All of them, in Markdown. Each of `versions` is a line of a table.
 pub(crate) fn tables(versions: &BTreeMap<String, String>, verdicts: &[Verdict]) -> String {
     let mut text = String::from(
         "| host | Podman | runtime | its version | CRIU | kernel | systemd |\n|---|---|---|---|---|---|---|\n",
@@ -25,7 +25,7 @@ pub(crate) fn tables(versions: &BTreeMap<String, String>, verdicts: &[Verdict]) 
     text
 }
 
-/// One of them.
+/// One of the results.
 pub(crate) fn line(verdict: &Verdict) -> String {
     let frozen: Vec<String> = verdict.frozen.iter().map(u64::to_string).collect();
     let (outcome, seen) = match &verdict.seen {
@@ -37,7 +37,7 @@ pub(crate) fn line(verdict: &Verdict) -> String {
     format!("| {from} to {to} | {name} | {outcome} | {frozen} | {seen} |")
 }
 
-/// The beginning of a text, in a cell of a table.
+/// The beginning of a text, for a cell of a table.
 fn cell(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     let text: String = words

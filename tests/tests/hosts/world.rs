@@ -1,4 +1,4 @@
-//! Two hosts, on which everything was done that README.md says.
+//! Two hosts, set up as README.md says.
 
 use std::cell::Cell;
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use tests::{Fixture, Job, Load, eventually};
 
 use crate::readme::{self, Place};
 
-/// For what takes some time on a host of namespaces; here it is a multiple of that.
+/// A limit for what takes some time on a namespace host; here it is a multiple of that.
 const LONG: Duration = Duration::from_secs(45);
 
 /// The container of most cases, and how it is started.
@@ -21,11 +21,11 @@ pub(crate) const WEB: &str =
 pub(crate) struct World {
     f: Fixture,
     kinds: [Distribution; 2],
-    /// How long the container was frozen, in the migrations since this was last asked.
+    /// How long the container was frozen in each migration since this was last asked.
     frozen: Cell<Vec<u64>>,
 }
 
-/// A client's connections: some of TCP, one of UDP.
+/// A client's connections: some over TCP, one over UDP.
 pub(crate) struct Clients {
     streams: Load,
     datagrams: Load,
@@ -35,7 +35,7 @@ pub(crate) struct Clients {
 pub(crate) struct DatabaseClient(Load);
 
 impl DatabaseClient {
-    /// Ends it. Every command must have been answered, once.
+    /// Ends it. Every command must have been answered exactly once.
     pub(crate) fn finish(self) -> Result<String, String> {
         let seen = self.0.finish();
         if seen["ok"] != true {
@@ -51,10 +51,11 @@ impl DatabaseClient {
 }
 
 impl World {
-    /// Boots the hosts and does in both directions what README.md says before it comes to a container.
+    /// Boots the hosts and, in both directions, does everything that README.md says before the
+    /// container.
     pub(crate) fn new(kinds: [Distribution; 2]) -> Self {
         let [a, b] = kinds;
-        // A lab's name is short.
+        // A lab's name has to be short.
         let short = |kind: Distribution| -> String {
             let name = kind.to_string();
             name.split('-').map(|word| &word[..2]).collect()
@@ -70,13 +71,13 @@ impl World {
         world
     }
 
-    /// The commands of README.md up to the pairing.
+    /// Runs README.md's commands up to the pairing.
     fn follow(&self, source: &str, destination: &str) {
         let mut token = String::new();
         for line in readme::use_it() {
             let command = fill_in(&line.command, destination, &token);
             match line.place {
-                // These programs were built by whoever made the hosts.
+                // Whoever made the hosts has already built these programs.
                 Place::Workshop => assert!(command.starts_with("cargo build "), "{command}"),
                 Place::Source if about_web(&command) => {}
                 Place::Source => drop(self.f.sh(source, &command)),
@@ -91,7 +92,7 @@ impl World {
         assert!(!token.is_empty(), "README.md has no `agent-server invite`");
     }
 
-    /// The commands of README.md that are about the container: all that come after the pairing.
+    /// Runs README.md's commands about the container: all those after the pairing.
     pub(crate) fn use_it(&self, source: &str, destination: &str) -> Result<(), String> {
         let mut migrated = false;
         for line in readme::use_it() {
@@ -115,7 +116,7 @@ impl World {
         self.migrate_by(from, &format!("agent-client migrate {container} --to {to}"))
     }
 
-    /// Runs such a command; nobody is there to answer it.
+    /// Runs a `migrate` command; nobody is there to answer questions.
     fn migrate_by(&self, source: &str, command: &str) -> Result<(), String> {
         let script = format!("exec {command} --yes --format json");
         let mut job = Job::start(self.f.host(source), &["sh", "-ec", &script]);
@@ -151,7 +152,7 @@ impl World {
         self.frozen.take()
     }
 
-    /// Runs a script; an error, with what it said, if it fails.
+    /// Runs a script; if it fails, the error contains what it printed.
     pub(crate) fn do_on(&self, host: &str, script: &str) -> Result<String, String> {
         let output = attempt(|| Job::start(self.f.host(host), &["sh", "-ec", script]).wait(LONG))?;
         if output.status.success() {
@@ -180,7 +181,7 @@ impl World {
         attempt(|| DatabaseClient(self.f.client("redis", &target, &[])))
     }
 
-    /// Waits until a check of the container's health that began after this has passed.
+    /// Waits until a health check of the container that began after this call has passed.
     pub(crate) fn healthy(&self, host: &str, container: &str) -> Result<(), String> {
         let ask = format!("podman inspect -f '{{{{json .State.Health}}}}' {container}");
         let last = |health: &Value| health["Log"].as_array().and_then(|log| log.last().cloned());
@@ -195,9 +196,9 @@ impl World {
         })
     }
 
-    /// Cuts nothing: asks the host to reboot, which ends the emulator, and boots it again.
+    /// Asks the host to reboot, which ends the emulator, and boots it again.
     pub(crate) fn reboot(&self, host: &str) -> Result<(), String> {
-        // The command may or may not live to tell.
+        // The command may not live long enough to report.
         let _ = Job::start(self.f.host(host), &["systemctl", "reboot"]).wait(LONG);
         attempt(|| {
             eventually(LONG, || match self.f.host(host).init() {
@@ -223,7 +224,7 @@ impl World {
         })
     }
 
-    /// That a container runs on one of the hosts, and is not on the other.
+    /// Checks that a container runs on one of the hosts and is not on the other.
     pub(crate) fn is_on(&self, host: &str, container: &str) -> Result<(), String> {
         let other = if host == "a" { "b" } else { "a" };
         let list = "podman ps -a --format '{{.Names}} {{.State}}'";
@@ -239,7 +240,7 @@ impl World {
             .ok_or_else(|| format!("on {host}: {here}; on {other}: {there}"))
     }
 
-    /// Leaves both hosts without a container.
+    /// Removes all containers from both hosts.
     pub(crate) fn tidy(&self) -> Result<(), String> {
         for host in ["a", "b"] {
             self.do_on(
@@ -255,7 +256,7 @@ impl World {
         Ok(())
     }
 
-    /// Prints what the hosts have to say about a case that failed.
+    /// Prints what the hosts say about a case that failed.
     pub(crate) fn tell(&self) {
         for host in ["a", "b"] {
             let log = "journalctl --no-pager --boot --priority warning --lines 40 || true
@@ -265,7 +266,7 @@ impl World {
         }
     }
 
-    /// The versions of what is between a container and its memory, on the host `a` or `b`.
+    /// The versions of everything that takes part in a restore, on the host `a` or `b`.
     pub(crate) fn versions(&self, host: &str) -> String {
         let ask = "podman --version | cut -d ' ' -f 3
             podman info -f '{{.Host.OCIRuntime.Name}}'
@@ -283,8 +284,8 @@ impl World {
 }
 
 impl Clients {
-    /// Ends them. All that went over TCP must be whole, and no datagram may have come back from a server
-    /// that is another one.
+    /// Ends them. Everything sent over TCP must be whole, and no datagram may have been answered by
+    /// another server.
     pub(crate) fn finish(self) -> Result<String, String> {
         let (streams, datagrams) = (self.streams.finish(), self.datagrams.finish());
         let told = format!(
@@ -314,7 +315,7 @@ fn fill_in(command: &str, destination: &str, token: &str) -> String {
         .replace("TOKEN", token)
 }
 
-/// What panics becomes an error: the next case still runs.
+/// Turns a panic into an error, so that the next case still runs.
 pub(crate) fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();

@@ -10,7 +10,7 @@ fn can_run() -> bool {
     if tests::kind() == Kind::Machine {
         return lab::can_run_machines();
     }
-    eprintln!("skipped: for hosts that are virtual machines, with LAB_KIND=vm");
+    eprintln!("skipped: needs hosts that are virtual machines (LAB_KIND=vm)");
     false
 }
 
@@ -104,7 +104,7 @@ fn restart(f: &mut Fixture, host: &str) {
     f.serve(host);
 }
 
-/// `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` as the first process of a container has them.
+/// `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` as the first process of a container sees them.
 fn clocks(f: &Fixture, host: &str, container: &str) -> [f64; 2] {
     let ask = "import time; print(time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME))";
     let pid = "podman inspect -f '{{.State.Pid}}'";

@@ -21,7 +21,7 @@ fn an_attribute_that_the_destination_has_no_room_for() {
     );
     let notes = format!("{volumes}/notes/_data/note");
     f.sh("a", &format!("echo written > {notes}"));
-    // setxattr(2) on x86-64 and on arm64; there is perl everywhere.
+    // setxattr(2) on x86-64 and on arm64; perl is on every host.
     let set = r#"$n = `uname -m` =~ /x86/ ? 188 : 5; ($p, $k, $v) = (shift, "user.note", "n");
         exit(syscall($n, $p, $k, $v, 1, 0) != 0)"#;
     let output = f.run("a", &["perl", "-e", set, &notes]);

@@ -1,4 +1,4 @@
-//! Ctrl-C, at any moment.
+//! Ctrl-C at any moment.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ fn at_any_moment_it_runs_on_one_host() {
     let mut client = f.client("count", &f.at("a", 9000), &[]);
     pause(200);
 
-    // How long one takes, there and back, gives the moments.
+    // How long a migration there and back takes decides when to cancel.
     let begun = Instant::now();
     f.migrate("a", "counter", "b").assert_moved();
     let whole = begun.elapsed();
@@ -46,7 +46,7 @@ fn at_any_moment_it_runs_on_one_host() {
                 assert_eq!(f.sh("b", "podman volume ls -q"), "");
                 f.assert_talks("a", "counter");
             }
-            // Before it could catch the signal: then nothing was done either.
+            // Before it could catch the signal: nothing had been done yet.
             130 if tenths == 0 => {
                 assert!(f.containers("b").is_empty());
                 f.assert_talks("a", "counter");

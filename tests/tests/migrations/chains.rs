@@ -2,7 +2,7 @@
 
 use tests::{Fixture, Migration, pause};
 
-/// A firewall that lets in what the agents ask an administrator for, and nothing else new.
+/// A firewall that lets in what the agents' documentation asks for, and no other new connections.
 const WALL: &str = "
 nft add table inet wall
 nft add chain inet wall in '{ type filter hook input priority 0; policy drop; }'
@@ -39,7 +39,7 @@ fn the_host_in_the_middle_drops_out() {
     assert_eq!(second.report["bypassed"], 6, "{:#}", second.report);
     assert_eq!(second.report["warnings"], serde_json::json!([]));
 
-    // What entered at b is all that b still has to do.
+    // At this point b is only needed for what entered there.
     entered_at_b.finish_whole();
     f.wait_without_tunnel("b");
     f.lab().cut("b").expect("b can be cut off");
@@ -78,7 +78,7 @@ fn hosts_that_cannot_reach_each_other_keep_the_long_path() {
     let second = f.migrate("b", "echo", "d");
     second.assert_moved().assert_says(&[
         "3 connections that enter at",
-        "go on through this host",
+        "still go through this host",
         "no WireGuard handshake",
     ]);
     assert_eq!(second.report["bypassed"], 0);
@@ -97,7 +97,7 @@ fn two_containers_in_opposite_directions_at_once() {
     let f = Fixture::ring("m-opposite", &["counter"]);
     let before = f.look(&["a", "b", "d"]);
     f.start("a", "one", "-p 9000:9000 localhost/counter");
-    // Podman gives each host's first container the same address.
+    // Podman gives the first container on each host the same address.
     f.start("b", "two", "-p 9001:9000 --ip 10.88.0.77 localhost/counter");
     f.start("a", "three", "-p 9002:9000 localhost/counter");
     let clients = [("a", 9000), ("b", 9001), ("a", 9002)]

@@ -1,4 +1,4 @@
-//! What fails half-way is put back, and the clients never notice.
+//! What fails half-way is undone, and the clients never notice.
 
 use tests::{Fixture, pause};
 
@@ -19,7 +19,7 @@ fn a_dump_that_criu_refuses() {
     let mut client = f.client("count", &f.at("a", 9000), &[]);
     let before = f.look(&["a", "b"]);
 
-    // It holds a file open that was removed, and CRIU is told to carry none of that size.
+    // It holds a removed file open, and CRIU is told not to dump any of that size.
     f.sh(
         "a",
         "mkdir -p /etc/criu; echo ghost-limit 1 >/etc/criu/default.conf",
@@ -43,7 +43,7 @@ fn a_dump_that_criu_refuses() {
     client.finish_whole();
 }
 
-/// A CRIU that tells its version but fails whenever a runtime asks it for something.
+/// A CRIU that prints its version but fails whenever a runtime calls it.
 const BROKEN_CRIU: &str = r#"#!/bin/sh
 case "$*" in *swrk*) exit 1 ;; esac
 exec /tmp/criu "$@"
@@ -140,7 +140,8 @@ fn a_dump_that_hangs() {
     let end = || f.sh("a", "umount /usr/sbin/runc; ! pgrep -x sleep");
     let before = f.look(&["a", "b"]);
 
-    // Without a limit it is told from one that is slow; longer than a lab's connections last.
+    // Without --max-freeze-ms, a hanging dump is told apart from a slow one; that takes longer than
+    // a lab's connections last.
     hang();
     let stalled = tests::Migration::of(f.begin("a", "echo", "b", &[]));
     stalled.assert_failed(FAILED, &["made no progress"]);
@@ -165,7 +166,7 @@ fn a_dump_that_hangs() {
     client.assert_runs();
     end();
 
-    // CRIU, as it has the container's processes in its hands.
+    // Kills CRIU while it traces the container's processes.
     let migration = f.begin("a", "echo", "b", &late);
     f.sh(
         "a",
@@ -189,8 +190,8 @@ fn a_dump_that_hangs() {
     client.finish_whole();
 }
 
-/// A runtime whose CRIU finds the images damaged, and which takes its time to clean up after that, as
-/// one does that waits for systemd.
+/// A runtime whose CRIU finds the images damaged, and which takes its time to clean up after that,
+/// like one that waits for systemd.
 const SLOW_TO_FAIL: &str = r#"#!/bin/sh
 case " $* " in
 *" restore "*) ;;
@@ -296,7 +297,7 @@ fn a_name_or_a_port_taken_in_between() {
     let mut client = f.client("count", &f.at("a", 9000), &[]);
     let before = f.look(&["a", "b"]);
 
-    // As soon as the tunnel's interface is there, preflight is over.
+    // When the tunnel's interface appears, preflight is over.
     let links = f.sh("b", "ip -o link | wc -l");
     let take = format!(
         "for i in $(seq 500); do
@@ -318,7 +319,7 @@ fn a_name_or_a_port_taken_in_between() {
         f.assert_as_before(&before);
         f.migrate("a", "counter", "b").assert_moved();
     } else {
-        // The migration had the name first.
+        // The migration took the name first.
         migration.assert_moved();
     }
     pause(300);

@@ -1,13 +1,14 @@
-//! Connections move past the firewalls of other programs, whose rules stay as they are; or preflight
-//! says what is missing.
+//! Connections move through the firewalls of other programs, whose rules are not changed; or
+//! preflight says what is missing.
 
 use tests::{Fixture, Load, Migration, eventually, pause};
 
 /// Refused by preflight.
 const REFUSED: i32 = 4;
 
-/// What an administrator opens for the agents, in the way of ufw: all else that is not forwarded or
-/// established is dropped. Connections with containers are let through by the name of their bridge.
+/// What an administrator opens for the agents, in the style of ufw: everything else that is not
+/// forwarded or established is dropped. Connections with containers are allowed by the name of
+/// their bridge.
 const UFW: &str = "*filter
 :INPUT DROP [0:0]
 :FORWARD DROP [0:0]
@@ -32,7 +33,7 @@ const UFW: &str = "*filter
 COMMIT
 ";
 
-/// In the way of firewalld: zones, and a reject at the end. The sources of IPv6 are checked strictly.
+/// In the style of firewalld: zones, and a reject at the end. IPv6 sources are checked strictly.
 const FIREWALLD: &str = "table inet firewalld {
     chain filter_PREROUTING {
         type filter hook prerouting priority filter + 10; policy accept;
@@ -72,7 +73,7 @@ const FIREWALLD: &str = "table inet firewalld {
     }
 }";
 
-/// An administrator's own: whatever is not a container's is not forwarded.
+/// An administrator's own rules: nothing is forwarded except for containers.
 const OWN: &str = "table inet own {
     chain forward {
         type filter hook forward priority filter; policy drop;
@@ -81,8 +82,8 @@ const OWN: &str = "table inet own {
     }
 }";
 
-/// As Docker leaves the filter table: what is not for its own containers is dropped. An administrator
-/// has opened the ports of Podman's; netavark itself opens the way out only.
+/// The filter table as Docker leaves it: everything not for its own containers is dropped. An
+/// administrator has opened the ports of Podman's containers; netavark itself only opens the way out.
 const DOCKER: &str = "*filter
 :INPUT ACCEPT [0:0]
 :FORWARD DROP [0:0]
@@ -102,7 +103,7 @@ const DOCKER: &str = "*filter
 COMMIT
 ";
 
-/// All rules of all programs but netavark, which has its own with every container, and ours.
+/// All rules of all programs, except netavark's, which change with every container, and ours.
 fn rules(f: &Fixture, host: &str) -> String {
     f.sh(
         host,
@@ -152,7 +153,7 @@ impl<'a> Busy<'a> {
         self.f.migrate("a", self.name, "b")
     }
 
-    /// All went on after the move, and go on now.
+    /// All connections survived the move, and still work.
     fn finish(self) {
         pause(1500);
         for client in self.clients {
@@ -168,7 +169,8 @@ impl<'a> Busy<'a> {
     }
 }
 
-/// Moves connections past these rules on both hosts, which must be the same afterwards.
+/// Moves connections while these rules are loaded on both hosts; the rules must be unchanged
+/// afterwards.
 fn moves_past(f: &Fixture, name: &str, load: &str, unload: &str) {
     for host in ["a", "b"] {
         f.sh(host, load);
@@ -178,7 +180,7 @@ fn moves_past(f: &Fixture, name: &str, load: &str, unload: &str) {
     busy.migrate().assert_moved();
     busy.finish();
     assert_eq!(["a", "b"].map(|host| rules(f, host)), before);
-    // The tunnel goes first, which has to pass the rules once more.
+    // The tunnel is removed first, so that a new one has to pass the rules.
     for host in ["a", "b"] {
         f.sh(host, unload);
     }
@@ -230,7 +232,7 @@ fn restore(rules: &str) -> String {
     )
 }
 
-/// As if nobody had ever called iptables.
+/// As if nobody had ever used iptables.
 const FLUSH: &str = "nft delete table ip filter; nft delete table ip6 filter";
 
 #[test]
@@ -242,7 +244,7 @@ fn those_that_know_only_interfaces() {
     let before = f.look(&["a", "b"]);
     for host in ["a", "b"] {
         f.sh(host, &format!("nft -f - <<'END'\n{OWN}\nEND"));
-        // Clients are in the same network, the container's addresses at the source are in none.
+        // The clients are in the same network; the container's addresses at the source are in none.
         f.sh(host, "ip route del default");
     }
     let busy = Busy::start(&f, "web");

@@ -1,8 +1,8 @@
-//! More datagrams than the tunnel carries.
+//! More datagrams than the tunnel can carry.
 
 use tests::{Fixture, pause};
 
-/// Sends as many as it can, a minute at most.
+/// Sends as many as it can, for a minute at most.
 const FLOOD: &str = "
 import socket, sys, time
 flood = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -1,4 +1,4 @@
-//! Every kind of flow moves once, under the eyes of a client that was there before.
+//! Every kind of flow moves once, watched by a client that was connected before.
 
 use std::time::Duration;
 
@@ -102,7 +102,7 @@ fn ports_of_every_kind() {
     pause(500);
     errors.assert_none();
     assert_eq!(f.definition("b", "echo"), defined);
-    // The address comes after the container, as those of a load balancer do.
+    // The address is added after the container, as a load balancer's would be.
     f.sh("b", "ip addr add 198.51.100.77/24 dev eth0");
     f.client("echo", &f.at("b", 8001), &[]).finish_whole();
     finish_all(clients);
@@ -149,7 +149,7 @@ fn what_the_container_opened_itself() {
     assert!(!said.contains("BROKEN"), "{said}");
     assert_eq!(said.matches("alive: true").count(), 4, "{said}");
     let seen = server.finish_whole();
-    // The source's addresses, and the ports it chose, to the end.
+    // The source's addresses, and the ports it chose, until the end.
     let senders = seen["senders"].as_array().expect("a list");
     assert_eq!(senders.len(), 4, "{seen:#}");
     let from_a = |sender: &&Value| {
@@ -178,7 +178,7 @@ fn echo_requests() {
         "echo",
         &format!("--network dual --ip {v4} --ip6 {v6} localhost/echo"),
     );
-    // As long as a migration takes, and as everywhere else.
+    // As long as a migration takes, and the same on all hosts.
     for host in ["a", "b"] {
         f.sh(
             host,
@@ -199,7 +199,7 @@ fn echo_requests() {
     );
     let pings = addresses
         .map(|address| Job::start(f.host("c"), &["ping", "-qi", "0.1", "-c", "60", address]));
-    // A program of the container that has the same identifier before and after.
+    // A program in the container that has the same identifier before and after.
     let ping_out = |host: &str| {
         let c = f.host("c").ipv4();
         let ping = format!("ping -qe 4711 -c 3 -i 0.1 {c}");
@@ -215,7 +215,7 @@ fn echo_requests() {
         let output = ping.wait(Duration::from_secs(20));
         assert!(output.stdout.contains(" 0% packet loss"), "{output}");
     }
-    // The capture hands packets on a while after they came.
+    // tcpdump prints packets a while after they came.
     let seen = eventually(Duration::from_secs(10), || match seen.stdout() {
         three if three.lines().count() >= 3 => Ok(three),
         fewer => Err(fewer),
@@ -290,7 +290,7 @@ fn connections_that_wait_to_be_accepted() {
     };
     let errors = f.listen_for_errors();
 
-    // Slow: the outage waits for it.
+    // Slow: the freeze waits for it.
     f.start(
         "a",
         "slow",
@@ -300,7 +300,7 @@ fn connections_that_wait_to_be_accepted() {
     f.migrate("a", "slow", "b").assert_moved();
     finish(waits);
 
-    // Too slow: nothing moves, and the connection is whole.
+    // Too slow: nothing moves, and the connection stays whole.
     f.start(
         "a",
         "slower",

@@ -1,4 +1,4 @@
-//! New connections to the host that a container has moved away from. `a`, `b` and `d` have containers,
+//! New connections to a host that a container has moved away from. `a`, `b` and `d` have containers,
 //! `c` has the clients.
 
 use std::time::Duration;
@@ -7,10 +7,10 @@ use tests::{Fixture, Migration, pause};
 
 const FORWARD: &[&str] = &["--forward-new"];
 
-/// Longer than a tunnel without connections lives.
+/// Longer than a tunnel without connections lasts.
 const IDLE_MS: u64 = 15_000;
 
-/// Connections that have moved pass, new ones do not.
+/// Lets moved connections pass, but no new ones.
 const WALL: &str = "
 nft add table inet wall
 nft add chain inet wall forward '{ type filter hook forward priority 0; policy drop; }'
@@ -21,7 +21,7 @@ fn move_forwarding(f: &Fixture, from: &str, name: &str, to: &str) -> Migration {
     Migration::of(f.begin(from, name, to, FORWARD))
 }
 
-/// Connections that begin at host `at` find the container.
+/// Checks that connections to host `at` reach the container.
 fn assert_reached(f: &Fixture, at: &str) {
     assert_reached_by(f, &[&f.at(at, 7000)]);
 }
@@ -71,7 +71,7 @@ fn new_connections_follow_until_told_otherwise() {
     let itself = format!("exec 3<>/dev/tcp/{}/7000 && echo >&3", f.host("a").ipv4());
     assert!(f.run("a", &["bash", "-c", &itself]).status.success());
 
-    // Neither end takes the tunnel for unused, and nobody gets the port unawares.
+    // Neither end considers the tunnel unused, and nothing else can take the port by accident.
     pause(IDLE_MS);
     assert_reached_by(&f, &targets);
     let other = f.run("a", &["podman", "run", "-dp7000:7000", "localhost/echo"]);
@@ -154,14 +154,14 @@ fn a_forward_survives_what_happens_to_migrations() {
     assert_eq!(f.sh("a", "agent-client forward list"), "");
     assert_reached(&f, "a");
 
-    // Finished with it.
+    // Finished with the migration.
     let dies = [("FAILPOINTS", "client.phase.remove=1*return(kill)")];
     f.begin_with("a", "echo", "b", FORWARD, &dies)
         .wait(Duration::from_secs(60));
     f.sh("a", "agent-client recover");
     assert_reached(&f, "a");
 
-    // Goes on if the container does not come back after all.
+    // Still works if the container does not come back after all.
     f.serve_with(
         "a",
         &[("FAILPOINTS", "server.restore.before=1*return(kill)")],

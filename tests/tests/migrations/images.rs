@@ -1,4 +1,4 @@
-//! The container's image goes along only if it has to.
+//! The container's image is sent only if it has to be.
 
 use tests::{Fixture, Setup, pause};
 
@@ -49,7 +49,7 @@ fn layers_that_are_there_are_not_sent() {
         return;
     }
     let f = Fixture::new("m-layers", &["counter"]);
-    // One of each format. The layer below has the counter and more than a mebibyte.
+    // One in each format. The layer below contains the counter and is larger than a mebibyte.
     for (name, format, port) in [("of-oci", "oci", 9000), ("of-docker", "docker", 9001)] {
         let build = format!(
             "cd $(mktemp -d); seq 9999 >more

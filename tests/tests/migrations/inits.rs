@@ -12,7 +12,7 @@ fn an_init_program_goes_there_and_back() {
     let mut client = f.client("count", &f.at("a", 9000), &[]);
     let before = f.look(&["b"]);
 
-    // Another build of it: its size is in the images.
+    // Another build of it: the images contain its size.
     let program = f.sh("b", "readlink -f /usr/libexec/podman/catatonit");
     f.sh(
         "b",

@@ -1,17 +1,17 @@
-//! Containers that wander between hosts at random, with flows of all kinds.
+//! Containers that move between hosts at random, with flows of all kinds.
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tests::{Fixture, Load, Migration, Setup, pause};
 
-/// Environment variable with the number that makes a journey what it is.
+/// Environment variable with the seed that determines a journey.
 const SEED: &str = "JOURNEY_SEED";
 
-/// Those that have containers; clients are on `c`.
+/// The hosts that have containers; the clients are on `c`.
 const HOSTS: [&str; 4] = ["a", "b", "d", "e"];
 
-/// Pairs of hosts that send to each other: all.
+/// Pairs of hosts that can send to each other: all.
 const PAIRS: [(&str, &str); 12] = [
     ("a", "b"),
     ("a", "d"),
@@ -32,17 +32,17 @@ struct Traveller {
     host: &'static str,
     number: u16,
     port: u16,
-    /// Talks to another traveller, by its own address.
+    /// Talks to another traveller, at its own address.
     calls: bool,
     clients: Vec<Load>,
 }
 
 impl Traveller {
-    /// On a host of its own choice, where it calls the `others` that are there.
+    /// Starts on a random host and calls those of the `others` that are there.
     fn start(f: &Fixture, number: u16, others: &[Traveller], rng: &mut StdRng) -> Self {
         let (name, port, own) = (format!("echo{number}"), 7000 + number, 50 + number);
         let mut hosts = HOSTS.to_vec();
-        // Rather where somebody is.
+        // More likely where others are.
         hosts.extend(others.iter().flat_map(|other| [other.host; 4]));
         let host = *hosts.choose(rng).expect("hosts");
         let callees: Vec<_> = others
@@ -73,13 +73,13 @@ impl Traveller {
         }
     }
 
-    /// Where it is reached within its network.
+    /// Its addresses within its network.
     fn inside(&self) -> [String; 2] {
         let own = 50 + self.number;
         [format!("10.77.0.{own}:7000"), format!("[fd77::{own}]:7000")]
     }
 
-    /// Another client, of any kind, by way of the host where the container is now.
+    /// Adds another client of any kind, through the host where the container is now.
     fn meet_client(&mut self, f: &Fixture, rng: &mut StdRng) {
         let [inside, inside_ipv6] = self.inside();
         let (from, at) = match rng.random_range(0..8) {
@@ -147,7 +147,7 @@ fn end_with_every_flow_alive_and_every_host_clean() {
             }
         }
         pause(300);
-        // One, or several at once, unless they call each other.
+        // Either one, or several at once unless they call each other.
         let movers = match travellers.iter().any(|traveller| traveller.calls) {
             true => 1,
             false => rng.random_range(1..=travellers.len()),
@@ -178,7 +178,7 @@ fn end_with_every_flow_alive_and_every_host_clean() {
             .collect();
         assert!(servers.windows(2).all(|w| w[0] == w[1]), "{servers:?}");
     }
-    // Those that call go before those that answer.
+    // Callers end before those that answer them.
     for traveller in travellers.iter().rev() {
         let (host, name) = (traveller.host, &traveller.name);
         if traveller.calls {

@@ -1,6 +1,6 @@
 //! Whole migrations between lab hosts, seen from outside.
 //!
-//! One program, so that tests of all kinds fill the processors together.
+//! One program, so that tests of all kinds share the processors.
 
 mod attributes;
 mod cancelled;

@@ -8,7 +8,7 @@ fn address(f: &Fixture, host: &str, container: &str) -> String {
     f.sh(host, &format!("podman inspect -f '{format}' {container}"))
 }
 
-/// The neighbour entries that the agents have made for a container.
+/// The neighbour entries that the agents have created for a container.
 fn entries(f: &Fixture, host: &str, container: &str) -> String {
     f.in_network_of(host, container, "ip neighbour show nud permanent")
 }
@@ -27,9 +27,9 @@ fn processes_of_the_source_keep_their_connections() {
         clients.push(f.client_on("a", "echo", &at, &["--connections", "2"]));
         clients.push(f.client_on("a", "echo", &at, &["--udp"]));
     }
-    // On the host that it moves to, by the address of the one it comes from.
+    // On the host that it moves to, through the address of the host it comes from.
     clients.push(f.client_on("b", "echo", &f.at("a", 7000), &[]));
-    // And the other way round: a service of the host, by the address of the bridge.
+    // And the other way round: a service on the host, at the address of the bridge.
     let service = tests::Job::start(f.host("a"), &["load", "serve", "10.88.0.1:7100"]);
     f.start("a", "dial-out", "localhost/dial-out 10.88.0.1:7100");
     f.assert_talks("a", "dial-out");
@@ -65,7 +65,7 @@ fn processes_of_the_source_keep_their_address() {
     let second = f.migrate("b", "echo", "d");
     second.assert_moved();
     assert_eq!(second.report["bypassed"], 2);
-    // The first tunnel, with which they had the address of the bridge that is gone.
+    // The first tunnel, through which they had the address of the bridge that is now gone.
     f.wait_without_tunnel("b");
     pause(2000);
     for client in clients {
@@ -81,7 +81,7 @@ fn containers_of_one_bridge_go_one_by_one() {
         return;
     }
     let f = Fixture::both_ways("m-bridge", &["echo", "dial-out"]);
-    // The other's address, and the host's: those packets pass the router.
+    // The other container's address and the host's address: those packets pass the router.
     go_one_by_one(&f, "tcp,udp,udp-unconnected", &f.at("a", 7000));
 }
 

@@ -33,10 +33,10 @@ fn nobody_or_somebody_else_answers() {
         "printf 'SSH-2.0-OpenSSH_9.9\\r\\n'; sleep 60",
         "head -c 100000 /dev/urandom; sleep 60",
         "",
-        // Takes the connection and never says a word.
+        // Accepts the connection and never says a word.
         "sleep 60",
     ] {
-        // The listener goes with the program that is waited for last.
+        // The listener ends with the program that is waited for last.
         f.sh(
             "b",
             &format!(

@@ -1,9 +1,13 @@
-//! How often a check asks Podman, which takes seconds on some hosts.
+//! How often a check calls Podman, which takes seconds on some hosts.
 
 use tests::Fixture;
 
-/// Beside the container at either host; none of them may cost a process.
+/// Beside the container at either host; none of them may cost a process. As many with a volume and a
+/// network, and as many without.
 const OTHERS: usize = 12;
+
+/// How often Podman may be started at either host.
+const MOST: usize = 5;
 
 #[test]
 fn a_check_asks_podman_a_few_times_whatever_there_is() {
@@ -16,7 +20,10 @@ fn a_check_asks_podman_a_few_times_whatever_there_is() {
             host,
             &format!(
                 "podman network create --subnet 10.99.0.0/24 back
-                 for i in $(seq {OTHERS}); do podman run -qd --network none localhost/counter; done"
+                 for i in $(seq {OTHERS}); do podman run -qd --network none localhost/counter; done
+                 for i in $(seq {OTHERS}); do
+                     podman run -qd --network back -v other$i:/data localhost/counter
+                 done"
             ),
         );
     }
@@ -31,11 +38,31 @@ fn a_check_asks_podman_a_few_times_whatever_there_is() {
     for host in ["a", "b"] {
         f.sh(host, count);
     }
+    let assert_few = || {
+        for host in ["a", "b"] {
+            let asked = f.sh(host, "cat /tmp/asked; rm /tmp/asked");
+            println!("{host}:\n{asked}\n");
+            assert!(asked.lines().count() <= MOST, "{host}:\n{asked}");
+        }
+    };
     let check = f.run("a", &["agent-client", "check", "counter", "--to", "b"]);
     assert!(check.status.success(), "{check}");
-    for (host, most) in [("a", 7), ("b", 8)] {
-        let asked = f.sh(host, "cat /tmp/asked");
-        println!("{host}:\n{asked}\n");
-        assert!(asked.lines().count() <= most, "{host}:\n{asked}");
+    assert_few();
+
+    // Who else uses the volumes costs nothing either.
+    f.sh(
+        "a",
+        "for name in three four; do
+             podman.real create -q --name $name -v one:/one -v two:/other localhost/counter
+         done",
+    );
+    let check = f.run("a", &["agent-client", "check", "counter", "--to", "b"]);
+    assert!(!check.status.success(), "{check}");
+    let said = check.to_string();
+    assert_eq!(said.matches("is also used by").count(), 2, "{said}");
+    for name in ["three", "four"] {
+        let id = f.sh("a", &format!("podman.real inspect -f '{{{{.Id}}}}' {name}"));
+        assert_eq!(said.matches(&id[..12]).count(), 2, "{said}");
     }
+    assert_few();
 }

@@ -1,4 +1,4 @@
-//! What is wrong from the start is refused, and nothing was touched.
+//! Problems that exist from the start are refused, and nothing is touched.
 
 use tests::{Fixture, Setup, pause};
 
@@ -35,7 +35,7 @@ fn what_is_wrong_at_the_source() {
         .assert_failed(REFUSED, &["exited", "running"]);
     f.migrate("a", "mapped", "b")
         .assert_failed(REFUSED, &["users", "--uidmap"]);
-    // The same by the check alone.
+    // `check` alone says the same.
     let check = f.run("a", &["agent-client", "check", "paused", "--to", "b"]);
     assert_eq!(check.status.code(), Some(REFUSED), "{check}");
     assert!(check.stdout.contains("paused"), "{check}");
@@ -49,13 +49,13 @@ fn what_is_wrong_at_the_source() {
     f.assert_talks("a", "counter");
     f.assert_as_before(&before);
 
-    // And nothing of all this is in the way.
+    // And nothing of all this is left in the way.
     f.migrate("a", "counter", "b").assert_moved();
     pause(300);
     client.finish_whole();
 }
 
-/// Makes containers until two ids begin with the same digit, and returns that.
+/// Creates containers until two ids begin with the same digit, and returns that digit.
 fn two_ids_that_begin_alike(f: &Fixture) -> String {
     let make = "ids=; while :; do
             id=$(podman create -q localhost/counter)
@@ -84,7 +84,7 @@ fn what_is_wrong_at_the_destination() {
 
     let obstacles: &[(&str, &str, &[&str])] = &[
         (
-            // Not by Podman, so that nothing but the socket tells.
+            // Not by Podman, so that only the socket reveals it.
             "nc -lk 9000 </dev/null >/dev/null 2>&1 & echo $! >/tmp/pid",
             "kill $(cat /tmp/pid)",
             &["9000", "destination"],
@@ -221,7 +221,7 @@ fn how_a_container_was_created() {
     f.migrate("a", "elsewhere", "b")
         .assert_failed(REFUSED, &["log here", "/tmp/its.log"]);
 
-    // Its runtime by its path, and a session that has ended.
+    // A runtime given by its path, and an exec session that has ended.
     f.sh(
         "a",
         "podman --runtime /usr/bin/runc run -qd --name counter -p 9000:9000 localhost/counter",

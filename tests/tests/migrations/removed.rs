@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tests::{Fixture, eventually, pause};
 
-/// What is done to a host that has tunnel 1, and what its keeper says is missing. Connections stand still
-/// until it has put that back.
+/// What is done to a host that has tunnel 1, and what its keeper reports missing. Connections stall until
+/// the keeper has put it back.
 const DAMAGE: [(&str, &str); 5] = [
     ("ip rule del priority 1001", "rule 1001"),
     ("ip -6 rule del priority 1001", "rule 1001"),
@@ -17,8 +17,8 @@ const DAMAGE: [(&str, &str); 5] = [
     ),
 ];
 
-/// The same of rules without which the kernel answers packets itself that are not for it: connections that
-/// send anything within that second may be reset.
+/// The same for rules without which the kernel itself answers packets that are not meant for it:
+/// connections that send anything within that second may be reset.
 const WORSE: [(&str, &str); 3] = [
     ("nft flush ruleset", "table inet live_migration"),
     (

@@ -1,10 +1,10 @@
-//! Connections whose segments are larger than a tunnel has room for.
+//! Connections with larger segments than fit into a tunnel.
 
 use std::time::Duration;
 
 use tests::{Fixture, Job, eventually, pause};
 
-/// Sets a large value again and again over one connection, until told to stop, and prints how often.
+/// Sets a large value over and over on one connection, until told to stop, and prints how often.
 const SETTER: &str = "
 import os, socket
 value = b'x' * 200000

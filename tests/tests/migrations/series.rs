@@ -26,7 +26,7 @@ fn a_second_one_on_the_same_tunnel() {
         second.report["tunnel"]["interface"]
     );
     pause(500);
-    // One flow ends, and the other needs the tunnel still.
+    // One flow ends while the other still needs the tunnel.
     one.finish_whole();
     pause(2000);
     two.finish_whole();
@@ -49,7 +49,8 @@ fn there_and_back() {
     pause(300);
 
     f.migrate("a", "echo", "b").assert_moved();
-    // At home at the other end: this one takes the tunnel after the way back.
+    // Begins while the container is at the other end: this one goes through the tunnel after the
+    // way back.
     let second = f.client("echo", &f.at("b", 7000), &["--connections", "5"]);
     pause(500);
     f.migrate("b", "echo", "a").assert_moved();

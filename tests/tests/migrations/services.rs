@@ -1,5 +1,5 @@
-//! Between hosts with systemd and a distribution's defaults: crun, cgroups and scopes of systemd, the
-//! journal, and commands that are typed after a login.
+//! Between hosts with systemd and a distribution's defaults: crun, systemd's cgroups and scopes, the
+//! journal, and commands typed after a login.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use lab::{Kind, Lab};
 use serde_json::Value;
 use tests::{Fixture, LOGIN, Load, eventually, pause};
 
-/// A service of a Quadlet file, with a volume and a network that have files of their own, and a health
-/// check.
+/// A service from a Quadlet file, with a volume and a network that have Quadlet files of their own,
+/// and a health check.
 const WEB: [(&str, &str); 3] = [
     (
         "web.container",
@@ -65,7 +65,7 @@ fn there_and_back(lab: &str, options: &str, runtime: &str, below: &str) {
     );
     assert!(keeper.contains("live-migration-tunnel-"), "{keeper}");
 
-    // Nothing of it is the service's: that ends, in whatever way, and begins again.
+    // Nothing of it belongs to the agent's service, which ends in several ways and starts again.
     f.sh("b", "systemctl restart agent-server");
     f.sh("b", "systemctl kill --signal KILL agent-server");
     eventually(Duration::from_secs(30), || {
@@ -90,7 +90,7 @@ fn a_service_moves_as_one() {
     }
     let f = Fixture::services("m-quadlet", &["echo"]);
     install(&f, "a");
-    // Podman's part of what a service needs; the files of systemd move with it.
+    // Podman's part of what a service needs; the systemd files move with it.
     f.sh("b", "podman network create --subnet 10.77.0.0/24 web");
     let streams = f.client("echo", &f.at("a", 7000), &["--connections", "3"]);
     let datagrams = f.client("echo", &f.at("a", 7000), &["--udp"]);
@@ -102,7 +102,7 @@ fn a_service_moves_as_one() {
     whole(streams);
     whole(datagrams);
 
-    // systemd owns what runs, by the unit's own files.
+    // systemd controls what runs, through the unit's own files.
     let id = f.sh("a", "podman inspect -f '{{.Id}}' web");
     f.sh("a", "systemctl restart web");
     let other = f.sh("a", "podman inspect -f '{{.Id}}' web");
@@ -119,7 +119,7 @@ fn a_service_moves_as_one() {
     assert!(f.containers("a").is_empty(), "{:?}", f.containers("a"));
 }
 
-/// Puts the Quadlet files into a host and starts what they are for.
+/// Installs the Quadlet files on a host and starts the service.
 fn install(f: &Fixture, host: &str) {
     for (name, text) in WEB {
         let path = format!("/etc/containers/systemd/{name}");
@@ -166,7 +166,7 @@ fn moves_as_a_service(f: &Fixture, from: &str, to: &str) {
         "{left}"
     );
     healthy(f, to);
-    // Nothing brings a second one back.
+    // Nothing starts a second copy.
     pause(2000);
     assert!(f.containers(from).is_empty(), "{:?}", f.containers(from));
     assert_eq!(show(f, from, "ActiveState"), "inactive");
@@ -179,7 +179,7 @@ fn show(f: &Fixture, host: &str, property: &str) -> String {
     )
 }
 
-/// Waits until a check of its health that began after this has passed.
+/// Waits until a health check that began after this call has passed.
 fn healthy(f: &Fixture, host: &str) {
     let log = || -> Value {
         let health = f.sh(host, "podman inspect -f '{{json .State.Health}}' web");
@@ -218,7 +218,7 @@ fn a_migration_that_fails_leaves_the_service_as_it_was() {
     );
     let client = f.client("echo", &f.at("a", 7000), &[]);
 
-    // CRIU is there for the checks, and does nothing when it is to restore.
+    // A CRIU that passes the checks, but does nothing when it is to restore.
     f.sh("b", "mv /usr/sbin/criu /usr/sbin/criu.real
                printf '#!/bin/sh\\n[ \"$1\" = swrk ] && exit 1\\nexec criu.real \"$@\"\\n' >/usr/sbin/criu
                chmod +x /usr/sbin/criu");
@@ -233,7 +233,7 @@ fn a_migration_that_fails_leaves_the_service_as_it_was() {
     client.finish_whole();
     let left = f.sh("a", "ls /run/systemd/system/*.d 2>&1 || true");
     assert!(!left.contains("live-migration.conf"), "{left}");
-    // At the destination nothing of it is left.
+    // Nothing of it is left at the destination.
     assert!(f.containers("b").is_empty(), "{:?}", f.containers("b"));
     let files = f.sh(
         "b",
@@ -257,7 +257,7 @@ fn an_agent_that_is_killed_leaves_the_service_to_the_next() {
     f.sh("b", "podman network create --subnet 10.77.0.0/24 web");
     let client = f.client("echo", &f.at("a", 7000), &[]);
 
-    // Held and frozen, and nobody there who would let it go on.
+    // Held and frozen, and nobody is left to release it.
     let killed = |place: &str| {
         let failpoints = format!("client.phase.{place}=return(kill)");
         let job = f.begin_with("a", "web", "b", &[], &[("FAILPOINTS", &failpoints)]);
@@ -273,7 +273,8 @@ fn an_agent_that_is_killed_leaves_the_service_to_the_next() {
     f.sh("b", "systemctl restart agent-server");
     f.wait_for_service("b");
 
-    // Taken over, and the source does not know. A boot would not bring it back there.
+    // The destination has taken over, and the source does not know. A boot would not start it there
+    // again.
     f.serve_with("b", &[("FAILPOINTS", "server.commit.after=1*return(kill)")]);
     f.migrate("a", "web", "b");
     f.wait_for_service("b");
@@ -343,7 +344,7 @@ fn a_service_that_is_in_the_way_is_refused() {
     let refused = f.migrate("a", "web", "b");
     refused.assert_failed(4, &["masked", "systemctl unmask web.service"]);
     assert_eq!(show(&f, "a", "ActiveState"), "active");
-    // `check` says the same, and a login's environment does not matter to it.
+    // `check` says the same, and a login's environment makes no difference to it.
     let check = [&LOGIN[..], &["agent-client", "check", "web", "--to", "b"]].concat();
     let checked = f.run("a", &check);
     assert!(checked.stdout.contains("masked"), "{checked}");

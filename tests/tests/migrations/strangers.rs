@@ -7,7 +7,7 @@ use tests::{Fixture, Job, pause};
 /// Sends these bytes from `c` and waits a little for an answer.
 fn send(f: &Fixture, bytes: &[u8]) {
     let argv = ["timeout", "5", "nc", "-N", "-w", "2", "b", "50051"];
-    // Whether and how the connection is closed is up to the server.
+    // Whether and how to close the connection is up to the server.
     Job::with_input(f.host("c"), &argv, bytes).wait(Duration::from_secs(10));
 }
 
@@ -18,7 +18,8 @@ fn garbage_before_the_handshake() {
     }
     let mut f = Fixture::new("m-garbage", &["counter"]);
     let before = f.look(&["a", "b"]);
-    // The start of a TLS record that announces more than ever comes; the same, too long to be one.
+    // The start of a TLS record that announces more than ever comes, and the same but too long to
+    // be one.
     let cut_short = [&[0x16, 3, 1, 2, 0, 1, 0][..], &[0; 40]].concat();
     let too_long = [&[0x16, 3, 1, 0xff, 0xff][..], &[1; 70_000]].concat();
     let inputs: [&[u8]; 6] = [
@@ -33,7 +34,7 @@ fn garbage_before_the_handshake() {
         send(&f, input);
         f.assert_serves("b");
     }
-    // Many that say nothing keep nobody else out.
+    // Many connections that say nothing keep nobody else out.
     let silent: Vec<Job> = (0..50)
         .map(|_| Job::start(f.host("c"), &["timeout", "30", "nc", "-d", "b", "50051"]))
         .collect();
@@ -62,7 +63,7 @@ fn garbage_from_a_paired_host() {
     }
     let mut f = Fixture::new("m-frames", &["counter"]);
     let before = f.look(&["a", "b"]);
-    // A certificate is only a wrapping for the key, which is what counts.
+    // A certificate is only a wrapper for the key, which is what counts.
     f.sh(
         "a",
         "openssl req -x509 -new -key /var/lib/live-migration/client/host.key \
@@ -78,7 +79,7 @@ fn garbage_from_a_paired_host() {
         frame(br#"{"request":"commit"}"#),
         frame(br#"{"request":"no_such_thing"}"#),
         frame(b""),
-        // Announces 4 GiB; then more than is allowed, and sends it; then too little.
+        // Announces 4 GiB; then sends more than is allowed; then less than announced.
         [&[0xff; 4][..], &[b' '; 1000]].concat(),
         frame(&vec![b' '; 2 << 20]),
         frame(hello)[..20].to_vec(),
@@ -90,7 +91,7 @@ fn garbage_from_a_paired_host() {
     for input in inputs {
         let argv = ["sh", "-c", connect];
         let output = Job::with_input(f.host("a"), &argv, &input).wait(Duration::from_secs(10));
-        // Our client sends its input too early to hear of a refused certificate otherwise.
+        // Otherwise our client sends its input too early to hear that its certificate is refused.
         assert!(!output.stderr.contains("alert"), "{output}");
         answered += u32::from(!output.stdout.is_empty());
         f.assert_serves("b");

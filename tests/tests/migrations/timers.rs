@@ -17,7 +17,7 @@ fn timers_of_each_kind_go_on() {
     for (from, to) in [("a", "b"), ("b", "a")] {
         f.migrate(from, "timers", to).assert_moved();
         let moved = expired(&f, to);
-        // The first line may be of a window that began before the freeze.
+        // The first line may be about a window that began before the freeze.
         for _ in 0..3 {
             f.assert_talks(to, "timers");
         }

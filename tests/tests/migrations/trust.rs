@@ -1,4 +1,4 @@
-//! Who is not paired gets nowhere.
+//! Whoever is not paired gets nowhere.
 
 use lab::Output;
 use tests::{Fixture, Setup};
@@ -42,7 +42,7 @@ fn tokens_and_peers() {
 
     refused(&f, &["pair"]);
 
-    // Tokens that are none, of another host, expired, used.
+    // Tokens that are invalid, for another host, expired, used.
     assert_refused(&pair(&f, "b", "nonsense"), &["invitation"]);
     let elsewhere = f.invite("c");
     assert_refused(&pair(&f, "b", &elsewhere), &["key of b", "expected"]);
@@ -53,7 +53,7 @@ fn tokens_and_peers() {
     assert!(output.status.success(), "{output}");
     let again = f.run("c", &["agent-client", "pair", "b", "--token", &good]);
     assert_refused(&again, &["used"]);
-    // A source that has forgotten its destination may pair anew.
+    // A source that has forgotten its destination may pair again.
     f.sh("a", "agent-client peers remove b");
     f.pair("a", "b");
 
@@ -75,7 +75,7 @@ fn tokens_and_peers() {
     refused(&f, &["pair"]);
     f.assert_as_before(&before);
 
-    // No secret of any of these is in a log.
+    // None of these secrets is in a log.
     let log = f.server_log("b");
     for token in [&good, &token, &short] {
         assert!(!log.contains(token.as_str()), "{log}");
@@ -119,7 +119,7 @@ fn another_key_than_the_pinned_one() {
     client.finish_whole();
 }
 
-/// A name that has an IPv6 address which a firewall makes dead.
+/// A name with an IPv6 address that a firewall blocks.
 #[test]
 fn a_name_with_a_dead_address() {
     if !lab::can_run() {
@@ -127,7 +127,7 @@ fn a_name_with_a_dead_address() {
     }
     let f = Fixture::new("m-dead-address", &["counter"]);
     let (ipv6, ipv4) = (f.host("b").ipv6(), f.host("b").ipv4());
-    // In the order in which the resolver gives them back.
+    // In the order in which the resolver returns them.
     f.sh(
         "a",
         &format!("printf '%s two\\n%s two\\n' {ipv6} {ipv4} >> /etc/hosts; getent ahosts two"),
@@ -140,7 +140,7 @@ fn a_name_with_a_dead_address() {
     assert!(output.status.success(), "{output}");
     let check = f.run("a", &["agent-client", "check", "counter", "--to", "two"]);
     assert!(check.status.success(), "{check}");
-    // And by the other one, at the same socket.
+    // And by the other address, on the same socket.
     f.sh(
         "b",
         "ip6tables -F INPUT; iptables -A INPUT -p tcp --dport 50051 -j DROP",

@@ -1,4 +1,4 @@
-//! Each workload moves once, under the eyes of a client that was there before.
+//! Each workload moves once, watched by a client that was connected before.
 
 use std::time::Duration;
 
@@ -232,7 +232,7 @@ fn redis_under_load() {
         .expect("a number");
     assert!(keys > 5000, "{keys}");
 
-    // redis-cli would connect again without a word: the client's id tells.
+    // redis-cli would silently reconnect: the client's id shows it.
     let count = "(echo client id
         until [ -e /tmp/enough ]; do echo incr n; sleep 0.01; done
         echo client id) | redis-cli -h a";

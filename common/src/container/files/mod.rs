@@ -1,5 +1,7 @@
 //! The container's files: which travel, and how.
 
+mod entries;
 pub mod payload;
+pub mod places;
 pub mod tree;
 pub mod usage;

@@ -7,25 +7,12 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
-use tar::{Archive, Builder, EntryType, Header};
+use tar::{Builder, EntryType, Header};
 
-use super::tree::{self, Exactly, Index, Pass, Source, Unpacker};
+use super::entries::{self, Item};
+use super::places::Places;
+use super::tree::{self, Exactly, Index, Pass, Records, Source, Unpacker};
 use crate::container::checkpoint::images;
-
-/// Where the pieces are on one host. The same four kinds on both.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Places {
-    /// CRIU's images.
-    pub checkpoint: PathBuf,
-    /// The merged root file system.
-    pub rootfs: PathBuf,
-    /// The directory bound to /dev/shm.
-    pub shm: Option<PathBuf>,
-    /// Volumes' directories, by the path they are mounted at in the container.
-    pub volumes: BTreeMap<String, PathBuf>,
-    /// The file that conmon writes the container's output to; there is none with some log drivers.
-    pub log: PathBuf,
-}
 
 impl Places {
     /// Where the volume with this number is mounted.
@@ -144,57 +131,96 @@ fn files<W: Write>(
     Ok(now)
 }
 
-/// Reads what [`Frozen`] or [`pack_files`] wrote and puts everything in place below `places`. Returns
-/// warnings: what of it this host has no room for.
-pub fn unpack<R: Read>(places: &Places, source: R) -> io::Result<Vec<String>> {
-    let mut roots: BTreeMap<PathBuf, &Path> = BTreeMap::new();
-    roots.insert(ROOTFS.into(), &places.rootfs);
-    if let Some(shm) = &places.shm {
-        roots.insert(SHM.into(), shm);
-    }
+/// What a stream holds, and so may bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// What [`pack_files`] wrote: files below volumes and the root file system.
+    Files,
+    /// What [`Frozen`] wrote: first CRIU's images, then those and /dev/shm, last the log.
+    Checkpoint,
+}
+
+/// How far a stream has come: nothing of it may come after what follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Images,
+    Trees,
+    Log,
+}
+
+/// Reads a stream of this kind and puts everything in place below `places`. Returns warnings: what of it
+/// this host has no room for.
+///
+/// A path says where an entry goes, and is partly the container's: so what the agent or root relies on,
+/// CRIU's images and the log, must come as it was sent, in its place in the stream and without anything
+/// that a container can add to a file of its own.
+///
+/// # Errors
+/// Those of the source and of the file systems, and for any entry that the other end does not write. What
+/// came before it is in place then.
+pub fn unpack<R: Read>(places: &Places, kind: Kind, source: R) -> io::Result<Vec<String>> {
+    let mut trees: BTreeMap<PathBuf, Unpacker> = BTreeMap::new();
+    trees.insert(ROOTFS.into(), Unpacker::new(&places.rootfs)?);
     for (number, directory) in places.volumes.values().enumerate() {
-        roots.insert(Path::new(VOLUMES).join(number.to_string()), directory);
+        let prefix = Path::new(VOLUMES).join(number.to_string());
+        trees.insert(prefix, Unpacker::new(directory)?);
+    }
+    if let Some(shm) = places.shm.as_ref().filter(|_| kind == Kind::Checkpoint) {
+        trees.insert(SHM.into(), Unpacker::new(shm)?);
     }
     fs::create_dir_all(&places.checkpoint)?;
     let mut images = images::Incoming::new(&places.checkpoint);
-    let mut unpackers: BTreeMap<PathBuf, Unpacker> = BTreeMap::new();
-    for (prefix, root) in roots {
-        unpackers.insert(prefix, Unpacker::new(root)?);
-    }
+    let mut reached = match kind {
+        Kind::Files => Part::Trees,
+        Kind::Checkpoint => Part::Images,
+    };
 
-    for entry in Archive::new(source).entries()? {
-        let mut entry = entry?;
-        let path = entry.path()?.into_owned();
-        if path == Path::new(LOG) {
-            io::copy(&mut entry, &mut fs::File::create(&places.log)?)?;
-            continue;
-        }
+    entries::for_each(source, |item| {
+        let Item {
+            path,
+            link,
+            extended,
+            entry,
+        } = item;
+        let unexpected = || malformed(&path);
         let (prefix, relative) = split(&path)?;
-        if prefix == Path::new(CHECKPOINT) {
-            images.entry(&relative, &mut entry)?;
-            continue;
+        let part = match prefix.to_str() {
+            Some(CHECKPOINT) => Part::Images,
+            Some(LOG) => Part::Log,
+            _ => Part::Trees,
+        };
+        let of_the_agent = part != Part::Trees;
+        if part < reached
+            || of_the_agent && (kind == Kind::Files || extended.is_some())
+            || of_the_agent && entry.header().entry_type() != EntryType::Regular
+        {
+            return Err(unexpected());
+        }
+        reached = part;
+        match part {
+            Part::Images => return images.entry(&relative, entry),
+            Part::Log if relative.as_os_str().is_empty() => {
+                return io::copy(entry, &mut fs::File::create(&places.log)?).map(drop);
+            }
+            Part::Log => return Err(unexpected()),
+            Part::Trees => {}
         }
         let link = match entry.header().entry_type() {
             EntryType::Link => {
-                let target = entry
-                    .link_name()?
-                    .map(|t| t.into_owned())
-                    .unwrap_or_default();
-                let (target_prefix, target) = split(&target)?;
+                let (target_prefix, target) = split(Path::new(&link))?;
                 if target_prefix != prefix {
-                    return Err(malformed(&path));
+                    return Err(unexpected());
                 }
-                Some(target)
+                target.into_os_string()
             }
-            _ => None,
+            _ => link,
         };
-        unpackers
-            .get_mut(&prefix)
-            .ok_or_else(|| malformed(&path))?
-            .entry(&relative, link.as_deref(), &mut entry)?;
-    }
+        let records = Records::parse(&extended.unwrap_or_default())?;
+        let tree = trees.get_mut(&prefix).ok_or_else(unexpected)?;
+        tree.entry(&relative, &link, &records, entry)
+    })?;
     let mut warnings = Vec::new();
-    for (prefix, unpacker) in unpackers {
+    for (prefix, unpacker) in trees {
         let place = match prefix.strip_prefix(VOLUMES) {
             Ok(number) => places.volume_mounted(number),
             Err(_) => "the root file system".to_owned(),

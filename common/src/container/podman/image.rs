@@ -1,4 +1,4 @@
-//! The container's image, carried over when the destination lacks it.
+//! The container's image, sent when the destination lacks it.
 
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
@@ -11,15 +11,15 @@ use tar::{Archive, Builder};
 use crate::command::{self, CommandError};
 use crate::container::leftover_processes;
 
-/// How much of Podman's words is kept, in bytes.
+/// How much of what Podman writes to stderr is kept, in bytes.
 const MOST_WORDS: usize = 4096;
 
-/// Streams `podman save` of the image into `sink`, without the layers `present`, named by the digests
-/// of what they unpack to: whoever loads it has those. Blocks; returns when Podman is done.
+/// Streams `podman save` of the image into `sink`, without the layers `present`, which whoever loads it
+/// has already; they are named by the digests of what they unpack to. Blocks; returns when Podman is done.
 ///
 /// Saved by id, without names, so that loading moves no tag at the destination; and in the format
-/// the image has, because converting it would give it another id. Layers are not compressed, so that
-/// they have the digests that they are known by.
+/// the image has, because converting it would change its id. Layers are not compressed, so that their
+/// digests are the ones in `present`.
 pub fn save(image_id: &str, present: &[String], sink: &mut impl Write) -> Result<(), ImageError> {
     let format: &[&str] = if manifest_type(image_id)?.contains("oci") {
         &["oci-archive", "--uncompressed"]
@@ -42,9 +42,9 @@ pub fn save(image_id: &str, present: &[String], sink: &mut impl Write) -> Result
 
 /// Copies an image's archive without the content of some layers.
 ///
-/// Podman does not read a layer that it has. It must know of the file in an archive of Docker's
-/// (`prepareLayerData` in containers/image, docker/internal/tarfile/src.go), which is left empty; in
-/// one of OCI's it does not even look for it.
+/// Podman does not read a layer that it has. In an archive in Docker's format there must still be a file
+/// for it (`prepareLayerData` in containers/image, docker/internal/tarfile/src.go), which is left empty; in
+/// one in OCI's format Podman does not even look for the file.
 fn copy_without(
     layers: &[String],
     archive: &mut impl Read,
@@ -56,7 +56,7 @@ fn copy_without(
         .collect();
     let mut thinned = Builder::new(sink);
     let mut entries = Archive::new(&mut *archive);
-    // Raw: what precedes an entry to give it a longer name is an entry like any other.
+    // Raw: an entry that only gives the next one a longer name is copied like any other.
     for entry in entries.entries()?.raw(true) {
         let mut entry = entry?;
         let name = entry.path()?.to_string_lossy().into_owned();
@@ -96,8 +96,8 @@ fn manifest_type(image_id: &str) -> Result<String, CommandError> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Feeds `source` to `podman load`. Blocks; returns when Podman is done. It can be told by `work`,
-/// the migration's scratch space, should it survive its caller.
+/// Feeds `source` to `podman load`. Blocks; returns when Podman is done. Should Podman survive its caller,
+/// it is recognised by `work`, the migration's scratch space.
 pub fn load(source: &mut impl Read, work: &Path) -> Result<(), ImageError> {
     let mut child = spawn(
         command::blocking("podman")
@@ -109,7 +109,7 @@ pub fn load(source: &mut impl Read, work: &Path) -> Result<(), ImageError> {
     let mut stdin = child.child.stdin.take().expect("stdin is piped");
     let copied = io::copy(source, &mut stdin);
     drop(stdin);
-    // Podman's own words say more than the broken pipe that its failure causes here.
+    // Podman's own message says more than the broken pipe that its failure causes here.
     finish(child, "image load")?;
     copied.map(drop).map_err(ImageError::Stream)
 }
@@ -128,8 +128,8 @@ pub enum ImageError {
 /// A child that does not outlive its owner.
 struct Owned {
     child: Child,
-    /// What it says on stderr, from its beginning on: one that says more than a pipe holds while nobody
-    /// reads would wait for ever.
+    /// What it writes to stderr, read from the start: a child that writes more than a pipe holds while
+    /// nobody reads would wait for ever.
     said: Option<JoinHandle<Vec<u8>>>,
 }
 
@@ -154,7 +154,7 @@ fn spawn(command: &mut Command) -> Result<Owned, CommandError> {
     })
 }
 
-/// Reads all, and returns some of the end.
+/// Reads everything, and returns the end of it.
 fn last_of(mut source: impl Read) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut buffer = [0; MOST_WORDS];

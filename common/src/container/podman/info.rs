@@ -1,51 +1,62 @@
-//! Where Podman keeps things on this host.
+//! What Podman says of itself on this host.
 
 use serde::Deserialize;
 
 use super::json;
 use crate::command::CommandError;
 
-/// Where Podman keeps things on this host.
+/// What Podman says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Places {
-    /// Images and containers.
+pub struct Info {
+    /// Its version.
+    pub version: String,
+    /// Where it keeps images and containers.
     pub graph_root: String,
-    /// What does not outlive the host's next start.
+    /// Where it keeps what is gone after the host's next boot.
     pub run_root: String,
-    /// Volumes.
+    /// Where it keeps volumes.
     pub volumes: String,
     /// The conmon that it uses.
     pub conmon: String,
 }
 
 #[derive(Deserialize)]
-struct Info {
-    host: InfoHost,
-    store: InfoStore,
+struct Printed {
+    host: Host,
+    store: Store,
+    version: Version,
 }
 
 #[derive(Deserialize)]
-struct InfoHost {
-    conmon: InfoConmon,
+#[serde(rename_all = "PascalCase")]
+struct Version {
+    version: String,
 }
 
 #[derive(Deserialize)]
-struct InfoConmon {
+struct Host {
+    conmon: Conmon,
+}
+
+#[derive(Deserialize)]
+struct Conmon {
     path: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct InfoStore {
+struct Store {
     graph_root: String,
     run_root: String,
     volume_path: String,
 }
 
-/// Where Podman keeps things.
-pub async fn places() -> Result<Places, CommandError> {
-    let info: Info = json(&["info", "--format", "json"]).await?;
-    Ok(Places {
+/// Asks Podman. This takes longer than other questions, because Podman looks up the version and the
+/// package of each program that it uses.
+pub async fn info() -> Result<Info, CommandError> {
+    let info: Printed = json(&["info", "--format", "json"]).await?;
+    Ok(Info {
+        version: info.version.version,
         graph_root: info.store.graph_root,
         run_root: info.store.run_root,
         volumes: info.store.volume_path,

@@ -1,193 +1,84 @@
-//! What a container is, and where its pieces are.
+//! What a container is, and how its own host gets at it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::list::Listed;
-use super::objects::{ImageInspect, networks};
-use super::{first, inspect_all, json, podman};
-use crate::command::{self, CommandError};
+use super::list::{Listed, PodmanError, list, resolve};
+use super::objects::{Network, networks};
+use super::shapes::{self, Container, HostPort, Image, Mount, Other, Volume};
+use super::{inspect_all, inspected, podman, unexpected};
+use crate::command::CommandError;
 use crate::container::checkpoint::{freezer, processes};
 use crate::container::facts::{
     ContainerFacts, LogFacts, NetworkFacts, PublishedPort, Roots, VolumeFacts,
 };
+use crate::container::files::places::LOG_NAME;
 use crate::container::files::usage;
 use crate::container::health::HealthFacts;
 use crate::container::init::{self, InitProgram};
 use crate::container::service::ServiceFacts;
-use crate::container::spec::{LOG_NAME, Layout};
+use crate::container::spec::Spec;
 
-/// Where a running container's pieces are on this host.
+/// What only a container's own host can use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placement {
-    /// Process id of the container's first process, in the host's pid namespace.
+pub struct Local {
+    /// Process id of the container's first process, in the host's pid namespace; 0 if it does not run.
     pub pid: i32,
-    /// Path of the network namespace.
-    pub netns: String,
     /// Cgroup path below the cgroup mount, as Podman reports it.
     pub cgroup: String,
-    /// The generated OCI `config.json`.
-    pub oci_config: String,
+    /// Podman's directory of the container. The generated OCI configuration is there while it runs.
+    pub bundle: PathBuf,
     /// The overlay's upper directory.
-    pub upper_dir: String,
+    pub upper: PathBuf,
 }
 
-/// `podman inspect`, reduced to what is read here.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Inspect {
-    id: String,
-    name: String,
-    state: InspectState,
-    image: String,
-    image_name: String,
-    #[serde(rename = "OCIRuntime")]
-    oci_runtime: String,
-    #[serde(rename = "OCIConfigPath")]
-    oci_config_path: Option<String>,
-    #[serde(default)]
-    resolv_conf_path: String,
-    pod: Option<String>,
-    #[serde(default)]
-    dependencies: Option<Vec<String>>,
-    #[serde(rename = "ExecIDs", default)]
-    exec_ids: Option<Vec<String>>,
-    #[serde(default)]
-    mounts: Option<Vec<InspectMount>>,
-    graph_driver: InspectGraphDriver,
-    network_settings: InspectNetworkSettings,
-    config: InspectConfig,
-    host_config: InspectHostConfig,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InspectState {
-    status: String,
-    pid: i32,
-    #[serde(default)]
-    cgroup_path: String,
-    #[serde(default)]
-    conmon_pid: i32,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InspectMount {
-    r#type: String,
-    #[serde(default)]
-    name: String,
-    source: String,
-    destination: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InspectGraphDriver {
-    name: String,
-    #[serde(default)]
-    data: Option<BTreeMap<String, String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InspectNetworkSettings {
-    #[serde(default)]
-    sandbox_key: String,
-    #[serde(default)]
-    ports: Option<BTreeMap<String, Option<Vec<InspectHostPort>>>>,
-    #[serde(default)]
-    networks: Option<BTreeMap<String, InspectNetwork>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InspectHostPort {
-    host_ip: String,
-    host_port: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InspectNetwork {
-    #[serde(rename = "IPAddress", default)]
-    ip_address: String,
-    #[serde(rename = "GlobalIPv6Address", default)]
-    global_ipv6_address: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InspectConfig {
-    #[serde(default)]
-    tty: bool,
-    healthcheck: Option<InspectHealthcheck>,
-    startup_health_check: Option<InspectHealthcheck>,
-    #[serde(rename = "sdNotifyMode", default)]
-    sd_notify_mode: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InspectHealthcheck {
-    #[serde(default)]
-    interval: u64,
-}
-
-impl InspectConfig {
-    /// An interval of 0 means that nothing is checked by itself.
-    fn health(&self) -> Option<HealthFacts> {
-        let interval = |check: &Option<InspectHealthcheck>| {
-            let check = check.as_ref()?;
-            (check.interval > 0).then_some(check.interval)
-        };
-        Some(HealthFacts {
-            interval_ns: interval(&self.healthcheck)?,
-            startup_interval_ns: interval(&self.startup_health_check),
-        })
+/// Finds the container that is meant by a name, an id, or a unique prefix of an id, and looks at it.
+///
+/// Podman is slow to start, so it is started only a few times, whatever there is on the host.
+pub async fn inspect(given: &str) -> Result<(ContainerFacts, Local), PodmanError> {
+    let (listed, networks) = tokio::join!(list(), networks());
+    let listed = listed?;
+    let found = resolve(&listed, given)?;
+    let mut ids = vec![found.id.as_str(), found.image_id.as_str()];
+    // Those that may use the same volumes.
+    let others = |other: &&Listed| found.has_mounts && other.has_mounts && other.id != found.id;
+    ids.extend(listed.iter().filter(others).map(|other| other.id.as_str()));
+    let (mut container, mut image, mut others) = (None, None, Vec::new());
+    for object in objects(&ids).await? {
+        match object["Id"].as_str() {
+            Some(id) if id == found.id => container = Some(parsed(object)?),
+            Some(id) if id == found.image_id => image = Some(parsed(object)?),
+            _ => others.push(parsed(object)?),
+        }
     }
+    let container = container.ok_or_else(|| PodmanError::NoSuchContainer(given.to_owned()))?;
+    let volumes = volumes(&container, &others).await?;
+    Ok(facts(container, image, volumes, &networks?).await?)
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InspectHostConfig {
-    network_mode: String,
-    #[serde(default)]
-    devices: Option<Vec<serde_json::Value>>,
-    #[serde(default)]
-    log_config: InspectLog,
+/// Containers and images with these ids, all of them from one process. Those that do not exist are left
+/// out.
+async fn objects(ids: &[&str]) -> Result<Vec<Value>, CommandError> {
+    // A container without an image has an empty id in its place, which Podman would refuse.
+    let ids = ids.iter().filter(|id| !id.is_empty());
+    inspected(podman().arg("inspect").args(ids)).await
 }
 
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase")]
-struct InspectLog {
-    #[serde(default)]
-    r#type: String,
-    #[serde(default)]
-    path: String,
+fn parsed<T: DeserializeOwned>(object: Value) -> Result<T, CommandError> {
+    serde_json::from_value(object).map_err(|error| unexpected(&format!("inspect: {error}")))
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct VolumeInspect {
-    name: String,
-    driver: String,
-    #[serde(default)]
-    labels: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    options: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    anonymous: bool,
-}
-
-/// Looks at the container with this id: what it is, and where its pieces are.
-pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandError> {
-    let inspect: Inspect = first(json(&["container", "inspect", id]).await?, "container")?;
-
-    let mounts = inspect.mounts.unwrap_or_default();
+async fn facts(
+    container: Container,
+    image: Option<Image>,
+    volumes: Vec<VolumeFacts>,
+    known: &BTreeMap<String, Network>,
+) -> Result<(ContainerFacts, Local), CommandError> {
+    let mounts = container.mounts.unwrap_or_default();
     let (mounted, others): (Vec<_>, Vec<_>) = mounts
         .into_iter()
         .partition(|mount| mount.r#type == "volume");
@@ -201,22 +92,11 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
     let directories: Vec<_> = mounted.iter().map(|m| PathBuf::from(&m.source)).collect();
     let bind_mounts = others.into_iter().filter(|mount| mount.r#type == "bind");
     let bind_mounts = bind_mounts.map(|mount| mount.source).collect();
-    let image = [inspect.image.as_str()];
-    let (known, volumes, image) = tokio::join!(
-        networks(),
-        volume_facts(mounted, &inspect.id),
-        inspect_all::<ImageInspect>("image", &image)
-    );
-    let (known, volumes) = (known?, volumes?);
-    let image = image.ok().and_then(|images| images.into_iter().next());
-    let joined = inspect.network_settings.networks.unwrap_or_default();
+    let joined = container.network_settings.networks.unwrap_or_default();
     let networks = joined.into_iter().map(|(name, network)| {
         let found = known.get(&name).cloned().unwrap_or_default();
         NetworkFacts {
-            addresses: [&network.ip_address, &network.global_ipv6_address]
-                .iter()
-                .filter_map(|a| a.parse().ok())
-                .collect(),
+            addresses: addresses(&network),
             driver: found.driver,
             subnets: found.subnets,
             name,
@@ -224,44 +104,43 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
     });
     let networks = networks.collect();
 
-    let placement = Placement {
-        pid: inspect.state.pid,
-        netns: inspect.network_settings.sandbox_key,
-        cgroup: inspect.state.cgroup_path,
-        oci_config: inspect.oci_config_path.unwrap_or_default(),
-        upper_dir: inspect
-            .graph_driver
-            .data
-            .as_ref()
-            .and_then(|d| d.get("UpperDir").cloned())
-            .unwrap_or_default(),
+    let oci_config = PathBuf::from(container.oci_config_path.unwrap_or_default());
+    let upper = container
+        .graph_driver
+        .data
+        .and_then(|mut data| data.remove("UpperDir"));
+    let local = Local {
+        pid: container.state.pid,
+        cgroup: container.state.cgroup_path,
+        bundle: oci_config.parent().map(Path::to_owned).unwrap_or_default(),
+        upper: upper.unwrap_or_default().into(),
     };
-    let upper = PathBuf::from(&placement.upper_dir);
+    let upper = local.upper.clone();
     let counted = tokio::task::spawn_blocking(move || {
         let volumes = directories.iter().map(|volume| usage::allocated(volume));
         (usage::allocated(&upper), volumes.sum())
     });
     let (changed_bytes, volume_bytes) = counted.await.unwrap_or_default();
-    let pids = processes::of(&placement.cgroup, placement.pid);
-    // One that does not run has no configuration.
-    let layout = Layout::read(Path::new(&placement.oci_config)).ok();
+    let pids = processes::of(&local.cgroup, local.pid);
+    // A container that does not run has no configuration.
+    let spec = Spec::read(&local.bundle).ok();
     // Podman keeps those that have ended for a while.
-    let exec_sessions = match inspect.exec_ids.is_none_or(|ids| ids.is_empty()) {
+    let exec_sessions = match container.exec_ids.is_none_or(|ids| ids.is_empty()) {
         true => 0,
-        false => processes::from_outside(&pids, placement.pid),
+        false => processes::from_outside(&pids, local.pid),
     };
-    let below = format!("/overlay-containers/{}/userdata/", inspect.id);
+    let below = format!("/overlay-containers/{}/userdata/", container.id);
     let root = |path: &str, file: &str| {
         let root = path.strip_suffix(file)?.strip_suffix(&below)?;
         Some(root.to_owned())
     };
     let roots = Roots {
-        graph: root(&placement.oci_config, "config.json"),
-        run: root(&inspect.resolv_conf_path, "resolv.conf"),
+        graph: root(&oci_config.to_string_lossy(), "config.json"),
+        run: root(&container.resolv_conf_path, "resolv.conf"),
         volumes: volume_root,
     };
-    let log = inspect.host_config.log_config;
-    let usual = Path::new(&placement.oci_config).with_file_name(LOG_NAME);
+    let log = container.host_config.log_config;
+    let usual = local.bundle.join(LOG_NAME);
     let elsewhere = !log.path.is_empty() && Path::new(&log.path) != usual;
     let log = LogFacts {
         driver: log.r#type,
@@ -274,101 +153,98 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
         volume_bytes,
         labels: processes::labels(&pids),
         aio_rings: processes::aio_rings(&pids),
-        memory_bytes: freezer::memory_bytes(&placement.cgroup, placement.pid),
-        ports: published(inspect.network_settings.ports.unwrap_or_default()),
-        id: inspect.id,
-        name: inspect.name,
-        state: inspect.state.status,
-        image_id: inspect.image,
-        image_name: inspect.image_name,
+        memory_bytes: freezer::memory_bytes(&local.cgroup, local.pid),
+        ports: published(container.network_settings.ports.unwrap_or_default()),
+        id: container.id,
+        name: container.name,
+        state: container.state.status,
+        image_id: container.image,
+        image_name: container.image_name,
         image_bytes: image.as_ref().map_or(0, |i| i.size),
         image_layers: image.map(|i| i.root_fs.layers).unwrap_or_default(),
-        runtime: inspect.oci_runtime,
-        network_mode: inspect.host_config.network_mode,
+        runtime: container.oci_runtime,
+        network_mode: container.host_config.network_mode,
         networks,
         volumes,
         bind_mounts,
-        devices: inspect
+        devices: container
             .host_config
             .devices
             .unwrap_or_default()
             .iter()
             .map(|d| d["PathOnHost"].as_str().unwrap_or_default().to_owned())
             .collect(),
-        pod: inspect.pod.filter(|p| !p.is_empty()),
-        dependencies: inspect.dependencies.unwrap_or_default(),
+        pod: container.pod.filter(|p| !p.is_empty()),
+        dependencies: container.dependencies.unwrap_or_default(),
         exec_sessions,
-        terminal: inspect.config.tty,
-        user_namespace: layout.as_ref().is_some_and(|layout| layout.user_namespace),
-        init: layout.as_ref().and_then(init),
-        overlay: inspect.graph_driver.name == "overlay" && !placement.upper_dir.is_empty(),
-        service: match inspect.state.conmon_pid {
+        terminal: container.config.tty,
+        user_namespace: spec.as_ref().is_some_and(Spec::user_namespace),
+        init: spec.as_ref().and_then(init),
+        overlay: container.graph_driver.name == "overlay" && local.upper != Path::new(""),
+        service: match container.state.conmon_pid {
             0 => None,
-            conmon => ServiceFacts::of(conmon, &inspect.config.sd_notify_mode).await?,
+            conmon => ServiceFacts::of(conmon, &container.config.sd_notify_mode).await?,
         },
-        health: inspect.config.health(),
+        health: health(&container.config),
     };
-    Ok((facts, placement))
+    Ok((facts, local))
 }
 
-fn init(layout: &Layout) -> Option<InitProgram> {
-    InitProgram::of(layout).unwrap_or_else(|error| {
+/// An interval of 0 means that nothing is checked by itself.
+fn health(config: &shapes::Config) -> Option<HealthFacts> {
+    let interval = |check: &Option<shapes::Healthcheck>| {
+        let check = check.as_ref()?;
+        (check.interval > 0).then_some(check.interval)
+    };
+    Some(HealthFacts {
+        interval_ns: interval(&config.healthcheck)?,
+        startup_interval_ns: interval(&config.startup_health_check),
+    })
+}
+
+fn init(spec: &Spec) -> Option<InitProgram> {
+    InitProgram::of(spec).unwrap_or_else(|error| {
         tracing::warn!("{}: {error}", init::DESTINATION);
         None
     })
 }
 
-/// What there is to know of the volumes that are mounted in `container`.
-async fn volume_facts(
-    mounts: Vec<InspectMount>,
-    container: &str,
+/// What there is to know of the volumes that are mounted in `container`; `others` may use them, too.
+async fn volumes(
+    container: &Container,
+    others: &[Other],
 ) -> Result<Vec<VolumeFacts>, CommandError> {
-    let names: Vec<&str> = mounts.iter().map(|mount| mount.name.as_str()).collect();
-    let (found, users) = tokio::join!(
-        inspect_all::<VolumeInspect>("volume", &names),
-        users(&names, container)
-    );
-    let (found, users) = (found?, users?);
-    let mut volumes = Vec::new();
-    for mount in mounts {
-        let at = found.iter().position(|volume| volume.name == mount.name);
-        let Some(at) = at else { continue };
-        let volume = &found[at];
-        // Most have no other user at all: only otherwise is it asked which have.
-        let shared_with = match users.is_empty() {
-            true => Vec::new(),
-            false => self::users(&[&mount.name], container).await?,
-        };
-        volumes.push(VolumeFacts {
-            destination: mount.destination,
+    let mounted: Vec<&Mount> = volumes_of(&container.mounts).collect();
+    let names: Vec<&str> = mounted.iter().map(|mount| mount.name.as_str()).collect();
+    let found: Vec<Volume> = inspect_all("volume", &names).await?;
+    let facts = mounted.into_iter().filter_map(|mount| {
+        let volume = found.iter().find(|volume| volume.name == mount.name)?;
+        Some(VolumeFacts {
+            name: mount.name.clone(),
+            destination: mount.destination.clone(),
             driver: volume.driver.clone(),
             options: volume.options.clone().unwrap_or_default(),
             labels: volume.labels.clone().unwrap_or_default(),
             anonymous: volume.anonymous,
-            shared_with,
-            name: mount.name,
-        });
-    }
-    Ok(volumes)
+            shared_with: users(&mount.name, others),
+        })
+    });
+    Ok(facts.collect())
 }
 
-/// Ids of the containers other than `container` that use one of `volumes`.
-async fn users(volumes: &[&str], container: &str) -> Result<Vec<String>, CommandError> {
-    if volumes.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut command = podman();
-    command.args(["ps", "--all", "--no-trunc", "--quiet"]);
-    // Any of them.
-    for volume in volumes {
-        command.arg(format!("--filter=volume={volume}"));
-    }
-    let text = command::stdout(&mut command).await?;
-    let others = text.lines().filter(|id| *id != container);
-    Ok(others.map(str::to_owned).collect())
+fn volumes_of(mounts: &Option<Vec<Mount>>) -> impl Iterator<Item = &Mount> {
+    let mounts = mounts.iter().flatten();
+    mounts.filter(|mount| mount.r#type == "volume")
 }
 
-fn published(ports: BTreeMap<String, Option<Vec<InspectHostPort>>>) -> Vec<PublishedPort> {
+/// Ids of those of `containers` that use this volume.
+fn users(volume: &str, containers: &[Other]) -> Vec<String> {
+    let uses = |container: &&Other| volumes_of(&container.mounts).any(|m| m.name == volume);
+    let users = containers.iter().filter(uses);
+    users.map(|user| user.id.clone()).collect()
+}
+
+fn published(ports: BTreeMap<String, Option<Vec<HostPort>>>) -> Vec<PublishedPort> {
     ports
         .iter()
         .flat_map(|(inside, outside)| {
@@ -380,7 +256,7 @@ fn published(ports: BTreeMap<String, Option<Vec<InspectHostPort>>>) -> Vec<Publi
         .collect()
 }
 
-fn published_port(inside: &str, host: &InspectHostPort) -> Option<PublishedPort> {
+fn published_port(inside: &str, host: &HostPort) -> Option<PublishedPort> {
     let (port, protocol) = inside.split_once('/')?;
     Some(PublishedPort {
         host_address: host
@@ -394,21 +270,59 @@ fn published_port(inside: &str, host: &InspectHostPort) -> Option<PublishedPort>
     })
 }
 
-/// Names and addresses of those of `containers` that run and have an address now.
-pub async fn addresses_in_use(
-    containers: &[Listed],
-) -> Result<Vec<(String, Vec<IpAddr>)>, CommandError> {
-    let running = containers.iter().filter(|c| c.state == "running");
-    let ids: Vec<&str> = running.map(|c| c.id.as_str()).collect();
-    let found: Vec<Inspect> = inspect_all("container", &ids).await?;
-    let addresses = |container: Inspect| {
+fn addresses(network: &shapes::Network) -> Vec<IpAddr> {
+    let texts = [&network.ip_address, &network.global_ipv6_address];
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+/// What this host has that matters to a container that comes here.
+#[derive(Debug, Default)]
+pub struct Present {
+    /// Whether its image is there.
+    pub image: bool,
+    /// Addresses of the containers that run, by their names.
+    pub addresses: Vec<(String, Vec<IpAddr>)>,
+}
+
+/// Looks for this image and for the addresses of `containers`, which are all those of this host.
+pub async fn present(image_id: &str, containers: &[Listed]) -> Result<Present, CommandError> {
+    let mut ids = vec![image_id];
+    let networked = running(containers).filter(|container| container.has_networks);
+    ids.extend(networked.map(|container| container.id.as_str()));
+    let mut present = Present::default();
+    for object in objects(&ids).await? {
+        if object["Id"] == image_id {
+            present.image = true;
+            continue;
+        }
+        let container: Other = parsed(object)?;
         let networks = container.network_settings.networks.unwrap_or_default();
-        let addresses = networks
-            .values()
-            .flat_map(|n| [n.ip_address.parse(), n.global_ipv6_address.parse()]);
-        (container.name, addresses.flatten().collect())
+        let addresses = networks.values().flat_map(addresses).collect();
+        present.addresses.push((container.name, addresses));
+    }
+    Ok(present)
+}
+
+/// Memory in use by each of `containers` that runs, in bytes, by id.
+pub async fn memory(containers: &[Listed]) -> Result<BTreeMap<String, u64>, CommandError> {
+    let ids: Vec<&str> = running(containers)
+        .map(|container| container.id.as_str())
+        .collect();
+    let found: Vec<Other> = inspect_all("container", &ids).await?;
+    let memory = |container: Other| {
+        let state = container.state;
+        (
+            container.id,
+            freezer::memory_bytes(&state.cgroup_path, state.pid),
+        )
     };
-    Ok(found.into_iter().map(addresses).collect())
+    Ok(found.into_iter().map(memory).collect())
+}
+
+fn running(containers: &[Listed]) -> impl Iterator<Item = &Listed> {
+    containers
+        .iter()
+        .filter(|container| container.state == "running")
 }
 
 #[cfg(test)]
@@ -416,8 +330,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn users_of_a_volume_are_found_whatever_else_they_lack() {
+        let containers = r#"[
+            {"Id":"a","Name":"a","State":{"Pid":0},"GraphDriver":null,"NetworkSettings":{},
+             "Mounts":[{"Type":"volume","Name":"v","Source":"/v/_data","Destination":"/x"}]},
+            {"Id":"b","Name":"b","State":{"Pid":0},"NetworkSettings":{},
+             "Mounts":[{"Type":"bind","Source":"/v","Destination":"/v"}]},
+            {"Id":"c","Name":"c","State":{"Pid":0},"NetworkSettings":{},"Mounts":null}]"#;
+        let containers: Vec<Other> = serde_json::from_str(containers).unwrap();
+        assert_eq!(users("v", &containers), ["a"]);
+    }
+
+    #[test]
     fn published_ports_parse() {
-        let host = InspectHostPort {
+        let host = HostPort {
             host_ip: "0.0.0.0".into(),
             host_port: "8080".into(),
         };

@@ -5,18 +5,18 @@ use serde::Deserialize;
 use super::json;
 use crate::command::CommandError;
 
-/// Why a container name means no container.
+/// Why no container could be found by what the user called it.
 #[derive(Debug, thiserror::Error)]
 pub enum PodmanError {
     /// No such container.
     #[error("there is no container `{0}` on this host (`podman ps` lists those that run)")]
     NoSuchContainer(String),
-    /// The prefix fits several containers.
+    /// It is a prefix of several containers' names or ids.
     #[error("`{prefix}` could be any of: {}", candidates.join(", "))]
     Ambiguous {
         /// What was given.
         prefix: String,
-        /// Containers it fits.
+        /// Those containers.
         candidates: Vec<String>,
     },
     /// Podman failed.
@@ -33,10 +33,16 @@ pub struct Listed {
     pub name: String,
     /// Image name.
     pub image: String,
-    /// Published ports as Podman prints them.
+    /// Published ports, written as Podman does.
     pub ports: String,
     /// State, e.g. `running`.
     pub state: String,
+    /// Full id of the image.
+    pub image_id: String,
+    /// Whether volumes or directories of the host were mounted into it.
+    pub has_mounts: bool,
+    /// Whether it has joined networks.
+    pub has_networks: bool,
 }
 
 #[derive(Deserialize)]
@@ -48,8 +54,14 @@ struct PsEntry {
     names: Vec<String>,
     #[serde(default)]
     image: String,
+    #[serde(rename = "ImageID", default)]
+    image_id: String,
     #[serde(default)]
     state: String,
+    #[serde(default)]
+    mounts: Option<Vec<String>>,
+    #[serde(default)]
+    networks: Option<Vec<String>>,
     #[serde(default)]
     ports: Option<Vec<PsPort>>,
 }
@@ -103,6 +115,9 @@ pub async fn list() -> Result<Vec<Listed>, CommandError> {
             id: e.id,
             image: e.image,
             state: e.state,
+            image_id: e.image_id,
+            has_mounts: e.mounts.is_some_and(|mounts| !mounts.is_empty()),
+            has_networks: e.networks.is_some_and(|networks| !networks.is_empty()),
         })
         .collect())
 }
@@ -140,6 +155,9 @@ mod tests {
             image: String::new(),
             ports: String::new(),
             state: "running".into(),
+            image_id: String::new(),
+            has_mounts: false,
+            has_networks: false,
         }
     }
 

@@ -7,6 +7,7 @@ pub mod info;
 pub mod inspect;
 pub mod list;
 pub mod objects;
+mod shapes;
 
 use serde::de::DeserializeOwned;
 use tokio::process::Command;
@@ -30,8 +31,7 @@ pub async fn exists(kind: &str, name: &str) -> Result<bool, CommandError> {
     }
 }
 
-/// `podman KIND inspect` of all `names` at once. One that has gone since it was listed is left out:
-/// Podman complains of it and prints the others.
+/// `podman KIND inspect` of all `names` at once. Those that do not exist are left out.
 async fn inspect_all<T: DeserializeOwned>(
     kind: &str,
     names: &[&str],
@@ -39,33 +39,29 @@ async fn inspect_all<T: DeserializeOwned>(
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    let mut command = podman();
-    command.args([kind, "inspect"]).args(names);
-    let output = command::output_in_time(&mut command).await?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    serde_json::from_str(&text).map_err(|error| match output.status.success() {
-        true => CommandError::Output {
-            program: "podman".into(),
-            message: format!("{kind} inspect: {error}"),
-        },
-        false => command::failed(&command, &output),
-    })
+    inspected(podman().args([kind, "inspect"]).args(names)).await
+}
+
+/// What a `podman inspect` prints. Podman fails if anything is missing, but prints the rest all the same.
+async fn inspected<T: DeserializeOwned>(command: &mut Command) -> Result<Vec<T>, CommandError> {
+    let output = command::output_in_time(command).await?;
+    let found: serde_json::Result<Option<Vec<T>>> = serde_json::from_slice(&output.stdout);
+    match found {
+        Ok(found) => Ok(found.unwrap_or_default()),
+        Err(_) if !output.status.success() => Err(command::failed(command, &output)),
+        Err(error) => Err(unexpected(&format!("inspect: {error}"))),
+    }
 }
 
 async fn json<T: DeserializeOwned>(arguments: &[&str]) -> Result<T, CommandError> {
     let text = command::stdout(podman().args(arguments)).await?;
-    serde_json::from_str(&text).map_err(|error| CommandError::Output {
-        program: "podman".into(),
-        message: format!("{}: {error}", arguments.join(" ")),
-    })
+    serde_json::from_str(&text)
+        .map_err(|error| unexpected(&format!("{}: {error}", arguments.join(" "))))
 }
 
-fn first<T>(items: Vec<T>, what: &str) -> Result<T, CommandError> {
-    items
-        .into_iter()
-        .next()
-        .ok_or_else(|| CommandError::Output {
-            program: "podman".into(),
-            message: format!("an empty list instead of a {what}"),
-        })
+fn unexpected(message: &str) -> CommandError {
+    CommandError::Output {
+        program: "podman".into(),
+        message: message.to_owned(),
+    }
 }

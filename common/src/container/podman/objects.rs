@@ -1,9 +1,11 @@
-//! What Podman keeps besides containers, and removing what was made: networks, volumes, images, tags.
+//! What Podman keeps besides containers: networks, volumes, images and their names. Also how to remove it,
+//! and containers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
+use super::shapes::Image;
 use super::{exists, json, podman};
 use crate::command::{self, CommandError};
 use crate::container::facts::VolumeFacts;
@@ -34,22 +36,6 @@ struct NetworkSubnet {
     subnet: ipnet::IpNet,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct ImageInspect {
-    #[serde(default)]
-    pub(super) size: u64,
-    #[serde(rename = "RootFS", default)]
-    pub(super) root_fs: RootFs,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct RootFs {
-    #[serde(default)]
-    pub(super) layers: Vec<String>,
-}
-
 /// All networks of this host, by name.
 pub async fn networks() -> Result<BTreeMap<String, Network>, CommandError> {
     let found: Vec<NetworkEntry> = json(&["network", "ls", "--format", "json"]).await?;
@@ -71,7 +57,8 @@ pub async fn volumes() -> Result<BTreeSet<String>, CommandError> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-/// The layers of all images of this host, by [`crate::container::facts::ContainerFacts::image_layers`]' digests.
+/// The layers of all images of this host, as [`crate::container::facts::ContainerFacts::image_layers`]
+/// names them.
 pub async fn layers() -> Result<BTreeSet<String>, CommandError> {
     let all = ["image", "list", "--all", "--quiet", "--no-trunc"];
     let text = command::stdout(podman().args(all)).await?;
@@ -80,7 +67,7 @@ pub async fn layers() -> Result<BTreeSet<String>, CommandError> {
         return Ok(BTreeSet::new());
     }
     let inspect: Vec<&str> = ["image", "inspect"].into_iter().chain(ids).collect();
-    let images: Vec<ImageInspect> = json(&inspect).await?;
+    let images: Vec<Image> = json(&inspect).await?;
     Ok(images.into_iter().flat_map(|i| i.root_fs.layers).collect())
 }
 
@@ -120,14 +107,14 @@ pub async fn remove_image(id: &str) -> Result<(), CommandError> {
         .map(drop)
 }
 
-/// Gives an image one more name. Undone by [`untag_image`].
+/// Gives an image another name. Undone by [`untag_image`].
 pub async fn tag_image(id: &str, name: &str) -> Result<(), CommandError> {
     command::stdout(podman().args(["image", "tag", id, name]))
         .await
         .map(drop)
 }
 
-/// Takes a name away from an image. One that it does not have is fine.
+/// Takes a name away from an image. A name that does not exist is fine.
 pub async fn untag_image(id: &str, name: &str) -> Result<(), CommandError> {
     if exists("image", name).await? {
         command::stdout(podman().args(["image", "untag", id, name])).await?;

@@ -35,7 +35,6 @@ use crate::command::{self, CommandError};
 use crate::container::checkpoint::freezer::Freezer;
 use crate::container::leftover_processes;
 use crate::container::runtime;
-use crate::container::spec::Layout;
 use crate::systemd::{self, ServiceName};
 
 /// Name under which the agent's executable is linked to act as conmon.
@@ -100,8 +99,6 @@ pub struct Staged {
     pub checkpoint: PathBuf,
     /// Podman's directory of the container, with the logs of the restore.
     pub bundle: PathBuf,
-    /// Where the files go.
-    pub layout: Layout,
     gate: Option<UnixStream>,
     podman: Child,
     log: PathBuf,
@@ -168,7 +165,7 @@ pub async fn stage(
         (GATE_SOCKET.to_owned(), text(&socket)),
         (
             REAL_CONMON.to_owned(),
-            crate::container::podman::info::places().await?.conmon,
+            crate::container::podman::info::info().await?.conmon,
         ),
     ]);
     let mut command = match owner {
@@ -220,7 +217,6 @@ pub async fn stage(
     };
     let (gate, arrival) = come_to_gate(&listener, &mut podman, &log, given_up).await?;
     Ok(Staged {
-        layout: Layout::read(&arrival.bundle.join("config.json"))?,
         checkpoint: arrival.checkpoint,
         bundle: arrival.bundle,
         gate: Some(gate),

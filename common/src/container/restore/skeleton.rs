@@ -15,7 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use crate::command::{self, CommandError};
-use crate::container::spec::LOG_NAME;
+use crate::container::files::places::LOG_NAME;
 
 /// Name under which the agent's executable is linked to act as the OCI runtime.
 pub const RUNTIME_NAME: &str = "skeleton-runtime";

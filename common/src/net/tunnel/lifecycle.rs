@@ -8,7 +8,7 @@ use super::error::TunnelError;
 use super::expect;
 use super::in_use::{self, InUseError};
 use super::spawn::{self, KeeperCommand};
-use super::upkeep::Upkeep;
+use super::upkeep::{self, Upkeep};
 use super::userspace;
 use super::wireguard::{self, Backend, PrivateKey};
 use crate::lock::Lock;
@@ -16,7 +16,6 @@ use crate::net::flows::apply;
 use crate::net::flows::neighbours;
 use crate::net::flows::port_forwards;
 use crate::net::kernel::routes::Routes;
-use crate::net::kernel::sysctl;
 use crate::net::mark::Index;
 use crate::net::rules;
 use crate::net::state::{self, Dirs, Record};
@@ -131,11 +130,8 @@ fn make_recorded(
         record.write(dirs)?;
     }
     spawn::spawn(dirs, record, keeper)?;
-    sysctl::prepare_interface(&interface, view.addresses.len() > 1)?;
     wireguard::configure(&interface, record.backend, key, view, record.endpoint)?;
-    sysctl::keeping_redirects(|| routes.configure(&interface, wireguard::MTU, &view.addresses))??;
-    // The rules that mark packets come last, when the route that marked packets take is there.
-    routes.route(record.index, view.addresses.len() > 1)?;
+    upkeep::lead_in(&routes, record.index, &view.addresses)?;
     rules::tunnel::add_tunnel(record.index)?;
     tracing::info!(interface, endpoint = %record.endpoint, backend = ?record.backend, "tunnel is up");
     Ok(())

@@ -7,6 +7,8 @@
 
 use std::path::Path;
 
+use ipnet::IpNet;
+
 use super::TunnelError;
 use super::agreement::View;
 use super::wireguard::MTU;
@@ -14,6 +16,7 @@ use crate::net::flows::port_forwards;
 use crate::net::kernel::nfnetlink::Nfnetlink;
 use crate::net::kernel::routes::Routes;
 use crate::net::kernel::sysctl;
+use crate::net::mark::Index;
 use crate::net::rules;
 use crate::net::rules::nft;
 use crate::net::state::{Dirs, Record};
@@ -64,10 +67,7 @@ impl<'a> Upkeep<'a> {
         }
         let (index, interface) = (self.record.index, self.record.index.interface());
         let addresses = &self.view.addresses;
-        let ipv6 = addresses.len() > 1;
-        sysctl::prepare_interface(&interface, ipv6)?;
-        sysctl::keeping_redirects(|| self.routes.configure(&interface, MTU, addresses))??;
-        self.routes.route(index, ipv6)?;
+        lead_in(&self.routes, index, addresses)?;
         rules::tunnel::put_back(index)?;
         port_forwards::put_back(self.dirs, index)?;
         tracing::warn!(
@@ -108,6 +108,20 @@ impl<'a> Upkeep<'a> {
         }
         Ok(missing)
     }
+}
+
+/// Prepares the interface, brings it up with these addresses, and leads marked packets to it, as far as that
+/// is not so already. The rules that mark packets come after this, when the route that those take is there.
+/// Undone by [`Routes::unroute`], and with the interface.
+pub(super) fn lead_in(
+    routes: &Routes,
+    index: Index,
+    addresses: &[IpNet],
+) -> Result<(), TunnelError> {
+    let (interface, ipv6) = (index.interface(), addresses.len() > 1);
+    sysctl::prepare_interface(&interface, ipv6)?;
+    sysctl::keeping_redirects(|| routes.configure(&interface, MTU, addresses))??;
+    Ok(routes.route(index, ipv6)?)
 }
 
 /// Who may have removed it.

@@ -17,7 +17,7 @@ pub(super) struct Stamp {
     changed: SystemTime,
     pub(super) is_directory: bool,
     /// The next change is sure to get another time.
-    settled: bool,
+    pub(super) settled: bool,
 }
 
 /// More than the kernel's clock for files goes on by at once: 10 ms where HZ is 100.

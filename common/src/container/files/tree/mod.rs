@@ -1,23 +1,29 @@
 //! A directory tree as tar entries, with everything a container can tell apart: owners, modes,
-//! times to the nanosecond, extended attributes, hard links, device nodes, FIFOs, and for an
+//! times to the nanosecond, extended attributes, holes, hard links, device nodes, FIFOs, and for an
 //! overlay what was deleted from its lower layers.
 //!
-//! Two records of our own ride in PAX headers: `LIVEMIGRATION.opaque` (empty this directory
-//! first) and a character device 0/0, which is overlayfs' own notation for a deleted name
-//! (Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories"). Sockets are left
-//! out: CRIU binds them anew.
+//! What tar's own headers have no room for is in records of our own (`records`). Sockets are left out:
+//! CRIU binds them anew.
+//!
+//! Names, types, attributes and sizes are a container's or a peer's choice, and may change while they are
+//! looked at. They are data: nothing here follows a path that they make up.
 
+mod beneath;
+mod contents;
 mod exactly;
 mod index;
 mod pack;
 mod records;
+mod traced;
 mod unpack;
 
+use std::io;
 use std::path::Path;
 
 pub(crate) use exactly::Exactly;
 pub use index::Index;
 pub use pack::pack;
+pub(crate) use records::Records;
 pub use unpack::Unpacker;
 
 /// What to pack.
@@ -43,4 +49,8 @@ pub enum Pass {
     Live,
     /// Everything stands still; a change is an error.
     Frozen,
+}
+
+fn invalid(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }

@@ -1,19 +1,35 @@
 //! Writes a tree as tar entries.
 
 use std::collections::HashMap;
-use std::fs::{self, Metadata};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{OFlag, readlinkat};
+use nix::sys::time::TimeSpec;
 use tar::{Builder, EntryType, Header};
 
+use super::beneath::{Beneath, held_path, hold, path_in, read_held};
+use super::contents::Contents;
 use super::index::{Index, Stamp};
-use super::records::{OPAQUE, XATTR, travels};
-use super::{Exactly, Pass, Source};
+use super::records::{Records, travels};
+use super::traced::Traced;
+use super::{Pass, Source};
+use crate::container::files::entries::write_link;
+
+/// Attributes in which overlayfs keeps what an upper directory stands for
+/// (Documentation/filesystems/overlayfs.rst).
+const OVERLAY_XATTR: &[u8] = b"trusted.overlay.";
 
 /// Writes `source` as entries below `prefix`; with the index of an earlier pass, only what has
 /// changed since, names that are gone included. Returns the index of this pass.
+///
+/// Blocks for as long as the sink does, and for the file systems; not for what the container puts in the
+/// place of its files.
 pub fn pack<W: Write>(
     builder: &mut Builder<W>,
     prefix: &Path,
@@ -21,179 +37,321 @@ pub fn pack<W: Write>(
     pass: Pass,
     since: Option<&Index>,
 ) -> io::Result<Index> {
-    let (names, contents) = match source {
-        Source::Plain(root) => (root, root),
-        Source::Overlay { upper, merged } => (upper, merged),
+    let (names, merged) = match source {
+        Source::Plain(root) => (Beneath::new(root)?, None),
+        Source::Overlay { upper, merged } => (Beneath::new(upper)?, Some(Beneath::new(merged)?)),
     };
-    let mut packer = Packer {
+    let packer = Packer {
         builder,
         prefix,
-        contents,
+        names,
+        merged,
         links: HashMap::new(),
+        traced: Traced::default(),
         pass,
         since,
         index: Index::default(),
     };
-    let root = fs::symlink_metadata(names)?;
-    let emptied = matches!(source, Source::Plain(_)) && since.is_none();
-    packer.directory(Path::new(""), names, &root, emptied, since.is_none())?;
-    packer.vanished()?;
-    Ok(packer.index)
+    packer.run()
 }
 
 struct Packer<'a, W: Write> {
     builder: &'a mut Builder<W>,
     prefix: &'a Path,
-    contents: &'a Path,
-    links: HashMap<(u64, u64), PathBuf>,
+    names: Beneath,
+    /// What an overlay shows, if the tree is one's upper directory.
+    merged: Option<Beneath>,
+    links: HashMap<(u64, u64), Linked>,
+    traced: Traced,
     pass: Pass,
     since: Option<&'a Index>,
     index: Index,
 }
 
+/// A directory that is still to be packed.
+struct Ahead {
+    relative: PathBuf,
+    /// It is read in the merged view: of a redirected directory the upper one holds only a part.
+    merged: bool,
+    /// All of it is packed, whatever the earlier pass has seen.
+    fresh: bool,
+}
+
+/// The first name of a file that has several.
+struct Linked {
+    path: PathBuf,
+    /// It is in this pass: the others have to be too, or they would be names of another file.
+    packed: bool,
+    /// As [`Stamp::settled`], which must be the same for all names.
+    settled: bool,
+}
+
+/// What a name turned out to be.
+enum Found {
+    Directory,
+    Packed,
+    Unchanged,
+}
+
 impl<W: Write> Packer<'_, W> {
-    /// Packs a directory with what is below it, all of it if it is `fresh`; says whether there was
-    /// anything to pack.
-    fn directory(
-        &mut self,
-        relative: &Path,
-        names: &Path,
-        metadata: &Metadata,
-        opaque: bool,
-        fresh: bool,
-    ) -> io::Result<bool> {
-        let here = names.join(relative);
+    /// Packs one directory after the other, each opened from the root: descriptors and stack do not grow
+    /// with the depth of a tree that a container has made.
+    fn run(mut self) -> io::Result<Index> {
+        let mut ahead = vec![Ahead {
+            relative: PathBuf::new(),
+            merged: false,
+            fresh: self.since.is_none(),
+        }];
+        while let Some(next) = ahead.pop() {
+            match self.directory(&next) {
+                Ok(below) => ahead.extend(below),
+                Err(error) if self.may_skip(&next.relative, &error) => {}
+                Err(error) => return Err(named(&next.relative, error)),
+            }
+        }
+        self.vanished()?;
+        Ok(self.index)
+    }
+
+    /// Whether what failed is for a later pass to pack.
+    fn may_skip(&self, relative: &Path, error: &io::Error) -> bool {
+        self.pass == Pass::Live && has_moved(error) && !relative.as_os_str().is_empty()
+    }
+
+    /// Packs a directory with the files in it. Returns the directories in it.
+    fn directory(&mut self, at: &Ahead) -> io::Result<Vec<Ahead>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let relative = &at.relative;
+        let mut tree = match &self.merged {
+            Some(merged) if at.merged => merged,
+            _ => &self.names,
+        };
+        let own = File::from(tree.open(relative, flags)?);
+        let metadata = own.metadata()?;
         let known = self.since.and_then(|since| since.0.get(relative));
-        let fresh = fresh || known.is_none_or(|stamp| stamp.inode != metadata.ino());
-        let mut changed = fresh || known.is_none_or(|stamp| !stamp.is_still(metadata));
-        self.index
-            .0
-            .insert(relative.to_owned(), Stamp::of(metadata));
-        // Of a redirected directory the upper directory holds only part of the content.
-        let redirected = xattr::get(&here, "trusted.overlay.redirect")?.is_some();
-        let names = if redirected { self.contents } else { names };
-        let opaque = opaque
-            || fresh
-                && (redirected
-                    || xattr::get(&here, "trusted.overlay.opaque")?.is_some_and(|v| v == b"y"));
+        let fresh = at.fresh || known.is_none_or(|stamp| stamp.inode != metadata.ino());
+        let mut changed = fresh || known.is_none_or(|stamp| !stamp.is_still(&metadata));
+        let stamp = Stamp::of(&metadata);
+
+        let mut merged = at.merged;
+        let mut opaque = self.merged.is_none() && relative.as_os_str().is_empty() && fresh;
+        if let Some(view) = &self.merged
+            && !at.merged
+        {
+            let marked = |name| xattr::get_deref(held_path(&own), name);
+            if marked("trusted.overlay.redirect")?.is_some() {
+                (tree, merged, opaque) = (view, true, true);
+            }
+            opaque |= marked("trusted.overlay.opaque")?.is_some_and(|v| v == b"y");
+        }
+        let listed: OwnedFd = match merged == at.merged {
+            true => own.try_clone()?.into(),
+            false => tree.open(relative, flags)?,
+        };
         if fresh {
-            self.directory_entry(relative, &here, metadata, opaque)?;
+            self.directory_entry(relative, &own, &metadata, opaque)?;
         }
 
-        let mut entries: Vec<_> = fs::read_dir(names.join(relative))?.collect::<Result<_, _>>()?;
-        entries.sort_by_key(fs::DirEntry::file_name);
-        for entry in entries {
-            match self.entry(&relative.join(entry.file_name()), names, fresh) {
-                Ok(packed) => changed |= packed,
-                Err(error) if self.pass == Pass::Live && has_moved(&error) => {}
-                Err(error) => return Err(error),
+        let mut names = fs::read_dir(held_path(&listed))?
+            .map(|entry| Ok(entry?.file_name()))
+            .collect::<io::Result<Vec<OsString>>>()?;
+        names.sort();
+        let mut below = Vec::new();
+        for name in names {
+            let path = relative.join(&name);
+            match self.entry(&path, &listed, &name, merged, fresh) {
+                Ok(Found::Directory) => below.push(Ahead {
+                    relative: path,
+                    merged,
+                    fresh,
+                }),
+                Ok(Found::Packed) => changed = true,
+                Ok(Found::Unchanged) => {}
+                Err(error) if self.may_skip(&path, &error) => {}
+                Err(error) => return Err(named(&path, error)),
             }
         }
         // What was packed below it has changed its time at the destination.
         if changed && !fresh {
-            self.directory_entry(relative, &here, metadata, false)?;
+            self.directory_entry(relative, &own, &metadata, false)?;
         }
-        Ok(changed)
+        self.index.0.insert(relative.clone(), stamp);
+        below.reverse();
+        Ok(below)
     }
 
     fn directory_entry(
         &mut self,
         relative: &Path,
-        here: &Path,
+        own: &File,
         metadata: &Metadata,
         opaque: bool,
     ) -> io::Result<()> {
         let mut header = header(metadata, EntryType::Directory);
-        self.extensions(here, metadata, opaque)?;
+        let records = Records {
+            opaque,
+            ..self.records(own, metadata)?
+        };
+        records.write(self.builder)?;
         let path = self.prefix.join(relative);
         self.builder.append_data(&mut header, path, io::empty())
     }
 
-    fn entry(&mut self, relative: &Path, names: &Path, fresh: bool) -> io::Result<bool> {
-        let here = names.join(relative);
-        let metadata = fs::symlink_metadata(&here)?;
-        if metadata.is_dir() {
-            return self.directory(relative, names, &metadata, false, fresh);
-        }
+    /// Packs `name` in `directory` if it has changed.
+    fn entry(
+        &mut self,
+        relative: &Path,
+        directory: &OwnedFd,
+        name: &OsStr,
+        merged: bool,
+        fresh: bool,
+    ) -> io::Result<Found> {
+        let metadata = fs::symlink_metadata(path_in(directory, name))?;
         let known = self.since.and_then(|since| since.0.get(relative));
-        let changed = fresh || known.is_none_or(|stamp| !stamp.is_still(&metadata));
-        self.index
-            .0
-            .insert(relative.to_owned(), Stamp::of(&metadata));
-        if changed {
-            self.file(relative, &here, &metadata)?;
+        let still = !fresh && known.is_some_and(|known| known.is_still(&metadata));
+        if still && !metadata.is_dir() && self.stays(relative, &metadata) {
+            let stamp = Stamp::of(&metadata);
+            self.index.0.insert(relative.to_owned(), stamp);
+            return Ok(Found::Unchanged);
         }
-        Ok(changed)
+        // From here on it is this one, whatever takes its place meanwhile.
+        let held = hold(directory, name)?;
+        let metadata = held.metadata()?;
+        if metadata.is_dir() {
+            return Ok(Found::Directory);
+        }
+        let mut stamp = Stamp::of(&metadata);
+        stamp.settled &= self.file(relative, &held, &metadata, merged)?;
+        if let Some(linked) = self.links.get_mut(&inode(&metadata)) {
+            linked.settled &= stamp.settled;
+            stamp.settled = linked.settled;
+        }
+        self.index.0.insert(relative.to_owned(), stamp);
+        Ok(Found::Packed)
     }
 
-    /// Packs what is no directory.
-    fn file(&mut self, relative: &Path, here: &Path, metadata: &Metadata) -> io::Result<()> {
+    /// Whether the destination needs nothing of a file that has not changed.
+    fn stays(&mut self, relative: &Path, metadata: &Metadata) -> bool {
+        if metadata.nlink() == 1 {
+            return true;
+        }
+        let first = self.links.entry(inode(metadata));
+        let first = first.or_insert_with(|| Linked {
+            path: self.prefix.join(relative),
+            packed: false,
+            settled: true,
+        });
+        !first.packed
+    }
+
+    /// Packs what is no directory; says whether a change of it will be seen.
+    fn file(
+        &mut self,
+        relative: &Path,
+        held: &File,
+        metadata: &Metadata,
+        merged: bool,
+    ) -> io::Result<bool> {
         let kind = metadata.file_type();
         let path = self.prefix.join(relative);
-        if kind.is_file() && xattr::get(here, "trusted.overlay.whiteout")?.is_some() {
-            return self.whiteout(path);
+        if self.merged.is_some() && !merged && is_whiteout(held, metadata)? {
+            self.whiteout(path)?;
+            return Ok(true);
         }
         if metadata.nlink() > 1 {
-            let inode = (metadata.dev(), metadata.ino());
-            if let Some(first) = self.links.get(&inode) {
+            if let Some(first) = self.links.get(&inode(metadata)) {
                 let mut header = header(metadata, EntryType::Link);
-                return self.builder.append_link(&mut header, path, first);
+                write_link(self.builder, &mut header, first.path.as_os_str().as_bytes())?;
+                self.builder.append_data(&mut header, path, io::empty())?;
+                return Ok(true);
             }
-            self.links.insert(inode, path.clone());
-        }
-        if kind.is_file() {
-            let file = fs::OpenOptions::new()
-                .read(true)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(self.contents.join(relative))?;
-            if self.pass == Pass::Live {
-                file.sync_data()?;
-            }
-            // Through the merged view: a metadata-only copy is empty in the upper directory.
-            let size = file.metadata()?.len();
-            let mut header = header(metadata, EntryType::Regular);
-            header.set_size(size);
-            self.extensions(here, metadata, false)?;
-            let data = Exactly {
-                file,
-                left: size,
-                pass: self.pass,
+            let first = Linked {
+                path: path.clone(),
+                packed: true,
+                settled: true,
             };
-            return self.builder.append_data(&mut header, path, data);
+            self.links.insert(inode(metadata), first);
         }
-        if kind.is_symlink() {
-            let mut header = header(metadata, EntryType::Symlink);
-            self.extensions(here, metadata, false)?;
-            return self
-                .builder
-                .append_link(&mut header, path, fs::read_link(here)?);
+        let records = self.records(held, metadata)?;
+        if kind.is_file() {
+            return self.regular(relative, held, metadata, merged, records);
         }
-        let entry_type = if kind.is_char_device() {
+        let entry_type = if kind.is_symlink() {
+            EntryType::Symlink
+        } else if kind.is_char_device() {
             EntryType::Char
         } else if kind.is_block_device() {
             EntryType::Block
         } else if kind.is_fifo() {
             EntryType::Fifo
         } else {
-            return Ok(());
+            return Ok(true);
         };
         let mut header = header(metadata, entry_type);
-        header.set_device_major(libc::major(metadata.rdev()))?;
-        header.set_device_minor(libc::minor(metadata.rdev()))?;
-        self.extensions(here, metadata, false)?;
-        self.builder.append_data(&mut header, path, io::empty())
+        records.write(self.builder)?;
+        if kind.is_symlink() {
+            let target = readlinkat(held, "")?;
+            write_link(self.builder, &mut header, target.as_bytes())?;
+        } else {
+            header.set_device_major(libc::major(metadata.rdev()))?;
+            header.set_device_minor(libc::minor(metadata.rdev()))?;
+        }
+        self.builder.append_data(&mut header, path, io::empty())?;
+        Ok(true)
+    }
+
+    /// Packs a regular file; says whether a change of it will be seen.
+    fn regular(
+        &mut self,
+        relative: &Path,
+        held: &File,
+        metadata: &Metadata,
+        merged: bool,
+        mut records: Records,
+    ) -> io::Result<bool> {
+        let own = read_held(held)?;
+        let mut traced = true;
+        if self.pass == Pass::Live {
+            // In the upper directory itself: an overlay may be one that syncs nothing.
+            own.sync_data()?;
+            traced = self.traced.holds(&own)?;
+        }
+        let contents = match &self.merged {
+            // A metadata-only copy is empty in the upper directory.
+            Some(view) if !merged => {
+                let shown = File::from(view.open(relative, OFlag::O_PATH | OFlag::O_NOFOLLOW)?);
+                match shown.metadata()?.is_file() {
+                    true => read_held(&shown)?,
+                    false => return Err(io::Error::from_raw_os_error(libc::ESTALE)),
+                }
+            }
+            _ => own,
+        };
+        let contents = Contents::new(contents, self.pass)?;
+        let mut header = header(metadata, EntryType::Regular);
+        header.set_size(contents.length());
+        records.size = contents.sparse;
+        records.write(self.builder)?;
+        let path = self.prefix.join(relative);
+        let written = self.builder.append_data(&mut header, path, contents);
+        // Whatever it is: half an entry cannot be left for a later pass.
+        written.map_err(io::Error::other)?;
+        Ok(traced)
     }
 
     fn whiteout(&mut self, path: PathBuf) -> io::Result<()> {
         let mut header = Header::new_gnu();
-        header.set_entry_type(EntryType::Char);
+        header.set_entry_type(EntryType::Regular);
         header.set_mode(0);
         header.set_uid(0);
         header.set_gid(0);
         header.set_mtime(0);
         header.set_size(0);
-        header.set_device_major(0)?;
-        header.set_device_minor(0)?;
+        let records = Records {
+            whiteout: true,
+            ..Records::default()
+        };
+        records.write(self.builder)?;
         self.builder.append_data(&mut header, path, io::empty())
     }
 
@@ -214,23 +372,37 @@ impl<W: Write> Packer<'_, W> {
         Ok(())
     }
 
-    fn extensions(&mut self, here: &Path, metadata: &Metadata, opaque: bool) -> io::Result<()> {
-        let mtime = format!("{}.{:09}", metadata.mtime(), metadata.mtime_nsec());
-        let mut records = vec![("mtime".to_owned(), mtime.into_bytes())];
-        if opaque {
-            records.push((OPAQUE.to_owned(), b"1".to_vec()));
-        }
-        for name in xattr::list(here)? {
-            let Some(text) = name.to_str().filter(|name| travels(name)) else {
+    fn records(&self, held: &File, metadata: &Metadata) -> io::Result<Records> {
+        let mut records = Records {
+            mtime: Some(TimeSpec::new(metadata.mtime(), metadata.mtime_nsec())),
+            ..Records::default()
+        };
+        let at = held_path(held);
+        for name in xattr::list_deref(&at)? {
+            // In a plain tree they are the container's, which may have overlays of its own.
+            let is_overlays = self.merged.is_some() && name.as_bytes().starts_with(OVERLAY_XATTR);
+            if is_overlays || !travels(&name) {
                 continue;
-            };
-            if let Some(value) = xattr::get(here, &name)? {
-                records.push((format!("{XATTR}{text}"), value));
+            }
+            if let Some(value) = xattr::get_deref(&at, &name)? {
+                records.xattrs.push((name, value));
             }
         }
-        self.builder
-            .append_pax_extensions(records.iter().map(|(k, v)| (k.as_str(), v.as_slice())))
+        Ok(records)
     }
+}
+
+/// Whether a name in an upper directory stands for one that is gone.
+fn is_whiteout(held: &File, metadata: &Metadata) -> io::Result<bool> {
+    let kind = metadata.file_type();
+    if kind.is_file() {
+        return Ok(xattr::get_deref(held_path(held), "trusted.overlay.whiteout")?.is_some());
+    }
+    Ok(kind.is_char_device() && metadata.rdev() == 0)
+}
+
+fn inode(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 fn header(metadata: &Metadata, entry_type: EntryType) -> Header {
@@ -244,10 +416,14 @@ fn header(metadata: &Metadata, entry_type: EntryType) -> Header {
     header
 }
 
-/// Whether a name that was there a moment ago is gone, or is something else now.
+fn named(relative: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", relative.display()))
+}
+
+/// Whether a name that was there a moment ago is gone, or is something else now, or is about to be.
 fn has_moved(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::ENOENT | libc::ELOOP | libc::ENOTDIR | libc::ESTALE)
+        Some(libc::ENOENT | libc::ELOOP | libc::ENOTDIR | libc::ESTALE | libc::EAGAIN)
     )
 }

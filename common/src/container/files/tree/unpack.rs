@@ -4,22 +4,24 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
 use tar::{Entry, EntryType, Header};
 
-use super::records::{Records, invalid};
+use super::beneath::{Beneath, path_in};
+use super::contents::write_pieces;
+use super::invalid;
+use super::records::{Records, travels};
 
 /// Unpacks entries below a directory; nothing outside of it can be reached, whatever the entries'
 /// paths and whatever symbolic links stand there.
 pub struct Unpacker {
-    root: OwnedFd,
+    root: Beneath,
     /// Directories' times, set at the end: creating their entries changes them.
     times: Vec<(PathBuf, TimeSpec)>,
     /// Names of attributes that the file system here does not take.
@@ -30,32 +32,32 @@ impl Unpacker {
     /// Unpacks below `root`, which exists.
     pub fn new(root: &Path) -> io::Result<Self> {
         Ok(Unpacker {
-            root: File::open(root)
-                .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", root.display())))?
-                .into(),
+            root: Beneath::new(root)?,
             times: Vec::new(),
             untaken: BTreeSet::new(),
         })
     }
 
-    /// Puts `entry` at `relative`; a hard link's target is given by `link`.
-    pub fn entry<R: Read>(
+    /// Puts `entry` at `relative`, with what its `records` say. `link` is where a symbolic link leads to, or
+    /// the other name below this root that a hard link has.
+    pub(crate) fn entry<R: Read>(
         &mut self,
         relative: &Path,
-        link: Option<&Path>,
+        link: &OsStr,
+        records: &Records,
         entry: &mut Entry<R>,
     ) -> io::Result<()> {
         let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", relative.display()));
-        self.place(relative, link, entry).map_err(named)
+        self.place(relative, link, records, entry).map_err(named)
     }
 
     fn place<R: Read>(
         &mut self,
         relative: &Path,
-        link: Option<&Path>,
+        link: &OsStr,
+        records: &Records,
         entry: &mut Entry<R>,
     ) -> io::Result<()> {
-        let records = Records::read(entry)?;
         let header = entry.header().clone();
         let mode = Mode::from_bits_truncate(header.mode()? & 0o7777);
         let device = match header.entry_type() {
@@ -66,10 +68,10 @@ impl Unpacker {
             _ => 0,
         };
         if relative.as_os_str().is_empty() {
-            return self.root_entry(&header, mode, &records);
+            return self.root_entry(&header, mode, records);
         }
         let (parent, name) = self.parent(relative)?;
-        let at = magic_path(&parent, name);
+        let at = path_in(&parent, name);
         let existing = fs::symlink_metadata(&at).ok();
 
         if header.entry_type() == EntryType::Directory {
@@ -81,14 +83,16 @@ impl Unpacker {
             if !existing.is_some_and(|e| e.is_dir()) {
                 mkdirat(&parent, name, Mode::S_IRWXU)?;
             }
-            self.times.push((relative.to_owned(), records.mtime));
-            return self.attributes(&parent, name, &header, mode, &records);
+            self.remember(relative, records);
+            return self.attributes(&parent, name, &header, mode, records);
         }
         if existing.is_some() {
             remove(&at)?;
         }
+        if records.whiteout {
+            return Ok(());
+        }
         match header.entry_type() {
-            EntryType::Char if device == 0 => return Ok(()),
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
                 let kind = match header.entry_type() {
                     EntryType::Char => SFlag::S_IFCHR,
@@ -108,15 +112,17 @@ impl Unpacker {
                         | OFlag::O_CLOEXEC,
                     Mode::S_IRUSR | Mode::S_IWUSR,
                 )?;
-                io::copy(entry, &mut File::from(file))?;
+                let mut file = File::from(file);
+                match records.size {
+                    Some(size) => write_pieces(entry, &mut file, size)?,
+                    None => drop(io::copy(entry, &mut file)?),
+                }
             }
             EntryType::Symlink => {
-                let target = entry.link_name_bytes().unwrap_or_default();
-                symlinkat(OsStr::from_bytes(&target), &parent, name)?;
+                symlinkat(link, &parent, name)?;
             }
             EntryType::Link => {
-                let target = link.ok_or_else(|| invalid("a hard link leads nowhere"))?;
-                let (target_parent, target_name) = self.parent(target)?;
+                let (target_parent, target_name) = self.parent(Path::new(link))?;
                 // The inode's attributes came with its first name.
                 return Ok(linkat(
                     &target_parent,
@@ -128,22 +134,26 @@ impl Unpacker {
             }
             other => return Err(invalid(format!("unexpected entry type {other:?}"))),
         }
-        self.attributes(&parent, name, &header, mode, &records)?;
-        Ok(utimensat(
-            &parent,
-            name,
-            &records.mtime,
-            &records.mtime,
-            UtimensatFlags::NoFollowSymlink,
-        )?)
+        self.attributes(&parent, name, &header, mode, records)?;
+        if let Some(mtime) = &records.mtime {
+            utimensat(&parent, name, mtime, mtime, UtimensatFlags::NoFollowSymlink)?;
+        }
+        Ok(())
+    }
+
+    /// A directory's time is for the end.
+    fn remember(&mut self, relative: &Path, records: &Records) {
+        if let Some(mtime) = records.mtime {
+            self.times.push((relative.to_owned(), mtime));
+        }
     }
 
     fn root_entry(&mut self, header: &Header, mode: Mode, records: &Records) -> io::Result<()> {
         if records.opaque {
-            empty(&magic_path(&self.root, OsStr::new(".")))?;
+            empty(&path_in(self.root.root(), OsStr::new(".")))?;
         }
-        self.times.push((PathBuf::from("."), records.mtime));
-        let root = self.root.try_clone()?;
+        self.remember(Path::new("."), records);
+        let root = self.root.root().try_clone()?;
         self.attributes(&root, OsStr::new("."), header, mode, records)
     }
 
@@ -166,14 +176,9 @@ impl Unpacker {
             Some(Component::Normal(name)) => name,
             _ => return Err(invalid("not a relative path")),
         };
-        let parent = match relative.parent() {
-            Some(p) if !p.as_os_str().is_empty() => p,
-            _ => Path::new("."),
-        };
-        let how = OpenHow::new()
-            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-        Ok((openat2(self.root.as_fd(), parent, how)?, name))
+        let parent = relative.parent().unwrap_or(Path::new(""));
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        Ok((self.root.open(parent, flags)?, name))
     }
 
     /// Sets the directories' times. Call once, after the last entry. Returns the names of extended
@@ -183,7 +188,7 @@ impl Unpacker {
             // A directory may have been replaced by a later entry.
             if relative == Path::new(".") {
                 utimensat(
-                    &self.root,
+                    self.root.root(),
                     ".",
                     mtime,
                     mtime,
@@ -197,8 +202,10 @@ impl Unpacker {
     }
 }
 
-/// Owner first (it clears set-id bits and capabilities), then mode, then extended attributes. Returns
-/// the names of those that the file system does not have.
+/// Owner first (it clears set-id bits and capabilities), then mode, then extended attributes. Those that it
+/// should not have go: a directory that was here already has them of an earlier pass, and what is made in
+/// one may inherit them (acl(5), "OBJECT CREATION AND DEFAULT ACLs"). Returns the names of those that the
+/// file system does not have.
 fn attributes(
     parent: &OwnedFd,
     name: &OsStr,
@@ -215,7 +222,12 @@ fn attributes(
         Some(Gid::from_raw(id(header.gid()?)?)),
         AtFlags::AT_SYMLINK_NOFOLLOW,
     )?;
-    let at = magic_path(parent, name);
+    let at = path_in(parent, name);
+    for key in xattr::list(&at)? {
+        if travels(&key) && !records.xattrs.iter().any(|(wanted, _)| *wanted == key) {
+            remove_attribute(&at, &key)?;
+        }
+    }
     if header.entry_type() != EntryType::Symlink {
         fs::set_permissions(
             &at,
@@ -233,11 +245,12 @@ fn attributes(
     Ok(untaken)
 }
 
-/// A path to `name` in an open directory for calls that have no `…at` form (proc_pid_fd(5)).
-fn magic_path(directory: &OwnedFd, name: &OsStr) -> PathBuf {
-    Path::new("/proc/self/fd")
-        .join(directory.as_raw_fd().to_string())
-        .join(name)
+/// Removes an extended attribute, if it can be. Some are listed that have no value of their own.
+fn remove_attribute(at: &Path, name: &OsStr) -> io::Result<()> {
+    match xattr::remove(at, name) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)) => Ok(()),
+        removed => removed,
+    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {

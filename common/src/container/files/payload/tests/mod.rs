@@ -1,3 +1,6 @@
+mod changing;
+mod untrusted;
+
 use super::*;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
@@ -19,6 +22,7 @@ fn host() -> Host {
         shm: Some(at("shm")),
         volumes: [("/data".into(), at("v0")), ("/x".into(), at("v1"))].into(),
         log: dir.path().join("ctr.log"),
+        netns: None,
     };
     at("upper");
     Host { dir, places }
@@ -32,7 +36,7 @@ fn pack(places: &Places, upper: &Path, sent: Option<&Sent>) -> Vec<u8> {
 fn carry(from: &Host, to: &Host) -> io::Result<()> {
     let upper = from.dir.path().join("upper");
     let bytes = pack(&from.places, &upper, None);
-    unpack(&to.places, bytes.as_slice()).map(drop)
+    unpack(&to.places, Kind::Checkpoint, bytes.as_slice()).map(drop)
 }
 
 #[test]
@@ -138,10 +142,10 @@ fn carry_twice(from: &Host, to: &Host, change: impl FnOnce()) -> usize {
     // Longer than the clock of files takes for a step, so that all is settled.
     std::thread::sleep(std::time::Duration::from_millis(50));
     let (bytes, sent) = pack_files(&from.places, &upper, None, Vec::new()).unwrap();
-    unpack(&to.places, bytes.as_slice()).unwrap();
+    unpack(&to.places, Kind::Files, bytes.as_slice()).unwrap();
     change();
     let rest = pack(&from.places, &upper, Some(&sent));
-    unpack(&to.places, rest.as_slice()).unwrap();
+    unpack(&to.places, Kind::Checkpoint, rest.as_slice()).unwrap();
     rest.len()
 }
 
@@ -206,7 +210,7 @@ fn what_goes_from_an_overlay_between_two_passes_goes() {
             fs::remove_file(base.join("dir/goes")).unwrap();
         }
     });
-    assert_eq!(listing(&a.places.rootfs), listing(&b.places.rootfs));
+    assert_eq!(listing(&upper), listing(&b.places.rootfs));
 }
 
 /// Names, times and contents below a directory.
@@ -263,7 +267,7 @@ fn entries_cannot_leave_their_place() {
         archive_with("rootfs/l", EntryType::Link, Some("rootfs/../../etc/passwd")),
         archive_with("rootfs/l", EntryType::Link, Some("shm/x")),
     ] {
-        assert!(unpack(&host.places, bytes.as_slice()).is_err());
+        assert!(unpack(&host.places, Kind::Checkpoint, bytes.as_slice()).is_err());
     }
     assert!(!host.dir.path().join("escaped").exists());
 }
@@ -274,5 +278,5 @@ fn a_truncated_stream_is_an_error() {
     fs::write(a.places.checkpoint.join("pages-1.img"), vec![7; 100_000]).unwrap();
     let upper = a.dir.path().join("upper");
     let bytes = pack(&a.places, &upper, None);
-    assert!(unpack(&b.places, &bytes[..50_000]).is_err());
+    assert!(unpack(&b.places, Kind::Checkpoint, &bytes[..50_000]).is_err());
 }

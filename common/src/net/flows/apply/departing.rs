@@ -1,23 +1,15 @@
-//! Flows in the kernel: listing a container's, installing those that arrive, redirecting those that
-//! leave. [`crate::net::flows::decide`] makes the decisions; this applies them through netlink.
-//!
-//! Every call opens its own netlink socket in the calling thread's network namespace.
+//! Flows that leave with their container.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use conntrack::{Conntrack, Error, Filter, Flow, Key, Protocol, Tuple};
 use ipnet::IpNet;
 
-use conntrack::{Conntrack, Error, Filter, Flow, Key, Protocol, Tuple};
-use serde::{Deserialize, Serialize};
-
-use super::decide::{self, Arrival, Departure, MovedFlow};
-use crate::net::mark::{CONNMARK_MASK, Direction, Index, Mark};
-
-/// How long the entry of a flow that now takes a shorter path stays: packets still on the long path need
-/// it, and each of them renews it.
-const EXPIRY: Duration = Duration::from_secs(10);
+use super::entries::{EXPIRY, accept_missing, field};
+use crate::net::flows::decide::{self, Departure, MovedFlow};
+use crate::net::mark::{Index, Mark};
 
 /// Tolerance when deciding whether a packet has renewed the entry since.
 const FADING: Duration = Duration::from_secs(2);
@@ -298,221 +290,6 @@ pub fn back_to_container(addresses: &HashSet<IpAddr>) -> Result<(), Error> {
     accept_missing(table.set_marks(marks)?)
 }
 
-/// Flows that arrive, and what to do about them.
-#[derive(Debug)]
-pub struct Arriving {
-    insert: Vec<(MovedFlow, Flow)>,
-    mark: Vec<(Tuple, conntrack::MaskedMark)>,
-    /// Entries of [`Here::untracked`].
-    expire_soon: Vec<Tuple>,
-    installed: Installed,
-}
-
-/// What matters about the host that flows arrive at.
-#[derive(Debug, Clone, Default)]
-pub struct Here {
-    /// Its addresses.
-    pub addresses: HashSet<IpAddr>,
-    /// Networks in which the tracker does not see what containers send each other.
-    pub untracked: Vec<IpNet>,
-}
-
-/// How to undo [`Arriving::install`] and [`Arriving::redirect`], if need be in another process.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Installed {
-    inserted: Vec<Tuple>,
-    /// Entries that were here already, with their previous marks.
-    marked: Vec<(Tuple, conntrack::MaskedMark)>,
-}
-
-/// Works out what flows that arrive through `tunnel` need on this host. Changes nothing.
-///
-/// # Errors
-/// Those of the netlink socket.
-pub fn arriving(moved: &[MovedFlow], tunnel: Index, here: &Here) -> Result<Arriving, Error> {
-    let present = present(&mut Conntrack::open()?, moved)?;
-    let mut arriving = Arriving {
-        insert: Vec::new(),
-        mark: Vec::new(),
-        expire_soon: Vec::new(),
-        installed: Installed::default(),
-    };
-    for flow in moved {
-        let present = present.get(&flow.original);
-        match decide::arrive(flow, present, tunnel, &here.addresses) {
-            Arrival::Insert(entry) => {
-                arriving.installed.inserted.push(entry.original);
-                arriving.insert.push((flow.clone(), *entry));
-            }
-            Arrival::Mark { entry: key, mark } => {
-                let (seen, entry) = present.expect("it has a mark");
-                let direction = seen.to_container();
-                let before = field(Mark(entry.mark), direction);
-                arriving.installed.marked.push((key, before));
-                arriving.mark.push((key, field(mark, direction)));
-                let near = here.untracked.iter().any(|net| net.contains(&flow.peer()));
-                if near && mark.0 & CONNMARK_MASK == 0 {
-                    arriving.expire_soon.push(key);
-                }
-            }
-        }
-    }
-    Ok(arriving)
-}
-
-impl Arriving {
-    /// How [`Arriving::install`] is undone. Save it before calling that.
-    pub fn undo(&self) -> &Installed {
-        &self.installed
-    }
-
-    /// Inserts the entries of the flows. Call before any of their packets can arrive. Flows that pass
-    /// this host already keep their path until [`Arriving::redirect`].
-    ///
-    /// # Errors
-    /// Those of the netlink socket; an entry of the same tuples that belongs to another flow is
-    /// one.
-    pub fn install(&mut self) -> Result<(), Error> {
-        let mut table = Conntrack::open()?;
-        let inserted = table.insert_all(self.insert.iter().map(|(_, entry)| entry))?;
-        for ((moved, _), inserted) in self.insert.iter().zip(inserted) {
-            let Err(error) = inserted else {
-                continue;
-            };
-            // The peer may have arrived at the same moment.
-            let mut present = present(&mut table, std::slice::from_ref(moved))?;
-            let (seen, entry) = present.remove(&moved.original).ok_or(error)?;
-            let open = field(Mark(0), seen.to_container());
-            self.mark.push((entry.original, open));
-        }
-        Ok(())
-    }
-
-    /// How many flows pass this host already, and wait to be redirected.
-    pub fn waiting(&self) -> usize {
-        self.mark.len()
-    }
-
-    /// Sends the flows that pass this host to the container here.
-    ///
-    /// # Errors
-    /// Those of the netlink socket.
-    pub fn redirect(&self) -> Result<(), Error> {
-        let mut table = Conntrack::open()?;
-        accept_missing(table.set_marks(self.mark.iter().copied())?)?;
-        // The tracker will not see them end.
-        accept_missing(
-            self.expire_soon
-                .iter()
-                .map(|key| table.set_timeout(*key, EXPIRY)),
-        )
-    }
-}
-
-impl Installed {
-    /// Undoes what [`Arriving::install`] and [`Arriving::redirect`] did, however much of it that was.
-    ///
-    /// # Errors
-    /// Those of the netlink socket.
-    pub fn remove(&self) -> Result<(), Error> {
-        let mut table = Conntrack::open()?;
-        for tuple in &self.inserted {
-            accept_missing([table.delete(*tuple)])?;
-        }
-        accept_missing(table.set_marks(self.marked.iter().copied())?)
-    }
-}
-
-/// The tracked connections that take a tunnel in either direction.
-///
-/// # Errors
-/// Those of the netlink socket.
-pub fn through_tunnels() -> Result<Vec<Flow>, Error> {
-    let mut flows = Conntrack::open()?.list(Filter::default())?;
-    flows.retain(|flow| flow.mark & CONNMARK_MASK != 0);
-    Ok(flows)
-}
-
-/// Those of `moved` whose packets for the container leave this host through a tunnel.
-///
-/// # Errors
-/// Those of the netlink socket.
-pub fn leaving_through(moved: Vec<MovedFlow>, tunnel: Index) -> Result<Vec<MovedFlow>, Error> {
-    let present = present(&mut Conntrack::open()?, &moved)?;
-    let leaves = |flow: &MovedFlow| {
-        present
-            .get(&flow.original)
-            .is_some_and(|(seen, entry)| Mark(entry.mark).get(seen.to_container()) == Some(tunnel))
-    };
-    Ok(moved.into_iter().filter(leaves).collect())
-}
-
-/// Redirects flows whose packets for the container leave through tunnel `through` into `instead`.
-/// Returns how many there were. Never undone.
-///
-/// # Errors
-/// Those of the netlink socket.
-pub fn reroute(moved: &[MovedFlow], through: Index, instead: Index) -> Result<usize, Error> {
-    remark(moved, |flow, mark| {
-        let mark = decide::rerouted(flow, mark, through, instead)?;
-        Some(field(mark, flow.to_container()))
-    })
-}
-
-/// Redirects flows whose packets for the peer leave through another tunnel into `tunnel`. Returns how
-/// many there were. Never undone.
-///
-/// # Errors
-/// Those of the netlink socket.
-pub fn return_through(moved: &[MovedFlow], tunnel: Index) -> Result<usize, Error> {
-    remark(moved, |flow, mark| {
-        let mark = decide::returned_through(flow, mark, tunnel)?;
-        Some(field(mark, flow.to_peer()))
-    })
-}
-
-fn remark(
-    moved: &[MovedFlow],
-    decide: impl Fn(&MovedFlow, Mark) -> Option<conntrack::MaskedMark>,
-) -> Result<usize, Error> {
-    let mut table = Conntrack::open()?;
-    let present = present(&mut table, moved)?;
-    let marks: Vec<_> = moved
-        .iter()
-        .filter_map(|flow| {
-            let (seen, entry) = present.get(&flow.original)?;
-            Some((entry.original, decide(seen, Mark(entry.mark))?))
-        })
-        .collect();
-    let count = marks.len();
-    accept_missing(table.set_marks(marks)?)?;
-    Ok(count)
-}
-
-/// This host's entries for `moved` flows, by the flows' original tuples, each with the flow as the entry
-/// shows it.
-fn present(
-    table: &mut Conntrack,
-    moved: &[MovedFlow],
-) -> Result<HashMap<Tuple, (MovedFlow, Flow)>, Error> {
-    let containers: HashSet<IpAddr> = moved.iter().map(MovedFlow::container).collect();
-    let mut present = HashMap::new();
-    // One by one: the table may have many times as many entries.
-    for flow in moved {
-        let found = match table.get(flow.at_container()) {
-            Ok(found) => found,
-            Err(Error::NotFound(_)) => continue,
-            Err(error) => return Err(error),
-        };
-        if let Some(seen) = decide::seen_by_container(&found, &containers)
-            && seen.at_container() == flow.at_container()
-        {
-            present.insert(flow.original, (seen, found));
-        }
-    }
-    Ok(present)
-}
-
 fn recreate(table: &mut Conntrack, flow: &Flow) -> Result<(), Error> {
     for _ in 0..MOST_REPLACEMENTS {
         let now = match table.get(flow) {
@@ -534,18 +311,4 @@ fn recreate(table: &mut Conntrack, flow: &Flow) -> Result<(), Error> {
 fn before((moved, flow): &(MovedFlow, Flow)) -> (Key, conntrack::MaskedMark) {
     let mark = field(Mark(flow.mark), moved.to_container());
     (Key::from(flow), mark)
-}
-
-/// A mark's field for one direction, as a change that leaves the rest alone: at the other end of the flow
-/// there may be a container that moves at the same time.
-fn field(mark: Mark, direction: Direction) -> conntrack::MaskedMark {
-    conntrack::MaskedMark::masked(mark.0, direction.mask())
-}
-
-/// A flow may end at any time: a missing entry is not an error.
-fn accept_missing(results: impl IntoIterator<Item = Result<(), Error>>) -> Result<(), Error> {
-    results.into_iter().try_for_each(|result| match result {
-        Err(Error::NotFound(_)) => Ok(()),
-        other => other,
-    })
 }
