@@ -248,24 +248,34 @@ impl Receiving {
     fn check_ticket(&self, mut socket: TcpStream, stream: u32) -> io::Result<TcpStream> {
         socket.set_nonblocking(false)?;
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let mut preamble = [0; PREAMBLE];
-        socket.read_exact(&mut preamble)?;
-        let presented = *preamble.first_chunk().expect("a preamble is longer");
-        if !self.ticket.is(presented) {
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                "wrong ticket",
-            ));
-        }
-        if preamble[ticket::BYTES..] != stream.to_be_bytes() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "unexpected stream number",
-            ));
-        }
+        read_preamble(&mut socket, &self.ticket, stream)?;
         socket.set_read_timeout(Some(POLL))?;
         Ok(socket)
     }
+}
+
+/// Reads what a connection opens with; an error if it is not the ticket and the number of `stream`.
+pub(crate) fn read_preamble(
+    connection: &mut impl Read,
+    ticket: &Ticket,
+    stream: u32,
+) -> io::Result<()> {
+    let mut preamble = [0; PREAMBLE];
+    connection.read_exact(&mut preamble)?;
+    let presented = *preamble.first_chunk().expect("a preamble is longer");
+    if !ticket.is(presented) {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "wrong ticket",
+        ));
+    }
+    if preamble[ticket::BYTES..] != stream.to_be_bytes() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "unexpected stream number",
+        ));
+    }
+    Ok(())
 }
 
 /// Reading end of a stream.

@@ -73,7 +73,7 @@ impl Layout {
         })
     }
 
-    fn parse(text: &str) -> serde_json::Result<Self> {
+    pub(crate) fn parse(text: &str) -> serde_json::Result<Self> {
         let spec: Spec = serde_json::from_str(text)?;
         let binds: BTreeMap<String, PathBuf> = spec
             .mounts

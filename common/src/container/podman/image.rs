@@ -45,7 +45,7 @@ pub fn save(image_id: &str, present: &[String], sink: &mut impl Write) -> Result
 /// Podman does not read a layer that it has. It must know of the file in an archive of Docker's
 /// (`prepareLayerData` in containers/image, docker/internal/tarfile/src.go), which is left empty; in
 /// one of OCI's it does not even look for it.
-fn copy_without(
+pub(crate) fn copy_without(
     layers: &[String],
     archive: &mut impl Read,
     sink: &mut impl Write,

@@ -318,6 +318,16 @@ fn init(layout: &Layout) -> Option<InitProgram> {
     })
 }
 
+/// What [`inspect`] and [`addresses_in_use`] take from what Podman prints, as far as they ask nobody else.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read(text: &str) -> Option<(Vec<PublishedPort>, Option<HealthFacts>)> {
+    let _ = serde_json::from_str::<Vec<ImageInspect>>(text);
+    let _ = serde_json::from_str::<Vec<VolumeInspect>>(text);
+    let inspect: Inspect = first(serde_json::from_str(text).ok()?, "container").ok()?;
+    let ports = inspect.network_settings.ports.unwrap_or_default();
+    Some((published(ports), inspect.config.health()))
+}
+
 /// What there is to know of the volumes that are mounted in `container`.
 async fn volume_facts(
     mounts: Vec<InspectMount>,

@@ -72,7 +72,11 @@ fn one() -> u16 {
 pub async fn list() -> Result<Vec<Listed>, CommandError> {
     let entries: Option<Vec<PsEntry>> =
         json(&["ps", "--all", "--no-trunc", "--format", "json"]).await?;
-    Ok(entries
+    Ok(listed(entries))
+}
+
+fn listed(entries: Option<Vec<PsEntry>>) -> Vec<Listed> {
+    entries
         .unwrap_or_default()
         .into_iter()
         .map(|e| Listed {
@@ -104,7 +108,13 @@ pub async fn list() -> Result<Vec<Listed>, CommandError> {
             image: e.image,
             state: e.state,
         })
-        .collect())
+        .collect()
+}
+
+/// What [`list`] makes of what Podman prints.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read(text: &str) -> Option<Vec<Listed>> {
+    Some(listed(serde_json::from_str(text).ok()?))
 }
 
 /// Finds the container meant by a name, an id, or a unique prefix of an id.

@@ -106,7 +106,7 @@ pub enum BypassError {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
-enum BypassRequest {
+pub(crate) enum BypassRequest {
     /// To the entry: what a tunnel to another host has to fit.
     Offer,
     /// To the entry: make your end of the tunnel to the host at `address`, and see that it works.
@@ -127,7 +127,7 @@ enum BypassRequest {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
-enum BypassReply {
+pub(crate) enum BypassReply {
     Offered {
         offer: Offer,
     },
