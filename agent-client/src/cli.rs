@@ -12,13 +12,13 @@ use crate::format::Format;
 /// [`Outcome::exit_status`](common::report::Outcome::exit_status).
 pub(crate) const USAGE: u8 = 2;
 
-/// Longest freeze unless the user says otherwise: no client waits for longer, and nothing that hangs
-/// may keep the container frozen for ever.
+/// Longest freeze unless the user says otherwise: no client waits longer than this, and a step that
+/// hangs must not keep the container frozen for ever.
 pub(crate) const MAX_FREEZE_MS: u64 = 120_000;
 
 /// Moves a running Podman container to another host while its clients keep talking to it.
 ///
-/// Alone on a terminal it asks what to move where.
+/// Without arguments, on a terminal, it asks what to move where.
 #[derive(Debug, Parser)]
 #[command(version, after_help = HELP)]
 pub(crate) struct Cli {
@@ -33,7 +33,7 @@ const HELP: &str = "\
 Examples:
   agent-client                               ask, show the plan, ask again, move
   agent-client pair b --token-file token     once per destination; `agent-server invite` there
-  agent-client check web --to b              would it work? one line per thing looked at
+  agent-client check web --to b              would it work? one line per check
   agent-client migrate web --to b --yes      move the container web to host b
   agent-client migrate web --to b --yes --format json | jq .freeze_ms
   agent-client cancel 1e4a                   undo it while it is under way (ids: `status`)
@@ -71,23 +71,23 @@ pub(crate) enum AsRoot {
         /// Do not ask.
         #[arg(short, long)]
         yes: bool,
-        /// Only look whether it would work.
+        /// Only check whether it would work.
         #[arg(long)]
         dry_run: bool,
-        /// Longest that the container may be frozen before it is committed, in milliseconds: past
-        /// it, the migration is undone.
+        /// Longest that the container may stay frozen before the commit, in milliseconds; after
+        /// that the migration is undone.
         #[arg(long, value_name = "MS", default_value_t = MAX_FREEZE_MS,
               value_parser = clap::value_parser!(u64).range(1..))]
         max_freeze_ms: u64,
-        /// Afterwards, send new connections to the ports published here after the container, until
-        /// `forward remove`.
+        /// Afterwards, forward new connections to the ports published here to the container's new
+        /// host, until `forward remove`.
         #[arg(long)]
         forward_new: bool,
         /// How to print the result; JSON is one object on stdout (docs/report.md).
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Look whether a container could move, and say per line what holds and what does not.
+    /// Check whether a container could move, and print what holds and what does not, a line each.
     Check {
         /// Name, id or unique prefix of a container.
         container: String,
@@ -111,7 +111,7 @@ pub(crate) enum AsRoot {
         #[command(subcommand)]
         command: PeersCommand,
     },
-    /// Ports here whose new connections go to containers that have moved away (`migrate
+    /// Ports here whose new connections are forwarded to containers that have moved away (`migrate
     /// --forward-new`).
     Forward {
         #[command(subcommand)]
@@ -125,7 +125,8 @@ pub(crate) enum AsRoot {
     },
     /// Finish or undo migrations that were interrupted. `migrate`, `check` and `status` do it too.
     ///
-    /// Exit status: 0 if nothing is left open, 3 if something is; then it says why and what to do.
+    /// Exit status: 0 if nothing is left open, 3 if something is; the output then says why and what
+    /// to do.
     Recover {
         /// Only this one: its id, or a unique prefix.
         id: Option<String>,
@@ -133,12 +134,12 @@ pub(crate) enum AsRoot {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Take down the tunnels that nothing needs any more, and say what the others are kept for. Finishes or
-    /// undoes first what was interrupted. Safe at any time.
+    /// Take down tunnels that nothing needs any more, and say what the others are kept for. Interrupted
+    /// migrations are finished or undone first. Safe at any time.
     Cleanup,
     /// Decide a migration whose destination is gone for good.
     ///
-    /// If the destination can be asked after all and knows, its answer holds instead.
+    /// The destination is asked first; if it answers and knows, its answer wins.
     Resolve {
         /// Its id, or a unique prefix.
         id: String,
@@ -146,7 +147,7 @@ pub(crate) enum AsRoot {
         #[arg(long, value_enum)]
         keep: Keep,
     },
-    /// Have a migration that is under way undone, up to its commit.
+    /// Undo a migration that is under way. Possible until its commit.
     Cancel {
         /// Its id, or a unique prefix.
         id: String,
@@ -215,14 +216,15 @@ pub(crate) enum ForwardCommand {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Send no more connections after a container, and unbind its ports. Those that there are go on.
+    /// Stop forwarding new connections to a container, and unbind its ports. Existing connections go
+    /// on.
     Remove {
         /// Its name, id or unique prefix.
         container: String,
     },
 }
 
-/// On which host a container is kept.
+/// Which host keeps the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Keep {
     /// Here: the frozen copy runs on.

@@ -19,8 +19,8 @@ use trust::{ConnectError, Fingerprint, Identity, Peers, Standing, TlsStream};
 
 use crate::address::Address;
 
-/// Longest wait for any one answer. Sending an image or restoring a large container takes long on
-/// the destination; a dead connection is noticed much earlier by TCP itself.
+/// Longest wait for any one answer. Loading an image or restoring a large container takes the
+/// destination a long time; TCP itself notices a dead connection much earlier.
 const ANSWER_LIMIT: Duration = Duration::from_secs(600);
 
 /// Longest wait for the destination to undo a migration.
@@ -49,9 +49,9 @@ pub(crate) struct Control {
     frames: Frames<TlsStream<TcpStream>, Reply, Request>,
     /// The destination's address, as this host reaches it.
     pub(crate) peer: IpAddr,
-    /// Ends the wait for an answer, but for one that is insisted on.
+    /// Ends the wait for any answer except in [`Control::insist`].
     cancel: CancellationToken,
-    /// There is a migration that the destination has to be told to undo.
+    /// A migration is open, which the destination has to be told to undo.
     open: bool,
 }
 
@@ -72,7 +72,7 @@ impl Control {
         Self::open(&host, peer.fingerprint, Standing::Paired).await
     }
 
-    /// Connects to the server with this key, as a stranger or not.
+    /// Connects to the server with this key, as a paired client or as a stranger.
     pub(crate) async fn open(
         host: &str,
         server: Fingerprint,
@@ -107,7 +107,7 @@ impl Control {
         }
     }
 
-    /// From now on no answer is waited for once `cancel` is cancelled.
+    /// From now on, cancelling `cancel` ends the wait for an answer.
     pub(crate) fn cancelled_by(self, cancel: CancellationToken) -> Self {
         Control { cancel, ..self }
     }
@@ -118,7 +118,7 @@ impl Control {
         self.exchange(request, &cancel).await
     }
 
-    /// Sends a request and waits for its answer, whether or not all is cancelled meanwhile.
+    /// Sends a request and waits for its answer even if the migration is cancelled meanwhile.
     pub(crate) async fn insist(&mut self, request: Request) -> Result<Reply, RequestError> {
         self.exchange(request, &CancellationToken::new()).await
     }
@@ -140,8 +140,8 @@ impl Control {
         faults::reached(|| format!("client.{name}.after"));
         match answer {
             Ok(Ok(Reply::Refused(refused))) => {
-                // What failed is undone when it is asked for, but a commit at once, and of a beginning
-                // there is nothing to undo.
+                // The destination undoes a failed migration only when it is told to. Two exceptions:
+                // it undoes a failed commit at once, and a failed `Begin` leaves nothing to undo.
                 self.open &= !matches!(name, BEGIN | COMMIT);
                 Err(refused.into())
             }
@@ -151,7 +151,7 @@ impl Control {
         }
     }
 
-    /// Announces a stream, and only then lets it be sent. What the destination warns of is added to
+    /// Announces a stream, and only then polls `sending`. The destination's warnings are added to
     /// `warnings`.
     pub(crate) async fn send(
         &mut self,
@@ -165,8 +165,8 @@ impl Control {
         self.end_stream(sent, warnings).await
     }
 
-    /// Compares what was sent with what arrived. What the destination warns of is added to
-    /// `warnings`, but once: files are sent several times, and each time it says the same of them.
+    /// Compares what was sent with what arrived. Adds the destination's warnings to `warnings`,
+    /// each only once: files are sent several times, and the warnings about them repeat.
     pub(crate) async fn end_stream(
         &mut self,
         sent: anyhow::Result<StreamDigest>,
@@ -216,7 +216,8 @@ impl Control {
     }
 
     /// Tells the destination to undo the migration and waits until it has. Returns what it could
-    /// not undo. If the connection is gone, the destination does the same by itself.
+    /// not undo. If the connection is gone, the destination undoes the migration without being
+    /// told.
     pub(crate) async fn abort(&mut self, reason: &str) -> Result<Vec<String>, RequestError> {
         if !self.open {
             return Ok(Vec::new());
@@ -231,7 +232,7 @@ impl Control {
             loop {
                 match self.frames.receive().await.map_err(|e| lost(&e))? {
                     Reply::Aborted { leftovers } => return Ok(leftovers),
-                    // The answer to a request that was cancelled, on its way already.
+                    // The late answer to a request that was cancelled.
                     late => tracing::debug!("passed over {late:?}"),
                 }
             }
@@ -259,7 +260,7 @@ pub(crate) async fn ask_fate(
     }
 }
 
-/// The answer does not belong to the request.
+/// The error for an answer that does not belong to the request.
 pub(crate) fn unexpected(reply: &Reply) -> RequestError {
     RequestError::Lost(format!("an answer that was not asked for: {reply:?}"))
 }

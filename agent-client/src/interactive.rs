@@ -75,7 +75,7 @@ fn destination(theme: &ColorfulTheme) -> anyhow::Result<Address> {
     text.parse().map_err(anyhow::Error::msg)
 }
 
-/// Shows the plan and asks to go on.
+/// Shows what is about to happen and asks whether to go on.
 pub(crate) fn confirm(container: &ContainerFacts, checks: &[Check], to: &Address) -> bool {
     eprintln!("\n{} moves to {to}", container.name);
     eprintln!("  image    {}", container.image_name);

@@ -8,11 +8,11 @@ use common::paths::RUN_DIR;
 use common::protocol::MigrationId;
 use nix::unistd::Pid;
 
-/// Held while a command works on a container; the kernel lets go of it when the command dies.
+/// Held while a command works on a container; the kernel releases it when the command dies.
 pub(crate) struct ContainerLock(Lock);
 
 impl ContainerLock {
-    /// Writes down that this process carries on `migration`, for [`carrier`].
+    /// Writes down that this process is working on `migration`, for [`carrier`].
     pub(crate) fn carries(&self, migration: &MigrationId) -> io::Result<()> {
         let mut file = self.0.file();
         file.set_len(0)?;
@@ -20,13 +20,13 @@ impl ContainerLock {
     }
 }
 
-/// The process that carries on `migration` of container `id`, if there is one that has its lock.
+/// The process that is working on `migration` of container `id`, if one does and holds its lock.
 pub(crate) fn carrier(id: &str, migration: &MigrationId) -> Option<Pid> {
     let path = path(id);
     let text = std::fs::read_to_string(&path).ok()?;
     let (pid, carried) = text.trim().split_once(' ')?;
     let pid: i32 = pid.parse().ok()?;
-    // What a dead process has written stays, and its number may be another's by now.
+    // What a dead process has written stays, and its pid may have been reused.
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     let has_it = open
         .flatten()

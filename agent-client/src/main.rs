@@ -1,7 +1,7 @@
 //! Moves a running Podman container from this host to another.
 //!
-//! [`cli`] is the command line, [`commands`] what each of its verbs does. [`migrate`] is the list of phases; [`source`] is what
-//! each does to this host; [`control`] talks to the destination.
+//! [`cli`] is the command line, and [`commands`] is what each of its verbs does. [`migrate`] is the list of
+//! phases, [`source`] is what each does to this host, and [`control`] talks to the destination.
 
 mod address;
 mod cli;

@@ -10,9 +10,9 @@ use common::report::PhaseName;
 use common::units;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Told what a migration is doing.
+/// Is told what a migration is doing.
 pub(crate) trait Observer: Send + Sync {
-    /// Where bytes are counted.
+    /// The counter of bytes sent.
     fn counts(&self, sent: bulk::ByteCount);
     /// A phase begins; the one before it is over.
     fn phase(&self, phase: PhaseName);

@@ -1,4 +1,4 @@
-//! After a crash: migrations on record that no command carries on any more.
+//! After a crash: recorded migrations that no command is working on any more.
 
 use std::io;
 use std::time::Duration;
@@ -16,19 +16,19 @@ use crate::control::ask_fate;
 use crate::lock;
 use crate::source::{self, Source};
 
-/// How long a program that a dead command started may still take.
+/// How much longer a program that a dead command started may take.
 const LEFTOVERS: Duration = Duration::from_secs(60);
 
-/// What recovery made of a migration.
+/// How recovery left a migration.
 #[derive(Debug)]
 pub(crate) enum End {
     /// The container runs here.
     Undone,
     /// The container runs at the destination.
     Finished,
-    /// A command carries it on.
+    /// Another command is working on it.
     Carried,
-    /// It stays as it is, and why.
+    /// It stays as it is, for this reason.
     Open(anyhow::Error),
 }
 
@@ -37,12 +37,12 @@ pub(crate) enum End {
 pub(crate) struct Settled {
     /// As it was found.
     pub(crate) record: MigrationRecord,
-    /// What it has come to.
+    /// How recovery left it.
     pub(crate) end: End,
 }
 
-/// Before another command: finishes or undoes what earlier ones left. What cannot be settled now
-/// stays on record for the next time, and is logged.
+/// Runs before other commands: finishes or undoes what earlier ones left. What cannot be finished
+/// or undone now stays on record for the next time, and is logged.
 pub(crate) async fn first() {
     let settled = match recover(None).await {
         Ok(settled) => settled,
@@ -58,7 +58,9 @@ pub(crate) async fn first() {
             End::Finished => tracing::warn!("an interrupted migration of {name} was finished"),
             End::Carried => {}
             End::Open(error) => {
-                tracing::error!("an interrupted migration of {name} is not settled: {error:#}");
+                tracing::error!(
+                    "an interrupted migration of {name} is neither finished nor undone: {error:#}"
+                );
             }
         }
     }
@@ -68,7 +70,11 @@ pub(crate) async fn first() {
 pub(crate) async fn recover(only: Option<&MigrationId>) -> io::Result<Vec<Settled>> {
     let journal = Journal::of("client");
     let mut settled = Vec::new();
-    for record in journal.list()? {
+    let records = journal.list()?;
+    for record in &records.unreadable {
+        tracing::error!("a migration may not be over: {record}");
+    }
+    for record in records.readable {
         if unsettled(&record) && only.is_none_or(|id| *id == record.migration) {
             let end = match recover_one(&journal, record.clone()).await {
                 Ok(end) => end,
@@ -80,14 +86,14 @@ pub(crate) async fn recover(only: Option<&MigrationId>) -> io::Result<Vec<Settle
     Ok(settled)
 }
 
-/// Whether a migration is not over on this host.
+/// Whether a migration is still open on this host.
 pub(crate) fn unsettled(record: &MigrationRecord) -> bool {
     let scratch = paths::work_dir(&record.migration).exists();
     transaction::unsettled(record.progress, scratch)
 }
 
 async fn recover_one(journal: &Journal, record: MigrationRecord) -> anyhow::Result<End> {
-    // Held by a command that is alive: not ours to touch.
+    // The lock is held by a living command: leave its migration alone.
     let Some(_lock) = lock::container(&record.container.id)? else {
         return Ok(End::Carried);
     };
@@ -123,7 +129,7 @@ async fn recover_one(journal: &Journal, record: MigrationRecord) -> anyhow::Resu
     }
 }
 
-/// Does what was decided about the copy here, and writes down that the migration is over, and why.
+/// Does what was decided about the copy here, and records that the migration is over, and why.
 pub(crate) async fn carry_out(
     journal: &Journal,
     mut record: MigrationRecord,
@@ -181,7 +187,7 @@ pub(crate) async fn ask(record: &MigrationRecord) -> anyhow::Result<Fate> {
     ask_fate(&peer, &record.migration).await
 }
 
-/// Whether there is a copy here, and it stands still.
+/// Whether there is a copy here and it is frozen.
 pub(crate) fn is_frozen(source: Option<&Source>) -> anyhow::Result<bool> {
     source.map_or(Ok(false), Source::frozen)
 }
@@ -190,14 +196,14 @@ async fn exists(record: &MigrationRecord) -> anyhow::Result<bool> {
     Ok(podman::exists("container", &record.container.id).await?)
 }
 
-/// The container of a migration, if it runs here or is frozen.
+/// The container of a migration, if it is here, running or frozen.
 pub(crate) async fn find(record: &MigrationRecord) -> anyhow::Result<Option<Source>> {
     if !exists(record).await? {
         return Ok(None);
     }
-    let (facts, placement) = podman::inspect::inspect(&record.container.id).await?;
-    // There is nothing to thaw, and one that has come back would look the same.
-    if placement.pid == 0 {
+    let (facts, local) = podman::inspect::inspect(&record.container.id).await?;
+    // A stopped container needs no thawing, and one that has come back since looks the same.
+    if local.pid == 0 {
         tracing::warn!(
             "{} is stopped here: if it runs on {}, remove it here",
             record.container.name,
@@ -206,5 +212,5 @@ pub(crate) async fn find(record: &MigrationRecord) -> anyhow::Result<Option<Sour
         return Ok(None);
     }
     let work = paths::work_dir(&record.migration);
-    Ok(Some(Source::new(facts, placement, work)?))
+    Ok(Some(Source::new(facts, local, work)?))
 }

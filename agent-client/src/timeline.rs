@@ -1,4 +1,4 @@
-//! When each phase was, and how many bytes it sent; tells who watches.
+//! When each phase took place and how many bytes it sent; tells the observer.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -18,7 +18,7 @@ pub(crate) struct Timeline<'a> {
 }
 
 impl<'a> Timeline<'a> {
-    /// Starts the clock, and tells `observer` what goes on. `sent` counts the bytes of all bulk
+    /// Starts the clock; `observer` is told of each phase. `sent` counts the bytes of all bulk
     /// streams.
     pub(crate) fn start(observer: &'a dyn Observer, sent: bulk::ByteCount) -> Self {
         observer.counts(sent.clone());

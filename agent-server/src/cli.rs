@@ -33,7 +33,7 @@ Examples:
 enum Command {
     /// Listen for migrations until SIGTERM or SIGINT.
     Serve {
-        /// Address and port to listen on. `[::]` is all of them, those of IPv4 too.
+        /// Address and port to listen on. `[::]` means all addresses, IPv4 included.
         #[arg(long, default_value = "[::]:50051")]
         listen: SocketAddr,
     },
@@ -57,7 +57,7 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Take down the tunnels that nothing needs any more, and say what the others are kept for. Safe at any
+    /// Take down tunnels that nothing needs any more, and say what the others are kept for. Safe at any
     /// time.
     Cleanup,
     /// Print a completion script for a shell.
@@ -84,7 +84,7 @@ enum Format {
     Json,
 }
 
-/// Runs the command; prints an error once.
+/// Runs the command; on failure prints the error.
 pub fn run(cli: Cli) -> ExitCode {
     common::log::init(cli.verbose, "info");
     match execute(cli.command) {

@@ -1,7 +1,7 @@
 //! What a session asks of the host it runs on.
 //!
 //! The real one is [`crate::podman_host::PodmanHost`]. The seam is here, above all kernel objects,
-//! so that the protocol can be tested from end to end over an in-memory pipe.
+//! so that the protocol can be tested end to end over an in-memory pipe.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +17,7 @@ use common::protocol::{
 use common::ticket::Ticket;
 use tokio_util::sync::CancellationToken;
 
-/// Result of a step; the refusal is what the source gets to read.
+/// Result of a step; the source gets to read the refusal.
 pub type Step<T> = Result<T, Refused>;
 
 /// Any error of a step, as the source gets to read it.
@@ -30,7 +30,7 @@ pub trait Destination: Send + Sync {
     /// A migration under way on it.
     type Incoming: Incoming;
 
-    /// Looks whether `container` could come, and new connections with it. Changes nothing.
+    /// Checks whether `container` could come, and new connections with it. Changes nothing.
     fn check(
         &self,
         container: &ContainerFacts,
@@ -38,8 +38,8 @@ pub trait Destination: Send + Sync {
         forward_new: bool,
     ) -> impl Future<Output = Step<Vec<Check>>> + Send;
 
-    /// Opens a migration from the peer `from` at `address`; also says what must be sent of the image,
-    /// if anything. Until it ends, no other migration of this container is opened.
+    /// Opens a migration from the peer `from` at `address`; also returns what must be sent of the
+    /// image, if anything. Until it ends, no other migration of this container can begin.
     fn begin(
         &self,
         migration: MigrationId,
@@ -53,8 +53,8 @@ pub trait Destination: Send + Sync {
     /// What became of a migration.
     fn fate(&self, migration: &MigrationId) -> impl Future<Output = Step<Fate>> + Send;
 
-    /// Brings up this end of a tunnel to the host at `address`, which flows of a container that came
-    /// here enter through. It goes again by itself if the other end does not make use of it.
+    /// Brings up this end of a tunnel to the host at `address`, where flows of a container that came
+    /// here enter. It goes away without being told to if the other end does not use it.
     fn introduce(&self, offer: Offer, address: IpAddr) -> impl Future<Output = Step<Terms>> + Send;
 }
 
@@ -76,19 +76,19 @@ pub trait Incoming: Send {
         digest: StreamDigest,
     ) -> impl Future<Output = Step<Vec<String>>> + Send;
 
-    /// Brings the container to the gate; says what becomes of its packets until the commit.
+    /// Brings the container to the gate; returns what happens to its packets until the commit.
     fn stage(&mut self) -> impl Future<Output = Step<Packets>> + Send;
 
-    /// Installs flows; returns how many wait to be turned.
+    /// Installs flows; returns how many wait to be redirected.
     fn flows(&mut self, flows: Vec<MovedFlow>) -> impl Future<Output = Step<usize>> + Send;
 
-    /// Turns the flows that pass this host to the container here.
+    /// Redirects the flows that already pass through this host to the container here.
     fn redirect(&mut self) -> impl Future<Output = Step<()>> + Send;
 
     /// Opens the gate. The container runs when this returns; nothing it sends leaves.
     fn restore(&mut self) -> impl Future<Output = Step<()>> + Send;
 
-    /// Makes the container this host's own and lets its packets out. Not undone.
+    /// Makes the container this host's own and releases its packets. Not undone.
     fn commit(&mut self) -> impl Future<Output = Step<()>> + Send;
 
     /// After a commit that was answered: removes what only the outage needed.

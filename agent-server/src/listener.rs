@@ -23,21 +23,21 @@ use crate::podman_host::PodmanHost;
 use crate::recovery;
 use crate::session::Session;
 
-/// Connections that wait to be accepted, as in the standard library and in tokio.
+/// Connections that may wait to be accepted; the default of the standard library and of tokio.
 const BACKLOG: u32 = 1024;
 
-/// Most connections served at once; more wait in the socket's queue.
+/// Most connections served at once; further ones wait in the socket's queue.
 const MOST_CONNECTIONS: usize = 256;
 
-/// Listens on `address` until SIGTERM or SIGINT; migrations under way are undone then.
+/// Listens on `address` until SIGTERM or SIGINT, which undo migrations under way.
 pub async fn serve(address: SocketAddr) -> anyhow::Result<()> {
     let directory = paths::server_dir();
     let identity = Identity::load_or_create(&directory, &host_name())?;
     let admission = Admission::new(Peers::open(&directory)?, Invites::open(&directory)?);
     let acceptor = Acceptor::new(&identity, admission.clone());
 
-    // The socket first: a second server on this host stops here, before it takes the first one's
-    // migrations for what a crash has left.
+    // Bind the socket first: a second server on this host fails here, before it could take the
+    // first one's migrations for leftovers of a crash.
     let listener = listen(address).with_context(|| {
         format!("cannot listen on {address} (is another agent-server running?)")
     })?;
@@ -62,7 +62,7 @@ pub async fn serve(address: SocketAddr) -> anyhow::Result<()> {
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) => (stream, canonical(from)),
                 Err(error) => {
-                    // Usually out of descriptors: wait for some to be closed.
+                    // Usually out of file descriptors: wait until some are closed.
                     tracing::warn!("accept: {error}");
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                     continue;
@@ -101,8 +101,8 @@ pub async fn serve(address: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Listens on `address`; if that is all of IPv6, on all of IPv4 as well, whatever the host's
-/// `net.ipv6.bindv6only` says, and on a host without IPv6 on those of IPv4 alone.
+/// Listens on `address`. If that is `[::]`, also listens on all IPv4 addresses, whatever
+/// `net.ipv6.bindv6only` says, and only on those if the host has no IPv6.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let all = address.is_ipv6() && address.ip().is_unspecified();
     match listen_on(address, all) {
@@ -120,7 +120,7 @@ fn listen_on(address: SocketAddr, both: bool) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // Connections of a server before may still be dying.
+    // Connections of an earlier server may still be closing.
     socket.set_reuseaddr(true)?;
     if both {
         setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
@@ -129,13 +129,13 @@ fn listen_on(address: SocketAddr, both: bool) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Without the module, or booted with `ipv6.disable=1`.
+/// Either the module is missing, or the host was booted with `ipv6.disable=1`.
 fn has_no_ipv6(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(errno, Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
 }
 
-/// A client by IPv4 at a socket of both families, as it is known everywhere else.
+/// The address of an IPv4 client of a dual-stack socket, as it is known everywhere else.
 fn canonical(from: SocketAddr) -> SocketAddr {
     SocketAddr::new(from.ip().to_canonical(), from.port())
 }
@@ -146,7 +146,7 @@ fn host_name() -> String {
         .unwrap_or_else(|_| "agent-server".into())
 }
 
-/// A stream that ends when the server stops, so that every session takes its ordinary way out.
+/// A stream that ends when the server stops, so that every session ends the ordinary way.
 struct StopAtShutdown<S> {
     stream: S,
     stopped: std::pin::Pin<Box<tokio_util::sync::WaitForCancellationFutureOwned>>,

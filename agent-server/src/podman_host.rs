@@ -37,9 +37,9 @@ impl PodmanHost {
         }
     }
 
-    /// Does for one migration what a restart does for all, unless a session has its container: what
-    /// failed is tried again when the source asks, since the source cannot go on without it. Says
-    /// whether that failed again.
+    /// Does for one migration what a restart does for all, unless a session is working on its
+    /// container. A failed undo is tried again when the source asks, since the source cannot go on
+    /// without it. Returns whether it failed again.
     async fn still_fails(&self, migration: &MigrationId) -> Step<bool> {
         let Some(record) = self.journal.read(migration).map_err(failed)? else {
             return Ok(false);
@@ -49,20 +49,25 @@ impl PodmanHost {
         };
         // Read only now: a session may have ended in between.
         let records = self.journal.list().map_err(failed)?;
-        let Some(record) = records.iter().find(|r| r.migration == *migration) else {
+        let Some(record) = records.readable.iter().find(|r| r.migration == *migration) else {
             return Ok(false);
         };
         let settled = recovery::recover_one(&self.journal, record, &records).await;
         if let Err(error) = &settled {
-            tracing::error!(%migration, "not settled: {error:#}");
+            tracing::error!(%migration, "neither finished nor undone: {error:#}");
         }
         Ok(settled.is_err())
     }
 
-    /// Tries again to undo what earlier migrations of this container have left. It is reserved.
+    /// Tries again to undo what earlier migrations of this container have left behind. The
+    /// container must be reserved.
     async fn recover_all(&self, container: &str) -> anyhow::Result<()> {
         let records = self.journal.list()?;
-        for record in records.iter().filter(|r| r.container.id == container) {
+        for record in records
+            .readable
+            .iter()
+            .filter(|r| r.container.id == container)
+        {
             recovery::recover_one(&self.journal, record, &records).await?;
         }
         Ok(())
@@ -106,9 +111,9 @@ impl Destination for PodmanHost {
                 ),
             ));
         };
-        // What an earlier one of the same container has left would be in its way.
+        // Leftovers of an earlier migration of the same container would be in the way.
         self.recover_all(&container.id).await.map_err(failed)?;
-        // The source has checked before; what it saw may have changed since.
+        // The source has asked for these checks before, but the answers may have changed.
         let checks = self.check(&container, source, false).await?;
         if let Some(failed) = checks.iter().find(|c| c.verdict == Verdict::Failed) {
             return Err(Refused::new(
@@ -153,7 +158,7 @@ impl Destination for PodmanHost {
     async fn introduce(&self, offer: Offer, address: IpAddr) -> Step<Terms> {
         let made = spawn_blocking(move || {
             let dirs = Dirs::default();
-            // Without a lease its keeper still leaves it time to be used.
+            // Without a lease, its keeper waits a while for it to be used.
             Tunnel::accept(&dirs, &offer, address, &keeper_command).map(|(_, terms)| terms)
         });
         made.await.map_err(failed)?.map_err(failed)

@@ -1,49 +1,76 @@
-//! After a crash: migrations on record that nobody carries on any more.
+//! After a crash: recorded migrations that no session is working on any more.
 
+use std::path::Path;
 use std::time::Duration;
 
 use common::container::restore::gate;
+use common::container::spec::Spec;
 use common::container::{ContainerFacts, leftover_processes, podman};
-use common::journal::{Journal, MigrationRecord, Progress};
+use common::journal::{self, Journal, MigrationRecord, Progress, Records};
 use common::net::flows::{neighbours, port_forwards};
 use common::net::packets::quarantine;
 use common::net::state::Dirs;
 use common::paths;
 use common::transaction::{self, DestinationStep};
+use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
 
 use crate::incoming;
 use crate::scratch::{self, Created};
 
-/// How long a program that an earlier server started may still take.
+/// How much longer a program that an earlier server started may take.
 const LEFTOVERS: Duration = Duration::from_secs(60);
 
-/// Undoes every migration that an earlier server left under way, and finishes those that it had
+/// Undoes every migration that an earlier server left unfinished, and finishes those that it had
 /// committed. Call before any new one begins.
 ///
-/// Nothing of an uncommitted container's output can have left this host: its network namespace was
-/// quarantined before it ran, so removing it loses nothing, and the source still has it.
+/// Nothing that an uncommitted container sent can have left this host: its network namespace was
+/// quarantined before it ran. So removing it loses nothing, and the source still has it.
 pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
     let records = journal.list()?;
-    for record in &records {
-        // One that cannot be settled must not keep the others, or new ones, from their turn. It
+    for record in &records.unreadable {
+        tracing::error!("a migration may be unfinished: {record}");
+    }
+    for record in &records.readable {
+        // One that can be neither finished nor undone must not block the others, or new ones. It
         // stays on record: the next restart tries again, and so does a source that asks.
         if let Err(error) = recover_one(journal, record, &records).await {
             tracing::error!(migration = %record.migration, container = record.container.name,
-                "not settled: {error:#}");
+                                "neither finished nor undone: {error:#}");
         }
     }
+    prune(journal);
     Ok(())
 }
 
-/// Finishes or undoes the migration of `record`, one of `records`. No session may be at work on its
+/// Removes the records and logs that are too old to be of use.
+pub(crate) fn prune(journal: &Journal) {
+    let open = |record: &MigrationRecord| {
+        let scratch = paths::work_dir(&record.migration).exists();
+        transaction::unsettled(record.progress, scratch)
+    };
+    let pruned = journal.prune(OffsetDateTime::now_utc(), open);
+    let pruned =
+        pruned.and_then(|()| paths::prune_logs(&paths::server_dir(), journal::KEPT.unsigned_abs()));
+    if let Err(error) = pruned {
+        tracing::warn!("old records are not removed: {error}");
+    }
+}
+
+/// Finishes or undoes the migration of `record`, one of `records`. No session may be working on its
 /// container.
 pub(crate) async fn recover_one(
     journal: &Journal,
     record: &MigrationRecord,
-    records: &[MigrationRecord],
+    records: &Records,
 ) -> anyhow::Result<()> {
-    match transaction::destination(record.progress, arrived_since(record, records)) {
+    // It may be of the migration that has brought the container here since.
+    if let Some(unreadable) = records.unreadable_of(&record.container.id)
+        && transaction::destination(record.progress, false) == Some(DestinationStep::Undo)
+    {
+        anyhow::bail!("{unreadable}");
+    }
+    match transaction::destination(record.progress, arrived_since(record, &records.readable)) {
         Some(DestinationStep::ReleasePackets) => release_packets(record).await,
         Some(DestinationStep::Undo) => undo(journal, record.clone()).await,
         None => Ok(()),
@@ -59,12 +86,12 @@ fn arrived_since(record: &MigrationRecord, records: &[MigrationRecord]) -> bool 
     })
 }
 
-/// Removes what an uncommitted migration has made.
+/// Removes what an uncommitted migration has created.
 async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<()> {
     tracing::warn!(migration = %record.migration, container = record.container.name,
         "undoing a migration that was left under way");
     let work = paths::work_dir(&record.migration);
-    // Podman outlives the server that started it, and may be about to make what is removed here.
+    // Podman outlives the server that started it, and may be about to create what is removed here.
     let at_work = work.clone();
     spawn_blocking(move || leftover_processes::wait(&at_work, LEFTOVERS)).await??;
     let id = record.container.id.clone();
@@ -87,22 +114,24 @@ async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<
     Ok(())
 }
 
-/// Lets the packets of a container out whose commit was written down, but perhaps not carried out.
+/// Releases the packets of a container whose commit was recorded, but perhaps not carried out.
 async fn release_packets(record: &MigrationRecord) -> anyhow::Result<()> {
-    // The scratch space goes when they are out.
+    // The scratch space is removed once they have left.
     let work = paths::work_dir(&record.migration);
     if !work.exists() {
         return Ok(());
     }
     if podman::exists("container", &record.container.id).await? {
-        let (facts, placement) = podman::inspect::inspect(&record.container.id).await?;
-        if !placement.netns.is_empty() {
-            let netns = std::path::PathBuf::from(placement.netns);
+        let (facts, local) = podman::inspect::inspect(&record.container.id).await?;
+        // The network namespace of one that has ended is gone, and with it what kept the packets back.
+        if local.pid != 0
+            && let Some(netns) = Spec::read(&local.bundle)?.netns().map(Path::to_owned)
+        {
             spawn_blocking(move || quarantine::lift(&netns)).await??;
         }
         let addresses = facts.addresses();
         spawn_blocking(move || neighbours::forget_parting(&addresses)).await??;
-        // What systemd says of it now is what it was told for the restore: the source knows better.
+        // systemd now says of it what it was told for the restore: the source knows better.
         let service = scratch::created(&work)?
             .into_iter()
             .find_map(|made| match made {

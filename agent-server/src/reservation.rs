@@ -1,12 +1,12 @@
-//! No container comes here twice at the same time.
+//! Makes sure that no container comes here twice at the same time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use common::protocol::MigrationId;
 
-/// Containers that are reserved, by id, and for which migrations; `None`: for one whose fate
-/// cannot change any more.
+/// Reserved containers, by id, with the migration each is reserved for; `None` if its fate can no
+/// longer change.
 #[derive(Clone, Default)]
 pub(crate) struct Reserved(Arc<Mutex<HashMap<String, Option<MigrationId>>>>);
 
@@ -31,14 +31,14 @@ impl Reserved {
     }
 }
 
-/// A container's reservation; given up when dropped.
+/// A container's reservation; dropping it frees the container.
 pub(crate) struct Reservation {
     id: String,
     reserved: Reserved,
 }
 
 impl Reservation {
-    /// The migration has come to its fate, though its session goes on.
+    /// The migration's fate is decided, though its session goes on.
     pub(crate) fn decided(&self) {
         self.reserved
             .0

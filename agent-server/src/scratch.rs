@@ -1,5 +1,5 @@
-//! What a migration writes down in its work directory before it does it, so that whoever finds the
-//! directory after a crash can undo it.
+//! What a migration writes to its work directory before each step, so that whoever finds the
+//! directory after a crash can undo the step.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,10 +19,10 @@ const CREATED: &str = "created.json";
 /// File in the work directory with the container's configuration, as the source has sent it.
 pub(crate) const SKELETON: &str = "skeleton.tar";
 
-/// How the names of files begin that say how flows are undone, for [`crate::recovery`].
+/// Prefix of the files that say how to undo flows, for [`crate::recovery`].
 const FLOWS: &str = "flows-";
 
-/// Something of Podman's that a migration created besides the container.
+/// Something that a migration created besides the container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Created {
@@ -32,11 +32,11 @@ pub(crate) enum Created {
     Tag(String, String),
     /// A volume, by name.
     Volume(String),
-    /// A file of a unit.
+    /// A file of a systemd unit.
     UnitFile(PathBuf),
-    /// The start of a service.
+    /// The start of a service, which is prepared.
     Service(Box<ServiceFacts>),
-    /// A container that has Podman load a security profile, by name.
+    /// A container whose only purpose is that Podman loads an AppArmor profile, by name.
     Scratch(String),
 }
 
@@ -58,16 +58,16 @@ impl Created {
     }
 }
 
-/// What a migration has made so far, and how it is undone: here and in its work directory.
+/// What a migration has created so far, and how to undo it: in memory and in its work directory.
 pub(crate) struct UndoList {
     work: PathBuf,
     created: Vec<Created>,
-    /// Here only. Whoever adds to it sees to it that [`crate::recovery`] can do the same.
+    /// Only in memory. Whoever adds to it makes sure that [`crate::recovery`] can do the same.
     pub(crate) actions: Undo,
 }
 
 impl UndoList {
-    /// Of a migration with this work directory, which is made if need be.
+    /// For the migration with this work directory, which is created if need be.
     pub(crate) fn new(work: PathBuf) -> anyhow::Result<Self> {
         durable::create_dir_all(&work)
             .with_context(|| format!("cannot create {}", work.display()))?;
@@ -83,7 +83,7 @@ impl UndoList {
         &self.work
     }
 
-    /// Registers how something is undone, here and on disk, before it is created.
+    /// Registers how something is undone, in memory and on disk, before it is created.
     pub(crate) fn will_create(&mut self, created: Created) -> anyhow::Result<()> {
         self.created.push(created.clone());
         let list = serde_json::to_vec(&self.created)?;
@@ -97,8 +97,8 @@ impl UndoList {
     }
 }
 
-/// Writes down how a batch of flows is undone. Only for the next start of the server: a reboot undoes
-/// flows, and the outage need not wait for the disk.
+/// Writes down how a batch of flows is undone. Not synced to disk: only the next start of the server
+/// needs it, since a reboot undoes flows anyway, and the outage need not wait for the disk.
 pub(crate) fn will_install(work: &Path, batch: u32, flows: &Installed) -> anyhow::Result<()> {
     let file = work.join(format!("{FLOWS}{batch}.json"));
     std::fs::write(&file, serde_json::to_vec(flows)?)
@@ -119,8 +119,8 @@ pub(crate) fn created(work: &Path) -> anyhow::Result<Vec<Created>> {
     Ok(list)
 }
 
-/// How the flows are undone that the migration with this work directory had installed. A file that was
-/// not written to its end is of flows that were not installed yet.
+/// How to undo the flows that the migration with this work directory had installed. A file that is
+/// incomplete is about flows that were not installed yet.
 pub(crate) fn installed(work: &Path) -> Vec<Installed> {
     let entries = std::fs::read_dir(work).into_iter().flatten().flatten();
     entries

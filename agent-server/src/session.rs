@@ -1,4 +1,5 @@
-//! One control connection: which request comes when, what answers it, and what its loss undoes.
+//! One control connection: which request is allowed when, what answers it, and what is undone when
+//! the connection is lost.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -13,11 +14,11 @@ use trust::{Admission, PeerIdentity};
 
 use crate::destination::{Destination, Incoming, Step};
 
-/// How long a peer may be silent before it has been greeted or paired.
+/// How long a peer may be silent before it has greeted and paired.
 const STRANGER_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// A commit that failed is undone before the source is told: what it may ask is its fate, and from
-/// anybody.
+/// A failed commit is undone before the source is told, because the source may then ask for its
+/// fate on any connection.
 const COMMIT: &str = "commit";
 
 /// Software version told to peers.
@@ -35,7 +36,7 @@ pub struct Session<'a, S, D: Destination> {
     cancel: CancellationToken,
 }
 
-/// What happened while a step was at work.
+/// What happened while a step was running.
 enum During<T> {
     Done(Step<T>),
     /// The peer sent `Abort`, or something that is not legal now.
@@ -73,7 +74,7 @@ where
         }
     }
 
-    /// Serves the connection to its end. A migration that is still open then is undone.
+    /// Serves the connection until it ends. A migration that is still open then is undone.
     pub async fn serve(mut self) {
         let why = loop {
             let request = match self.next_request().await {
@@ -89,13 +90,13 @@ where
         self.roll_back(&why).await;
     }
 
-    /// Strangers do not get to keep a connection open for nothing.
+    /// Strangers must not keep a connection open without asking for something.
     async fn next_request(&mut self) -> Result<Request, String> {
         let received = match self.state {
             State::Greeting | State::Unpaired => {
                 tokio::time::timeout(STRANGER_LIMIT, self.frames.receive())
                     .await
-                    .map_err(|_| "nothing was asked".to_owned())?
+                    .map_err(|_| "no request came".to_owned())?
             }
             _ => self.frames.receive().await,
         };
@@ -118,8 +119,8 @@ where
         faults::reached(|| format!("server.{name}.before"));
         let reply = match request {
             Request::Abort { reason } => return self.abort(&reason).await,
-            // From here on the source may believe that the container runs here: what the
-            // connection does must not interfere any more.
+            // From here on the source may believe that the container runs here, so nothing that
+            // happens to the connection may interfere.
             Request::Commit => self.commit().await,
             request => match self.step(request).await {
                 During::Done(reply) => reply,
@@ -139,7 +140,7 @@ where
         match reply {
             Ok(Reply::Committed) => {
                 self.state = next;
-                // The source waits for the answer, and nobody for the rest.
+                // The source waits for the answer, but nobody waits for the rest.
                 let sent = self.send(Reply::Committed).await;
                 if let Some(mut committed) = self.incoming.take() {
                     committed.finish_outage().await;
@@ -158,8 +159,8 @@ where
                 }
                 Ok(())
             }
-            // The source's clients wait until it has thawed the container, for which it waits for
-            // this answer: what it then asks for may take long.
+            // The source waits for this answer before it thaws the container, while its clients
+            // wait. Undoing takes longer, and the source asks for it afterwards.
             Err(refused) if self.incoming.is_some() && name != COMMIT => {
                 tracing::warn!(peer = %self.address, "refused: {}", refused.message);
                 self.state = State::Failed;
@@ -178,13 +179,14 @@ where
         }
     }
 
-    /// Undoes the migration that is open, if any, and says no. What could not be undone is told.
+    /// Undoes the migration that is open, if any, and refuses. The refusal also says what could not
+    /// be undone.
     async fn refuse(&mut self, mut refused: Refused) -> Result<(), String> {
         tracing::warn!(peer = %self.address, "refused: {}", refused.message);
         let leftovers = self.roll_back(&refused.message).await;
         if !leftovers.is_empty() {
             refused.message = format!(
-                "{}; on the destination could not be put back: {}",
+                "{}; could not be undone on the destination: {}",
                 refused.message,
                 leftovers.join("; ")
             );
@@ -319,8 +321,8 @@ where
     }
 }
 
-/// Runs `work` while listening for an abort or the connection's end. Either cancels the work, and
-/// it is waited for all the same: what it was doing must be over before it is undone.
+/// Runs `work` while listening for an abort or the loss of the connection. Either cancels the work;
+/// its end is waited for all the same, because it must be over before it can be undone.
 async fn interruptible<S, T>(
     frames: &mut Frames<S, Request, Reply>,
     cancel: &CancellationToken,

@@ -1,4 +1,4 @@
-//! What this host finds out about itself for preflight. Changes nothing.
+//! What this host finds out about itself for the preflight checks. Changes nothing.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -19,8 +19,8 @@ use common::net::state::Dirs;
 use common::preflight::DestinationFacts;
 use tokio::task::spawn_blocking;
 
-/// Gathers what [`common::preflight::destination`] judges. What cannot be found out counts as
-/// absent, and so fails the check it belongs to.
+/// Collects the facts that [`common::preflight::destination`] judges. What cannot be found out
+/// counts as absent, and so fails the check that needs it.
 pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
     let forwards = spawn_blocking(|| port_forwards::list(&Dirs::default())).await;
     let forwards = forwards.ok().and_then(Result::ok).unwrap_or_default();
@@ -68,7 +68,7 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
             .filter_map(|port| {
                 let mut forwards = forwards.iter().map(|(_, forward)| forward);
                 let forward = forwards.find(|f| f.ports.contains(port));
-                // It gives the port up when its container comes back.
+                // The forward gives the port up when its container comes back.
                 if forward.is_some_and(|f| f.container.id == container.id) {
                     return None;
                 }
@@ -82,7 +82,7 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
             let here = InitProgram::at(&init.path);
             here.ok().filter(|here| here.path == init.path)
         }),
-        // One that cannot be asked has no systemd that works.
+        // If it cannot be asked, there is no working systemd.
         service: service.unwrap_or(Some(ServiceHere {
             no_systemd: true,
             ..ServiceHere::default()
@@ -94,8 +94,8 @@ pub async fn destination_facts(container: &ContainerFacts) -> DestinationFacts {
     }
 }
 
-/// What stands in the way of the container's connections on this host, with `new` also of those that
-/// are to follow it.
+/// What blocks the container's connections on this host; with `new`, also what blocks new
+/// connections that are to follow it.
 pub async fn obstacles(container: &ContainerFacts, new: bool) -> Vec<Obstacle> {
     let (bridges, addresses) = (bridges(container).await, container.addresses());
     spawn_blocking(move || {
@@ -105,8 +105,8 @@ pub async fn obstacles(container: &ContainerFacts, new: bool) -> Vec<Obstacle> {
     .unwrap_or_default()
 }
 
-/// The bridges of the container's networks, as far as they have any. Podman waits with the answer while
-/// it creates a container in one of them.
+/// The bridges of the container's networks that have one. Podman delays its answer while it creates a
+/// container in one of them.
 pub async fn bridges(container: &ContainerFacts) -> Vec<String> {
     let known = podman::objects::networks().await.unwrap_or_default();
     let joined = container.networks.iter();
@@ -114,7 +114,7 @@ pub async fn bridges(container: &ContainerFacts) -> Vec<String> {
     found.collect()
 }
 
-/// Binds the port as Podman will, and lets go of it at once.
+/// Binds the port as Podman will, and releases it at once.
 fn why_busy(port: &PublishedPort, forward: Option<&Forward>) -> Option<String> {
     let address = SocketAddr::new(
         port.host_address
@@ -135,7 +135,7 @@ fn why_busy(port: &PublishedPort, forward: Option<&Forward>) -> Option<String> {
                 container.name
             ),
         },
-        // Podman binds it as well.
+        // Podman binds the address as well.
         ErrorKind::AddrNotAvailable => format!(
             "this host does not have the address {0}; publish the port at all addresses, give this \
              host the address, or allow it to use one that it has yet to get: `sysctl -w \

@@ -1,7 +1,7 @@
 //! The protocol from end to end over an in-memory pipe.
 //!
-//! The client's end is written by hand, frame by frame, so that it can also send what no client
-//! would.
+//! The client's end is written by hand, frame by frame, so that it can also send what no real
+//! client would.
 
 mod double;
 
@@ -175,8 +175,8 @@ fn source() -> HostFacts {
     }
 }
 
-/// All that a source ever asks of a destination, in order; passes through every state of a
-/// paired peer.
+/// Everything a source ever asks of a destination, in order; passes through every state of a paired
+/// peer.
 fn whole_way() -> Vec<Request> {
     vec![
         hello(),
@@ -219,8 +219,7 @@ fn way_to(state: State) -> Vec<Request> {
     panic!("{state:?} is not on the way");
 }
 
-/// The steps that are at work while a migration is open and may be interrupted, each with the
-/// way to it. `Begin` is the first.
+/// The steps that may be interrupted while they run, each with the way to it. `Begin` is the first.
 fn interruptible_steps() -> Vec<(Vec<Request>, Request)> {
     let begin = 2;
     let restore = whole_way().len() - 2;
@@ -309,7 +308,7 @@ impl Server {
         self.connect(PeerIdentity::Unpaired(key()))
     }
 
-    /// A connection that has come to `state`.
+    /// A connection in `state`.
     async fn connect_in(&self, state: State) -> Client {
         let mut client = match state {
             State::Unpaired => self.connect_unpaired(),
@@ -359,7 +358,7 @@ impl Client {
         refused(self.ask(request).await)
     }
 
-    /// Makes these requests, all of which must be met.
+    /// Sends these requests, all of which must succeed.
     async fn go(&mut self, way: Vec<Request>) {
         for request in way {
             let reply = self.ask(&request).await;
@@ -367,7 +366,7 @@ impl Client {
         }
     }
 
-    /// Sends `request`, for which `host` has a plan, and waits until it is at work.
+    /// Sends `request`, for which `host` gets `plan`, and waits until it is running.
     async fn set_to_work(&mut self, host: &Host, request: &Request, plan: Plan) {
         let calls = host.calls().len();
         host.plan(request.name(), plan);
@@ -375,7 +374,7 @@ impl Client {
         within(host.until_called(calls + 1)).await;
     }
 
-    /// The server ends the session without another word.
+    /// The server must end the session without another word.
     async fn expect_end(mut self) {
         let reply = self.receive().await;
         assert!(reply.is_none(), "{reply:?}");
@@ -441,7 +440,7 @@ async fn the_whole_way() {
             "received",
             "flows_installed",
             "receiving",
-            "turned",
+            "redirected",
             "flows_installed",
             "received",
             "flows_installed",
@@ -466,7 +465,7 @@ async fn the_whole_way() {
             "stream_end 4000",
             "flows 1",
             "receive 3 Checkpoint",
-            "turn",
+            "redirect",
             "flows 1",
             "stream_end 3000",
             "flows 1",
@@ -623,13 +622,13 @@ async fn a_request_before_the_last_answer_ends_the_session() {
     let before = server.host.calls().len();
     let refused = client.ask_refused(&fate()).await;
     assert_eq!(refused.code, RefusalCode::Protocol);
-    assert_eq!(refused.message, "`outcome` came before the last answer");
+    assert_eq!(refused.message, "`fate` came before the last answer");
     client.expect_end().await;
     assert_eq!(
         server.host.calls()[before..],
         [
             "cancelled stage",
-            "roll_back `outcome` came before the last answer"
+            "roll_back `fate` came before the last answer"
         ]
     );
 }
@@ -649,8 +648,8 @@ async fn a_failing_step_is_told_at_once_and_undone_when_asked_for() {
 
         server.host.plan(step.name(), Plan::Fail);
         assert_eq!(client.ask_refused(&step).await, failure(step.name()));
-        // The source thaws the container before it asks for what takes long. Who asks for the outcome of
-        // a commit asks on another connection.
+        // The source thaws the container before it asks for the undo, which takes long. Whoever asks for
+        // the fate of a commit asks on another connection.
         if open > 0 && step.name() != "commit" {
             assert_eq!(server.roll_backs(), 0, "{}", step.name());
             assert!(leftovers(client.ask(&abort()).await).is_empty());
@@ -687,7 +686,7 @@ async fn after_a_failing_step_only_its_undoing_is_legal() {
     client.expect_end().await;
     assert_eq!(server.roll_backs(), 1);
 
-    // Also if nobody asks for it.
+    // Also if nobody asks for the undo.
     let mut client = server.connect_in(State::Loaded).await;
     server.host.plan("restore", Plan::Fail);
     client.ask_refused(&Request::Restore).await;
@@ -697,7 +696,7 @@ async fn after_a_failing_step_only_its_undoing_is_legal() {
 
 #[tokio::test]
 async fn what_could_not_be_undone_is_told() {
-    let suffix = "; on the destination could not be put back: tunnel; flows";
+    let suffix = "; could not be undone on the destination: tunnel; flows";
     let server = Server::new();
     server.host.leave_over(&["tunnel", "flows"]);
 
@@ -753,7 +752,7 @@ async fn abort_cancels_the_step_at_work_and_waits_for_it() {
         assert!(leftovers(client.ask(&abort()).await).is_empty());
 
         let mut expected = vec![format!("cancelled {}", step.name())];
-        // What has not begun is not undone either.
+        // What has not begun is not undone.
         if step.name() != "begin" {
             expected.push("roll_back changed my mind".into());
         }
@@ -841,7 +840,7 @@ async fn a_connection_lost_during_the_commit_undoes_nothing() {
         .set_to_work(&server.host, &Request::Commit, Plan::Wait)
         .await;
     drop(client.stream);
-    // Time for a session that listens to hear it.
+    // Gives a session that listens the time to hear it.
     tokio::time::sleep(Duration::from_millis(20)).await;
     server.host.release();
     within(client.session).await.unwrap();
@@ -866,7 +865,7 @@ async fn a_commit_counts_though_its_sender_is_gone() {
 fn bad_frames() -> Vec<(&'static str, Vec<u8>, bool)> {
     let too_long = u32::try_from(MAX_FRAME_BYTES + 1).unwrap();
     let commit = frame(br#"{"request":"commit"}"#);
-    let unsafe_id = br#"{"request":"outcome","migration":"../../../../x"}"#;
+    let unsafe_id = br#"{"request":"fate","migration":"../../../../x"}"#;
     vec![
         ("no JSON", frame(b"\xff\x00{"), false),
         ("an empty frame", frame(b""), false),
@@ -944,7 +943,7 @@ async fn a_stranger_may_send_shorter_frames_than_a_peer() {
         fits.stream.write_all(&frame(&padded)).await.unwrap();
         assert!(matches!(fits.receive().await, Some(Reply::Welcome { .. })));
 
-        // The length alone is enough: nothing that long is waited for.
+        // The length alone is enough: the server does not wait for that many bytes.
         let length = u32::try_from(limit + 1).unwrap();
         exceeds.stream.write_u32(length).await.unwrap();
         exceeds.expect_end().await;

@@ -1,7 +1,8 @@
 //! What a migration by hand needs besides Podman: a tunnel, and connection tracking that follows
 //! the container through it. Run in the hosts, one command per step, as an administrator would.
 //!
-//! Both are those of the agents, so that a comparison with them is one of the rest.
+//! Both are the agents' own code, so a comparison with the agents is a comparison of everything
+//! else.
 
 use std::collections::HashSet;
 use std::io::{self, BufRead};
@@ -21,20 +22,20 @@ use common::net::tunnel::{PROOF_LIMIT, Tunnel};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Steps of a migration by hand. What they have to say to each other is JSON, a line each, on stdin
-/// and stdout.
+/// Steps of a migration by hand. They exchange JSON, one value per line, on stdin and stdout.
 #[derive(Parser)]
 enum Step {
-    /// Source: print an offer of a tunnel.
+    /// Source: print an offer for a tunnel.
     Offer(Keeper),
-    /// Destination: take an offer, print the agreement and the tunnel, keep it until stdin ends.
+    /// Destination: take an offer, print the agreement and the tunnel, and keep it until stdin
+    /// ends.
     Accept {
         #[command(flatten)]
         keeper: Keeper,
         /// The source.
         peer: IpAddr,
     },
-    /// Source: take an agreement, print the tunnel, keep it until stdin ends.
+    /// Source: take an agreement, print the tunnel, and keep it until stdin ends.
     Connect {
         #[command(flatten)]
         keeper: Keeper,
@@ -53,12 +54,13 @@ enum Flows {
         /// The container's address.
         container: IpAddr,
     },
-    /// Destination: take what the source printed, and send their replies through the tunnel.
+    /// Destination: install the connections that the source printed, and send replies through the
+    /// tunnel.
     Install {
         /// The tunnel's number here.
         tunnel: u8,
     },
-    /// Source: send what comes for the container through the tunnel.
+    /// Source: send packets for the container through the tunnel.
     Turn {
         /// The container's address.
         container: IpAddr,
@@ -69,7 +71,7 @@ enum Flows {
 
 #[derive(clap::Args)]
 struct Keeper {
-    /// The agent that keeps the tunnel.
+    /// The agent that runs as the tunnel's keeper.
     #[arg(long)]
     keeper: String,
 }
@@ -129,7 +131,7 @@ fn main() -> Result<()> {
     }
 }
 
-/// Says what the tunnel is, and keeps it until stdin ends.
+/// Prints the tunnel, and keeps it until stdin ends.
 fn hold(tunnel: &Tunnel) -> Result<()> {
     say(&End {
         tunnel: tunnel.index(),

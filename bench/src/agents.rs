@@ -1,5 +1,5 @@
-//! A migration by the agents, from the outside: a command, its report, and what `/proc` says of the
-//! processes.
+//! A migration by the agents, seen from outside: a command, its report, and what `/proc` says about
+//! the processes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,14 +15,14 @@ use crate::job::Job;
 use crate::sample::{Phase, Run, Span, unix_ms};
 use crate::stage::{CONTAINER, LIMIT, Stage, bash};
 
-/// How often a process that will end is asked for the most memory it has had.
+/// How often the peak memory of a process that will end is read.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// The processes of agents that live on, by a pattern of their command lines.
+/// Patterns that match the command lines of the agents' long-lived processes.
 const SERVER: &str = "^agent-server serve";
 const KEEPER: &str = "^tunnel-keeper";
 
-/// What is read of the report; docs/report.md says more.
+/// What is read from the report; docs/report.md describes all of it.
 #[derive(Deserialize)]
 struct Report {
     outcome: String,
@@ -72,7 +72,7 @@ pub(crate) fn run(stage: &Stage) -> Result<Run> {
     })
 }
 
-/// Moves the container from one host to another, without a look at memory.
+/// Moves the container from one host to another, without measuring memory.
 pub(crate) fn migrate(from: &Host, to: &Host) -> Result<Run> {
     conduct(from, to, |job| job.succeed(LIMIT))
 }
@@ -123,7 +123,7 @@ impl From<ReportedPhase> for Phase {
 }
 
 /// Waits for the command, and watches its memory meanwhile: the kernel forgets that with the
-/// process, and what wait4(2) reports is the most that it or any program it called has had.
+/// process, and what wait4(2) reports is the peak of the command or of any program it ran.
 fn watched(job: &mut Job) -> (Result<String>, u64) {
     let (outer, ended) = (job.id(), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -141,7 +141,7 @@ fn watched(job: &mut Job) -> (Result<String>, u64) {
     })
 }
 
-/// The most memory that the only child of a process has had, if it is an agent already.
+/// Peak memory of a process's only child, once that is an agent.
 fn peak_of_child(outer: u32) -> Option<u64> {
     let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).ok()?;
     let child = children.split_whitespace().next()?;
@@ -151,8 +151,8 @@ fn peak_of_child(outer: u32) -> Option<u64> {
         .then(|| high_water(&status))?
 }
 
-/// The most memory that the processes of a host that fit the pattern have had since it was
-/// forgotten.
+/// The highest peak memory, since [`forget_peak`], of those processes of a host whose command lines
+/// match the pattern.
 fn peak(host: &Host, pattern: &str) -> Result<u64> {
     let script = format!("cat $(pgrep -f '{pattern}' | sed 's|.*|/proc/&/status|')");
     let statuses = bash(host, &script)?;
@@ -160,7 +160,7 @@ fn peak(host: &Host, pattern: &str) -> Result<u64> {
     most.with_context(|| format!("no VmHWM of {pattern} on {}", host.name()))
 }
 
-/// Makes the kernel count from now on (proc_pid_clear_refs(5)).
+/// Restarts the kernel's count of peak memory (proc_pid_clear_refs(5)).
 fn forget_peak(host: &Host, pattern: &str) -> Result<()> {
     let script =
         format!("for pid in $(pgrep -f '{pattern}'); do echo 5 >/proc/$pid/clear_refs; done");

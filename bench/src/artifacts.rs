@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-/// Programs and where the images of examples are made.
+/// The programs, and where the images of the examples are built.
 pub(crate) struct Artifacts {
     /// Where the agents and `by-hand` are: beside this program.
     programs: PathBuf,
@@ -32,7 +32,7 @@ impl Artifacts {
         })
     }
 
-    /// A program of this workspace, as optimised as this one.
+    /// A program of this workspace, from the same build profile as this one.
     pub(crate) fn program(&self, name: &str) -> Result<PathBuf> {
         let path = self.programs.join(name);
         ensure!(

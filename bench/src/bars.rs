@@ -1,5 +1,5 @@
-//! What the figures have to reach. All bars compare figures of one run with each other, except for
-//! memory: how fast a machine is says nothing about a program.
+//! What the figures have to reach. All bars compare figures within one run, except for memory: how
+//! fast a machine is says nothing about a program.
 
 use serde::Serialize;
 
@@ -12,11 +12,11 @@ use crate::workload::Workload;
 pub(crate) struct Bar {
     pub(crate) what: &'static str,
     pub(crate) unit: &'static str,
-    /// The most that is allowed.
+    /// The largest value allowed.
     pub(crate) limit: f64,
-    /// None if the run did not have what it takes.
+    /// `None` if the run did not measure what it takes.
     pub(crate) measured: Option<f64>,
-    /// The same ratio of the floor's times, where that says something.
+    /// The same ratio for the floor, where that is informative.
     pub(crate) floor: Option<f64>,
 }
 
@@ -33,7 +33,7 @@ impl Bar {
 
 const RATIO: &str = "×";
 
-/// Holds the summaries of a run against the bars.
+/// Compares the summaries of a run with the bars.
 pub(crate) fn bars(summaries: &[Summary], peaks: &[Peak]) -> Vec<Bar> {
     let find = |workload, method| {
         let mut all = summaries.iter();
@@ -51,7 +51,7 @@ pub(crate) fn bars(summaries: &[Summary], peaks: &[Peak]) -> Vec<Bar> {
         measured,
         floor: None,
     };
-    // How much more the same processes and connections are to CRIU.
+    // How much more work the same processes and connections are for CRIU.
     let against_echo = |what, limit, workload| Bar {
         floor: ratio(floor(workload), floor(Workload::Echo)),
         ..bar(what, limit, ratio(agents(workload), echo))

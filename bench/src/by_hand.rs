@@ -1,5 +1,5 @@
-//! A migration as an administrator does it with Podman's commands, over the same tunnel and with
-//! the same treatment of connections as the agents': see `by-hand`, the program.
+//! A migration as an administrator would do it with Podman's commands, over the same tunnel and
+//! with the same treatment of connections as the agents': see the program `by-hand`.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,20 +12,20 @@ use crate::job::Job;
 use crate::sample::{Run, Steps};
 use crate::stage::{CONTAINER, Stage, bash, until};
 
-/// For what is soon done.
+/// A time limit for quick steps.
 const SOON: Duration = Duration::from_secs(30);
 
-/// The port that the archive goes to, inside the tunnel.
+/// The port that the archive is sent to, inside the tunnel.
 const PORT: u16 = 9999;
 
-/// A tunnel between the two hosts, which stays while this exists.
+/// A tunnel between the two hosts, which stays up while this value lives.
 pub(crate) struct Tunnel {
     here: End,
     there: End,
     _ends: [Job; 2],
 }
 
-/// What `by-hand` says of a tunnel's end.
+/// What `by-hand` prints about one end of a tunnel.
 #[derive(Deserialize)]
 struct End {
     tunnel: u8,
@@ -33,7 +33,7 @@ struct End {
 }
 
 impl Tunnel {
-    /// Makes it.
+    /// Sets it up.
     pub(crate) fn open(from: &Host, to: &Host) -> Result<Self> {
         let client = ["--keeper", "/usr/local/bin/agent-client"];
         let server = ["--keeper", "/usr/local/bin/agent-server"];
@@ -62,7 +62,7 @@ impl Tunnel {
         format!("lmwg{}", self.here.tunnel)
     }
 
-    /// The address that the other end has in it.
+    /// The other end's address inside it.
     pub(crate) fn far_address(&self) -> IpAddr {
         self.here.peer
     }
@@ -82,7 +82,7 @@ pub(crate) fn run(stage: &Stage, tunnel: &Tunnel) -> Result<Run> {
     })?;
 
     let mut steps = Steps::start();
-    // Without it the source would answer clients with resets as soon as the container is gone.
+    // Without it, the source would answer clients with resets once the container is gone.
     bash(source, &drop_packets(address))?;
     steps.done("drop packets");
     let frozen = steps.now_ms();
@@ -126,8 +126,8 @@ pub(crate) fn run(stage: &Stage, tunnel: &Tunnel) -> Result<Run> {
     Ok(steps.finish(thawed - frozen, bytes))
 }
 
-/// A script that keeps the container's packets from being forwarded. Before everything else, so
-/// that nothing is refused either.
+/// A script that keeps the container's packets from being forwarded. It comes before everything
+/// else, so that nothing rejects them either.
 fn drop_packets(address: IpAddr) -> String {
     format!(
         "nft -f - <<'END'

@@ -6,7 +6,7 @@ use crate::svg::{LETTER, add, document, escape, step};
 const WIDTH: f64 = 1000.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = WIDTH - 20.0;
-/// Of a plot: where it begins below its title, and where it ends above its scale.
+/// A plot's top edge, below its title, and its bottom edge, above its scale.
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 194.0;
 const HEIGHT: f64 = 250.0;
@@ -23,7 +23,7 @@ pub(crate) struct Chart {
 pub(crate) struct Line {
     pub(crate) name: String,
     pub(crate) colour: &'static str,
-    /// Seconds and values. A line has a hole where a value is not a number.
+    /// Times in seconds, and values. A value that is not a number leaves a gap in the line.
     pub(crate) points: Vec<(f64, f64)>,
 }
 
@@ -149,7 +149,7 @@ impl Chart {
     }
 }
 
-/// With as many digits as the distance to the next one asks for.
+/// With as many digits as the step between two numbers requires.
 fn number(value: f64, step: f64) -> String {
     let digits = (-step.log10().floor()).max(0.0) as usize;
     format!("{value:.digits$}")

@@ -10,10 +10,10 @@ use crate::job::Job;
 use crate::stage::{LIMIT, Stage, until};
 use crate::workload::Workload;
 
-/// How long all is watched before and after.
+/// How long everything is watched before and after.
 const STEADY: Duration = Duration::from_millis(800);
 
-/// A connection goes on when its last answer is younger than this.
+/// A connection is alive if its last answer is younger than this.
 const FRESH_MS: u64 = 200;
 
 /// A `load` with its connections open.
@@ -23,7 +23,7 @@ pub(crate) struct Client {
     target: String,
 }
 
-/// What it saw. More is in the report that this is read from.
+/// What it saw: the part of its report that is read here.
 #[derive(Deserialize)]
 pub(crate) struct Seen {
     ok: bool,
@@ -62,7 +62,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Waits until every connection goes on.
+    /// Waits until every connection is alive.
     pub(crate) fn wait_recovered(&mut self, stage: &Stage) -> Result<()> {
         sleep(STEADY);
         until(LIMIT, "every connection goes on", || self.all_go_on(stage))?;
@@ -77,7 +77,7 @@ impl Client {
         serde_json::from_str(text.trim()).with_context(|| format!("load said {text:?}"))
     }
 
-    /// Whether there are as many connections as there must be, each with a recent answer.
+    /// Whether the right number of connections exist, each with a recent answer.
     fn all_go_on(&mut self, stage: &Stage) -> Result<bool> {
         ensure!(!self.job.ended()?, "load has ended: {}", self.job.stdout()?);
         let list = format!("ss -OHtin state established dst {}", self.target);
@@ -92,15 +92,15 @@ impl Seen {
         self.longest_wait.context("load had no answer at all")
     }
 
-    /// Why not all connections stayed whole, if so.
+    /// Why not all connections stayed whole, if they did not.
     pub(crate) fn fault(&self) -> Option<String> {
         let first = self.errors.first().or(self.error.as_ref());
         (!self.ok).then(|| first.map_or("load is not content".to_owned(), Clone::clone))
     }
 }
 
-/// Whether a socket in a list of `ss` has recent answers. After a long outage the peer may have sent
-/// again what it had, while our own end still waits for its timer.
+/// Whether a socket in the output of `ss` has recent answers. After a long outage the peer may have
+/// repeated its data while our own end still waits for its timer.
 fn goes_on(socket: &str) -> bool {
     age_ms(socket).is_some_and(|age| age < FRESH_MS) && !socket.contains(" backoff:")
 }

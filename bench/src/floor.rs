@@ -1,5 +1,5 @@
-//! The floor: what the OCI runtime and CRIU take by themselves to write a container down and to run
-//! it again, on one host, with nothing in between.
+//! The floor: what the OCI runtime and CRIU alone take to checkpoint a container and to restore it,
+//! on one host, with nothing in between.
 
 use anyhow::{Context, Result};
 
@@ -7,8 +7,8 @@ use crate::sample::{Phase, Run, Span};
 use crate::stage::{CONTAINER, Stage, bash};
 
 /// The container is the one that Podman made, in its cgroup and its network. Its conmon is stopped,
-/// since it would have Podman take the network and the root file system down when the processes
-/// end. Prints when either step began and ended, and how many bytes lie in between.
+/// because it would have Podman take down the network and the root file system when the processes
+/// end. Prints when each step began and ended, and how many bytes the checkpoint has.
 const SCRIPT: &str = r#"
 read -r id conmon config < <(podman inspect \
     --format '{{.Id}} {{.State.ConmonPid}} {{.OCIConfigPath}}' NAME)
@@ -23,7 +23,7 @@ c=$EPOCHREALTIME
 echo $a $b $c
 "#;
 
-/// Stops the container at the source and runs it again there.
+/// Checkpoints the container at the source and restores it there.
 pub(crate) fn run(stage: &Stage) -> Result<Run> {
     let said = bash(stage.source(), &SCRIPT.replace("NAME", CONTAINER))?;
     let times: Vec<f64> = said

@@ -1,4 +1,4 @@
-//! iperf3: a client under way, and what either end says of its flow.
+//! iperf3: a running client, and what each end says about its flow.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -11,13 +11,13 @@ use crate::job::Job;
 use crate::sample::Run;
 use crate::stage::bash;
 
-/// The port that the server listens at if it is not told otherwise.
+/// The port that the server listens on by default.
 pub(crate) const PORT: u16 = 5201;
 
-/// For what both ends have to do after a flow has ended.
+/// A time limit for what both ends do after a flow has ended.
 const SOON: Duration = Duration::from_secs(30);
 
-/// How far apart two ends may say that a flow began: one may leave out parts of a second.
+/// How much both ends may differ about when a flow began: one may leave out fractions of a second.
 const SAME_MS: f64 = 2000.0;
 
 /// A client with its flow.
@@ -38,37 +38,37 @@ pub(crate) struct Course {
     pub(crate) reordered: u64,
 }
 
-/// A stretch of a flow, in seconds since its start; all its streams together.
+/// A part of a flow, in seconds since its start; all its streams together.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct Interval {
     pub(crate) start: f64,
     pub(crate) end: f64,
     pub(crate) bytes: u64,
-    /// Of datagrams: how many were sent, or should have come.
+    /// For datagrams: how many were sent, or should have arrived.
     #[serde(default)]
     pub(crate) packets: u64,
-    /// Of datagrams that should have come: less than nothing if some came after all.
+    /// Datagrams that should have arrived and did not; negative if late ones arrived after all.
     #[serde(default, deserialize_with = "signed")]
     pub(crate) lost_packets: i64,
     #[serde(default)]
     pub(crate) jitter_ms: Option<f64>,
-    /// Of what is sent by TCP: the round trip as the kernel smooths it, the mean of all streams.
+    /// For a TCP sender: the kernel's smoothed round-trip time, averaged over all streams.
     #[serde(skip)]
     pub(crate) rtt_ms: Option<f64>,
 }
 
-/// When a migration was, in seconds since the start of a flow.
+/// When a migration took place, in seconds since the start of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub(crate) struct Moved {
     pub(crate) start: f64,
     pub(crate) end: f64,
-    /// From here to there nobody could answer.
+    /// Between these two times nobody could answer.
     pub(crate) frozen_from: f64,
     pub(crate) frozen_to: f64,
 }
 
 impl Iperf {
-    /// Starts one that reports at this interval, in seconds.
+    /// Starts a client that reports at this interval, in seconds.
     pub(crate) fn start(
         host: &Host,
         server: &str,
@@ -77,7 +77,7 @@ impl Iperf {
         arguments: &[&str],
     ) -> Result<Self> {
         let (port, every) = (port.to_string(), interval.to_string());
-        // Ports are published for IPv4, and a name has both kinds of addresses.
+        // Ports are published for IPv4, but a name has both kinds of addresses.
         let mut argv = vec![
             "iperf3",
             "--json",
@@ -104,7 +104,7 @@ impl Iperf {
         Ok(())
     }
 
-    /// Ends it while its flow goes on.
+    /// Ends it while its flow still runs.
     pub(crate) fn stop(mut self) -> Result<Course> {
         self.goes_on()?;
         self.job.interrupt()?;
@@ -113,7 +113,7 @@ impl Iperf {
             .with_context(|| format!("iperf3 ended: {}", self.job.said_wrong()))
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it ends.
     pub(crate) fn finish(mut self, limit: Duration) -> Result<Course> {
         let said = self.job.end(limit + SOON)?;
         course(&said, self.interval)
@@ -121,8 +121,8 @@ impl Iperf {
     }
 }
 
-/// What the server in a container said of the flow that its client saw like this, if it was told to
-/// say it in JSON.
+/// What the server in a container said about the flow that its client saw like this, if it was told
+/// to print JSON.
 pub(crate) fn of_server(
     host: &Host,
     container: &str,
@@ -131,7 +131,8 @@ pub(crate) fn of_server(
 ) -> Result<Course> {
     let deadline = Instant::now() + SOON;
     loop {
-        // It says so after its client has ended. Before, the last is an earlier flow, or none.
+        // It does so after its client has ended. Until then, the last output is about an earlier
+        // flow, or there is none.
         let log = bash(host, &format!("podman logs {container}"))?;
         let last = course(last_object(&log), interval).and_then(|last| {
             let same = last.start_unix_ms > client.start_unix_ms - SAME_MS;
@@ -162,7 +163,7 @@ impl Moved {
     }
 }
 
-/// Bits per second from one moment to another; none if there is no whole interval between them.
+/// Bits per second from one moment to another; `None` if there is no whole interval between them.
 pub(crate) fn rate(intervals: &[Interval], from: f64, to: f64) -> Option<f64> {
     let within = intervals.iter().filter(|i| i.start >= from && i.end <= to);
     let (bytes, seconds) = within.fold((0, 0.0), |(bytes, seconds), interval| {
@@ -176,13 +177,13 @@ impl Interval {
         self.end - self.start
     }
 
-    /// How many datagrams did come.
+    /// How many datagrams arrived.
     pub(crate) fn arrived(&self) -> i64 {
         self.packets as i64 - self.lost_packets
     }
 }
 
-/// iperf3's JSON, as far as it is read.
+/// The part of iperf3's JSON that is read.
 #[derive(Deserialize)]
 struct Output {
     start: Start,
@@ -218,7 +219,7 @@ struct Start {
 #[derive(Deserialize)]
 struct Timestamp {
     timesecs: f64,
-    /// Older versions have seconds only.
+    /// Older versions only have seconds.
     timemillisecs: Option<f64>,
 }
 
@@ -242,7 +243,7 @@ struct Stream {
     rtt: Option<f64>,
 }
 
-/// A number that may be less than nothing: older versions then print it as if it had no sign.
+/// A number that may be negative: older versions then print it as if it were unsigned.
 fn signed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     let number = serde_json::Number::deserialize(deserializer)?;
     let wrapped = || number.as_u64().map(u64::cast_signed);
@@ -250,7 +251,7 @@ fn signed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     read.ok_or_else(|| serde::de::Error::custom("not a whole number"))
 }
 
-/// Reads what iperf3 printed. An interrupt is as good an end as any.
+/// Reads what iperf3 printed. Being interrupted counts as a proper end.
 fn course(text: &str, nominal: f64) -> Result<Course> {
     let output: Output = serde_json::from_str(text)
         .with_context(|| format!("iperf3 said {:?}", last_words(text)))?;
@@ -284,8 +285,8 @@ fn course(text: &str, nominal: f64) -> Result<Course> {
     })
 }
 
-/// Joins intervals that are too short to be of use. After an outage a server makes up for those that
-/// it has missed, all at once.
+/// Joins intervals that are too short to be useful. After an outage a server reports all the
+/// intervals that it has missed at once.
 fn even(intervals: Vec<Interval>, nominal: f64) -> Vec<Interval> {
     let mut even: Vec<Interval> = Vec::new();
     for interval in intervals {
@@ -304,7 +305,7 @@ fn even(intervals: Vec<Interval>, nominal: f64) -> Vec<Interval> {
     even
 }
 
-/// The last of several JSON objects, each of which begins and ends a line of its own.
+/// The last of several JSON objects, each of which begins and ends on a line of its own.
 fn last_object(text: &str) -> &str {
     let start = text.rfind("\n{\n").map_or(0, |position| position + 1);
     &text[start..]

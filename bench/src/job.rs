@@ -1,4 +1,4 @@
-//! A command under way in a host.
+//! A command that runs in a host.
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
@@ -12,11 +12,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::NamedTempFile;
 
-/// How often a command is looked at while it is waited for.
+/// Poll interval while waiting for a command.
 const TICK: Duration = Duration::from_millis(2);
 
-/// A command that runs in a host; killed when dropped. What it prints goes to files, since whatever
-/// it leaves running may hold a pipe open.
+/// A command that runs in a host; killed when dropped. Its output goes to files, because whatever
+/// it leaves running could keep a pipe open.
 pub(crate) struct Job {
     what: String,
     child: Child,
@@ -53,7 +53,7 @@ impl Job {
         writeln!(stdin, "{line}").with_context(|| self.what.clone())
     }
 
-    /// The machine's id of the process that stands for it (see [`Host::command`]).
+    /// The id on the machine of the process that represents it (see [`Host::command`]).
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -98,7 +98,7 @@ impl Job {
         self.stdout()
     }
 
-    /// Waits for its end, which must be a good one.
+    /// Waits for its end and checks that it succeeded.
     pub(crate) fn succeed(&mut self, limit: Duration) -> Result<String> {
         let status = self.await_end(limit)?;
         let text = self.stdout()?;
@@ -130,7 +130,7 @@ impl Job {
         }
     }
 
-    /// What it has printed of errors so far.
+    /// What it has printed to stderr so far.
     pub(crate) fn said_wrong(&self) -> String {
         std::fs::read_to_string(self.stderr.path()).unwrap_or_default()
     }
@@ -138,7 +138,7 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        // Gone already, as a rule.
+        // Usually it has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

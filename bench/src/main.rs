@@ -30,14 +30,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Measures migrations. `scripts/bench` builds what they need and runs this.
+/// Measures migrations. `scripts/bench` builds what they need, and runs this.
 #[derive(Parser)]
 enum Bench {
     /// How long clients go without an answer: agents, Podman by hand, and the floor under both.
     Outage(outage::Options),
-    /// What a flow gets after one migration and two, next to plain iperf3 over the same way.
+    /// What a flow gets after one migration and after two, next to plain iperf3 over the same path.
     Throughput(throughput::Options),
-    /// One long flow of each kind through two migrations, seen every tenth of a second.
+    /// One long flow of each kind through two migrations, sampled every tenth of a second.
     Study(study::Options),
 }
 

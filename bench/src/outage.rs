@@ -20,28 +20,28 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
 
-    /// How often the workload with gigabytes is measured, if less often: it takes minutes.
+    /// How often the workloads with gigabytes are measured, if less often: they take minutes.
     #[arg(long, value_name = "ROUNDS")]
     large_rounds: Option<u16>,
 
-    /// What to measure; may be given several times. Everything without it.
+    /// What to measure; may be given several times. By default, everything.
     #[arg(long)]
     workload: Vec<Workload>,
 
-    /// How to move it; may be given several times. In every way without it.
+    /// How to move it; may be given several times. By default, in every way.
     #[arg(long)]
     method: Vec<Method>,
 
-    /// Write PATH.md, PATH.json and PATH.svg too, anew after each measurement.
+    /// Also write PATH.md, PATH.json and PATH.svg, again after each measurement.
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
 
-    /// The name of the lab, which must not exist.
+    /// The name of the lab, which must not exist yet.
     #[arg(long, default_value = "bench-outage", hide = true)]
     lab: String,
 }
 
-/// Measures and prints; false if something could not be measured. A bar that is missed is a result.
+/// Measures and prints; false if something could not be measured. A missed bar is a result.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let workloads = chosen(&options.workload);
     let methods = chosen(&options.method);
@@ -52,7 +52,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let tunnel =
         Tunnel::open(stage.source(), stage.destination()).context("cannot make a tunnel")?;
 
-    // Whatever is slow the first time only would be so for those that come first.
+    // Otherwise, whatever is slow only the first time would count against those that come first.
     eprintln!("once without counting");
     for &method in methods {
         measure(&stage, &tunnel, 0, workloads[0], method)?;
@@ -101,7 +101,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     Ok(failures.is_empty())
 }
 
-/// All that can be chosen, if nothing was.
+/// The given choices, or all if none was given.
 fn chosen<T: ValueEnum>(given: &[T]) -> &[T] {
     match given {
         [] => T::value_variants(),
@@ -109,7 +109,7 @@ fn chosen<T: ValueEnum>(given: &[T]) -> &[T] {
     }
 }
 
-/// One run, under the eyes of a client.
+/// One run, watched by a client.
 fn measure(
     stage: &Stage,
     tunnel: &Tunnel,
@@ -127,7 +127,7 @@ fn measure(
     client.wait_recovered(stage)?;
     let seen = client.finish()?;
     let complaint = match method {
-        // It has nowhere to say anything.
+        // The floor has no host to complain on.
         Method::Floor => None,
         _ => stage.complaint()?,
     };

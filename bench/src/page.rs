@@ -21,15 +21,15 @@ pub(crate) fn page(record: &Record, name: &str) -> String {
     format!(
         "# How long clients wait\n\
          \n\
-         Written by the command, not by hand:\n\
+         Written by this command, not by hand:\n\
          \n\
          ```sh\n\
          {command}\n\
          ```\n\
          \n\
          {date}; {machine}.\n\
-         Rounds: {rounds}. In each of them everything takes its turn, so that what else the machine does\n\
-         falls on all alike: compare figures of this page with each other, and not with those of another\n\
+         Rounds: {rounds}. In each round everything takes its turn, so that whatever else the machine does\n\
+         affects all of it alike: compare figures on this page with each other, and not with those of another\n\
          machine or day. All are medians, with the 95th percentile in parentheses.\n\
          \n\
          {bars}\n\
@@ -68,29 +68,29 @@ fn troubles(record: &Record) -> String {
 const METHODS: &str = "\
 ## What is measured
 
-- **gap**: the longest time that a client had frames on their way and no answer. It sends one every
-  millisecond; with 100 connections, each sends one every 50 ms. It is more than the freeze
-  where what a client sends meanwhile is lost, and sent again when its own timer says so.
-- **frozen**: how long the processes stood still: the report's `freeze_ms`; by hand from the start of
-  the checkpoint to the end of the restore; for the floor the sum of both commands.
-- **total**: from the first command to the last, the old container's removal included. **moved**: bytes
-  of the bulk streams, or of the archive.
+- **gap**: the longest time in which a client had sent frames and got no answer. It sends one every
+  millisecond; with 100 connections, each sends one every 50 ms. The gap is longer than the freeze
+  if what a client sends meanwhile is lost and only sent again when the client's own timer expires.
+- **frozen**: how long the processes were frozen: for the agents the report's `freeze_ms`; by hand, from
+  the start of the checkpoint to the end of the restore; for the floor, the sum of both commands.
+- **total**: from the first command to the last, including the removal of the old container.
+  **moved**: bytes of the bulk streams, or of the archive.
 - **whole**: rounds after which every connection had every byte, in order and from the same process,
-  and the container had nothing to complain of.
+  and the container reported nothing broken.
 - **memory**: the most that was resident at any moment (`VmHWM`), in any round.
 
-The same container, made anew each time, is
+The same container, created again each time, is
 
-- **floor**: written down by `runc checkpoint` and run again by `runc restore` on one host, in the
+- **floor**: checkpointed by `runc checkpoint` and restored by `runc restore` on one host, in the
   cgroup and the network that Podman made, with CRIU's own network lock. Nothing moves: no migration
   can do without this.
 - **by hand**: moved with `podman container checkpoint --export --tcp-established`, a copy with `nc`, and
   `podman container restore --import --tcp-established`, over the agents' tunnel, with connections
-  installed and turned by the agents' own code, and packets dropped at the source meanwhile. Podman
+  installed and redirected by the agents' own code, and packets dropped at the source meanwhile. Podman
   alone would break them.
 - **agents**: moved by `agent-client migrate`, both agents built for release.
 
-Images are at both hosts and the tunnel is up before anything is measured.
+Before anything is measured, both hosts have the images, and the tunnel is up.
 ";
 
 #[cfg(test)]

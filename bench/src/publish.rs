@@ -1,4 +1,4 @@
-//! Writing down what came of a run.
+//! Publishes the results of a run.
 
 use std::fs;
 use std::path::Path;
@@ -8,14 +8,14 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// The moment, RFC 3339.
+/// The current time, RFC 3339.
 pub(crate) fn date() -> Result<String> {
     Ok(OffsetDateTime::now_utc()
         .replace_nanosecond(0)?
         .format(&Rfc3339)?)
 }
 
-/// The last part of a path, to where something can be written: what pages call the files beside them.
+/// The last part of a path to which files can be written: pages refer to the files beside them by it.
 pub(crate) fn name(output: &Path) -> Result<String> {
     let name = output.file_name().context("--output names no file")?;
     let directory = output.parent().unwrap_or(Path::new(""));

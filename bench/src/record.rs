@@ -1,4 +1,4 @@
-//! The result of a run: what is written as JSON, and what tables and plot are made of.
+//! The result of a run: it is written as JSON, and tables and plot are made from it.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::sample::{Failure, Method, Sample};
 use crate::summary::{self, Peak, Summary};
 use crate::workload::Workload;
 
-/// Of the JSON: raised by any change that a reader cannot ignore.
+/// Version of the JSON: raised by any change that a reader cannot ignore.
 const VERSION: u32 = 1;
 
 /// Everything about one run.
@@ -59,7 +59,7 @@ impl Record {
         workloads
     }
 
-    /// The round that stands for all of a method on a workload: the one with the median gap.
+    /// The round that represents a method on a workload: the one with the median gap.
     pub(crate) fn typical(&self, workload: Workload, method: Method) -> Option<&Sample> {
         let mut samples = summary::of(&self.samples, workload, method);
         samples.sort_by(|a, b| a.gap.ms.total_cmp(&b.gap.ms));
@@ -72,7 +72,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::sample;
 
-    /// A run of the example's samples.
+    /// A run made from the example samples.
     pub(crate) fn example() -> Record {
         let date = "2026-01-02T03:04:05Z".to_owned();
         Record::of(

@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use crate::workload::Workload;
 
-/// A way to move a container, or what is to be compared to one.
+/// A way to move a container, or something to compare it to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Method {
-    /// The OCI runtime's checkpoint and restore on one host: what no migration can be without.
+    /// The OCI runtime's checkpoint and restore on one host: no migration can do without them.
     Floor,
     /// Podman's checkpoint, a copy, Podman's restore.
     ByHand,
@@ -31,7 +31,7 @@ impl fmt::Display for Method {
     }
 }
 
-/// A stretch of time; its start is counted from that of the method.
+/// A period of time; its start is relative to the start of the method.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Span {
     pub(crate) start_ms: f64,
@@ -52,19 +52,19 @@ pub(crate) struct Phase {
     pub(crate) span: Span,
 }
 
-/// What a method says of itself.
+/// What a method reports about itself.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Run {
     /// When it began, by the machine's clock.
     pub(crate) start_unix_ms: f64,
     pub(crate) phases: Vec<Phase>,
-    /// How long the container's processes stood still.
+    /// How long the container's processes were frozen.
     pub(crate) freeze_ms: f64,
     /// From its start to its end.
     pub(crate) total_ms: f64,
-    /// What went from host to host.
+    /// What was sent from host to host.
     pub(crate) bytes: u64,
-    /// The most memory that each agent has had, in bytes, by its name.
+    /// Peak memory of each of the agents' processes, in bytes, by name.
     pub(crate) peaks: BTreeMap<String, u64>,
 }
 
@@ -74,9 +74,9 @@ pub(crate) struct Sample {
     pub(crate) round: usize,
     pub(crate) workload: Workload,
     pub(crate) method: Method,
-    /// The longest time that a client had no answer.
+    /// The longest time in which a client had no answer.
     pub(crate) gap: Span,
-    /// What was no longer whole afterwards.
+    /// What was broken afterwards.
     pub(crate) fault: Option<String>,
     #[serde(flatten)]
     pub(crate) run: Run,
@@ -107,12 +107,12 @@ impl Steps {
         }
     }
 
-    /// Since the start.
+    /// Time since the start.
     pub(crate) fn now_ms(&self) -> f64 {
         millis(self.start.elapsed().unwrap_or_default())
     }
 
-    /// What has been done since the last step was this.
+    /// Names the step that has just ended.
     pub(crate) fn done(&mut self, name: &str) {
         let (start_ms, now_ms) = (self.last_ms, self.now_ms());
         self.last_ms = now_ms;

@@ -13,13 +13,13 @@ use crate::artifacts::Artifacts;
 use crate::job::Job;
 use crate::workload::Workload;
 
-/// The container's name, whatever it is.
+/// The container's name, whatever its image.
 pub(crate) const CONTAINER: &str = "moved";
 
-/// For what may take a while.
+/// A time limit for what may take a while.
 pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 
-/// Removes what a measurement left. A conmon that was stopped would never end.
+/// Removes what a measurement left behind. A conmon that was stopped would never end.
 const CLEAN: &str = "
 for id in $(podman ps --quiet --no-trunc); do
     kill -CONT $(podman inspect --format '{{.State.ConmonPid}}' $id)
@@ -32,15 +32,15 @@ podman volume prune --force
 rm -rf /root/bench
 mkdir /root/bench";
 
-/// Hosts along which a container can move, each paired with the next, and a client's.
+/// Hosts along which a container can move, each paired with the next, and a client's host.
 pub(crate) struct Stage {
     lab: Lab,
-    /// Those that containers move along; the lab has the client's after them.
+    /// How many of the lab's hosts containers move along; the client's comes after them.
     chain: usize,
     _servers: Vec<Job>,
 }
 
-/// What is read of `agent-client status`.
+/// What is read from `agent-client status`.
 #[derive(Deserialize)]
 struct Status {
     tunnels: Vec<StatusTunnel>,
@@ -52,7 +52,7 @@ struct StatusTunnel {
 }
 
 impl Stage {
-    /// Makes it, with images of these examples. Gone when dropped.
+    /// Makes the lab, with images of these examples. It goes away when dropped.
     pub(crate) fn set(
         lab: &str,
         artifacts: &Artifacts,
@@ -111,17 +111,17 @@ impl Stage {
         self.lab.host("client")
     }
 
-    /// Starts the container of a workload at the source, with nothing left of the one before.
+    /// Starts the container of a workload at the source, with nothing left of the previous one.
     pub(crate) fn start(&self, workload: Workload) -> Result<()> {
         self.clean()?;
         self.run(workload.run_arguments(), workload.port())?;
         self.client().sh(workload.prepare())?;
-        // Dirty pages on their way to the disk would be in the way of what is measured.
+        // Writing dirty pages to disk would disturb the measurement.
         bash(self.source(), "sync").map(drop)
     }
 
     /// Starts the container at the source, with these arguments of `podman run`, and waits until it
-    /// listens at a port. Nobody connects to it: iperf3 would close the port for a moment after that.
+    /// listens on a port. Nobody connects to it: iperf3 would then close the port for a moment.
     pub(crate) fn run(&self, arguments: &str, port: u16) -> Result<()> {
         self.source()
             .sh(&format!("podman run -qd --name {CONTAINER} {arguments}"))?;
@@ -134,7 +134,7 @@ impl Stage {
         })
     }
 
-    /// Removes containers, volumes and files wherever they are.
+    /// Removes containers, volumes and files on all hosts.
     pub(crate) fn clean(&self) -> Result<()> {
         for host in self.chain() {
             bash(host, CLEAN)?;
@@ -142,7 +142,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Whose WireGuard the source's tunnels are: the kernel's, or the agents' own.
+    /// Which WireGuard the source's tunnels use: the kernel's, or the agents' own.
     pub(crate) fn wireguard(&self) -> Result<String> {
         let said = self.source().sh("agent-client status --format json")?;
         let status: Status = serde_json::from_str(&said).with_context(|| said.clone())?;
@@ -159,7 +159,7 @@ impl Stage {
         text.parse().with_context(|| format!("{text:?}"))
     }
 
-    /// What the container at the destination says of its state, if that is not whole.
+    /// What the container at the destination says is broken, if anything.
     pub(crate) fn complaint(&self) -> Result<Option<String>> {
         let said = bash(
             self.destination(),
@@ -169,7 +169,7 @@ impl Stage {
     }
 }
 
-/// Runs a script in a host, to its end and without error.
+/// Runs a script in a host to its end; an error if it fails.
 pub(crate) fn bash(host: &Host, script: &str) -> Result<String> {
     let limit = LIMIT.as_secs().to_string();
     let argv = ["timeout", "-k", "5", &limit, "bash", "-ec", script];
@@ -182,7 +182,7 @@ pub(crate) fn bash(host: &Host, script: &str) -> Result<String> {
     Ok(output.stdout.trim_end().to_owned())
 }
 
-/// Waits until something holds.
+/// Waits until a condition holds.
 pub(crate) fn until(
     limit: Duration,
     what: &str,
@@ -192,7 +192,7 @@ pub(crate) fn until(
     while !holds()? {
         ensure!(
             Instant::now() < deadline,
-            "after {} s it is not true that {what}",
+            "after {} s it is still not true that {what}",
             limit.as_secs()
         );
         sleep(Duration::from_millis(20));

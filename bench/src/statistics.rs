@@ -1,6 +1,6 @@
 //! Medians and the like.
 
-/// The middle value, or the mean of the two in the middle. None of nothing.
+/// The middle value, or the mean of the two middle values; `None` if there are no values.
 pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let sorted = sorted(values);
     let middle = sorted.len() / 2;
@@ -10,7 +10,7 @@ pub(crate) fn median(values: &[f64]) -> Option<f64> {
     Some((sorted.get(middle.checked_sub(1)?)? + sorted[middle]) / 2.0)
 }
 
-/// The smallest value that at least `percent` of all values are not above (nearest rank).
+/// The smallest value that is not below `percent` of all values (nearest rank).
 pub(crate) fn percentile(values: &[f64], percent: usize) -> Option<f64> {
     let rank = (values.len() * percent).div_ceil(100).max(1);
     sorted(values).get(rank - 1).copied()

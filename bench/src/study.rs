@@ -1,4 +1,5 @@
-//! `bench study`: one long flow of each kind through two migrations, seen every tenth of a second.
+//! `bench study`: one long flow of each kind through two migrations, sampled every tenth of a
+//! second.
 
 mod datagrams;
 mod page;
@@ -24,16 +25,16 @@ use crate::{agents, publish};
 use datagrams::{Control, Datagrams, INTERVAL, LENGTH};
 use record::{Record, Tcp, VERSION};
 
-/// When the container of a flow is moved, in seconds from its start.
+/// When the container of a flow is moved, in seconds from the flow's start.
 const MOVES: [f64; 2] = [20.0, 40.0];
 
-/// How long a flow is watched that does not move, for each way.
+/// How long a flow that does not move is watched, for each path.
 const CONTROL: f64 = 20.0;
 
-/// How long a rate is tried.
+/// How long a rate is tried, in seconds.
 const TRY: f64 = 3.0;
 
-/// Of a datagram: the least that iperf3 can send.
+/// Size of a datagram: the smallest that iperf3 can send.
 const BYTES: &str = "16";
 
 /// The hosts that a container moves along.
@@ -47,7 +48,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH", default_value = "docs/study")]
     output: PathBuf,
 
-    /// The name of the lab, which must not exist.
+    /// The name of the lab, which must not exist yet.
     #[arg(long, default_value = "bench-study", hide = true)]
     lab: String,
 }
@@ -93,7 +94,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     Ok(true)
 }
 
-/// A flow through both migrations, as client and server saw it, and when they were.
+/// A flow through both migrations, as client and server saw it, and when the migrations were.
 fn moving(stage: &Stage, ways: &Ways, flow: &[&str]) -> Result<(Course, Course, Vec<Moved>)> {
     stage.clean()?;
     ways.serve(stage, SERVER)?;
@@ -126,8 +127,8 @@ fn moving(stage: &Stage, ways: &Ways, flow: &[&str]) -> Result<(Course, Course, 
     Ok((client, server, moved))
 }
 
-/// Datagrams through both migrations, and over the same ways without any. At so many a second, or as
-/// many as there can be.
+/// Datagrams through both migrations, and over the same paths without any: at this many per second,
+/// or as many as possible.
 fn datagrams(stage: &Stage, ways: &Ways, rate: Option<u64>) -> Result<Datagrams> {
     let bits = bits(rate);
     let flow = ["--udp", "--length", BYTES, "--bitrate", &bits];
@@ -140,8 +141,8 @@ fn datagrams(stage: &Stage, ways: &Ways, rate: Option<u64>) -> Result<Datagrams>
     Ok(Datagrams::of(rate, &client, &server, moved, controls))
 }
 
-/// Whether no datagram is lost at this rate, to the last host. A machine that does something else
-/// for a moment gets a second chance.
+/// Whether no datagram is lost at this rate on the way to the last host. There is a second attempt,
+/// in case the machine was briefly busy with something else.
 fn lossless(stage: &Stage, rate: u64) -> Result<bool> {
     let bits = bits(Some(rate));
     let flow = ["--udp", "--length", BYTES, "--bitrate", &bits];
@@ -155,8 +156,8 @@ fn lossless(stage: &Stage, rate: u64) -> Result<bool> {
     Ok(false)
 }
 
-/// A flow that does not move, to the server at this place in the chain. A client may fail when the processors are kept
-/// so busy; that of a flow that moves may not.
+/// A flow that does not move, to the server at this place in the chain. The client may fail because the processors
+/// are so busy; the client of a flow that moves may not.
 fn resting(stage: &Stage, place: usize, seconds: f64, flow: &[&str]) -> Result<(Course, Course)> {
     let attempt = || {
         let limit = Duration::from_secs_f64(seconds);
@@ -180,7 +181,7 @@ fn start(client: &Host, port: u16, seconds: f64, flow: &[&str]) -> Result<Iperf>
     Iperf::start(client, "source", port, INTERVAL, &arguments)
 }
 
-/// A rate of datagrams as iperf3 wants to be told it; 0 is no limit.
+/// A rate of datagrams in iperf3's notation; 0 means no limit.
 fn bits(rate: Option<u64>) -> String {
     let bytes: u64 = BYTES.parse().expect("it is a number");
     (rate.unwrap_or(0) * bytes * 8).to_string()

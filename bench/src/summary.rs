@@ -1,4 +1,4 @@
-//! What all rounds of a method on a workload come to.
+//! Summaries of all rounds of a method on a workload.
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -13,7 +13,7 @@ pub(crate) struct Summary {
     pub(crate) workload: Workload,
     pub(crate) method: Method,
     pub(crate) rounds: usize,
-    /// Rounds after which a connection or the container's state was not whole.
+    /// Rounds after which a connection or the container's state was broken.
     pub(crate) faults: usize,
     /// The first of them, in words.
     pub(crate) fault: Option<String>,
@@ -30,7 +30,7 @@ pub(crate) struct Figure {
     pub(crate) p95: f64,
 }
 
-/// The most memory that an agent's process has had on one workload, in any round.
+/// Peak memory of one of the agents' processes on one workload, over all rounds.
 #[derive(Debug, Serialize)]
 pub(crate) struct Peak {
     pub(crate) process: String,
@@ -38,7 +38,7 @@ pub(crate) struct Peak {
     pub(crate) bytes: u64,
 }
 
-/// Those of one method on one workload.
+/// The samples of one method on one workload.
 pub(crate) fn of(samples: &[Sample], workload: Workload, method: Method) -> Vec<&Sample> {
     let fits = |sample: &&Sample| sample.workload == workload && sample.method == method;
     samples.iter().filter(fits).collect()
@@ -51,7 +51,7 @@ fn workloads(samples: &[Sample]) -> Vec<Workload> {
     workloads
 }
 
-/// Sums up every method on every workload, in their order.
+/// Summarizes every method on every workload, in their order.
 pub(crate) fn summaries(samples: &[Sample]) -> Vec<Summary> {
     let summary = |workload, method| {
         let samples = of(samples, workload, method);
@@ -86,7 +86,7 @@ pub(crate) fn summaries(samples: &[Sample]) -> Vec<Summary> {
         .collect()
 }
 
-/// The most memory of each of the agents' processes on each workload.
+/// Peak memory of each of the agents' processes on each workload.
 pub(crate) fn peaks(samples: &[Sample]) -> Vec<Peak> {
     let mut peaks = Vec::new();
     for workload in workloads(samples) {

@@ -2,7 +2,7 @@
 
 use std::fmt::{Arguments, Write};
 
-/// What a character of a label takes.
+/// The width of a character in a label.
 pub(crate) const LETTER: f64 = 6.2;
 
 /// A whole file around its parts.
@@ -24,7 +24,7 @@ pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
-/// A round distance that divides `whole` into four to ten parts.
+/// A round step that divides `whole` into four to ten parts.
 pub(crate) fn step(whole: f64) -> f64 {
     let power = 10_f64.powf((whole / 4.0).log10().floor());
     let steps = [5.0, 2.0, 1.0].map(|part| part * power);

@@ -1,4 +1,4 @@
-//! The tables, in Markdown that reads well as it is.
+//! The tables, in Markdown that reads well as plain text.
 
 use common::units;
 
@@ -53,7 +53,7 @@ pub(crate) fn times(record: &Record) -> String {
     table(header, rows)
 }
 
-/// The most memory per process and workload.
+/// Peak memory per process and workload.
 pub(crate) fn memory(record: &Record) -> String {
     let rows = record.peaks.iter().map(|peak| {
         [
@@ -81,7 +81,7 @@ fn whole(summary: &Summary) -> String {
     format!("{whole} of {}", summary.rounds)
 }
 
-/// A table whose columns are as wide as what is in them.
+/// A table whose columns are as wide as their contents.
 pub(crate) fn table<const N: usize>(
     header: [&str; N],
     rows: impl Iterator<Item = [String; N]>,

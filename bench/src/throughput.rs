@@ -1,5 +1,5 @@
 //! `bench throughput`: what a flow gets before it moves, after one migration and after two, next to
-//! what iperf3 gets over the same way without any.
+//! what iperf3 gets over the same path without any migration.
 
 mod case;
 mod page;
@@ -24,17 +24,17 @@ use crate::{agents, publish};
 use case::Case;
 use record::{Failure, Record, Sample, Turn};
 
-/// How long a flow is left alone before it is measured: it has to find its rate, anew after it has
-/// moved or stood still.
+/// How long a flow is left alone before it is measured: it has to find its rate, and find it again
+/// after it has moved or was stopped.
 const SETTLE: f64 = 1.0;
 
-/// How long it is measured at a time.
+/// How long it is measured each time.
 const WINDOW: f64 = 2.0;
 
-/// How often it takes turns with others before it is moved on.
+/// How often it takes turns with others before it moves on.
 const TURNS: usize = 2;
 
-/// How often iperf3 says how much has passed.
+/// How often iperf3 reports how much has passed.
 const INTERVAL: f64 = 0.25;
 
 /// The hosts that a container moves along.
@@ -46,16 +46,16 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
 
-    /// Write PATH.md, PATH.json and PATH.svg too, anew after each measurement.
+    /// Also write PATH.md, PATH.json and PATH.svg, again after each measurement.
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
 
-    /// The name of the lab, which must not exist.
+    /// The name of the lab, which must not exist yet.
     #[arg(long, default_value = "bench-through", hide = true)]
     lab: String,
 }
 
-/// Measures and prints; false if something could not be measured. A bar that is missed is a result.
+/// Measures and prints; false if something could not be measured. A missed bar is a result.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     eprintln!("making four hosts and the image");
     let stage = Stage::set(&options.lab, &Artifacts::gather()?, &CHAIN, ["iperf3"])?;
@@ -113,7 +113,7 @@ fn command(options: &Options) -> String {
 }
 
 /// One flow through two migrations. Before, between and after them it takes turns with what it is
-/// compared to: what else the machine does then falls on both.
+/// compared to, so that whatever else the machine does affects both.
 fn measure(stage: &Stage, ways: &Ways, round: usize, case: Case) -> Result<Sample> {
     stage.clean()?;
     let server = "/usr/bin/iperf3 --server --forceflush";
@@ -126,7 +126,7 @@ fn measure(stage: &Stage, ways: &Ways, round: usize, case: Case) -> Result<Sampl
     for migrations in 0..stage.chain().len() {
         let run = match migrations.checked_sub(1) {
             Some(last) => {
-                // It is to find the flow as busy as can be.
+                // The migration should find the flow as busy as possible.
                 sleep(Duration::from_secs_f64(SETTLE));
                 let (from, to) = (&stage.chain()[last], &stage.chain()[migrations]);
                 Some(agents::migrate(from, to)?)
@@ -192,29 +192,29 @@ fn measure(stage: &Stage, ways: &Ways, round: usize, case: Case) -> Result<Sampl
     })
 }
 
-/// What is known of the time from one migration to the next before the flow has ended.
+/// What is known, before the flow has ended, about the time between two migrations.
 struct Stretch {
     /// The migration before it.
     run: Option<Run>,
-    /// Which of the flow's.
+    /// Which of the flow's turns are in it.
     turns: Range<usize>,
     plain: Vec<f64>,
     alone: Option<Vec<f64>>,
 }
 
-/// A flow that takes turns with others. Its client stands still (SIGSTOP) when it is not its turn, so
-/// all of them are equally old, and none has to begin anew.
+/// A flow that takes turns with others. When it is not its turn, its client is stopped (SIGSTOP), so
+/// all of them are equally old, and none has to start again.
 struct Contestant<'a> {
     iperf: Iperf,
     host: &'a Host,
     port: u16,
     /// When it was measured, by the machine's clock.
     windows: Vec<(f64, f64)>,
-    /// When it stood still.
+    /// When it was stopped.
     paused: Vec<(f64, f64)>,
 }
 
-/// Gives it a turn, the first or another.
+/// Gives it a turn, either its first or another one.
 fn turn_of<'a>(
     contestant: &mut Option<Contestant<'a>>,
     start: impl FnOnce() -> Result<Contestant<'a>>,
@@ -231,7 +231,7 @@ fn turn_of<'a>(
 impl<'a> Contestant<'a> {
     fn start(host: &'a Host, server: &str, port: u16, case: Case) -> Result<Self> {
         let mut arguments = case.arguments();
-        // Longer than all of it: it is ended when it has been seen enough of.
+        // Longer than the whole measurement: it is ended when enough has been seen of it.
         arguments.extend(["--time", "3600"]);
         Ok(Self {
             iperf: Iperf::start(host, server, port, INTERVAL, &arguments)?,
@@ -242,7 +242,7 @@ impl<'a> Contestant<'a> {
         })
     }
 
-    /// Measures it, and stops it.
+    /// Measures it, then stops it.
     fn take_turn(&mut self) -> Result<()> {
         sleep(Duration::from_secs_f64(SETTLE));
         let from = now_ms();
@@ -263,7 +263,7 @@ impl<'a> Contestant<'a> {
         Ok(())
     }
 
-    /// Ends it; what it saw, and its rate whenever it was measured, in bits per second.
+    /// Ends it; returns what it saw, and its rate each time it was measured, in bits per second.
     fn finish(mut self, case: Case) -> Result<(Course, Vec<f64>)> {
         self.go_on()?;
         let course = self.iperf.stop()?;
@@ -278,7 +278,7 @@ impl<'a> Contestant<'a> {
 
     fn signal(&self, signal: &str) -> Result<()> {
         let (signal, port) = (format!("-{signal}"), self.port);
-        // Of this host only, which has a process namespace of its own.
+        // Only on this host, which has its own process namespace.
         let client = format!("^iperf3 .* --port {port} ");
         let output = self.host.run(&["pkill", &signal, "-f", &client])?;
         ensure!(

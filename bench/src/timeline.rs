@@ -8,19 +8,19 @@ use crate::svg::{LETTER, add, document, escape, step};
 use crate::workload::Workload;
 
 const WIDTH: f64 = 1000.0;
-/// Where bars begin and end; names are left of them.
+/// Left and right end of the bars; names are to the left of them.
 const LEFT: f64 = 90.0;
 const RIGHT: f64 = WIDTH - 20.0;
-/// Of a method: its phases, and the client's gap below.
+/// Height of a method: its phases, and below them the client's gap.
 const ROW: f64 = 46.0;
 const PHASE: f64 = 22.0;
 const GAP: f64 = 10.0;
-/// Of a workload, besides its methods: title and scale.
+/// Height of the rest of a workload: title and scale.
 const TITLE: f64 = 34.0;
 const SCALE: f64 = 34.0;
 const LEGEND: f64 = 50.0;
 
-/// Kinds of phases, each with its colour and the names it goes by.
+/// Kinds of phases, each with its colour and the names of its phases.
 const KINDS: [(&str, &str, &[&str]); 7] = [
     (
         "before",
@@ -39,7 +39,7 @@ const KINDS: [(&str, &str, &[&str]); 7] = [
     (AFTER, "#b5b5b5", &["remove"]),
 ];
 const AFTER: &str = "after";
-/// Phases that have come up since.
+/// Phases that belong to no kind yet.
 const OTHER: (&str, &str) = ("other", "#d9c7a3");
 const CLIENT: &str = "#c8323c";
 
@@ -122,7 +122,7 @@ fn panel(record: &Record, workload: Workload) -> String {
         );
         let (x, y) = (scale.x(gap.end_ms()) + 5.0, y + PHASE + GAP + 1.0);
         let ms = gap.ms;
-        // Left of its end where there is no room on the right.
+        // To the left of its end if there is no room on the right.
         let anchor = if x > RIGHT - 60.0 { "end" } else { "start" };
         let x = if anchor == "end" { x - 10.0 } else { x };
         let fill = if anchor == "end" { "white" } else { CLIENT };
@@ -137,7 +137,7 @@ fn panel(record: &Record, workload: Workload) -> String {
     out
 }
 
-/// From milliseconds to places.
+/// From milliseconds to coordinates.
 struct Scale {
     first_ms: f64,
     last_ms: f64,
@@ -149,7 +149,7 @@ impl Scale {
         LEFT + part.clamp(0.0, 1.0) * (RIGHT - LEFT)
     }
 
-    /// A bar, named if there is room; nothing if all of it is out of sight.
+    /// A bar, with its name if there is room; nothing if it is entirely out of range.
     fn bar(&self, span: Span, y: f64, height: f64, fill: &str, name: &str) -> String {
         let (from, to) = (self.x(span.start_ms), self.x(span.end_ms()));
         if to - from < 0.05 {

@@ -1,7 +1,7 @@
-//! Ordinary ways to an iperf3 server: what a flow gets that never moved.
+//! Ordinary paths to an iperf3 server: what a flow gets that has never moved.
 //!
-//! The server is in a container of its own, with a published port, at either host of the chain. The
-//! first host forwards the port through its tunnel to that one, with address translation: so a flow
+//! Each host of the chain has such a server in a container with a published port. The first host
+//! forwards a port through its tunnel to each of the others, with address translation. So a flow
 //! passes the same hosts, tunnel and bridge as one to a container that has moved there.
 
 use anyhow::{Context, Result, bail};
@@ -10,18 +10,18 @@ use crate::by_hand::Tunnel;
 use crate::iperf;
 use crate::stage::{Stage, bash};
 
-/// Where the server at the first host is reached.
+/// The port at which the server at the first host is reached.
 const FIRST_PORT: u16 = 5300;
 
-/// Of the server that has no container's network, at the far end of the first tunnel.
+/// The port of the server outside of any container's network, at the far end of the first tunnel.
 pub(crate) const ALONE: u16 = 5299;
 
-/// A tunnel from the first host of the chain to either other, up as long as this exists, and what is
-/// forwarded through them.
+/// Tunnels from the first host of the chain to each other host, up as long as this value lives, and
+/// what is forwarded through them.
 pub(crate) struct Ways(Vec<Tunnel>);
 
 impl Ways {
-    /// Makes them.
+    /// Sets them up.
     pub(crate) fn open(stage: &Stage) -> Result<Self> {
         let mut tunnels = Vec::new();
         let [source, others @ ..] = stage.chain() else {
@@ -44,7 +44,7 @@ impl Ways {
     pub(crate) fn serve(&self, stage: &Stage, server: &str) -> Result<()> {
         for (place, host) in stage.chain().iter().enumerate() {
             let (port, inside) = (port(place), iperf::PORT);
-            // Not the address that the next container would get: it is to move here.
+            // Not the address that the next container would get: that container is to move here.
             let address = 1 + place;
             host.sh(&format!(
                 "podman run -qd --name plain --ip 10.88.200.{address} -p {port}:{inside} \
@@ -58,12 +58,12 @@ impl Ways {
     }
 }
 
-/// Where, at the source, the server at this place in the chain is reached.
+/// The port at the source through which the server at this place in the chain is reached.
 pub(crate) fn port(place: usize) -> u16 {
     FIRST_PORT + place as u16
 }
 
-/// A script that sends what comes for a port into a tunnel.
+/// A script that forwards the packets for a port into a tunnel.
 fn forward(tunnel: &Tunnel, port: u16) -> String {
     let (interface, to) = (tunnel.interface(), tunnel.far_address());
     format!(

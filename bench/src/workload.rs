@@ -5,7 +5,7 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::Serialize;
 
-/// A container and its clients. Each is an example of its own or of `echo`'s kind.
+/// A container and its clients. Each container is an example, or a variant of `echo`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Workload {
@@ -19,7 +19,7 @@ pub(crate) enum Workload {
     Redis,
     /// An echo server beside 2 GiB of files: half in the root file system, half in a volume.
     Files,
-    /// An echo server and 49 processes more.
+    /// An echo server and 49 more processes.
     Processes,
 }
 
@@ -40,7 +40,7 @@ impl Workload {
         self == Workload::Files
     }
 
-    /// The example that its image is of.
+    /// The example that its image comes from.
     pub(crate) fn image(self) -> &'static str {
         match self {
             Workload::Echo | Workload::EchoHundred => "echo",
@@ -50,7 +50,7 @@ impl Workload {
         }
     }
 
-    /// What `podman run` is given besides a name.
+    /// The arguments of `podman run` besides the name.
     pub(crate) fn run_arguments(self) -> &'static str {
         match self {
             Workload::Echo | Workload::EchoHundred => "-p 7000:7000 localhost/echo",
@@ -70,7 +70,7 @@ impl Workload {
         }
     }
 
-    /// What to run at the client once the port answers. Values that compress no better than data do.
+    /// What to run at the client once the port answers. The values compress as badly as real data.
     pub(crate) fn prepare(self) -> &'static str {
         match self {
             Workload::Redis => {
@@ -89,8 +89,8 @@ impl Workload {
         }
     }
 
-    /// The arguments of `load`, but the target. A hundred connections at one frame each
-    /// millisecond would take all of a small machine, and measure that.
+    /// The arguments of `load` without the target. A hundred connections with a frame per
+    /// millisecond each would use all of a small machine, and that would be measured instead.
     pub(crate) fn load(self) -> &'static [&'static str] {
         match self {
             Workload::Redis => &["redis", "--interval-ms", "1"],

@@ -3,9 +3,9 @@
 //! A connection opens with [`Ticket`] and stream number (36 bytes), then carries payload until the
 //! sender closes its half. Both ends hash what passes; the control connection compares. Nothing is
 //! buffered beyond one chunk and the sockets' own buffers, so TCP is the back pressure and
-//! memory is constant whatever the stream's size.
+//! memory use is constant whatever the stream's size.
 //!
-//! WireGuard encrypts and authenticates the path, and the ticket is of this one migration.
+//! WireGuard encrypts and authenticates the path, and the ticket belongs to this one migration.
 //!
 //! Blocking I/O: these run on threads of their own, feeding `tar` and `podman`.
 
@@ -37,28 +37,29 @@ const PREAMBLE: usize = ticket::BYTES + 4;
 /// How long it may take to connect.
 const CONNECT_LIMIT: i64 = 10;
 
-/// The ports that streams come from, each from its own, begin here: after the tunnels'.
+/// The first of the ports that streams come from, one port per stream; they follow those of the
+/// tunnels.
 const FIRST_PORT: u16 = 51_900;
 
 /// How many there are.
 const PORTS: u16 = 100;
 
-/// How long a bulk connection may make no progress before it counts as dead: the container may be
-/// frozen meanwhile.
+/// How long a bulk connection may make no progress before it counts as dead. Short, because the
+/// container may be frozen meanwhile.
 const STALL_LIMIT: Duration = SILENCE_LIMIT;
 
-/// How often an end that is blocked looks at its cancellation token.
+/// How often a blocked end checks its cancellation token.
 const POLL: Duration = Duration::from_millis(100);
 
 /// Counts bytes for whoever shows progress.
 pub type ByteCount = Arc<AtomicU64>;
 
-/// The port that a stream's connection comes from, by which its destination can expect it.
+/// The source port of a stream's connection, which lets the destination expect it.
 pub fn source_port(stream: u32) -> u16 {
     FIRST_PORT + (stream % u32::from(PORTS)) as u16
 }
 
-/// Connects from this port, or from any if it is taken: that will do where no firewall cares.
+/// Connects from this port, or from any if it is taken: any port will do unless a firewall cares.
 fn connect(to: SocketAddr, port: u16) -> io::Result<TcpStream> {
     match connect_from(port, to) {
         Err(Errno::EADDRINUSE | Errno::EADDRNOTAVAIL) => connect_from(0, to),
@@ -77,7 +78,7 @@ fn connect_from(port: u16, to: SocketAddr) -> nix::Result<TcpStream> {
     };
     let from = SockaddrStorage::from(SocketAddr::new(any, port));
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    // Also from a port whose last connection is remembered still.
+    // Allows a port whose last connection is still in TIME_WAIT.
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     setsockopt(
         &socket,
@@ -97,8 +98,8 @@ pub struct Sender {
     bytes: u64,
     progress: ByteCount,
     cancel: CancellationToken,
-    /// Whoever drops a buffer or an archive tries to write the rest of it: that must not take as long
-    /// again.
+    /// Dropping a `BufWriter` or an archive flushes it. Once a write has failed, fail at once instead
+    /// of waiting out the stall limit again.
     dead: bool,
 }
 
@@ -153,7 +154,7 @@ impl Sender {
                 Err(error) if is_timeout(&error) => {
                     return Err(io::Error::new(
                         io::ErrorKind::TimedOut,
-                        "the destination takes no data any more",
+                        "the destination no longer takes data",
                     ));
                 }
                 written => return written,
@@ -232,7 +233,7 @@ impl Receiving {
                             cancel: cancel.clone(),
                         });
                     }
-                    Err(error) => tracing::warn!(%from, %error, "bulk connection turned away"),
+                    Err(error) => tracing::warn!(%from, %error, "bulk connection refused"),
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if Instant::now() > deadline {
@@ -311,8 +312,8 @@ impl Read for Receiver {
                     return Ok(n);
                 }
                 Err(error) if is_timeout(&error) => {
-                    // The source may be quiet for as long as CRIU dumps something else than memory.
-                    // Whether it is dead, the control connection knows.
+                    // The source may be silent while CRIU dumps something other than memory. The
+                    // control connection notices if it is dead.
                 }
                 Err(error) => return Err(error),
             }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-/// What programs get of the agents' environment: what says where Podman's settings and storage are, so
-/// that they are those of the `podman` that the operator types.
+/// The part of the agents' environment that programs get: what says where Podman's settings and
+/// storage are, so that they are the same as for the `podman` that the operator types.
 ///
-/// Nothing else. A login sets `XDG_RUNTIME_DIR`, below which crun looks for its containers; Podman
-/// starts it without. A service has `INVOCATION_ID` and `NOTIFY_SOCKET`, by which Podman takes itself
-/// for what the service runs: it leaves conmon in the service's cgroup
+/// Nothing else. A login sets `XDG_RUNTIME_DIR`, below which crun looks for its containers, but
+/// Podman starts it without. A service has `INVOCATION_ID` and `NOTIFY_SOCKET`, which make Podman
+/// believe that it is what the service runs: it then leaves conmon in the service's cgroup
 /// (libpod/oci_conmon_linux.go, `moveConmonToCgroupAndSignal`).
 const KEPT: &[&str] = &[
     "HOME",
@@ -22,12 +22,12 @@ const KEPT: &[&str] = &[
     "CONTAINERS_STORAGE_CONF",
     "STORAGE_DRIVER",
     "STORAGE_OPTS",
-    // Only agents that can be broken look for it.
+    // Only agents built with failpoints read it.
     #[cfg(feature = "failpoints")]
     "FAILPOINTS",
 ];
 
-/// Where programs are looked for if the agent has no `PATH`.
+/// Where to look for programs if the agent has no `PATH`.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A command line to be completed, for [`output`] and the like.
@@ -80,7 +80,7 @@ pub enum CommandError {
         #[source]
         source: std::io::Error,
     },
-    /// The program did not come to its end.
+    /// The program did not end in time.
     #[error("{program} {verb} did not end within {} s", LIMIT.as_secs())]
     Hangs {
         /// Its name.
@@ -88,7 +88,7 @@ pub enum CommandError {
         /// Its first argument or two.
         verb: String,
     },
-    /// The program's output is not what this version of it is known to print.
+    /// The program's output is not in the format known for it.
     #[error("{program} printed something unexpected: {message}")]
     Output {
         /// Its name.
@@ -99,7 +99,7 @@ pub enum CommandError {
 }
 
 /// How long a program may take whose work does not depend on the container's size. Most take a second;
-/// on a slow host with much else to do, a Podman may take half a minute.
+/// on a slow, busy host, a Podman may take half a minute.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Runs `command` to its end, which must come within two minutes, and returns its stdout. The child is
@@ -167,7 +167,8 @@ fn name(command: &Command) -> String {
         .unwrap_or_default()
 }
 
-/// Finds an executable as Podman does: an absolute path as it is, a name in the usual places.
+/// Finds an executable the way Podman does: an absolute path as it is, a name in the usual
+/// directories.
 pub fn find(program: &str) -> Option<PathBuf> {
     let usual = [
         "/usr/local/sbin",

@@ -1,5 +1,5 @@
-//! Files that outlast a crash and a power cut: whoever reads one finds what was there before or what
-//! took its place, whole.
+//! Files that survive a crash or a power cut: whoever reads one finds either the whole old content
+//! or the whole new one.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -7,16 +7,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Puts a file with this content and this mode (less the umask) at `path`, in place of what may be
-/// there. Makes the directory if need be. The file is on disk when this returns, and what is done
-/// afterwards cannot be on disk without it.
+/// Puts a file with this content and this mode (less the umask) at `path`, replacing any file that
+/// is there. Creates the directory if need be. The file is on disk when this returns, and nothing
+/// done afterwards can reach the disk without it.
 ///
-/// The content is first written to `.NAME.new` beside it. One that a crash has left there is written
-/// over, so those who replace the same file must take turns.
+/// The content is first written to `.NAME.new` beside it, over any draft that a crash has left
+/// there. So those who replace the same file must not do so at the same time.
 ///
 /// # Errors
-/// Those of the file system. The old file is still there, unless only the directory could not be
-/// written out.
+/// Those of the file system. The old file is still there, unless only syncing the directory failed.
 pub fn replace(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -34,7 +33,7 @@ pub fn replace(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
     sync(directory)
 }
 
-/// Makes a directory, and those above it that are missing. They are on disk when this returns.
+/// Creates a directory, and any missing ones above it. They are on disk when this returns.
 ///
 /// # Errors
 /// Those of the file system.
@@ -45,7 +44,7 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
 }
 
 fn write(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
-    // Made anew: what is left of an earlier one may have another mode.
+    // Removed first: what is left of an earlier draft may have another mode.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -59,7 +58,8 @@ fn write(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// What is in a directory survives a power cut only once the directory itself is on disk: fsync(2).
+/// An entry of a directory survives a power cut only once the directory itself is on disk:
+/// fsync(2).
 fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }

@@ -1,7 +1,7 @@
-//! Places where a test can make an agent die, wait or corrupt what it sends.
+//! Places where a test can make an agent die, wait, or corrupt what it sends.
 //!
-//! Nothing of this is compiled without the feature `failpoints`, which no shipped program has: the
-//! functions are then empty and the names are not even made. With it, the environment variable
+//! None of this is compiled without the feature `failpoints`, which no shipped program has: the
+//! functions are then empty, and the names are never built. With it, the environment variable
 //! `FAILPOINTS` says what happens where, in the syntax of the crate `fail`:
 //!
 //! ```text
@@ -11,15 +11,16 @@
 //! | action | what |
 //! |---|---|
 //! | `return(kill)` | SIGKILL to this process |
-//! | `return(hold)` | makes the file [`HELD`]`/NAME` and waits until somebody removes it |
-//! | `return(corrupt)` | of a bulk stream: one bit of what is sent is another |
+//! | `return(hold)` | creates the file [`HELD`]`/NAME` and waits until somebody removes it |
+//! | `return(corrupt)` | in a bulk stream: flips one bit of what is sent |
 //!
-//! The names come from the lists of phases and requests, so that a new one is a place at once.
+//! The names are derived from the lists of phases and requests, so a new one automatically becomes
+//! a place.
 
-/// Directory of the files of places that hold.
+/// Directory of the files of agents that wait.
 pub const HELD: &str = "/run/live-migration/held";
 
-/// The agent has come to the place `name`.
+/// The agent has reached the place `name`.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn reached(_name: impl FnOnce() -> String) {}
@@ -45,7 +46,7 @@ mod on {
 
     use super::HELD;
 
-    /// The agent has come to the place `name`.
+    /// The agent has reached the place `name`.
     pub fn reached(name: impl FnOnce() -> String) {
         let name = name();
         match asked(&name).as_deref() {

@@ -15,14 +15,13 @@ use crate::container::checkpoint::dump;
 use crate::container::podman::{image, inspect, list, objects};
 use crate::container::restore::{timerfds, watch};
 use crate::container::runtime;
-use crate::container::spec::Layout;
 use crate::net::foreign_firewalls;
 use crate::net::kernel::nfnetlink;
 use crate::net::mark::Index;
 use crate::net::packets::queue;
 use crate::net::rules;
 use crate::net::tunnel::agreement::{Agreement, PublicKey, View};
-use crate::net::tunnel::bypass::{BypassReply, BypassRequest};
+use crate::net::tunnel::bypass::messages::{BypassReply, BypassRequest};
 use crate::net::tunnel::in_use;
 use crate::ticket::Ticket;
 
@@ -131,11 +130,6 @@ pub fn podman(text: &str) {
 /// If it is no archive.
 pub fn image(archive: &mut impl Read, new: &mut impl Write) -> io::Result<()> {
     image::copy_without(&["sha256:aa".to_owned()], archive, new)
-}
-
-/// An OCI configuration. Whether it is one.
-pub fn oci_config(text: &str) -> bool {
-    Layout::parse(text).is_ok()
 }
 
 /// A label that confines a process.

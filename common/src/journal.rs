@@ -1,14 +1,18 @@
 //! Records of migrations, one JSON file each, on both hosts.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use crate::durable;
 use crate::paths::STATE_DIR;
 use crate::protocol::{ContainerRef, MigrationId};
+
+/// How long records of migrations that are over are kept, and logs of what failed.
+pub const KEPT: Duration = Duration::days(90);
 
 /// How far a migration has come on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -25,7 +29,7 @@ pub enum Progress {
     RolledBack,
 }
 
-/// What a host keeps of a migration.
+/// What a host records about a migration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MigrationRecord {
     /// Its id.
@@ -45,6 +49,44 @@ pub struct MigrationRecord {
     pub error: Option<String>,
 }
 
+/// The records of a host, as far as they can be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Records {
+    /// Those that can be read, newest first.
+    pub readable: Vec<MigrationRecord>,
+    /// Those that cannot: one of another version of the agents, or a damaged one.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A record that cannot be read. It is left alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unreadable {
+    /// Its file.
+    pub path: PathBuf,
+    /// Why.
+    pub error: String,
+    /// What is in the file.
+    #[serde(skip)]
+    content: Vec<u8>,
+}
+
+impl Records {
+    /// One of those that cannot be read and that may be of this container: nothing is decided about it
+    /// without that record.
+    pub fn unreadable_of(&self, container: &str) -> Option<&Unreadable> {
+        self.unreadable.iter().find(|record| {
+            let mut parts = record.content.windows(container.len().max(1));
+            parts.any(|part| part == container.as_bytes())
+        })
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cannot be read: {}", self.path.display(), self.error)
+    }
+}
+
 /// Role of this host in a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -55,10 +97,10 @@ pub enum Role {
     Incoming,
 }
 
-/// Why an id means no migration.
+/// Why a prefix does not name one migration.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
-    /// None begins so.
+    /// No id starts with it.
     #[error("there is no migration `{0}` on record here (`status` lists them)")]
     None(String),
     /// Several do.
@@ -66,9 +108,12 @@ pub enum FindError {
     Several {
         /// What was given.
         prefix: String,
-        /// Those it fits.
+        /// The ids that start with it.
         fits: Vec<MigrationId>,
     },
+    /// It is one that cannot be read.
+    #[error("{0}")]
+    Unreadable(Unreadable),
     /// The records cannot be read.
     #[error("cannot read the records of migrations: {0}")]
     Io(#[from] io::Error),
@@ -91,8 +136,8 @@ impl Journal {
         Journal { directory }
     }
 
-    /// Writes `record` over an earlier one of the same migration. It is on disk when this returns:
-    /// what follows may be irreversible.
+    /// Writes `record` over an earlier one of the same migration. It is on disk when this returns,
+    /// because what follows may be irreversible.
     pub fn write(&self, record: &MigrationRecord) -> io::Result<()> {
         let content = serde_json::to_vec_pretty(record)?;
         durable::replace(&self.path(&record.migration), 0o644, &content)
@@ -107,9 +152,19 @@ impl Journal {
         }
     }
 
-    /// The record whose id begins with `prefix`.
+    /// The record whose id starts with `prefix`.
     pub fn find(&self, prefix: &str) -> Result<MigrationRecord, FindError> {
-        let mut fits = self.list()?;
+        let Records {
+            readable: mut fits,
+            unreadable,
+        } = self.list()?;
+        let named = |record: &&Unreadable| {
+            let name = record.path.file_name().unwrap_or_default();
+            !prefix.is_empty() && name.to_string_lossy().starts_with(prefix)
+        };
+        if let Some(record) = unreadable.iter().find(named) {
+            return Err(FindError::Unreadable(record.clone()));
+        }
         fits.retain(|r| !prefix.is_empty() && r.migration.as_str().starts_with(prefix));
         match fits.len() {
             0 => Err(FindError::None(prefix.to_owned())),
@@ -121,22 +176,72 @@ impl Journal {
         }
     }
 
-    /// All records, newest first.
-    pub fn list(&self) -> io::Result<Vec<MigrationRecord>> {
+    /// All records. One that cannot be read hinders nothing but what needs it.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn list(&self) -> io::Result<Records> {
         let entries = match std::fs::read_dir(&self.directory) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Records::default());
+            }
             Err(error) => return Err(error),
         };
-        let mut records: Vec<MigrationRecord> = Vec::new();
+        let mut records = Records::default();
         for entry in entries {
             let path = entry?.path();
-            if path.extension().is_some_and(|e| e == "json") {
-                records.push(serde_json::from_slice(&std::fs::read(&path)?)?);
+            if path.extension().is_none_or(|e| e != "json") {
+                continue;
+            }
+            let (content, parsed) = match std::fs::read(&path) {
+                Ok(content) => {
+                    let parsed = serde_json::from_slice(&content);
+                    (content, parsed.map_err(|error| error.to_string()))
+                }
+                // Another process has just pruned it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => (Vec::new(), Err(error.to_string())),
+            };
+            match parsed {
+                Ok(record) => records.readable.push(record),
+                Err(error) => records.unreadable.push(Unreadable {
+                    path,
+                    error,
+                    content,
+                }),
             }
         }
-        records.sort_by_key(|r| std::cmp::Reverse(r.started));
+        records
+            .readable
+            .sort_by_key(|r| std::cmp::Reverse(r.started));
+        records.unreadable.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(records)
+    }
+
+    /// Removes the records of migrations that began longer than [`KEPT`] before `now`, unless one of the same
+    /// container is `open`, that is not over: whether a later one has brought the container says what may
+    /// be undone of an earlier one.
+    ///
+    /// # Errors
+    /// If the directory cannot be read, or a file not removed.
+    pub fn prune(
+        &self,
+        now: OffsetDateTime,
+        open: impl Fn(&MigrationRecord) -> bool,
+    ) -> io::Result<()> {
+        let records = self.list()?;
+        for record in &records.readable {
+            let id = &record.container.id;
+            let mut others = records.readable.iter().filter(|r| r.container.id == *id);
+            if now - record.started > KEPT
+                && !others.any(&open)
+                && records.unreadable_of(id).is_none()
+            {
+                std::fs::remove_file(self.path(&record.migration))?;
+            }
+        }
+        Ok(())
     }
 
     fn path(&self, migration: &MigrationId) -> PathBuf {
@@ -167,7 +272,7 @@ mod tests {
     fn the_last_word_stands() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::at(dir.path().join("new"));
-        assert!(journal.list().unwrap().is_empty());
+        assert_eq!(journal.list().unwrap(), Records::default());
         let mut one = record(1);
         journal.write(&one).unwrap();
         one.progress = Progress::Committed;
@@ -175,7 +280,7 @@ mod tests {
         let two = record(2);
         journal.write(&two).unwrap();
         assert_eq!(journal.read(&one.migration).unwrap(), Some(one.clone()));
-        assert_eq!(journal.list().unwrap(), [two, one]);
+        assert_eq!(journal.list().unwrap().readable, [two, one]);
         assert_eq!(journal.read(&MigrationId::random()).unwrap(), None);
     }
 
@@ -200,5 +305,58 @@ mod tests {
         for none in ["", "f"] {
             assert!(matches!(journal.find(none), Err(FindError::None(_))));
         }
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_hinders_itself_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::at(dir.path().to_owned());
+        let one = record(1);
+        journal.write(&one).unwrap();
+        // Of a later version.
+        let text =
+            r#"{"migration": "00aa000000000000", "container": {"id": "f00d"}, "progress": "new"}"#;
+        let path = dir.path().join("00aa000000000000.json");
+        std::fs::write(&path, text).unwrap();
+        std::fs::write(dir.path().join("00bb000000000000.json"), "").unwrap();
+
+        let records = journal.list().unwrap();
+        assert_eq!(records.readable, [one]);
+        assert_eq!(records.unreadable.len(), 2);
+        assert!(records.unreadable[0].to_string().contains("00aa"));
+        assert_eq!(records.unreadable_of("f00d").unwrap().path, path);
+        assert_eq!(records.unreadable_of("abc"), None);
+        let error = journal.find("00aa").unwrap_err();
+        assert!(error.to_string().contains("cannot be read"), "{error}");
+        let id = "00bb000000000000".parse().unwrap();
+        assert!(journal.read(&id).is_err(), "it is not taken for unknown");
+    }
+
+    #[test]
+    fn what_is_over_goes_after_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::at(dir.path().to_owned());
+        let write = |started, container: &str, progress| {
+            let mut record = record(started);
+            record.container.id = container.into();
+            record.progress = progress;
+            journal.write(&record).unwrap();
+            record.migration
+        };
+        let now = OffsetDateTime::from_unix_timestamp(0).unwrap() + KEPT + Duration::seconds(10);
+        let _over = write(1, "a", Progress::Committed);
+        let young = write(20, "a", Progress::RolledBack);
+        let open = write(1, "b", Progress::UnderWay);
+        // Whoever settles the open one must know that the container has come since.
+        let needed = write(2, "b", Progress::Committed);
+        let not_removed = write(1, "c", Progress::Committed);
+        let is_open = |record: &MigrationRecord| {
+            record.progress == Progress::UnderWay || record.migration == not_removed
+        };
+        journal.prune(now, is_open).unwrap();
+
+        let kept = journal.list().unwrap().readable.into_iter();
+        let kept: std::collections::BTreeSet<_> = kept.map(|r| r.migration).collect();
+        assert_eq!(kept, [young, open, needed, not_removed].into());
     }
 }

@@ -1,7 +1,7 @@
-//! What both agents share: the protocol, the container on this host ([`container`]), the network
-//! of this host ([`net`]), and the records kept of migrations.
+//! What both agents share: the protocol, containers on this host ([`container`]), this host's
+//! network ([`net`]), and the records of migrations.
 //!
-//! Kernel objects are touched in [`net`] and [`container`] only. Protocol, preflight rules, flow
+//! Only [`net`] and [`container`] touch kernel objects. Protocol, preflight rules, flow
 //! rewriting and reports are pure and tested without root.
 
 pub mod bulk;

@@ -1,4 +1,4 @@
-//! Locks between processes (flock(2)), given up by the kernel when their holder dies.
+//! Locks between processes (flock(2)). The kernel releases them when their holder dies.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -13,16 +13,16 @@ pub struct LockError {
     source: io::Error,
 }
 
-/// A lock on a file, which is made if need be and never removed: whoever waited for a removed one
-/// would share nothing with those who come later.
+/// A lock on a file, which is created if need be and never removed: a process that waits for the
+/// lock on a removed file would not exclude those that come later.
 #[derive(Debug)]
 pub struct Lock(File);
 
 impl Lock {
-    /// Waits until nobody else has it.
+    /// Takes it once nobody else has it.
     ///
     /// # Errors
-    /// If the file cannot be made or locked.
+    /// If the file cannot be created or locked.
     pub fn exclusive(path: &Path) -> Result<Self, LockError> {
         let file = open(path)?;
         file.lock().map_err(|source| failed(path, source))?;
@@ -37,7 +37,7 @@ impl Lock {
         taken(path, File::try_lock)
     }
 
-    /// Takes it unless somebody has it exclusively.
+    /// Takes it shared, unless somebody has it exclusively.
     ///
     /// # Errors
     /// As [`Self::exclusive`].
@@ -45,15 +45,15 @@ impl Lock {
         taken(path, File::try_lock_shared)
     }
 
-    /// The file, for what its holder wants others to know; opened to append to.
+    /// The file, in which its holder can tell others something; opened for appending.
     pub fn file(&self) -> &File {
         &self.0
     }
 }
 
 impl Drop for Lock {
-    /// Closing the file would do only when no process started meanwhile has a copy of it, and
-    /// there is one between any fork and exec.
+    /// Unlocks explicitly. Closing the file releases the lock only if no process has a copy of the
+    /// descriptor, and between any fork and exec one does.
     fn drop(&mut self) {
         let _ = self.0.unlock();
     }

@@ -1,4 +1,4 @@
-//! Logs, always to stderr: stdout belongs to results.
+//! Logs always go to stderr: stdout is for results.
 
 use tracing_subscriber::EnvFilter;
 

@@ -1,9 +1,9 @@
-//! The agents' executables act as other programs when called by other names.
+//! The agents' executables act as other programs when they are called by other names.
 //!
-//! Podman is told to use `skeleton-runtime` as its OCI runtime or `gate-conmon` as its conmon;
-//! both are symbolic links to the agent that runs Podman, as is `service-starter`, which services that
-//! come with a container start for once. A tunnel's keeper is the agent started
-//! under the name `tunnel-keeper`, which `ps` then shows.
+//! Podman is told to use `skeleton-runtime` as its OCI runtime or `gate-conmon` as its conmon. Both
+//! are symbolic links to the agent that runs Podman, and so is `service-starter`, which a service that
+//! comes with a container runs for its first start. A tunnel's keeper is the agent started under the
+//! name `tunnel-keeper`, which `ps` then shows.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -37,7 +37,7 @@ pub fn dispatch() {
 
 /// The command that becomes the keeper of tunnel `index`.
 pub fn keeper_command(index: Index) -> Command {
-    // Not the path it was started by: that may have been replaced by an upgrade meanwhile.
+    // Not the path it was started from: an upgrade may have replaced that file meanwhile.
     let mut command = command::blocking("/proc/self/exe");
     command.arg0(KEEPER_NAME).arg(index.to_string());
     command

@@ -1,7 +1,8 @@
-//! Where the agents keep what outlives them.
+//! Where the agents keep what must outlive them.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::protocol::MigrationId;
 
@@ -36,8 +37,8 @@ pub fn remove_work_dir(migration: &MigrationId) -> io::Result<()> {
     }
 }
 
-/// Copies the log of a program that failed in a migration to below `directory`, where it outlives
-/// the scratch space. Returns the copy's path. Old ones are left for the operator to remove.
+/// Copies the log of a program that failed in a migration to a place below `directory`, where it
+/// outlives the scratch space. Returns the copy's path. [`prune_logs`] removes old copies.
 pub fn keep_log(directory: &Path, migration: &MigrationId, log: &Path) -> io::Result<PathBuf> {
     let kept = directory.join("logs");
     std::fs::create_dir_all(&kept)?;
@@ -47,8 +48,27 @@ pub fn keep_log(directory: &Path, migration: &MigrationId, log: &Path) -> io::Re
     Ok(to)
 }
 
-/// The file this program was started from, to be started again under another name. After an
-/// upgrade in place that is the new file: the kernel then calls the old one `… (deleted)`.
+/// Removes logs below `directory` that [`keep_log`] has put there and that are older than `age`.
+///
+/// # Errors
+/// Those of the file system.
+pub fn prune_logs(directory: &Path, age: Duration) -> io::Result<()> {
+    let entries = match std::fs::read_dir(directory.join("logs")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let written = entry.metadata()?.modified()?;
+        if written.elapsed().is_ok_and(|elapsed| elapsed > age) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The file this program was started from, for starting it again under another name. After an
+/// in-place upgrade that is the new file; the kernel calls the old one `… (deleted)`.
 pub fn executable() -> io::Result<PathBuf> {
     let path = std::env::current_exe()?;
     match path.to_str().and_then(|p| p.strip_suffix(" (deleted)")) {

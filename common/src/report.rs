@@ -23,27 +23,27 @@ pub struct Report {
     pub source: String,
     /// The destination as given.
     pub destination: String,
-    /// What became of it.
+    /// What became of the migration.
     pub outcome: Outcome,
     /// What was done, in order.
     pub phases: Vec<Phase>,
-    /// From the moment that packets for the container no longer reached it here until the
+    /// From the moment that packets for the container no longer reached it on this host until the
     /// destination answered for it; 0 if it never came to that.
     pub freeze_ms: u64,
     /// Bytes sent on bulk streams.
     pub sent_bytes: u64,
     /// Flows that moved with the container.
     pub flows: FlowCount,
-    /// How many of them had come through another host, which knows the destination now, and do not
-    /// pass this one any more.
+    /// How many of them had come through another host and no longer pass through this one, because
+    /// that host now knows the destination.
     pub bypassed: usize,
     /// Ports here whose new connections follow the container (`--forward-new`), as Podman prints them.
     pub forwarded_ports: Vec<String>,
     /// The tunnel used, if it came to that.
     pub tunnel: Option<Tunnel>,
-    /// What became of packets for the container meanwhile, if it came to that.
+    /// What happened to packets for the container meanwhile, if it came to that.
     pub packets: Option<Packets>,
-    /// What was done besides, that a user of the host may come across.
+    /// What else was done that a user of the host may notice.
     pub notes: Vec<String>,
     /// What the operator should know.
     pub warnings: Vec<String>,
@@ -61,7 +61,7 @@ pub enum Outcome {
     Failed,
     /// Preflight refused; nothing was changed.
     Refused,
-    /// `--dry-run`: nothing was changed, nothing stands in the way.
+    /// `--dry-run`: nothing was changed, and nothing prevents the migration.
     Possible,
     /// An operator must look: it is not known where the container runs, or something could not be
     /// put back.
@@ -69,7 +69,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The exit status that goes with it.
+    /// The exit status for it.
     pub fn exit_status(self) -> u8 {
         match self {
             Outcome::Moved | Outcome::Possible => 0,
@@ -80,10 +80,10 @@ impl Outcome {
     }
 }
 
-/// A phase and when it was.
+/// A phase and when it took place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Phase {
-    /// Which.
+    /// Which one.
     pub name: PhaseName,
     /// Start, from the start of the command.
     pub start_ms: u64,
@@ -102,7 +102,7 @@ pub struct Phase {
 pub enum PhaseName {
     /// Connection and handshake with the destination's agent.
     Connect,
-    /// Both hosts looked at.
+    /// Both hosts checked.
     Preflight,
     /// Tunnel up and proven.
     Tunnel,
@@ -114,24 +114,24 @@ pub enum PhaseName {
     Files,
     /// Flows installed at the destination.
     Flows,
-    /// Flows turned, container frozen, its network silenced.
+    /// Flows redirected, container frozen, its network silenced.
     Freeze,
     /// Memory written by CRIU.
     Dump,
     /// Images and changed files sent.
     Ship,
-    /// Processes restored there, output withheld.
+    /// Processes restored at the destination, output held back.
     Restore,
     /// Commit.
     CutOver,
     /// Old container removed.
     Remove,
-    /// Everything put back after a failure.
+    /// Everything undone after a failure.
     RollBack,
 }
 
 impl PhaseName {
-    /// For people.
+    /// Its name for people.
     pub fn describe(self) -> &'static str {
         match self {
             PhaseName::Connect => "connect",
@@ -159,7 +159,7 @@ pub struct Tunnel {
     pub backend: String,
     /// Its interface at the source.
     pub interface: String,
-    /// Whether it was there already.
+    /// Whether it was already there.
     pub reused: bool,
 }
 

@@ -6,7 +6,7 @@ use conntrack::{DirectionCounters, Flow, Protocol};
 use serde::Serialize;
 use time::macros::format_description;
 
-use crate::journal::{Journal, MigrationRecord, Progress, Role};
+use crate::journal::{Journal, MigrationRecord, Progress, Records, Role, Unreadable};
 use crate::multicall::keeper_command;
 use crate::net::flows::{apply, placeholder};
 use crate::net::mark::{self, Index, Mark};
@@ -15,7 +15,7 @@ use crate::net::tunnel;
 use crate::net::tunnel::TunnelError;
 use crate::units;
 
-/// Most migrations shown to people; the journal has all.
+/// Most migrations shown to people; the JSON has all.
 const MOST_MIGRATIONS: usize = 20;
 /// Most connections shown to people; the JSON has all.
 const MOST_FLOWS: usize = 50;
@@ -29,38 +29,47 @@ pub struct Status {
     pub flows: Vec<Path>,
     /// Migrations, newest first.
     pub migrations: Vec<MigrationRecord>,
+    /// Records of migrations that cannot be read.
+    pub unreadable: Vec<Unreadable>,
 }
 
-/// A tracked connection and the ways of its packets on this host.
+/// A tracked connection and the paths of its packets on this host.
 #[derive(Debug, Serialize)]
 pub struct Path {
     /// The connection's protocol.
     pub protocol: &'static str,
-    /// Who opened it.
+    /// The address that opened it.
     pub from: String,
-    /// Whom it was opened to, before any translation.
+    /// The address it was opened to, before any translation.
     pub to: String,
-    /// Interface of the tunnel that packets of that direction take; absent: ordinary routing.
+    /// The interface of the tunnel that its packets in this direction take; absent if they are
+    /// routed normally.
     pub there: Option<String>,
     /// The same for the other direction.
     pub back: Option<String>,
-    /// Packets of both directions; absent where the kernel does not count
+    /// Packets in both directions; absent if the kernel does not count
     /// (`net.netfilter.nf_conntrack_acct`).
     pub packets: Option<u64>,
-    /// Bytes of both directions.
+    /// Bytes in both directions.
     pub bytes: Option<u64>,
 }
 
 impl Status {
-    /// This host's, with the migrations of its `client` or `server`. Changes nothing.
+    /// This host's tunnels and connections, with the migrations of its `client` or `server`.
+    /// Changes nothing.
     ///
     /// # Errors
-    /// A record that cannot be read, or the connection tracking table.
+    /// If the records of tunnels or migrations or the connection tracking table cannot be read.
     pub fn gather(agent: &str) -> anyhow::Result<Self> {
+        let Records {
+            readable,
+            unreadable,
+        } = Journal::of(agent).list()?;
         Ok(Status {
             tunnels: tunnel::status::list(&Dirs::default())?,
             flows: apply::through_tunnels()?.iter().map(Path::of).collect(),
-            migrations: Journal::of(agent).list()?,
+            migrations: readable,
+            unreadable,
         })
     }
 }
@@ -114,7 +123,7 @@ impl Display for Path {
     }
 }
 
-/// Takes down tunnels that nothing needs, and says in lines what became of each.
+/// Takes down tunnels that nothing needs, and says, one line each, what became of them.
 pub fn clean_up() -> Result<String, TunnelError> {
     let cleaned = tunnel::status::clean_up(&Dirs::default(), &keeper_command)?;
     let lines: Vec<_> = cleaned.iter().map(|tunnel| format!("{tunnel}\n")).collect();
@@ -178,7 +187,13 @@ impl Display for Status {
                 None => out.write_char('\n')?,
             }
         }
-        none(out, self.migrations.is_empty())
+        for record in &self.unreadable {
+            writeln!(out, "  {record}")?;
+        }
+        none(
+            out,
+            self.migrations.is_empty() && self.unreadable.is_empty(),
+        )
     }
 }
 

@@ -1,9 +1,9 @@
-//! The host's systemd, where it has one: scopes for what the agents start and others own; services that
+//! The host's systemd, if it has one: scopes for what the agents start for others, and services that
 //! containers belong to.
 //!
-//! What lives in an agent's own cgroup would be counted to its service or login session: stopped with
-//! it, limited like it, logged as its output, and in the way of its next start. So whatever outlives a
-//! command of the agents gets a scope of its own, as Podman does for the containers that it starts.
+//! What runs in an agent's own cgroup counts as part of its service or login session: it is stopped
+//! with it, limited like it, logged as its output, and blocks its next start. So whatever outlives an
+//! agent's command gets its own scope, as Podman does for the containers it starts.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -23,7 +23,7 @@ use crate::durable;
 /// How long systemd may take to move a process into a new scope.
 const MOVE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Pause between looks whether it has.
+/// Poll interval.
 const POLL: Duration = Duration::from_millis(5);
 
 /// Whether systemd is this host's init: sd_booted(3).
@@ -31,14 +31,15 @@ pub fn runs() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// A command line for `program`, to be completed, which runs in the scope `NAME.scope` of its own in
-/// system.slice, as a child of the agent all the same. Without systemd, simply one for `program`.
+/// A command line for `program`, to be completed. It runs in its own scope `NAME.scope` in
+/// system.slice, but still as a child of the agent. Without systemd, simply a command line for
+/// `program`.
 ///
-/// The scope may have cgroups below it (`Delegate=`): Podman makes some for a container that was started
-/// with `--cgroups=split`. It goes with its last process. A scope of this name must not exist.
+/// The scope may have cgroups below it (`Delegate=`): Podman creates some for a container started with
+/// `--cgroups=split`. It goes away with its last process. A scope of this name must not exist.
 ///
-/// `systemd-run` gives the program an `INVOCATION_ID`, by which Podman would take itself for a service
-/// and leave conmon where it is: that is taken out again.
+/// `systemd-run` gives the program an `INVOCATION_ID`, which would make Podman believe it is a service
+/// and leave conmon where it is, so the variable is removed again.
 pub fn in_scope(name: &str, program: impl AsRef<OsStr>) -> Command {
     if !runs() {
         return command::new(program);
@@ -52,12 +53,13 @@ pub fn in_scope(name: &str, program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Moves the calling process into the scope `NAME.scope` of its own. Without systemd nothing happens.
+/// Moves the calling process into its own scope `NAME.scope`. Does nothing without systemd.
 ///
-/// The scope goes with its last process. One of this name that is left from before must be empty.
+/// The scope goes away with its last process. One of this name that is left from before must be
+/// empty.
 ///
 /// Calls `StartTransientUnit` of org.freedesktop.systemd1(5) by way of `busctl`, and waits until the
-/// kernel says that it is done. Blocks.
+/// kernel reports the move. Blocks.
 pub fn enter_scope(name: &str) -> io::Result<()> {
     if !runs() {
         return Ok(());
@@ -105,22 +107,22 @@ impl ServiceName {
         &self.0
     }
 
-    /// Where a file of ours changes what the unit says, until the next boot.
+    /// Our drop-in that overrides the unit until the next boot.
     fn override_file(&self) -> PathBuf {
         Path::new("/run/systemd/system")
             .join(format!("{}.d", self.0))
             .join("90-live-migration.conf")
     }
 
-    /// Has systemd see the unit with these lines added. Undone by
+    /// Adds these lines to the unit as systemd sees it. Undone by
     /// [`remove_override`](Self::remove_override).
     pub async fn add_override(&self, lines: &str) -> Result<(), CommandError> {
         write(&self.override_file(), lines)?;
         reload().await
     }
 
-    /// Undoes [`add_override`](Self::add_override), after which systemd sees the unit as its files say.
-    /// What runs of it runs on. Harmless if there is none.
+    /// Undoes [`add_override`](Self::add_override): systemd then sees the unit as its files say. A
+    /// running service runs on. Harmless if there is no override.
     pub async fn remove_override(&self) -> Result<(), CommandError> {
         let file = self.override_file();
         if !file.exists() {
@@ -128,16 +130,16 @@ impl ServiceName {
         }
         remove(&file)?;
         if let Some(directory) = file.parent() {
-            // Not empty if somebody else has one as well.
+            // Not empty if somebody else has a drop-in as well.
             let _ = std::fs::remove_dir(directory);
         }
         reload().await
     }
 
-    /// Keeps the service from being started, by whomever, from the next [`reload`] or boot on. Undone by
+    /// From the next [`reload`] or boot on, nothing can start the service. Undone by
     /// [`unmask`](Self::unmask).
     pub async fn mask(&self) -> Result<(), CommandError> {
-        // Without a reload what runs of it keeps its settings.
+        // As long as nothing is reloaded, the running service keeps its settings.
         systemctl(&["mask", "--quiet", "--no-reload", &self.0])
             .await
             .map(drop)
@@ -149,26 +151,26 @@ impl ServiceName {
         reload().await
     }
 
-    /// Has the service started at boot. Undone by [`disable`](Self::disable).
+    /// Has the service start at boot. Undone by [`disable`](Self::disable).
     pub async fn enable(&self) -> Result<(), CommandError> {
         systemctl(&["enable", "--quiet", &self.0]).await.map(drop)
     }
 
-    /// Undoes [`enable`](Self::enable). What runs of it keeps its settings.
+    /// Undoes [`enable`](Self::enable). A running service keeps its settings.
     pub async fn disable(&self) -> Result<(), CommandError> {
         systemctl(&["disable", "--quiet", "--no-reload", &self.0])
             .await
             .map(drop)
     }
 
-    /// Stops the service, without those that belong to it, and forgets that it failed. One that does not
-    /// run, or that systemd does not know, is fine.
+    /// Stops the service, without those that belong to it, and clears its failed state. Does nothing if
+    /// it is not running or systemd does not know it.
     pub async fn stop(&self) -> Result<(), CommandError> {
         if self.show(&["LoadState"]).await?["LoadState"] == "not-found" {
             return Ok(());
         }
         systemctl(&["stop", "--job-mode=ignore-dependencies", &self.0]).await?;
-        // It may have nothing to forget.
+        // There may be no failure to clear.
         let _ = systemctl(&["reset-failed", &self.0]).await;
         Ok(())
     }
@@ -230,7 +232,7 @@ pub(crate) async fn show(
     Ok(found)
 }
 
-/// Has systemd read its unit files again, and run its generators.
+/// Has systemd read its unit files again and run its generators.
 pub async fn reload() -> Result<(), CommandError> {
     systemctl(&["daemon-reload"]).await.map(drop)
 }
@@ -241,7 +243,7 @@ pub(crate) async fn systemctl(arguments: &[&str]) -> Result<String, CommandError
     command::stdout(command.arg("--no-pager").args(arguments)).await
 }
 
-/// Writes a file that systemd reads, whole or not at all. It is on disk when this returns.
+/// Writes a file that systemd reads, completely or not at all. It is on disk when this returns.
 pub(crate) fn write(path: &Path, text: &str) -> Result<(), CommandError> {
     durable::replace(path, 0o644, text.as_bytes()).map_err(|source| CommandError::File {
         path: path.to_owned(),
@@ -249,7 +251,7 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<(), CommandError> {
     })
 }
 
-/// Removes a file that systemd reads. One that is not there is fine.
+/// Removes a file that systemd reads. Does nothing if it is not there.
 pub(crate) fn remove(path: &Path) -> Result<(), CommandError> {
     match std::fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(CommandError::File {
@@ -260,9 +262,9 @@ pub(crate) fn remove(path: &Path) -> Result<(), CommandError> {
     }
 }
 
-/// Tells systemd, as the main process of a unit of type `notify`, that the unit is ready and that `main`
-/// is its main process from now on: sd_notify(3). It hears of it before it hears that the caller has
-/// ended (src/core/manager.c gives the socket the higher priority).
+/// As the main process of a unit of type `notify`, tells systemd that the unit is ready and that `main`
+/// is its main process from now on: sd_notify(3). systemd reads this before it notices that the caller
+/// has ended (src/core/manager.c gives the socket the higher priority).
 pub fn notify_ready(main: i32) -> io::Result<()> {
     let address = std::env::var_os("NOTIFY_SOCKET")
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "NOTIFY_SOCKET is unset"))?;

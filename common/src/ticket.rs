@@ -1,7 +1,8 @@
-//! What opens the ports that the agents have inside a tunnel.
+//! Authorizes connections to the ports that the agents open inside a tunnel.
 //!
-//! WireGuard shows that a packet comes from the other host. The ticket, which only the agents know, keeps
-//! out whatever else on that host (a container, a local user) can reach the tunnel's addresses.
+//! WireGuard proves that a packet comes from the other host. The ticket, which only the agents know,
+//! keeps out everything else on that host (a container, a local user) that can reach the tunnel's
+//! addresses.
 
 use std::fmt;
 
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Bytes of a ticket.
 pub const BYTES: usize = 32;
 
-/// 256 random bits that show who may connect.
+/// 256 random bits that entitle their bearer to connect.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Ticket([u8; BYTES]);
 
@@ -21,14 +22,14 @@ impl Ticket {
         Ticket(rand::random())
     }
 
-    /// What is presented.
+    /// The bytes to present.
     pub fn bytes(&self) -> &[u8; BYTES] {
         &self.0
     }
 
-    /// Whether this is what was presented; takes the same time whatever differs.
+    /// Whether this is the ticket that was presented; takes the same time wherever they differ.
     pub fn is(&self, presented: [u8; BYTES]) -> bool {
-        // Hashes of blake3 compare in constant time.
+        // blake3 compares hashes in constant time.
         blake3::Hash::from_bytes(presented) == blake3::Hash::from_bytes(self.0)
     }
 }

@@ -1,25 +1,25 @@
-//! The decisions on which it rests that there are never two copies of a container, and never none.
+//! The decisions that guarantee that there are never two copies of a container, and never none.
 //!
-//! Pure: each says what is to be done from what is on disk and what the other side has said. The
-//! agents do it, and the package `model` tries these same functions against every order of
-//! crashes, lost messages and failing steps.
+//! Pure: each function says what is to be done, given what is on disk and what the other side has
+//! said. The agents do it, and the package `model` tries these same functions against every order
+//! of crashes, lost messages and failing steps.
 //!
-//! Two facts carry everything. The source's record says `committing` before `Commit` is sent, so a
-//! record that says less proves that no commit can have happened. The destination's record says
+//! Everything rests on two facts. The source's record says `committing` before `Commit` is sent, so
+//! a record that says less proves that no commit can have happened. The destination's record says
 //! `committed` before the first packet leaves, so a record that says less proves that nobody has
 //! seen that copy.
 
 use crate::journal::Progress;
 use crate::protocol::Fate;
 
-/// What the destination answers to `Fate`, from its record (`None`: it has none) and whether
-/// that migration is still worked on: by a session, or because [`destination`] has something left
-/// to do that has failed so far.
+/// What the destination answers to `Fate`, given its record (`None` if it has none) and whether
+/// that migration is still being worked on: by a session, or because something that [`destination`]
+/// has asked for keeps failing.
 ///
-/// The answer is taken for a proof, so it must not be overtaken: as long as somebody is at work,
-/// whatever the record says can still change. A commit whose packets cannot be let out is taken
-/// back although its record said `committed`; told too early, the source would have removed the
-/// only other copy.
+/// The source takes the answer as proof, so it must be final: as long as somebody is at work,
+/// whatever the record says can still change. If its packets cannot be released, a commit is taken
+/// back although the record said `committed`. Had the source been told too early, it would have
+/// removed the only other copy.
 pub fn fate(record: Option<Progress>, at_work: bool) -> Fate {
     match record {
         None => Fate::Unknown,
@@ -31,11 +31,11 @@ pub fn fate(record: Option<Progress>, at_work: bool) -> Fate {
     }
 }
 
-/// Whether a migration that no command carries on is not over on the source. `scratch`: its scratch
-/// space is still there, which goes with the copy.
+/// Whether a migration that no command is working on is still open at the source. `scratch`: its
+/// scratch space, which is removed after the copy, is still there.
 ///
-/// Until it is settled its container must not leave again: the copy here may be one of two, and a
-/// second migration that fails would thaw it.
+/// While it is unsettled, its container must not leave again: the copy here may be one of two, and
+/// a second migration that fails would thaw it.
 pub fn unsettled(record: Progress, scratch: bool) -> bool {
     match record {
         Progress::UnderWay | Progress::Committing => true,
@@ -44,11 +44,11 @@ pub fn unsettled(record: Progress, scratch: bool) -> bool {
     }
 }
 
-/// What the source does about a migration that no command carries on, or whose commit was not
+/// What the source does about a migration that no command is working on, or whose commit was not
 /// answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SourceStep {
-    /// Let the container here run on.
+    /// Let the container here run again.
     Thaw,
     /// Remove the copy here; the container runs at the destination.
     Remove,
@@ -58,47 +58,47 @@ pub enum SourceStep {
     AskOperator,
 }
 
-/// What the source does about a migration that its record says has come to `record`; `answer` is
-/// what the destination has said, if it was asked; `frozen`: a container of that id is here, and
-/// frozen. `None`: nothing is left to be done to the container.
+/// What the source does about a migration whose record says `record`. `answer`: what the
+/// destination has said, if it was asked. `frozen`: a container with that id is here and frozen.
+/// Returns `None` if nothing is left to do to the container.
 ///
-/// Time does not come into it. That the destination does not answer proves nothing.
+/// Time plays no part: that the destination does not answer proves nothing.
 pub fn source(record: Progress, answer: Option<Fate>, frozen: bool) -> Option<SourceStep> {
     match (record, answer) {
-        // The copy that was left behind is gone; one that runs has come back since.
+        // The copy that was left behind is gone; one that is running has come back since.
         (Progress::Committed, _) | (Progress::Committing, Some(Fate::Committed)) if !frozen => None,
         // No `Commit` has been sent, and whoever might have sent one is dead.
         (Progress::UnderWay, _) => Some(SourceStep::Thaw),
         (Progress::Committing, None) => Some(SourceStep::Ask),
         (Progress::Committing, Some(Fate::Committed)) => Some(SourceStep::Remove),
         (Progress::Committing, Some(Fate::RolledBack)) => Some(SourceStep::Thaw),
-        // The commit may still arrive by the old connection.
+        // The commit may still arrive on the old connection.
         (Progress::Committing, Some(Fate::UnderWay)) => Some(SourceStep::Ask),
-        // It had a record when it answered `Restore`. Without one it cannot know whether a copy
+        // It had a record when it answered `Restore`. Without that, it cannot know whether a copy
         // runs there, and asking again does not bring the record back.
         (Progress::Committing, Some(Fate::Unknown)) => Some(SourceStep::AskOperator),
-        // The removal may have been cut short.
+        // The removal may have been interrupted.
         (Progress::Committed, _) => Some(SourceStep::Remove),
         (Progress::RolledBack, _) => None,
     }
 }
 
-/// What a destination that starts does about a migration on record.
+/// What a destination does at its start about a recorded migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DestinationStep {
-    /// Remove the copy and everything else that was made for it.
+    /// Remove the copy and everything else that was created for it.
     Undo,
-    /// Let the copy's packets out, if that was not done.
+    /// Release the copy's packets, if that has not been done.
     ReleasePackets,
 }
 
-/// What a destination that starts does about a migration that its record says has come to
-/// `record`. `arrived_since`: a later migration has brought the same container here and has
-/// committed. `None`: nothing is left to be done.
+/// What a destination does at its start about a migration whose record says `record`.
+/// `arrived_since`: a later migration has brought the same container here and has committed.
+/// Returns `None` if nothing is left to do.
 pub fn destination(record: Progress, arrived_since: bool) -> Option<DestinationStep> {
     match record {
-        // What an unfinished undo left of the earlier copy cannot be told from the container that
-        // runs here now, under the same id and addresses and with the same volumes.
+        // What an unfinished undo has left of the earlier copy cannot be told apart from the
+        // container that runs here now, with the same id, addresses and volumes.
         _ if arrived_since => None,
         // The session died with the server, so the commit can no longer arrive.
         Progress::UnderWay | Progress::Committing => Some(DestinationStep::Undo),

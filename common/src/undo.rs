@@ -5,10 +5,10 @@ use std::pin::Pin;
 
 type Action = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>> + Send>;
 
-/// What must be done to put a host back, newest first.
+/// What must be done to restore the host to what it was, newest first.
 ///
 /// Register *before* acting: a step that fails half-way, or is dropped at an await, is undone like
-/// one that succeeded. Every action is therefore idempotent and content with finding nothing.
+/// one that succeeded. So every action must be idempotent and accept that there is nothing to undo.
 #[derive(Default)]
 pub struct Undo {
     actions: Vec<(&'static str, Action)>,
@@ -25,7 +25,8 @@ impl Undo {
             .push((what, Box::new(move || Box::pin(action()))));
     }
 
-    /// Undoes everything, newest first, going on past failures. Returns what could not be undone.
+    /// Undoes everything, newest first, and goes on after failures. Returns what could not be
+    /// undone.
     pub async fn unwind(&mut self) -> Vec<String> {
         let mut failures = Vec::new();
         while let Some((what, action)) = self.actions.pop() {
@@ -38,7 +39,7 @@ impl Undo {
         failures
     }
 
-    /// Forgets everything: the work is permanent now.
+    /// Forgets everything: what was done is now permanent.
     pub fn disarm(&mut self) {
         self.actions.clear();
     }

@@ -1,4 +1,4 @@
-//! Numbers as people read them.
+//! Numbers in a form that people read.
 
 /// Bytes with a binary unit, e.g. `4.5 MiB`.
 pub fn bytes(bytes: u64) -> String {

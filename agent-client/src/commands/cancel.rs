@@ -1,4 +1,4 @@
-//! `cancel`: has a migration that is under way undone.
+//! `cancel`: has a running migration undone.
 
 use std::time::{Duration, Instant};
 
@@ -11,25 +11,26 @@ use nix::sys::signal::{Signal, kill};
 use super::recover::head;
 use crate::lock;
 
-/// How long a migration may take to be undone once it was told to.
+/// Longest wait for a cancelled migration to be undone.
 const CANCEL_LIMIT: Duration = Duration::from_secs(90);
 
-/// Pause between looks whether it is.
+/// Pause between checks whether it is.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Has the command that carries a migration on undo it, and waits until it has.
+/// Tells the command that runs the migration to undo it, and waits until it has.
 pub(super) async fn cancel(prefix: &str) -> anyhow::Result<u8> {
     let journal = Journal::of("client");
     let record = journal.find(prefix)?;
     let id = &record.migration;
     let carrier = lock::carrier(&record.container.id, id);
     match (record.progress, carrier) {
-        // It says so on disk a moment before it sends the commit, and knows which it is.
+        // `Committing` is on disk a moment before the commit is sent. Only that command knows
+        // whether it was.
         (Progress::UnderWay | Progress::Committing, Some(pid)) => {
             kill(pid, Signal::SIGTERM).with_context(|| format!("process {pid}"))?;
         }
         (Progress::UnderWay, None) => anyhow::bail!(
-            "no agent-client carries {id} on any more: `agent-client recover` undoes it"
+            "no agent-client is working on {id} any more: `agent-client recover` undoes it"
         ),
         (Progress::Committing, None) => anyhow::bail!(
             "{id} cannot be cancelled any more: the commit may have reached {}; `agent-client \
@@ -46,7 +47,7 @@ pub(super) async fn cancel(prefix: &str) -> anyhow::Result<u8> {
     Ok(match end.progress {
         Progress::RolledBack => 0,
         Progress::Committed => {
-            eprintln!("{id} could not be cancelled any more: the commit was on its way");
+            eprintln!("{id} could no longer be cancelled: the commit had already been sent");
             1
         }
         Progress::UnderWay | Progress::Committing => report::Outcome::Unknown.exit_status(),

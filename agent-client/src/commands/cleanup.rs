@@ -5,7 +5,7 @@ use common::status::clean_up;
 use super::recover::recover;
 use crate::format::Format;
 
-/// Finishes or undoes first what was interrupted; returns what `recover` does.
+/// Finishes or undoes interrupted migrations first; returns what `recover` does.
 pub(super) async fn cleanup() -> anyhow::Result<u8> {
     let open = recover(None, Format::Text).await?;
     print!("{}", tokio::task::spawn_blocking(clean_up).await??);

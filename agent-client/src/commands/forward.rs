@@ -1,4 +1,4 @@
-//! `forward`: what is to be seen and ended of the ports that lead to containers that have moved away.
+//! `forward`: lists and removes the forwarding of ports to containers that have moved away.
 
 use anyhow::Context;
 use common::net::flows::port_forward::{Forward, ForwardState};
@@ -32,8 +32,10 @@ fn list(format: Format) -> anyhow::Result<()> {
         Format::Text => found.for_each(|(forward, tunnel)| {
             let to = tunnel.map_or("nowhere".into(), |t| t.record.endpoint.ip().to_string());
             let what = match (forward.state, tunnel.is_some_and(|t| t.alive)) {
-                (ForwardState::Prepared, _) => "from the end of its migration on",
-                (ForwardState::Lent, _) => "until its return, which is under way",
+                (ForwardState::Prepared, _) => "starts when its migration ends",
+                (ForwardState::Lent, _) => {
+                    "ends when the container has returned, which is under way"
+                }
                 (ForwardState::Active, true) => "active",
                 (ForwardState::Active, false) => "the tunnel is dead",
             };
@@ -74,13 +76,13 @@ fn remove(given: &str) -> anyhow::Result<()> {
     };
     anyhow::ensure!(
         forward.state != ForwardState::Prepared,
-        "{} is on its way; when it has moved, try again, or `agent-client cancel` its migration",
+        "{} is still moving: try again when it has moved, or `agent-client cancel` its migration",
         forward.container.name
     );
     let removed = port_forwards::remove(&dirs, &forward.container.id)?;
-    let removed = removed.context("it has just been removed")?;
+    let removed = removed.context("another command has just removed it")?;
     eprintln!(
-        "new connections to {} here do not go to {} any more",
+        "new connections to {} here are no longer forwarded to {}",
         ports(&removed),
         removed.container.name
     );

@@ -67,7 +67,7 @@ pub(super) async fn migrate(container: &str, to: Address, options: Options) -> a
     })
 }
 
-/// The first Ctrl-C or SIGTERM rolls back; so does every further one, there is no faster way that
+/// Ctrl-C and SIGTERM roll back. A second one changes nothing: there is no faster way out that
 /// loses nothing.
 fn cancel_on_signals(cancel: CancellationToken) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -79,7 +79,7 @@ fn cancel_on_signals(cancel: CancellationToken) -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            eprintln!("cancelling: rolling back unless the destination has taken over already");
+            eprintln!("cancelling: rolling back, unless the destination has already taken over");
             cancel.cancel();
         }
     });
@@ -112,18 +112,18 @@ fn summarize(report: &Report) {
             );
             if !report.forwarded_ports.is_empty() {
                 println!(
-                    "new connections to {} here go there until `agent-client forward remove {name}`",
+                    "new connections to {} here are forwarded there until `agent-client forward remove {name}`",
                     report.forwarded_ports.join(", ")
                 );
             }
         }
         Outcome::Possible => println!("{name} could move to {}", report.destination),
         Outcome::Failed if report.freeze_ms > 0 => eprintln!(
-            "agent-client: {error}\n{name} runs on here; it was frozen for {}",
+            "agent-client: {error}\n{name} keeps running here; it was frozen for {}",
             units::milliseconds(report.freeze_ms)
         ),
         Outcome::Failed if report.container.is_some() => {
-            eprintln!("agent-client: {error}\n{name} runs on here, undisturbed");
+            eprintln!("agent-client: {error}\n{name} keeps running here, undisturbed");
         }
         Outcome::Failed => eprintln!("agent-client: {error}"),
         Outcome::Refused => eprintln!("agent-client: {name} cannot move: {error}"),

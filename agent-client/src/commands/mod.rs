@@ -22,7 +22,7 @@ use crate::format::Format;
 use crate::migrate::is_usage_error;
 use crate::{interactive, recovery};
 
-/// Runs the command; prints an error once.
+/// Runs the command; on failure prints the error.
 pub(crate) fn run(cli: Cli) -> ExitCode {
     common::log::init(cli.verbose, "warn");
     let command = match cli.command {
@@ -76,7 +76,7 @@ async fn execute(command: Option<AsRoot>) -> anyhow::Result<u8> {
             if !(yes || dry_run || interactive && format == Format::Text) {
                 eprintln!(
                     "agent-client: there is nobody to ask whether to go on: add --yes, or \
-                     --dry-run to only look"
+                     --dry-run to only check"
                 );
                 return Ok(USAGE);
             }

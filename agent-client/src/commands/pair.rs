@@ -20,7 +20,7 @@ pub(super) fn read_token(path: &Path) -> anyhow::Result<Token> {
 pub(super) async fn pair(address: &Address, token: Token) -> anyhow::Result<()> {
     let host = address.to_string();
     if token.seems_expired() {
-        tracing::warn!("by this host's clock, the token has expired");
+        tracing::warn!("according to this host's clock, the token has expired");
     }
     let identity = identity()?;
     let mut control = Control::open(&host, token.server, Standing::Unpaired).await?;

@@ -5,10 +5,11 @@ use common::journal::{Journal, MigrationRecord, Progress};
 use crate::format::Format;
 use crate::recovery::{self, End, Settled};
 
-/// Exit status if something stays open.
+/// Exit status if a migration stays open.
 const OPEN: u8 = 3;
 
-/// Finishes or undoes all migrations that earlier commands left, or the one whose id begins so.
+/// Finishes or undoes all migrations that earlier commands left behind, or the one whose id starts
+/// with `prefix`.
 pub(super) async fn recover(prefix: Option<&str>, format: Format) -> anyhow::Result<u8> {
     let only = match prefix {
         Some(prefix) => Some(Journal::of("client").find(prefix)?),
@@ -36,7 +37,7 @@ pub(super) fn print(only: Option<&MigrationRecord>, settled: &[Settled]) {
         match end {
             End::Undone => println!("{head}: undone; the container runs here"),
             End::Finished => println!("{head}: finished; the container runs on {peer}"),
-            End::Carried => println!("{head}: under way; another agent-client carries it on"),
+            End::Carried => println!("{head}: under way; another agent-client is working on it"),
             End::Open(error) => println!("{head}: OPEN: {error:#}\n{}", advice(record)),
         }
     }
@@ -68,12 +69,12 @@ pub(super) fn head(record: &MigrationRecord) -> String {
 fn advice(record: &MigrationRecord) -> String {
     let (peer, id) = (&record.peer, &record.migration);
     if record.progress != Progress::Committing {
-        return "  Mend that, and run `agent-client recover` again.".into();
+        return "  Fix that, and run `agent-client recover` again.".into();
     }
     format!(
-        "  When {peer} can be reached again, run `agent-client recover` again. If it never will \
-         be:\n  agent-client resolve {id} --keep source        the container runs on here\n  \
-         agent-client resolve {id} --keep destination   the copy here is removed\n  Only if you \
-         know that it does not run there may you keep it here."
+        "  Once {peer} can be reached again, run `agent-client recover`. If it never will \
+         be:\n  agent-client resolve {id} --keep source        the container keeps running here\n  \
+                  agent-client resolve {id} --keep destination   the copy here is removed\n  Keep the copy \
+                  here only if you know that the container does not run there."
     )
 }

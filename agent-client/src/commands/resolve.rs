@@ -9,14 +9,17 @@ use crate::cli::Keep;
 use crate::lock;
 use crate::recovery::{self, Settled};
 
-/// Ends a migration whose destination cannot say what became of it, as the operator says.
+/// Ends a migration as the operator decided, because its destination cannot say what became of it.
 pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
     let journal = Journal::of("client");
     let record = journal.find(prefix)?;
     let Some(_lock) = lock::container(&record.container.id)? else {
-        anyhow::bail!("another agent-client works on {}", record.container.name);
+        anyhow::bail!(
+            "another agent-client is working on {}",
+            record.container.name
+        );
     };
-    // Read again: it may have been settled while the lock was another's.
+    // Read again: whoever held the lock until now may have finished or undone it.
     let record = journal.find(record.migration.as_str())?;
     anyhow::ensure!(
         record.progress == Progress::Committing,
@@ -33,9 +36,9 @@ pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
             SourceStep::Remove,
             "the destination says that it runs there",
         ),
-        Ok(Fate::RolledBack) => (SourceStep::Thaw, "the destination says that it is undone"),
+        Ok(Fate::RolledBack) => (SourceStep::Thaw, "the destination says that it was undone"),
         Ok(Fate::UnderWay) => anyhow::bail!(
-            "{} is still at work on it: run `agent-client recover` in a moment",
+            "{} is still working on it: run `agent-client recover` in a moment",
             record.peer
         ),
         unknown => {
@@ -51,7 +54,7 @@ pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
         }
     };
     let source = recovery::find(&record).await?;
-    // One that runs has come back since, and is not the copy that was left behind.
+    // A container that is running has come back since; it is not the copy that was left behind.
     let step = Some(step).filter(|step| {
         *step == SourceStep::Thaw || recovery::is_frozen(source.as_ref()).unwrap_or(false)
     });

@@ -1,4 +1,4 @@
-//! After a migration: leads flows that entered elsewhere past this host.
+//! After a migration: lets flows that entered at another host bypass this one.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,16 +17,17 @@ use tokio::time::{sleep, timeout};
 use crate::control::{Control, RequestError, unexpected};
 use crate::source::Flows;
 
-/// How long the host at the other end of a tunnel may take to say what it sends through it.
+/// How long the host at the other end of a tunnel may take to say what it forwards into it.
 const GREETING: Duration = Duration::from_secs(5);
 
-/// After this time nothing is under way any more that was sent before the path was shorter.
+/// Packets sent the long way, before the bypass, have arrived after this time.
 const UNDER_WAY: Duration = Duration::from_millis(1500);
 
-/// A flow that comes this way all the same has had a packet in this time, or can wait for the next.
+/// A flow that still comes this way has had a packet within this time, or it can wait for its next
+/// one.
 const UNUSED: Duration = Duration::from_millis(500);
 
-/// Why flows go on through this host.
+/// Why flows still go through this host.
 #[derive(Debug, thiserror::Error)]
 enum Obstacle {
     /// At the host where they enter, or on the way there.
@@ -43,7 +44,7 @@ enum Obstacle {
 /// What became of the flows that moved and had come through other tunnels.
 #[derive(Debug, Default)]
 pub(super) struct Bypassed {
-    /// How many do not pass this host any more.
+    /// How many no longer pass this host.
     pub(super) flows: usize,
     /// Why others still do.
     pub(super) warnings: Vec<String>,
@@ -57,8 +58,8 @@ pub(super) struct Moved<'a> {
 }
 
 impl Moved<'_> {
-    /// Introduces the hosts where its flows enter, and where new ones may, to the one that it has moved
-    /// to.
+    /// Introduces the hosts where its flows enter, and those where new ones may enter, to the host that
+    /// it has moved to.
     pub(super) async fn bypass(&self, control: &mut Control) -> Bypassed {
         let mut entries: BTreeMap<Index, Vec<MovedFlow>> = BTreeMap::new();
         for (through, moved) in self.flows.iter().flat_map(|f| f.passing(self.tunnel)) {
@@ -87,7 +88,7 @@ impl Moved<'_> {
                             "new connections at {entry} do not follow the container: {obstacle}"
                         ),
                         count => format!(
-                            "{count} connections that enter at {entry} go on through this host, \
+                            "{count} connections that enter at {entry} still go through this host, \
                              which must stay up for them: {obstacle}"
                         ),
                     });
@@ -97,20 +98,20 @@ impl Moved<'_> {
         if !bypassed.is_empty()
             && let Err(error) = self.leave(&bypassed).await
         {
-            // They end by themselves.
+            // The entries time out without us.
             tracing::debug!("{error:#}");
         }
         result
     }
 
-    /// Has this host forget flows that came through these tunnels and do not any more.
+    /// Makes this host forget flows that came through these tunnels and no longer do.
     async fn leave(&self, bypassed: &[Index]) -> anyhow::Result<()> {
         let each = || {
             bypassed
                 .iter()
                 .flat_map(|t| self.flows.iter().map(move |f| (*t, f)))
         };
-        // What was under way made their entries last again.
+        // Packets that were still under way have refreshed the entries.
         sleep(UNDER_WAY).await;
         for (through, flows) in each() {
             flows.expire_soon(through).await?;
@@ -122,7 +123,8 @@ impl Moved<'_> {
         Ok(())
     }
 
-    /// Does it for what comes through one tunnel. Also says where that enters, if it got so far.
+    /// Introduces the two hosts for what comes through one tunnel. Also says at which host that
+    /// enters, if that became known.
     async fn past(
         &self,
         control: &mut Control,
@@ -148,14 +150,15 @@ impl Moved<'_> {
                 };
                 (Some(address), done)
             }
-            // Nothing of this container's is known to come from there.
+            // No flow of this container is known to come from there.
             Err(_) if passing.is_empty() => (None, Ok(0)),
             Err(error) => (None, Err(error.into())),
         }
     }
 
-    /// Waits until what was turned aside has passed this host: first what comes through `through`, and what
-    /// comes back, then what that has become.
+    /// Waits until the packets that still took the long way have passed this host: first, through the
+    /// container's tunnel, those that came in through `through` and the replies to them; then these
+    /// replies, through `through`.
     async fn wait_until_arrived(&self, through: Index) {
         for tunnel in [self.tunnel, through] {
             let echo = move || tunnel::echo(&Dirs::default(), tunnel, UNDER_WAY);
@@ -195,7 +198,7 @@ impl Moved<'_> {
         }
         self.wait_until_arrived(through).await;
         if let Err(error) = entry.arrived().await {
-            // They go by themselves.
+            // The packets that wait there are released after a while anyway.
             tracing::debug!("{error}");
         }
         for flows in self.flows {

@@ -9,7 +9,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::control::Control;
 use crate::source::{Data, Payload, Source};
 
-/// Number of its stream. The image and the skeleton come before, files after.
+/// Number of its stream. The image and the skeleton have the numbers before, files those after.
 const STREAM: u32 = 3;
 
 /// Its stream, open since before the freeze.
@@ -20,7 +20,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Announces it and opens it. `cancel` ends it, too.
+    /// Announces it and opens it. `cancel` ends it too.
     pub(super) async fn open(
         data: &Data,
         control: &mut Control,
@@ -39,10 +39,10 @@ impl Stream {
     }
 }
 
-/// What has been sent while CRIU wrote it.
+/// What has been sent so far, while CRIU was writing.
 pub(super) struct Begun {
-    /// However this ends from here on, nobody waits for what was not sent: goes before the buffer
-    /// with it does.
+    /// However this ends, nobody must wait for what was not sent. Declared first, so that it is
+    /// dropped before the buffer that `payload` holds.
     pub(super) unsent: DropGuard,
     pub(super) payload: anyhow::Result<Payload>,
 }

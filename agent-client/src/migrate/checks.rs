@@ -1,8 +1,8 @@
-//! What both hosts say before anything is changed.
+//! What both hosts check before anything is changed.
 
 use common::container::ContainerFacts;
 use common::container::podman;
-use common::container::podman::inspect::Placement;
+use common::container::podman::inspect::Local;
 use common::host::HostFacts;
 use common::net::foreign_firewalls::{self, Part};
 use common::preflight::{self, Check, Side, Verdict};
@@ -15,26 +15,22 @@ use crate::control::{Control, unexpected};
 /// The container that is meant, and this host.
 pub(super) struct Found {
     pub(super) facts: ContainerFacts,
-    pub(super) placement: Placement,
+    pub(super) local: Local,
     pub(super) host: HostFacts,
 }
 
 impl Found {
-    /// Finds a container by what the user calls it.
+    /// Finds a container by the name or id that the user gave.
     pub(super) async fn look(container: &str) -> anyhow::Result<Self> {
         let listed = podman::list::list().await?;
         let found = podman::list::resolve(&listed, container)?;
         let (inspected, host) =
             tokio::join!(podman::inspect::inspect(&found.id), HostFacts::gather());
-        let (facts, placement) = inspected?;
-        Ok(Found {
-            facts,
-            placement,
-            host,
-        })
+        let (facts, local) = inspected?;
+        Ok(Found { facts, local, host })
     }
 
-    /// What this host says.
+    /// This host's checks.
     pub(super) async fn check_here(&self, forward_new: bool) -> Vec<Check> {
         let addresses = self.facts.addresses();
         let look = move || foreign_firewalls::obstacles(Part::Source, &addresses, forward_new);
@@ -47,7 +43,7 @@ impl Found {
         checks
     }
 
-    /// What the destination says.
+    /// The destination's checks.
     pub(super) async fn check_there(
         &self,
         forward_new: bool,
@@ -74,7 +70,7 @@ pub(crate) async fn check(container: &str, destination: &Address) -> anyhow::Res
     Ok(checks)
 }
 
-/// What stands in the way, in a sentence; nothing if nothing does.
+/// What prevents the migration, as a sentence; `None` if nothing does.
 pub(super) fn refusal(checks: &[Check]) -> Option<String> {
     let failed: Vec<String> = checks
         .iter()

@@ -10,14 +10,14 @@ use super::failure::Failure;
 use crate::address::Address;
 use crate::control::{Control, RequestError, ask_fate, unexpected};
 
-/// For how long, and with what pause, the destination is asked what became of a commit.
+/// For how long, and how often, the destination is asked what became of a commit.
 const FATE_LIMIT: Duration = Duration::from_secs(15);
 const FATE_PAUSE: Duration = Duration::from_secs(2);
 
-/// Has the destination commit; not cancellable. Returns what there is to warn of.
+/// Has the destination commit; not cancellable. Returns a warning, if there is one.
 ///
-/// The record says so already: from then on only the destination's word says where the container
-/// runs.
+/// The record already says `committing`: from then on only the destination's word decides where the
+/// container runs.
 pub(super) async fn commit(
     control: &mut Control,
     destination: &Address,
@@ -30,7 +30,7 @@ pub(super) async fn commit(
     }
 }
 
-/// The answer to `Commit` did not come: asks until the destination says what became of it.
+/// The answer to `Commit` did not come: asks until the destination says what became of the commit.
 async fn learn_outcome(
     destination: &Address,
     migration: &MigrationId,
@@ -51,7 +51,9 @@ async fn learn_outcome(
         };
         match transaction::source(Progress::Committing, Some(answer), true) {
             Some(SourceStep::Remove) => {
-                return Ok(format!("the answer to the commit was not in order: {lost}"));
+                return Ok(format!(
+                    "the commit was not answered properly, but the destination has committed: {lost}"
+                ));
             }
             Some(SourceStep::Thaw) => {
                 return Err(Failure::Failed(anyhow::anyhow!(
@@ -69,7 +71,7 @@ async fn learn_outcome(
     }
     Err(Failure::Unknown(anyhow::anyhow!(
         "{lost}; it is not known whether the container runs on {destination}. The copy here \
-         stays frozen so that there are never two. When {destination} can be reached again, \
+                  stays frozen so that there are never two. Once {destination} can be reached again, \
          run `agent-client recover` here: it asks and then finishes or undoes this migration. If it \
          never will be, decide with `agent-client resolve {migration}`"
     )))

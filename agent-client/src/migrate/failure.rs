@@ -19,7 +19,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
-/// Whether the given container does not exist: a mistake in the command line.
+/// Whether the container that was asked for does not exist: a mistake in the command line.
 pub(crate) fn is_usage_error(error: &anyhow::Error) -> bool {
     matches!(
         error.downcast_ref(),

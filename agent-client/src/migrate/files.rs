@@ -1,4 +1,4 @@
-//! The files of the container, while it runs.
+//! Sends the container's files while it runs.
 
 use common::container::files::payload::Sent;
 use common::protocol::{Request, StreamKind};
@@ -7,18 +7,19 @@ use tokio_util::sync::CancellationToken;
 use crate::control::Control;
 use crate::source::{Data, Source};
 
-/// Number of the first of their streams. The image, the skeleton and the checkpoint come before.
+/// Number of the first of their streams. The image, the skeleton and the checkpoint have the
+/// numbers before.
 const FIRST_STREAM: u32 = 4;
 
-/// A pass over the files that sent less than this is the last before the outage, in bytes.
+/// A pass over the files that sends less than this, in bytes, is the last before the outage.
 const FEW_BYTES: u64 = 8 << 20;
 
 /// Most passes over the files after the first.
 const MOST_PASSES: u32 = 4;
 
-/// Sends the files while the container runs, and again what has changed meanwhile, until little
-/// is left for the outage or it does not get less. What the destination warns of is added to
-/// `warnings`.
+/// Sends the files while the container runs, then repeatedly what has changed meanwhile, until
+/// little is left for the outage or the amount stops shrinking. The destination's warnings are
+/// added to `warnings`.
 pub(super) async fn send(
     source: &Source,
     data: &Data,

@@ -1,8 +1,9 @@
-//! Datagrams for the frozen container that leave the checkpoint no room in the tunnel.
+//! Floods of datagrams for the frozen container that leave the checkpoint no room in the tunnel.
 //!
-//! They would wait at the destination, but more come than the tunnel carries: most are dropped on their way,
-//! and so is the checkpoint, whose stream slows down more with each packet that it loses. It would come
-//! through when the flood ends. So they are dropped here instead, until it is there.
+//! The datagrams would wait at the destination, but more of them come than the tunnel can carry: most are
+//! dropped on the way. So is part of the checkpoint, whose TCP stream slows down with each lost packet and
+//! would arrive only once the flood ends. So the datagrams are dropped here instead, until the checkpoint is
+//! there.
 
 use std::time::Duration;
 
@@ -14,20 +15,20 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::source::Flows;
 
-/// How often it is looked, and how many packets the tunnel may have dropped in between: one that is full for
-/// a moment has room again in the next.
+/// Poll interval, and how many packets the tunnel may drop within one. A tunnel that was only briefly full
+/// has room again in the next interval.
 const LOOK: Duration = Duration::from_millis(20);
 const MOST_DROPPED: u64 = 100;
 
-/// Looks after the tunnel while the checkpoint is sent. Ends when dropped.
+/// Watches the tunnel while the checkpoint is sent. Ends when dropped.
 pub(super) struct Watch {
     held_back: JoinHandle<anyhow::Result<usize>>,
     end: DropGuard,
 }
 
 impl Watch {
-    /// Has datagrams of `flows` take the way that they took before they were turned into `tunnel`, if that
-    /// overflows. Undone by [`Flows::redirect`], and by [`Flows::restore`] with all else.
+    /// If `tunnel` overflows, sends the datagrams of `flows` the way they went before they were redirected
+    /// into it. Undone by [`Flows::redirect`], and by [`Flows::restore`] along with everything else.
     pub(super) fn begin(flows: Flows, tunnel: Index) -> Self {
         let end = CancellationToken::new();
         let ended = end.clone();
@@ -44,19 +45,19 @@ impl Watch {
         }
     }
 
-    /// Ends it, and says how many flows were held back. They are still.
+    /// Ends it, and returns how many flows were held back. They stay held back.
     pub(super) async fn end(self) -> anyhow::Result<usize> {
         drop(self.end);
         self.held_back.await?
     }
 }
 
-/// Waits until the tunnel has dropped more than it may from one look to the next.
+/// Waits until the tunnel has dropped too many packets within one poll interval.
 async fn overflows(tunnel: Index) {
     let look = || spawn_blocking(move || overflow::dropped(tunnel));
     let mut before = None;
     loop {
-        // An interface that is gone is noticed by whoever sends through it.
+        // If the interface is gone, whoever sends through it notices.
         let now = look().await.ok().and_then(Result::ok);
         if let (Some(before), Some(now)) = (before, now)
             && now.saturating_sub(before) > MOST_DROPPED

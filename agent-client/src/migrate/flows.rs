@@ -12,16 +12,17 @@ use crate::source::{Flows, Source};
 
 /// The flows of the container that moves.
 pub(super) struct MovingFlows {
-    /// The one that they are redirected into.
+    /// The tunnel that they are redirected into.
     pub(super) tunnel: Index,
-    /// As they were at the first look, and then those that began between that and the freeze.
+    /// The flows found at the first look, then those that began between it and the freeze.
     looks: Vec<Flows>,
-    /// Some of the first look pass the destination already, and it has yet to redirect them.
+    /// Some flows of the first look already pass through the destination, which has yet to redirect
+    /// them.
     waiting: bool,
 }
 
 impl MovingFlows {
-    /// Looks at them while the container runs on, tells the destination of them, and makes them
+    /// Looks up the flows while the container runs on, tells the destination of them, and gets them
     /// ready to be redirected into `tunnel`.
     pub(super) async fn prepare(
         source: &Source,
@@ -39,7 +40,7 @@ impl MovingFlows {
         })
     }
 
-    /// Sends the packets of those of the first look to the destination from now on.
+    /// Sends the packets of the first look's flows to the destination from now on.
     pub(super) async fn redirect(
         &mut self,
         control: &mut Control,
@@ -49,7 +50,7 @@ impl MovingFlows {
         redirect(self.first(), waiting, self.tunnel, control, undo).await
     }
 
-    /// Lets those follow that began between the first look and the freeze.
+    /// Lets the flows follow that began between the first look and the freeze.
     pub(super) async fn follow(
         &mut self,
         source: &Source,
@@ -65,18 +66,18 @@ impl MovingFlows {
         Ok(())
     }
 
-    /// Redirects those of the first look again after some were held back.
+    /// Redirects the first look's flows again, after some of them were held back.
     pub(super) async fn redirect_again(&self) -> anyhow::Result<()> {
         let redirected = self.first().redirect(self.tunnel).await;
         redirected.context("cannot redirect the flows again")
     }
 
-    /// Those of the first look.
+    /// The flows of the first look.
     pub(super) fn first(&self) -> &Flows {
         &self.looks[0]
     }
 
-    /// All of them, look by look.
+    /// All flows, look by look.
     pub(super) fn looks(&self) -> &[Flows] {
         &self.looks
     }
@@ -87,7 +88,8 @@ impl MovingFlows {
         FlowCount::of(&moved)
     }
 
-    /// After the old container's removal. Returns what may not have moved, and why.
+    /// After the old container's removal: puts back what went with it. Returns what may not
+    /// have moved, and why.
     pub(super) async fn reconcile(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         for flows in &self.looks {
@@ -100,7 +102,7 @@ impl MovingFlows {
 }
 
 /// Tells the destination of flows, before any of their packets can get there. Returns whether some
-/// wait for it to redirect them.
+/// wait for the destination to redirect them.
 async fn install(flows: &Flows, control: &mut Control) -> Result<bool, RequestError> {
     let mut some = false;
     for batch in flows.moved().chunks(FLOWS_PER_BATCH) {
@@ -125,7 +127,7 @@ async fn redirect(
 ) -> anyhow::Result<()> {
     let back = flows.clone();
     undo.register("flows", move || async move { back.restore().await });
-    // Those that pass the destination anyway are redirected there.
+    // Flows that already pass through the destination are redirected there.
     if waiting {
         control.ask(Request::Redirect).await?;
     }

@@ -1,5 +1,5 @@
-//! New connections to the ports that the container publishes here: they follow it, if that is asked
-//! for.
+//! New connections to the ports that the container publishes here follow it, if the user asked for
+//! that.
 
 use common::net::flows::port_forward::Forward;
 use common::net::flows::port_forwards;
@@ -10,7 +10,8 @@ use tokio::task::spawn_blocking;
 
 use crate::source::Source;
 
-/// The forward is on record before the commit: whoever finishes this migration has it work.
+/// The forward is on record before the commit, so that whoever finishes this migration activates
+/// it.
 pub(super) async fn prepare(source: &Source, tunnel: Index, undo: &mut Undo) -> anyhow::Result<()> {
     let forward = Forward::of(&source.facts);
     let id = forward.container.id.clone();
@@ -23,7 +24,7 @@ pub(super) async fn prepare(source: &Source, tunnel: Index, undo: &mut Undo) -> 
     Ok(())
 }
 
-/// From now on it works. Returns the ports.
+/// Activates the forward. Returns the ports.
 pub(super) async fn activate(source: &Source) -> anyhow::Result<Vec<String>> {
     let id = source.facts.id.clone();
     spawn_blocking(move || port_forwards::activate(&Dirs::default(), &id)).await??;

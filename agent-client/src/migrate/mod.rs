@@ -21,7 +21,8 @@ use anyhow::Context;
 use common::bulk;
 use common::container::ContainerFacts;
 use common::container::files::payload::Sent;
-use common::container::podman::inspect::Placement;
+use common::container::podman::inspect::Local;
+use common::durable;
 use common::journal::Progress;
 use common::net::flows::decide::FlowCount;
 use common::net::tunnel::Tunnel;
@@ -50,7 +51,7 @@ use crate::timeline::Timeline;
 const TOO_MANY_DATAGRAMS: &str = "datagrams to the container were dropped while the checkpoint was sent: \
                                   more came than the tunnel carries";
 
-/// A decision of the user between plan and act.
+/// The user's decision once the checks are done and before anything is changed.
 pub(crate) type Confirm<'a> = &'a (dyn Fn(&ContainerFacts, &[Check]) -> bool + Send + Sync);
 
 /// Numbers of streams. The checkpoint's comes next, and then those of the files.
@@ -68,12 +69,13 @@ pub(crate) struct Migration<'a> {
     control: Option<Control>,
     forward_new: bool,
     report: Report,
-    /// Held to the end of the roll-back: recovery takes a record without a lock for a dead one.
+    /// Held to the end of the rollback: recovery takes an unlocked record to be that of a dead
+    /// command.
     lock: Option<ContainerLock>,
 }
 
 impl<'a> Migration<'a> {
-    /// A migration to `destination`; cancelled through `cancel` until it commits.
+    /// A migration to `destination`; cancelling `cancel` undoes it until it commits.
     pub(crate) fn new(
         destination: Address,
         observer: &'a dyn Observer,
@@ -114,20 +116,20 @@ impl<'a> Migration<'a> {
         }
     }
 
-    /// Undoes the migration if the container has been frozen for longer than this before it commits.
+    /// Undoes the migration if the container is still frozen after this time without a commit.
     pub(crate) fn max_freeze(mut self, limit: Duration) -> Self {
         self.outage.set_limit(limit);
         self
     }
 
-    /// Sends new connections to the ports that the container publishes here after it.
+    /// Whether to forward new connections to the ports that the container publishes here.
     pub(crate) fn forward_new(mut self, forward: bool) -> Self {
         self.forward_new = forward;
         self
     }
 
-    /// Moves `container` if both hosts agree and `confirm` does; undoes everything if it fails.
-    /// Also says whether the failure is a mistake in the command line.
+    /// Moves `container` if both hosts and `confirm` agree; undoes everything if it fails. Also
+    /// returns whether the failure is a mistake in the command line.
     pub(crate) async fn run(
         mut self,
         container: &str,
@@ -190,16 +192,16 @@ impl<'a> Migration<'a> {
         let facts = &found.facts;
         self.report.container = Some(facts.reference());
         self.lock = Some(lock::container(&facts.id)?.ok_or_else(|| {
-            anyhow::anyhow!("another agent-client is migrating {} right now", facts.name)
+            anyhow::anyhow!("another agent-client is already migrating {}", facts.name)
         })?);
         if let Some(record) = self.record.unsettled(&facts.id)? {
             return Err(Failure::Refused(format!(
-                "an earlier migration of {} to {} is not settled (its id: {}): until it is, it may \
-                 run there",
+                "an earlier migration of {} to {} is neither finished nor undone (its id: {}): the \
+                                  container may still run there",
                 facts.name, record.peer, record.migration
             )));
         }
-        // A container that is not running at all has nothing to ask the destination about.
+        // If the container is not even running, there is nothing to ask the destination.
         let checks = found.check_here(self.forward_new).await;
         if let Some(why) = checks::refusal(&checks) {
             return Err(Failure::Refused(why));
@@ -215,7 +217,7 @@ impl<'a> Migration<'a> {
         Ok((found, checks, control.cancelled_by(cancel.clone())))
     }
 
-    /// Adds what the destination says to `checks`.
+    /// Adds the destination's checks to `checks`.
     async fn preflight(
         &mut self,
         found: &Found,
@@ -235,8 +237,8 @@ impl<'a> Migration<'a> {
         }
     }
 
-    /// Both hosts know of the migration from here on. The control connection is in `self.control`
-    /// then, for the roll-back. Returns what the destination lacks of the image.
+    /// From here on both hosts know of the migration. The control connection is then in
+    /// `self.control`, for the rollback. Returns what the destination lacks of the image.
     async fn begin(
         &mut self,
         found: Found,
@@ -244,7 +246,7 @@ impl<'a> Migration<'a> {
     ) -> Result<(Source, Option<MissingImage>), Failure> {
         let migration = MigrationId::random();
         self.report.migration_id = Some(migration.clone());
-        let source = self.open_journal(&migration, &found.facts, found.placement)?;
+        let source = self.open_journal(&migration, &found.facts, found.local)?;
         let begin = Request::Begin {
             migration,
             container: Box::new(found.facts),
@@ -265,12 +267,12 @@ impl<'a> Migration<'a> {
         Ok((source, missing_image))
     }
 
-    /// The record and the scratch directory; both are seen by recovery if this process dies.
+    /// The record and the scratch directory; recovery finds both if this process dies.
     fn open_journal(
         &mut self,
         migration: &MigrationId,
         facts: &ContainerFacts,
-        placement: Placement,
+        local: Local,
     ) -> anyhow::Result<Source> {
         let peer = self.destination.to_string();
         self.record.open(migration, facts.reference(), peer)?;
@@ -283,8 +285,8 @@ impl<'a> Migration<'a> {
         self.undo.register("scratch files", move || async move {
             Ok(paths::remove_work_dir(&removed)?)
         });
-        std::fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
-        Source::new(facts.clone(), placement, work)
+        durable::create_dir_all(&work).with_context(|| work.display().to_string())?;
+        Source::new(facts.clone(), local, work)
     }
 
     /// From `Begin` to the end, a line per phase.
@@ -338,11 +340,11 @@ impl<'a> Migration<'a> {
             .await
     }
 
-    /// Everything that needs no memory image: the container runs on meanwhile.
+    /// Everything that does not need the memory image: the container runs on meanwhile.
     async fn stage(&mut self, source: &Source, data: &Data) -> anyhow::Result<()> {
         self.timeline.begin(PhaseName::Stage);
         let cancel = &self.outage.cancel;
-        // Nothing of the container has been changed, so a Podman that hangs can be given up.
+        // The container is still unchanged, so a Podman that hangs can be abandoned.
         let written = cancel.run_until_cancelled(source.write_skeleton());
         written.await.context("cancelled")??;
         let sent = source.send_skeleton(SKELETON_STREAM, data, cancel.clone());
@@ -371,7 +373,8 @@ impl<'a> Migration<'a> {
         .await
     }
 
-    /// The last before the outage: whatever can be done while the container runs is done after it.
+    /// The last phase before the outage, after everything else that can be done while the container
+    /// runs.
     async fn flows(
         &mut self,
         source: &Source,
@@ -384,14 +387,14 @@ impl<'a> Migration<'a> {
         if self.forward_new {
             forward::prepare(source, tunnel.index(), &mut self.undo).await?;
         }
-        // Before the freeze: a check must not begin while the container stands still.
+        // Before the freeze: a health check must not start while the container is frozen.
         let held = source.clone();
         self.undo
             .register("service and health checks", move || async move {
                 held.release().await
             });
         let holding = source.hold().await;
-        holding.context("cannot keep systemd from looking after the container")?;
+        holding.context("cannot stop systemd from restarting or checking the container")?;
         let thawed = source.clone();
         self.undo
             .register("freeze", move || async move { thawed.thaw().await });
@@ -402,7 +405,7 @@ impl<'a> Migration<'a> {
         Ok((flows, stream))
     }
 
-    /// From here on packets for the container go to the destination and wait there.
+    /// From here on, packets for the container go to the destination and wait there.
     async fn freeze(
         &mut self,
         source: &Source,
@@ -477,14 +480,15 @@ impl<'a> Migration<'a> {
         Ok(())
     }
 
-    /// The migration cannot fail any more.
+    /// From here on, the migration cannot fail.
     async fn remove(&mut self, source: &Source, flows: &MovingFlows) -> Outcome {
         self.timeline.begin(PhaseName::Remove);
         let control = self.control.as_mut();
         let forward_new = self.forward_new;
         let removed = removal::remove(source, flows, control, forward_new, &mut self.report).await;
         if let Err(error) = removed {
-            // The scratch space stays with it: by that recovery knows.
+            // The scratch space is kept too: it tells recovery that the container is still to be
+            // removed.
             self.report.warnings.push(format!(
                 "the old container could not be removed: {error:#}; it is frozen, and the next \
                  agent-client command here tries again"
@@ -497,7 +501,7 @@ impl<'a> Migration<'a> {
         Outcome::Moved
     }
 
-    /// The one error tail: this host first, since clients wait for it.
+    /// The only error path: this host first, since clients wait for it.
     async fn roll_back(&mut self, error: &anyhow::Error) {
         let why = format!("{error:#}");
         self.report.freeze_ms = self.outage.frozen_ms();
@@ -534,7 +538,7 @@ impl<'a> Migration<'a> {
     }
 }
 
-/// Of the migration only this part, so that the others can be used meanwhile.
+/// Borrows only this part of the migration, so that the others can be used meanwhile.
 fn connected(control: &mut Option<Control>) -> Result<&mut Control, RequestError> {
     control
         .as_mut()

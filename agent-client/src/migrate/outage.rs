@@ -1,5 +1,5 @@
-//! The outage: since when the container is frozen, for how long it may be, and what happens side by
-//! side meanwhile.
+//! The outage: since when the container has been frozen, how long it may be, and what happens in
+//! parallel meanwhile.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ pub(super) struct Outage {
 }
 
 impl Outage {
-    /// One that may last for as long as it takes, of the migration that `cancel` cancels.
+    /// An outage without a limit, of the migration that `cancel` cancels.
     pub(super) fn of(cancel: CancellationToken) -> Self {
         Outage {
             cancel,
@@ -41,8 +41,8 @@ impl Outage {
         self.limit = limit;
     }
 
-    /// Starts the clock, which cancels the migration when the container has been frozen for too
-    /// long. What happens after the commit was sent does not care.
+    /// Starts the clock, which cancels the migration once the container has been frozen for too
+    /// long. After the commit has been sent, that has no effect.
     pub(super) fn begin(&mut self) {
         self.frozen_at = Some(Instant::now());
         let limit = self.limit;
@@ -54,7 +54,7 @@ impl Outage {
         });
     }
 
-    /// For how long the container has been frozen, in milliseconds; 0 if it was not.
+    /// How long the container has been frozen, in milliseconds; 0 if it is not frozen.
     pub(super) fn frozen_ms(&self) -> u64 {
         self.frozen_at
             .map_or(0, |at| at.elapsed().as_millis() as u64)
@@ -66,7 +66,7 @@ impl Outage {
         Ok(())
     }
 
-    /// Says of `error`, with which the migration ended, that it took too long, if it did.
+    /// Adds to `error`, which ended the migration, that the outage took too long, if it did.
     pub(super) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         match self.overdue.is_cancelled() {
             true => error.context(format!(
@@ -78,8 +78,8 @@ impl Outage {
     }
 }
 
-/// Side by side: CRIU writes its images of the container, they are sent as they grow, and `follow`
-/// has those flows follow that began late. A failure of that ends the stream.
+/// In parallel: CRIU writes its images of the container, they are sent as they grow, and `follow`
+/// moves the flows that began late. If `follow` fails, the stream ends.
 pub(super) async fn dump(
     source: &Source,
     stream: Stream,
@@ -105,8 +105,9 @@ pub(super) async fn dump(
     (dumped, followed, Begun { unsent, payload })
 }
 
-/// Side by side: the destination restores the container, and this host writes down that it may run
-/// there from now on. That is on disk by the time that it must be, and nothing waits for the disk.
+/// In parallel: the destination restores the container, and this host records that it may run there
+/// from now on. The record is on disk by the time the commit needs it, and nothing waits for the
+/// disk.
 pub(super) async fn restore(
     source: &Source,
     record: &mut Record,

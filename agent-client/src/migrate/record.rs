@@ -1,8 +1,8 @@
-//! What is kept on this host's disk of a migration, for recovery and for people.
+//! What this host keeps on disk about a migration, for recovery and for people.
 
 use anyhow::Context;
 use common::container::checkpoint::dump::DumpError;
-use common::journal::{Journal, MigrationRecord, Progress, Role};
+use common::journal::{self, Journal, MigrationRecord, Progress, Role};
 use common::paths;
 use common::protocol::{ContainerRef, MigrationId};
 use time::OffsetDateTime;
@@ -17,7 +17,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// None yet.
+    /// No record yet.
     pub(super) fn none() -> Self {
         Record {
             journal: Journal::of("client"),
@@ -25,20 +25,27 @@ impl Record {
         }
     }
 
-    /// An earlier migration of `container` that is not over, if there is one.
+    /// An earlier, unfinished migration of `container`, if there is one.
     pub(super) fn unsettled(&self, container: &str) -> anyhow::Result<Option<MigrationRecord>> {
         let earlier = self.journal.list().context("cannot read the records")?;
-        let mut earlier = earlier.into_iter();
+        if let Some(record) = earlier.unreadable_of(container) {
+            anyhow::bail!(
+                "an earlier migration of this container may not be over: {record} (by a version of \
+                 agent-client that reads it, `recover` settles it)"
+            );
+        }
+        let mut earlier = earlier.readable.into_iter();
         Ok(earlier.find(|r| r.container.id == container && recovery::unsettled(r)))
     }
 
-    /// Opens one: from now on `migration` of `container` to `peer` is under way.
+    /// Opens one: from now on `migration` of `container` to `peer` is on record as under way.
     pub(super) fn open(
         &mut self,
         migration: &MigrationId,
         container: ContainerRef,
         peer: String,
     ) -> anyhow::Result<()> {
+        self.prune();
         let record = MigrationRecord {
             migration: migration.clone(),
             container,
@@ -55,18 +62,29 @@ impl Record {
         Ok(())
     }
 
-    /// Whether there is one: before that nothing has been changed.
+    /// Removes what is too old to be of use.
+    fn prune(&self) {
+        let now = OffsetDateTime::now_utc();
+        let pruned = self.journal.prune(now, recovery::unsettled);
+        let pruned = pruned
+            .and_then(|()| paths::prune_logs(&paths::client_dir(), journal::KEPT.unsigned_abs()));
+        if let Err(error) = pruned {
+            tracing::warn!("old records are not removed: {error}");
+        }
+    }
+
+    /// Whether there is one: as long as there is none, nothing has been changed.
     pub(super) fn is_open(&self) -> bool {
         self.open.is_some()
     }
 
-    /// The migration that it is of.
+    /// The migration that the record is about.
     pub(super) fn migration(&self) -> anyhow::Result<&MigrationId> {
         let record = self.open.as_ref().context("no record is open")?;
         Ok(&record.migration)
     }
 
-    /// Writes down how far it is.
+    /// Records how far the migration has come.
     pub(super) fn write(
         &mut self,
         progress: Progress,
@@ -80,7 +98,7 @@ impl Record {
             .context("cannot write the migration's record")
     }
 
-    /// Writes it down on another thread. The future does not borrow this record.
+    /// The same on another thread. The future does not borrow this record.
     pub(super) fn write_later(
         &mut self,
         progress: Progress,
@@ -98,7 +116,7 @@ impl Record {
         }
     }
 
-    /// Keeps CRIU's log past the migration, and says where.
+    /// Keeps CRIU's log when the scratch space goes, and adds to the error where it is.
     pub(super) fn keep_log(&self, error: DumpError) -> anyhow::Error {
         let DumpError::Criu { line, log } = error else {
             return error.into();

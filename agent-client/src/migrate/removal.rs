@@ -1,4 +1,4 @@
-//! The end of the old container.
+//! Removing the old container.
 
 use anyhow::Context;
 use common::container::service::Parted;
@@ -10,10 +10,10 @@ use super::forward;
 use crate::control::Control;
 use crate::source::Source;
 
-/// Removes the old container and its service, and leads its flows on without it; new connections
-/// too, if `forward_new` says so. What has become of them goes to `report`.
+/// Removes the old container and its service, and keeps its flows going without it; with
+/// `forward_new`, new connections as well. What became of the flows goes to `report`.
 ///
-/// Fails if the container or its service is still there; all else is but worth a warning.
+/// Fails if the container or its service is still there; everything else is only worth a warning.
 pub(super) async fn remove(
     source: &Source,
     flows: &MovingFlows,
@@ -21,7 +21,7 @@ pub(super) async fn remove(
     forward_new: bool,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    // While the frozen copy is there nobody refuses a connection in between.
+    // As long as the frozen copy is there, nothing refuses a connection in between.
     if forward_new {
         match forward::activate(source).await {
             Ok(ports) => report.forwarded_ports = ports,

@@ -34,20 +34,20 @@ pub(super) async fn establish(control: &mut Control) -> anyhow::Result<Tunnel> {
     }
 }
 
-/// Has it taken down if the migration fails.
+/// Takes the tunnel down if the migration fails. Disarming `undo` gives up the lease that this keeps.
 pub(super) fn register_undo(tunnel: &Arc<Tunnel>, undo: &mut Undo) {
-    let undone = Arc::downgrade(tunnel);
+    let undone = tunnel.clone();
     undo.register("tunnel", move || async move {
-        // By now nobody else holds it; the keeper takes it down if it is idle.
-        if let Some(tunnel) = undone.upgrade().and_then(Arc::into_inner) {
+        // The phases have ended by now and hold it no longer.
+        if let Some(tunnel) = Arc::into_inner(undone) {
             spawn_blocking(move || tunnel.teardown()).await??;
         }
         Ok(())
     });
 }
 
-/// Makes sure that it carries packets both ways. Returns the way for bulk streams, whose bytes
-/// `sent` counts.
+/// Makes sure that the tunnel carries packets both ways. Returns the path for bulk streams; `sent`
+/// counts their bytes.
 pub(super) async fn prove(
     tunnel: &Arc<Tunnel>,
     control: &mut Control,

@@ -16,15 +16,15 @@ use crate::scratch::{self, UndoList};
 /// Flows that are installed here.
 #[derive(Default)]
 pub(super) struct Flows {
-    /// Those that pass this host already and wait to be turned.
+    /// Those that already pass through this host and wait to be redirected.
     arriving: Vec<Arriving>,
     /// Batches of flows so far.
     batches: u32,
 }
 
 impl Flows {
-    /// Registers how flows are undone that come to `container` through tunnel `index`, here and on disk,
-    /// then installs them. Returns how many flows wait to be turned.
+    /// Registers, here and on disk, how to undo flows that come to `container` through tunnel `index`,
+    /// then installs them. Returns how many wait to be redirected.
     pub(super) async fn install(
         &mut self,
         flows: Vec<MovedFlow>,
@@ -60,7 +60,7 @@ impl Flows {
         });
         let arriving = spawn_blocking(move || {
             arriving.install()?;
-            // Nothing of the container can be on its way yet.
+            // Safe now: no packet of the container can be under way yet.
             parting.make()?;
             anyhow::Ok(arriving)
         })
@@ -69,7 +69,7 @@ impl Flows {
         Ok(self.arriving.iter().map(Arriving::waiting).sum())
     }
 
-    /// Turns those that pass this host to the container here.
+    /// Redirects the flows that already pass through this host to the container here.
     pub(super) async fn redirect(&mut self) -> anyhow::Result<()> {
         let arriving = std::mem::take(&mut self.arriving);
         spawn_blocking(move || arriving.iter().try_for_each(Arriving::redirect)).await??;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use common::bulk::{self, Receiving};
-use common::container::files::payload::{self, Places};
+use common::container::files::payload;
+use common::container::files::places::Places;
 use common::container::podman::image;
 use common::multicall::keeper_command;
 use common::net::state::Dirs;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::destination::{Step, failed};
 use crate::scratch::SKELETON;
 
-/// What a stream turned out to be, and warnings for the operator.
+/// What a stream turned out to contain, and warnings for the operator.
 type Arrived = (StreamDigest, Vec<String>);
 
 /// The tunnel to the source and what comes through it.
@@ -35,7 +36,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// To the host at `source`; `cancel` ends a stream.
+    /// A link to the host at `source`; `cancel` ends a stream.
     pub(super) fn new(source: IpAddr, cancel: CancellationToken) -> Self {
         Link {
             source,
@@ -51,7 +52,7 @@ impl Link {
         self.tunnel.clone().context("there is no tunnel yet")
     }
 
-    /// Chooses a tunnel, in place of one that did not work, and brings up this end of it.
+    /// Chooses a tunnel, in place of any that did not work, and brings up this end of it.
     pub(super) async fn open_tunnel(&mut self, offer: Offer) -> Step<Terms> {
         let source = self.source;
         let unusable = self.tunnel.take().and_then(Arc::into_inner);
@@ -84,8 +85,8 @@ impl Link {
         Ok((address, ticket))
     }
 
-    /// Gets ready for a bulk stream: what it brings goes to `work`, or to the container's places once
-    /// there are any.
+    /// Gets ready for a bulk stream. Its content goes to `work`, or to the container's places once
+    /// they are known.
     pub(super) async fn receive(
         &mut self,
         stream: u32,
@@ -149,14 +150,14 @@ impl Link {
         Ok(warnings)
     }
 
-    /// Waits until a stream that was cancelled has ended.
+    /// Waits until a cancelled stream has ended.
     pub(super) async fn end_stream(&mut self) {
         if let Some(stream) = self.stream.take() {
             let _ = stream.await;
         }
     }
 
-    /// Lets go of the tunnel: it stays for the flows that go through it.
+    /// Stops using the tunnel: it stays for the flows that go through it.
     pub(super) fn leave(&mut self) {
         self.receiving = None;
         self.tunnel = None;

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use common::container::checkpoint::dump;
+use common::container::files::places::Places;
 use common::container::restore::gate::{self, Staged};
 use common::container::restore::timerfds;
 use common::container::{ContainerFacts, health, service};
@@ -33,8 +34,8 @@ use link::Link;
 use network::Network;
 use stage::Stage;
 
-/// Gives a container that runs here for good back to those who look after it: its service, and the
-/// timer of its health checks. May be repeated.
+/// A container that now runs here for good gets back its service and the timer of its health
+/// checks. May be repeated.
 pub(crate) async fn watch_over(container: &ContainerFacts) -> anyhow::Result<()> {
     if let Some(service) = &container.service {
         service::arrived(service, &container.id).await?;
@@ -54,6 +55,8 @@ pub struct PodmanIncoming {
     cancel: CancellationToken,
     link: Link,
     staged: Option<Staged>,
+    /// Where its pieces belong, once it is staged.
+    places: Option<Places>,
     bundle: PathBuf,
     network: Network,
     flows: Flows,
@@ -85,6 +88,7 @@ impl PodmanIncoming {
             link: Link::new(source.ip().to_canonical(), cancel.clone()),
             cancel,
             staged: None,
+            places: None,
             bundle: PathBuf::new(),
             network: Network::default(),
             flows: Flows::default(),
@@ -94,7 +98,7 @@ impl PodmanIncoming {
         })
     }
 
-    /// Ends what may be at work, then undoes what it has done.
+    /// Ends what may still be running, then undoes what the migration has done.
     async fn undo_all(&mut self) -> Vec<String> {
         self.cancel.cancel();
         self.link.end_stream().await;
@@ -108,7 +112,7 @@ impl PodmanIncoming {
         }
         let leftovers = self.undo.actions.unwind().await;
         self.network.give_up();
-        // What is left is written down there.
+        // `created.json` there says what is left.
         if leftovers.is_empty()
             && let Err(error) = paths::remove_work_dir(&self.record.migration)
         {
@@ -124,15 +128,16 @@ impl PodmanIncoming {
             migration: &self.record.migration,
             undo: &mut self.undo,
         };
-        let staged = stage.run().await?;
+        let (staged, places) = stage.run().await?;
         self.bundle = staged.bundle.clone();
-        self.network = Network::new(staged.layout.netns.clone());
+        self.network = Network::new(places.netns.clone());
         self.staged = Some(staged);
-        // Nothing may reach the container or leave it until the commit.
+        self.places = Some(places);
+        // Nothing may reach the container or leave it before the commit.
         self.network.cut_off().await
     }
 
-    /// Writes down the commit and lets the packets out.
+    /// Records the commit and releases the packets.
     async fn try_commit(&mut self) -> anyhow::Result<()> {
         // On disk before the first packet can leave: after a crash in between, the container is
         // kept, and the source is told so when it asks.
@@ -141,8 +146,9 @@ impl PodmanIncoming {
         self.network.let_packets_pass().await
     }
 
-    /// Takes back a commit that failed. No packet has left, so it can be; but only on disk does it
-    /// hold: until then the record may say `committed`, and what it says must stay true.
+    /// Takes back a commit that failed. That is possible because no packet has left yet, but it
+    /// holds only once it is on disk: until then the record may say `committed`, and that must stay
+    /// true.
     fn take_back(&mut self) -> io::Result<()> {
         let under_way = MigrationRecord {
             progress: Progress::UnderWay,
@@ -195,11 +201,8 @@ impl Incoming for PodmanIncoming {
     }
 
     async fn receive(&mut self, stream: u32, kind: StreamKind) -> Step<()> {
-        let staged = self.staged.as_ref();
-        let places = staged.map(|staged| stage::places(&self.container, staged));
-        let places = places.transpose().map_err(failed)?;
         self.link
-            .receive(stream, kind, self.undo.work(), places)
+            .receive(stream, kind, self.undo.work(), self.places.clone())
             .await
     }
 
@@ -243,15 +246,19 @@ impl Incoming for PodmanIncoming {
     async fn finish_outage(&mut self) {
         self.link.leave();
         if let Err(error) = self.network.reopen().await {
-            // The scratch space stays: by that the next start of the server knows.
-            tracing::error!("packets of {} may not pass: {error:#}", self.container.name);
+            // The scratch space stays: it tells the next start of the server that packets are still
+            // to be released.
+            tracing::error!(
+                "packets of {} may still be held back: {error:#}",
+                self.container.name
+            );
             return;
         }
         let addresses = self.container.addresses();
         let forgotten = spawn_blocking(move || neighbours::forget_parting(&addresses)).await;
         if let Err(error) = forgotten.map_err(anyhow::Error::from).and_then(|r| Ok(r?)) {
             tracing::error!(
-                "neighbours of {} may not reach it: {error:#}",
+                "{} may be out of reach for its neighbours: {error:#}",
                 self.container.name
             );
             return;
@@ -266,7 +273,10 @@ impl Incoming for PodmanIncoming {
             return;
         }
         if let Err(error) = watch_over(&self.container).await {
-            tracing::error!("{} is not looked after yet: {error:#}", self.container.name);
+            tracing::error!(
+                "the service or the health checks of {} do not run yet: {error:#}",
+                self.container.name
+            );
             return;
         }
         if let Err(error) = paths::remove_work_dir(&self.record.migration) {

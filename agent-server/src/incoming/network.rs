@@ -10,20 +10,20 @@ use common::net::packets::queue::PacketQueue;
 use common::protocol::Packets;
 use tokio::task::spawn_blocking;
 
-/// How long packets that waited may take to go.
+/// How long it may take until the packets that waited have left.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
-/// The network of a container at the gate, as far as it has one of its own.
+/// The network of a container at the gate, if it has one of its own.
 #[derive(Default)]
 pub(super) struct Network {
     netns: Option<PathBuf>,
     packets: Option<PacketQueue>,
-    /// Those of the container's interfaces, as long as they have others.
+    /// The original MTUs of the container's interfaces, while others are set.
     mtus: Option<Mtus>,
 }
 
 impl Network {
-    /// Of a container with this network namespace.
+    /// For a container with this network namespace.
     pub(super) fn new(netns: Option<PathBuf>) -> Self {
         Network {
             netns,
@@ -36,7 +36,8 @@ impl Network {
         self.netns.clone()
     }
 
-    /// Sees to it that nothing reaches the container or leaves it. Undone with its network namespace.
+    /// Makes sure that nothing reaches the container or leaves it. Goes away with its network
+    /// namespace.
     pub(super) async fn cut_off(&mut self) -> anyhow::Result<Packets> {
         let Some(netns) = self.netns.clone() else {
             return Ok(Packets::Dropped);
@@ -57,7 +58,7 @@ impl Network {
         })
     }
 
-    /// Lets packets through, those that have waited first.
+    /// Lets packets through, beginning with those that have waited.
     pub(super) async fn let_packets_pass(&mut self) -> anyhow::Result<()> {
         match (&self.packets, self.netns.clone()) {
             (Some(packets), _) => {
@@ -69,7 +70,7 @@ impl Network {
         }
     }
 
-    /// Lets the restored connections find out how much they may send at a time.
+    /// Lets the restored connections find out again how much they may send at a time.
     pub(super) async fn put_mtus_back(&mut self) -> anyhow::Result<()> {
         let (Some(netns), Some(mtus)) = (self.netns.clone(), self.mtus.take()) else {
             return Ok(());
@@ -77,7 +78,8 @@ impl Network {
         Ok(spawn_blocking(move || mss::put_back(&netns, &mtus)).await??)
     }
 
-    /// Removes the quarantine, behind the last packet that waits: after [`Self::let_packets_pass`].
+    /// Removes the quarantine once the last packet that waited has left: call after
+    /// [`Self::let_packets_pass`].
     pub(super) async fn reopen(&mut self) -> anyhow::Result<()> {
         let (Some(netns), Some(packets)) = (self.netns.clone(), self.packets.take()) else {
             return Ok(());
@@ -85,15 +87,15 @@ impl Network {
         spawn_blocking(move || remove_quarantine(&netns, &packets)).await?
     }
 
-    /// Lets go of packets that wait, for good.
+    /// Drops the packets that wait.
     pub(super) fn give_up(&mut self) {
         self.packets = None;
     }
 }
 
-/// Removes a quarantine whose packets pass already, without losing one of them.
+/// Removes a quarantine that already lets packets pass, without losing any.
 fn remove_quarantine(netns: &Path, packets: &PacketQueue) -> anyhow::Result<()> {
-    // Those that wait first, or later ones would overtake them.
+    // Those that wait must leave first, or later ones would overtake them.
     if !packets.wait_until_caught_up(RELEASE_LIMIT) {
         tracing::warn!("the container does not read its packets as fast as they come");
     }

@@ -1,13 +1,12 @@
 //! Brings a container to the gate.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::net::IpAddr;
 
 use anyhow::Context;
-use common::container::files::payload::Places;
+use common::container::files::places::Places;
 use common::container::restore::gate::{self, Owner, Staged};
 use common::container::service::{self, ServiceFacts};
-use common::container::{ContainerFacts, apparmor, podman, spec};
+use common::container::{ContainerFacts, apparmor, podman};
 use common::net::flows::port_forwards;
 use common::net::foreign_firewalls::{self, Part};
 use common::net::state::Dirs;
@@ -25,8 +24,9 @@ pub(super) struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    /// Makes what Podman needs for the container, and brings it to the gate.
-    pub(super) async fn run(&mut self) -> anyhow::Result<Staged> {
+    /// Makes what Podman needs for the container, and brings it to the gate. Also returns where its
+    /// pieces belong.
+    pub(super) async fn run(&mut self) -> anyhow::Result<(Staged, Places)> {
         let reference = &self.container.image_name;
         if !podman::exists("image", reference).await? {
             let (id, name) = (self.container.image_id.clone(), reference.clone());
@@ -45,7 +45,7 @@ impl Stage<'_> {
         self.undo.actions.register("container", move || async move {
             Ok(podman::objects::remove_container(&removed).await?)
         });
-        // Podman binds the ports again that it had published here before it moved away.
+        // Podman binds the ports again that it published here before the container moved away.
         let (lent, returned) = (id.clone(), id.clone());
         self.undo.actions.register("forward", move || async move {
             let activate = move || port_forwards::activate(&Dirs::default(), &returned);
@@ -57,22 +57,17 @@ impl Stage<'_> {
             self.container.addresses(),
         );
         let staged = self.bring_to_gate().await?;
-        // Netavark's rules are there only now.
-        let look = move || foreign_firewalls::obstacles(Part::Staged(&bridges), &addresses, false);
-        let obstacles = spawn_blocking(look).await.unwrap_or_default();
-        let certain = obstacles.iter().filter(|obstacle| obstacle.certain);
-        let why: Vec<_> = certain
-            .map(|o| format!("{}: {}", o.found, o.advice))
-            .collect();
-        if !why.is_empty() {
-            staged.cancel().await;
-            anyhow::bail!(why.join("\n"));
+        match find_pieces(self.container, &staged, bridges, addresses).await {
+            Ok(places) => Ok((staged, places)),
+            Err(error) => {
+                staged.cancel().await;
+                Err(error)
+            }
         }
-        Ok(staged)
     }
 
-    /// Has Podman load its own profiles that confine the container: it does not by itself when it
-    /// restores one.
+    /// Has Podman load those of its own AppArmor profiles that confine the container: when it
+    /// restores a container, it does not load them.
     async fn load_profiles(&mut self) -> anyhow::Result<()> {
         let loaded = apparmor::loaded().context("cannot list the profiles of AppArmor")?;
         for profile in apparmor::to_load(&self.container.labels, &loaded) {
@@ -84,9 +79,9 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Not interrupted when the migration is cancelled: a Podman that is killed on its way to the
+    /// Not interrupted when the migration is cancelled: a Podman that is killed on the way to the
     /// gate leaves a network namespace and mounts behind. It takes about a second, and closing the
-    /// gate is clean.
+    /// gate afterwards leaves nothing behind.
     async fn bring_to_gate(&mut self) -> anyhow::Result<Staged> {
         let owner = match self.container.service.clone() {
             Some(service) => {
@@ -106,13 +101,13 @@ impl Stage<'_> {
         .await?)
     }
 
-    /// Puts the unit's files here that are missing. systemd reads them when the service's start is
-    /// prepared.
+    /// Installs the unit's files that are missing here. systemd reads them when the start of the
+    /// service is prepared.
     async fn prepare_service(&mut self, service: &ServiceFacts) -> anyhow::Result<()> {
         for file in service.files.iter().filter(|file| !file.path.exists()) {
             anyhow::ensure!(
                 file.may_be_written(),
-                "{} must not be put here",
+                "{} must not be installed here",
                 file.path.display()
             );
             self.undo
@@ -125,25 +120,21 @@ impl Stage<'_> {
     }
 }
 
-/// Where the pieces of a container at the gate belong.
-pub(super) fn places(container: &ContainerFacts, staged: &Staged) -> anyhow::Result<Places> {
-    let volumes: BTreeMap<String, PathBuf> = container
-        .volumes
-        .iter()
-        .map(|volume| {
-            let directory = staged
-                .layout
-                .binds
-                .get(&volume.destination)
-                .with_context(|| format!("{} is not mounted", volume.destination))?;
-            Ok((volume.destination.clone(), directory.clone()))
-        })
-        .collect::<anyhow::Result<_>>()?;
-    Ok(Places {
-        checkpoint: staged.checkpoint.clone(),
-        rootfs: staged.layout.rootfs.clone(),
-        shm: staged.layout.shm.clone(),
-        volumes,
-        log: staged.bundle.join(spec::LOG_NAME),
-    })
+/// Finds the pieces of a container at the gate. Fails if a firewall keeps its packets away.
+async fn find_pieces(
+    container: &ContainerFacts,
+    staged: &Staged,
+    bridges: Vec<String>,
+    addresses: Vec<IpAddr>,
+) -> anyhow::Result<Places> {
+    // Netavark's rules are there only now.
+    let look = move || foreign_firewalls::obstacles(Part::Staged(&bridges), &addresses, false);
+    let obstacles = spawn_blocking(look).await.unwrap_or_default();
+    let certain = obstacles.iter().filter(|obstacle| obstacle.certain);
+    let why: Vec<_> = certain
+        .map(|o| format!("{}: {}", o.found, o.advice))
+        .collect();
+    anyhow::ensure!(why.is_empty(), why.join("\n"));
+    let (checkpoint, volumes) = (staged.checkpoint.clone(), &container.volumes);
+    Ok(Places::read(&staged.bundle, checkpoint, volumes)?)
 }

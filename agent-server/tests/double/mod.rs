@@ -1,4 +1,4 @@
-//! A destination that records what is asked of it, and does what it is told to.
+//! A destination that records what is asked of it, and does what a test tells it to.
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
@@ -23,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 pub(crate) enum Plan {
     /// It fails with [`failure`].
     Fail,
-    /// It waits until it is released, then succeeds; cancelled before, it fails after a while.
+    /// It waits until it is released, then succeeds; if cancelled before, it fails after a while.
     Wait,
-    /// It waits until it is cancelled and succeeds all the same.
+    /// It waits until it is cancelled, and then succeeds all the same.
     TooLate,
 }
 
@@ -57,7 +57,7 @@ pub(crate) fn failure(name: &str) -> Refused {
 }
 
 impl Host {
-    /// The next call of the step `name` goes by `plan`.
+    /// The next call of the step `name` follows `plan`.
     pub(crate) fn plan(&self, name: &'static str, plan: Plan) {
         *self.0.plan.lock().unwrap() = Some((name, plan));
     }
@@ -67,12 +67,12 @@ impl Host {
         self.0.released.notify_one();
     }
 
-    /// What a roll back cannot undo from now on.
+    /// What a rollback cannot undo from now on.
     pub(crate) fn leave_over(&self, leftovers: &[&str]) {
         *self.0.leftovers.lock().unwrap() = leftovers.iter().map(|&l| l.to_owned()).collect();
     }
 
-    /// All calls so far: the step's name, then what of its arguments matters here.
+    /// All calls so far: the step's name, then those of its arguments that matter here.
     pub(crate) fn calls(&self) -> Vec<String> {
         self.0.calls.borrow().clone()
     }
@@ -99,7 +99,7 @@ impl Host {
         arguments: impl Display,
         cancel: &CancellationToken,
     ) -> Step<()> {
-        // Taken before the call is recorded: who sees the call may plan the next one.
+        // Taken before the call is recorded: a test that sees the call may plan the next one.
         let plan = self
             .0
             .plan
@@ -119,7 +119,7 @@ impl Host {
                     () = self.0.released.notified() => return Ok(()),
                     () = cancel.cancelled() => {}
                 }
-                // Whoever does not wait for the end of the step misses this record.
+                // A session that does not wait for the end of the step misses this record.
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 self.record(format!("cancelled {name}"));
                 Err(Refused::new(RefusalCode::Cancelled, "cancelled"))
@@ -159,7 +159,7 @@ impl Destination for Host {
     }
 
     async fn fate(&self, migration: &MigrationId) -> Step<Fate> {
-        self.step("outcome", migration, &CancellationToken::new())
+        self.step("fate", migration, &CancellationToken::new())
             .await?;
         Ok(Fate::Committed)
     }
@@ -223,7 +223,7 @@ impl Incoming for Migration {
     }
 
     async fn redirect(&mut self) -> Step<()> {
-        self.step("turn", "").await
+        self.step("redirect", "").await
     }
 
     async fn restore(&mut self) -> Step<()> {

@@ -1,4 +1,4 @@
-//! What became of datagrams, stretch by stretch.
+//! What happened to the datagrams, part by part.
 
 use serde::Serialize;
 
@@ -7,10 +7,10 @@ use crate::iperf::{Course, Interval, Moved};
 /// How long a flow lasts, in seconds.
 pub(super) const LENGTH: f64 = 80.0;
 
-/// The shortest that iperf3 has.
+/// The shortest interval that iperf3 has.
 pub(super) const INTERVAL: f64 = 0.1;
 
-/// How long after a migration what comes of it may still show.
+/// How long after a migration its effects may still show.
 const AFTER: f64 = 1.0;
 
 /// Values over time, in seconds since the flow's start.
@@ -19,17 +19,18 @@ pub(super) type Series = Vec<(f64, f64)>;
 /// A flow of datagrams to the container, through both migrations.
 #[derive(Debug, Serialize)]
 pub(super) struct Datagrams {
-    /// How many a second the client was told to send; none if as many as it could.
+    /// How many per second the client was told to send; `None` for as many as it could.
     pub(super) rate: Option<u64>,
     pub(super) moved: Vec<Moved>,
     pub(super) stretches: Vec<Stretch>,
-    /// The same over the same ways without a migration, by the server's place in the chain of hosts.
+    /// The same over the same paths without a migration, by the server's place in the chain of
+    /// hosts.
     pub(super) controls: Vec<Control>,
-    /// How many came later than one that was sent after them.
+    /// How many arrived later than one that was sent after them.
     pub(super) reordered: u64,
-    /// A second.
+    /// Per second.
     pub(super) sent: Series,
-    /// A second.
+    /// Per second.
     pub(super) arrived: Series,
     pub(super) loss_percent: Series,
     pub(super) jitter_ms: Series,
@@ -38,14 +39,14 @@ pub(super) struct Datagrams {
 /// A part of the flow.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Stretch {
-    /// How many migrations were over before it.
+    /// How many migrations had ended before it.
     pub(super) migrations: usize,
-    /// Whether it is one itself.
+    /// Whether it is a migration itself.
     pub(super) moving: bool,
     pub(super) seconds: f64,
     pub(super) sent: u64,
     pub(super) lost: i64,
-    /// The longest time in which none came, as the server saw it.
+    /// The longest time in which none arrived, as the server saw it.
     pub(super) gap_ms: f64,
     pub(super) jitter_ms: f64,
 }
@@ -92,14 +93,15 @@ impl Datagrams {
         }
     }
 
-    /// How many a second were sent to the server at this place without a migration, and how many came.
+    /// How many per second were sent to the server at this place without a migration, and how many
+    /// arrived.
     pub(super) fn control_rate(&self, place: usize) -> (f64, f64) {
         let control = &self.controls[place];
         let lost = control.lost as f64 / control.seconds;
         (control.sent_rate(), control.sent_rate() - lost)
     }
 
-    /// All of it.
+    /// All parts together.
     pub(super) fn whole(&self) -> (u64, i64) {
         let stretches = self.stretches.iter();
         stretches.fold((0, 0), |(sent, lost), stretch| {
@@ -123,7 +125,7 @@ impl Control {
             place,
             seconds: client.sent.iter().map(Interval::seconds).sum(),
             sent,
-            // Those lost at the very end the server does not know of.
+            // The server does not know of those lost at the very end.
             lost: sent as i64 - arrived,
             reordered: server.reordered,
             gap_ms: gap_ms(seen),
@@ -140,7 +142,7 @@ impl Control {
     }
 }
 
-/// Cuts a flow up into what was before, during, between and after the migrations.
+/// Divides a flow into the parts before, during, between and after the migrations.
 fn stretches(seen: &[Interval], moved: &[Moved]) -> Vec<Stretch> {
     let mut cuts = vec![0.0];
     cuts.extend(
@@ -167,8 +169,8 @@ fn stretches(seen: &[Interval], moved: &[Moved]) -> Vec<Stretch> {
         .collect()
 }
 
-/// The longest time in which nothing came. An interval is longer than it should be if the server
-/// stood still in it.
+/// The longest time in which nothing arrived. An interval is longer than it should be if the server
+/// was frozen in it.
 fn gap_ms(seen: &[Interval]) -> f64 {
     let (mut longest, mut now) = (0.0_f64, 0.0);
     for interval in seen {
@@ -196,7 +198,7 @@ pub(super) fn percent(lost: i64, sent: u64) -> f64 {
     lost as f64 * 100.0 / sent.max(1) as f64
 }
 
-/// To three digits: more would be noise. The sum of nothing has a sign, which goes.
+/// To three digits: more would be noise. Also removes the sign that an empty sum has.
 pub(super) fn round(value: f64) -> f64 {
     (value * 1e3).round() / 1e3 + 0.0
 }

@@ -1,4 +1,4 @@
-//! The page that a run is published as.
+//! The page on which a run is published.
 
 use super::datagrams::{Datagrams, percent};
 use super::record::Record;
@@ -17,7 +17,7 @@ pub(super) fn page(record: &Record, name: &str) -> String {
     format!(
         "# Long flows through two migrations\n\
          \n\
-         Written by the command, not by hand:\n\
+         Written by this command, not by hand:\n\
          \n\
          ```sh\n\
          {command}\n\
@@ -25,9 +25,9 @@ pub(super) fn page(record: &Record, name: &str) -> String {
          \n\
          {date}; {machine}; WireGuard: {wireguard}.\n\
          A container with an iperf3 server moves from the source to the destination 20 s after a flow\n\
-         has begun, and from there to a third host at 40 s; the flow lasts 80 s. Packets pass client,\n\
-         source, tunnel, destination after the first migration, and source, another tunnel, third host after\n\
-         the second. All hosts, both ends of iperf3 and all WireGuard share the processors.\n\
+         has begun, and from there to a third host at 40 s; the flow lasts 80 s. Packets pass through client,\n\
+         source, tunnel and destination after the first migration, and through client, source, another tunnel\n\
+         and third host after the second. All hosts, both ends of iperf3 and all WireGuard share the processors.\n\
          [{name}.json]({name}.json) has every tenth of a second.\n\
          \n\
          ## TCP, both directions at once\n\
@@ -93,7 +93,7 @@ fn datagrams(record: &Record, name: &str) -> String {
              {stretches}\n\
              {sum}\n\
              \n\
-             Control, without any migration: over the same ways to a container that was at the far end\n\
+             Control, without any migration: over the same paths to a container that was at the far end\n\
              from the start, with ports forwarded by nftables (see `bench/src/ways.rs`).\n\
              \n\
              {controls}\n"
@@ -102,7 +102,7 @@ fn datagrams(record: &Record, name: &str) -> String {
     text + &format!("{NOTES}\nThe plots are of [{name}.json]({name}.json).\n\n")
 }
 
-/// At which rate, in words.
+/// The rate, in words.
 pub(super) fn rate(flow: &Datagrams) -> String {
     match flow.rate {
         None => "at full rate".to_owned(),
@@ -180,26 +180,28 @@ fn controls(flow: &Datagrams) -> String {
 fn sum(flow: &Datagrams) -> String {
     let (sent, lost) = flow.whole();
     let (loss, reordered) = (percent(lost, sent), flow.reordered);
-    format!("In all {lost} of {sent} lost ({loss:.2} %), {reordered} came out of order.")
+    format!(
+        "In all, {lost} of {sent} were lost ({loss:.2} %), and {reordered} arrived out of order."
+    )
 }
 
 const FULL: &str = "\
 `iperf3 --udp --bitrate 0 --length 16`: as many as the client can send, which is more than the
-tunnel or the server can take. What the control loses as well is lost because of that, and not because
+tunnel or the server can take. What the control loses as well is lost for that reason, and not because
 of a migration.";
 
 const STEADY: &str = "\
-`iperf3 --udp --length 16` with the highest rate at which three seconds through the tunnel to the last
-host, without a migration, lost nothing: found by bisection in the same run.";
+`iperf3 --udp --length 16` at the highest rate at which nothing was lost in three seconds, through the
+tunnel to the last host and without a migration. The rate was found by bisection in the same run.";
 
 const NOTES: &str = "\
 ## What is measured
 
-- **sent**, **lost**, **jitter**: as the server says, by sequence numbers; in the control, what the client
-  sent and the server did not get. A migration's row begins with the command and ends 1 s after it.
-- **control** in a migration's row: the control's loss over the way before it, and over the way after it.
-- **gap**: the longest time in which nothing came, to within a tenth of a second: the intervals in which
-  nothing came, and by how much those are too long in which the server stood still. Datagrams that come
+- **sent**, **lost**, **jitter**: as the server reports them, by sequence numbers; in the control, what the
+  client sent and the server did not receive. A migration's row begins with the command and ends 1 s after it.
+- **control** in a migration's row: the control's loss over the path before it, and over the path after it.
+- **gap**: the longest time in which nothing arrived, to within a tenth of a second: the intervals in which
+  nothing arrived, plus the excess length of those in which the server was frozen. Datagrams that arrive
   meanwhile wait and are delivered afterwards.
 ";
 
@@ -216,7 +218,7 @@ mod tests {
             "## Datagrams of 16 bytes, at full rate",
             "## Datagrams of 16 bytes, 100 a second",
             "| migration 1 | 2.0 | 200  | 50   | 25.00 % | 13.00 % to 13.00 % |",
-            "In all 55 of 490 lost (11.22 %), 3 came out of order.",
+            "In all, 55 of 490 were lost (11.22 %), and 3 arrived out of order.",
             "](study-jitter.svg)",
         ] {
             assert!(page.contains(part), "{part}: {page}");

@@ -5,7 +5,7 @@ use super::record::Record;
 use crate::chart::{BLUE, Chart, Line, ORANGE, draw as charts};
 use crate::iperf::Moved;
 
-/// Each plot with what it is called.
+/// Each plot with its name.
 pub(super) fn draw(record: &Record) -> [(&'static str, String); 5] {
     let tcp = &record.tcp;
     let both = |title: &str, value: fn(&super::record::Direction) -> &Series| {

@@ -1,4 +1,4 @@
-//! The result of a run: what is written as JSON, and what page and plots are made of.
+//! The result of a run: it is written as JSON, and page and plots are made from it.
 
 use serde::Serialize;
 
@@ -6,10 +6,10 @@ use super::datagrams::{Datagrams, LENGTH, Series, round};
 use crate::iperf::{Course, Interval, Moved, rate};
 use crate::machine::Machine;
 
-/// Of the JSON: raised by any change that a reader cannot ignore.
+/// Version of the JSON: raised by any change that a reader cannot ignore.
 pub(super) const VERSION: u32 = 1;
 
-/// How long after its start or a migration a flow has its rate again.
+/// How long a flow takes to reach its rate again after its start or a migration.
 const SETTLE: f64 = 1.0;
 
 /// Everything about one run.
@@ -20,10 +20,10 @@ pub(super) struct Record {
     /// When it was written, RFC 3339.
     pub(super) date: String,
     pub(super) machine: Machine,
-    /// Whose WireGuard the tunnels are.
+    /// Which WireGuard the tunnels use.
     pub(super) wireguard: String,
     pub(super) tcp: Tcp,
-    /// At full rate, and at one that the tunnels carry.
+    /// At full rate, and at a rate that the tunnels can carry.
     pub(super) datagrams: Vec<Datagrams>,
 }
 
@@ -39,10 +39,10 @@ pub(super) struct Tcp {
 /// One direction.
 #[derive(Debug, Serialize)]
 pub(super) struct Direction {
-    /// Before, between and after the migrations; none if there was no time in between.
+    /// Before, between and after the migrations; `None` if there was no time in between.
     pub(super) means_mbit: Vec<Option<f64>>,
     pub(super) mbit: Series,
-    /// As its sender sees it.
+    /// As its sender measures it.
     pub(super) rtt_ms: Series,
 }
 

@@ -1,11 +1,12 @@
-//! Finding the highest rate that something holds for.
+//! Finds the highest rate for which something holds.
 
 use anyhow::Result;
 
 /// How often the range is halved.
 const STEPS: u32 = 8;
 
-/// The highest rate up to `most` that `holds`, within a 256th of it; at least that.
+/// The highest rate up to `most` for which `holds` is true, within a 256th of `most`; at least that
+/// much.
 pub(super) fn highest(most: f64, mut holds: impl FnMut(u64) -> Result<bool>) -> Result<u64> {
     let unit = (most as u64 >> STEPS).max(1);
     let (mut good, mut bad) = (1, 1 << STEPS);

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::iperf::{Course, Interval};
 
-/// Where a flow leads, and of how many streams it is.
+/// Which way a flow goes, and how many streams it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Case {
     direction: Direction,
@@ -33,7 +33,7 @@ impl Case {
         Self { direction, streams }
     }
 
-    /// What iperf3 is told.
+    /// The arguments for iperf3.
     pub(super) fn arguments(self) -> Vec<&'static str> {
         let mut arguments = Vec::new();
         if self.direction == Direction::FromContainer {
@@ -45,7 +45,7 @@ impl Case {
         arguments
     }
 
-    /// What the client saw of it.
+    /// The client's view of it: what it sent, or what it received.
     pub(super) fn seen(self, course: &Course) -> &[Interval] {
         match self.direction {
             Direction::ToContainer => &course.sent,

@@ -1,4 +1,4 @@
-//! The page that a run is published as.
+//! The page on which a run is published.
 
 use super::record::{LEAST, Record};
 use crate::table::table;
@@ -17,7 +17,7 @@ pub(super) fn page(record: &Record, name: &str) -> String {
     format!(
         "# What a flow gets after a migration\n\
          \n\
-         Written by the command, not by hand:\n\
+         Written by this command, not by hand:\n\
          \n\
          ```sh\n\
          {command}\n\
@@ -25,7 +25,7 @@ pub(super) fn page(record: &Record, name: &str) -> String {
          \n\
          {date}; {machine}; WireGuard: {wireguard}.\n\
          Rounds: {rounds}. All hosts, both ends of iperf3 and all WireGuard share the processors: compare\n\
-         figures of this page with each other, and not with those of another machine or day.\n\
+         figures on this page with each other, and not with those of another machine or day.\n\
          \n\
          {bars}\n\
          {rates}\
@@ -115,30 +115,31 @@ const METHOD: &str = "\
 - **flow**: one run of iperf3, from a client to a container whose port is published at the source. It
   begins before the first migration and goes on after the second: the same connections all the time.
   The container moves from the source to the destination, and from there to a third host. After the
-  first migration packets pass client, source, tunnel, destination, container; after the second client,
-  source, another tunnel, third host, container.
-- **plain**: iperf3 over the same way without any migration: from the same client, through the source
-  and the same tunnel, to a container of the same image at the host where the other one has moved
-  to. The source forwards its port as an administrator would have it do that, with address
-  translation (nftables, `dnat` and `masquerade`), and its container's port is published by Podman. So
-  the two pass the same hosts, bridges and tunnels, and what differs is what a migration leaves behind:
-  restored sockets, marks and rules.
+  first migration, packets pass through client, source, tunnel, destination and container; after the
+  second, through client, source, another tunnel, third host and container.
+- **plain**: iperf3 over the same path without any migration: from the same client, through the source
+  and the same tunnel, to a container of the same image on the host to which the other one has moved.
+  The source forwards a port to it as an administrator would set that up, with address translation
+  (nftables, `dnat` and `masquerade`), and Podman publishes the container's port. So both flows pass
+  the same hosts, bridges and tunnels, and what differs is what a migration leaves behind: restored
+  sockets, marks and rules.
 - **tunnel alone**: from the source itself to a server in the destination's own network, through the
-  tunnel and nothing else. A flow from a client has two hops more than that.
-- **before**: no tunnel; plain is another container at the source. It says how far two rates that should
-  be the same are apart here.
+  tunnel and nothing else. A flow from a client has two more hops.
+- **before**: no tunnel; the plain flow goes to another container at the source. This shows how much two
+  rates differ here that should be the same.
 
-Before, between and after the migrations the flow takes turns with the others: whose turn it is not,
-its client stands still (SIGSTOP) and its connections stay. Each turn is measured for 2 s, from 1 s
-after the flow's start, the migration's end or the stop's. Ratios are medians of the turns' own
-ratios of all rounds, with their quartiles in parentheses; rates are medians. The tunnels are the
+Before, between and after the migrations the flow takes turns with the others: when it is not a flow's turn,
+its client is stopped (SIGSTOP), and its connections stay open. Each turn is measured for 2 s, beginning 1 s
+after the flow started, the migration ended or the client continued. Ratios are medians of the ratios of
+each turn in all rounds, with their quartiles in parentheses; rates are medians. The tunnels are the
 agents' own, the same for all; both agents are built for release.
 
-The first stop after the first migration can hit a flow from the container that no plain flow has: its
-client's window is one for segments of 64 KiB, from before there was a tunnel, and while it stands still its
-buffer fills up with segments of 1368 bytes, which take more room. The kernel drops those that have none
-though they are within the window, and the sender goes on when its retransmission timer ends: some seconds
-later, so that this turn measures next to nothing. That is between the two ends, whoever carries the packets.
+The first stop after the first migration can hurt a flow from the container in a way that it cannot hurt a
+plain flow. Its client's window was made for segments of 64 KiB, from before there was a tunnel, and while the
+client is stopped, its buffer fills up with segments of 1368 bytes, which take more space. The kernel drops those
+for which there is none, although they are within the window, and the sender only goes on when its retransmission
+timer expires, some seconds later. So this turn measures next to nothing. That is a matter between the two ends,
+whatever path the packets take.
 ";
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ mod tests {
     fn every_case_is_drawn() {
         let svg = draw(&example());
         assert_eq!(svg.matches("font-weight=\"bold\"").count(), 2);
-        // Three times what it is compared to, and the flow with one hole.
+        // Three comparison flows each, and the flow, which has one hole.
         assert_eq!(svg.matches("<polyline").count(), 2 * (3 + 2));
     }
 }

@@ -1,4 +1,4 @@
-//! The result of a run: what is written as JSON, and what tables and plot are made of.
+//! The result of a run: it is written as JSON, and tables and plot are made from it.
 
 use std::fmt;
 
@@ -9,10 +9,10 @@ use crate::iperf::Moved;
 use crate::machine::Machine;
 use crate::statistics::{median, percentile};
 
-/// Of the JSON: raised by any change that a reader cannot ignore.
+/// Version of the JSON: raised by any change that a reader cannot ignore.
 const VERSION: u32 = 1;
 
-/// The least part of a plain flow's rate that one gets after a migration.
+/// The smallest part of a plain flow's rate that a flow must get after a migration.
 pub(super) const LEAST: f64 = 0.95;
 
 /// Everything about one run.
@@ -23,7 +23,7 @@ pub(super) struct Record {
     /// When it was written, RFC 3339.
     pub(super) date: String,
     pub(super) machine: Machine,
-    /// Whose WireGuard the tunnels are.
+    /// Which WireGuard the tunnels use.
     pub(super) wireguard: String,
     pub(super) rounds: usize,
     pub(super) least: f64,
@@ -32,7 +32,7 @@ pub(super) struct Record {
     pub(super) samples: Vec<Sample>,
 }
 
-/// All turns of all rounds of a case: medians. Rates are in bits per second.
+/// Medians over all turns of all rounds of a case. Rates are in bits per second.
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
     pub(super) case: Case,
@@ -41,20 +41,20 @@ pub(super) struct Summary {
     pub(super) stages: Vec<Stage>,
     /// From host to host through a tunnel.
     pub(super) alone: Option<f64>,
-    /// The flow after one migration as part of that.
+    /// The flow after one migration, as a fraction of that.
     pub(super) of_alone: Option<f64>,
 }
 
-/// What a flow had after so many migrations.
+/// What a flow got after this many migrations.
 #[derive(Debug, Serialize)]
 pub(super) struct Stage {
     pub(super) migrations: usize,
     pub(super) flow: f64,
-    /// Of plain iperf3 behind as many tunnels.
+    /// Rate of plain iperf3 through as many tunnels.
     pub(super) plain: f64,
-    /// Of the turns' own ratios.
+    /// Median of the ratios of each turn.
     pub(super) ratio: f64,
-    /// The middle half of those lies between these.
+    /// The quartiles of these ratios.
     pub(super) ratio_quartiles: (f64, f64),
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Sample {
     pub(super) case: Case,
     pub(super) turns: Vec<Turn>,
     pub(super) moved: Vec<Moved>,
-    /// The flow: bits per second until so many seconds since its start.
+    /// The flow: pairs of seconds since its start and the rate up to then, in bits per second.
     pub(super) course: Vec<(f64, f64)>,
 }
 
@@ -76,7 +76,7 @@ pub(super) struct Turn {
     pub(super) flow: f64,
     pub(super) plain: f64,
     pub(super) alone: Option<f64>,
-    /// When the flow stood still for others, in seconds since its start.
+    /// When the flow was stopped for others, in seconds since its start.
     pub(super) paused: (f64, f64),
 }
 
@@ -115,7 +115,7 @@ impl Record {
         }
     }
 
-    /// The round that stands for all of a case: the one with the median ratio after the migrations.
+    /// The round that represents a case: the one with the median ratio after the migrations.
     pub(super) fn typical(&self, case: Case) -> Option<&Sample> {
         let mut samples = of(&self.samples, case);
         samples.sort_by(|a, b| a.ratio(1).total_cmp(&b.ratio(1)));
@@ -160,7 +160,7 @@ impl Stage {
 }
 
 impl Sample {
-    /// What part of a plain flow's rate it had after so many migrations.
+    /// The fraction of a plain flow's rate that it got after this many migrations.
     fn ratio(&self, migrations: usize) -> f64 {
         Stage::of(&self.turns, migrations).map_or(0.0, |stage| stage.ratio)
     }

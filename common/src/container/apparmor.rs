@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::command;
 
-/// How the names of Podman's own profiles begin (`ProfilePrefix` in go.podman.io/common/pkg/apparmor).
+/// Prefix of the names of Podman's own profiles (`ProfilePrefix` in go.podman.io/common/pkg/apparmor).
 pub const PODMANS: &str = "containers-default-";
 
-/// Lists the profiles that are loaded, one a line, each with its mode.
+/// Lists the loaded profiles, one per line, each with its mode.
 pub(crate) const LOADED: &str = "/sys/kernel/security/apparmor/profiles";
 
-/// Where Podman looks for the program that loads profiles, besides its search path.
+/// The program that loads profiles. Podman looks for it here, besides its search path.
 const PARSER: &str = "apparmor_parser";
 
 /// A security module of the kernel that labels processes.
@@ -33,12 +33,12 @@ pub enum SecurityModule {
 }
 
 impl SecurityModule {
-    /// That of this host.
+    /// The security module of this host.
     pub fn of_host() -> Self {
         Self::below(Path::new("/sys"))
     }
 
-    /// In the order in which CRIU looks (`kerndat_lsm` in its lsm.c).
+    /// In the order in which CRIU looks for them (`kerndat_lsm` in its lsm.c).
     fn below(sys: &Path) -> Self {
         if sys.join("kernel/security/apparmor").exists() {
             SecurityModule::Apparmor
@@ -50,10 +50,10 @@ impl SecurityModule {
     }
 }
 
-/// The label of the process with this directory below /proc; none if nothing confines it.
+/// The label of the process with this directory below /proc; `None` if nothing confines it.
 ///
-/// AppArmor's own file comes first: where several modules are stacked the other one belongs to the
-/// first of them (Documentation/admin-guide/LSM/index.rst).
+/// AppArmor's own file comes first: where several modules are stacked, the other file belongs to
+/// the first of them (Documentation/admin-guide/LSM/index.rst).
 pub fn label(process: &Path) -> Option<String> {
     ["attr/apparmor/current", "attr/current"]
         .iter()
@@ -61,7 +61,7 @@ pub fn label(process: &Path) -> Option<String> {
         .and_then(|text| parse_label(&text))
 }
 
-/// `profile (enforce)`; a context of SELinux stands alone.
+/// AppArmor prints `profile (enforce)`, SELinux just the context.
 pub(crate) fn parse_label(text: &str) -> Option<String> {
     let text = text.trim_end_matches(['\0', '\n']).trim();
     let name = match text.rsplit_once(" (") {
@@ -71,7 +71,7 @@ pub(crate) fn parse_label(text: &str) -> Option<String> {
     (!name.is_empty() && name != "unconfined").then(|| name.to_owned())
 }
 
-/// Names of the profiles that are loaded on this host; none without AppArmor.
+/// Names of the profiles loaded on this host; empty without AppArmor.
 pub fn loaded() -> io::Result<BTreeSet<String>> {
     match std::fs::read_to_string(LOADED) {
         Ok(text) => Ok(text.lines().filter_map(parse_label).collect()),
@@ -80,13 +80,13 @@ pub fn loaded() -> io::Result<BTreeSet<String>> {
     }
 }
 
-/// Whether Podman can load its profiles here.
+/// Whether Podman can load its profiles on this host.
 pub fn has_parser() -> bool {
     command::find(PARSER).is_some()
 }
 
-/// Those of a container's `labels` that Podman has to load before a container with them is restored,
-/// where `loaded` are there.
+/// Those of a container's `labels` that Podman has to load before it restores the container, given
+/// the `loaded` ones.
 pub fn to_load(labels: &BTreeSet<String>, loaded: &BTreeSet<String>) -> Vec<String> {
     let missing = labels.difference(loaded);
     missing

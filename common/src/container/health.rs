@@ -1,5 +1,6 @@
-//! Health checks: timers of systemd that Podman makes for a container when it starts, and not when it is
-//! restored (libpod/container_internal.go calls `createTimer` in `init`, `start` and `unpause` only).
+//! Health checks: systemd timers that Podman creates when it starts a container, but not when it
+//! restores one (libpod/container_internal.go calls `createTimer` in `init`, `start` and `unpause`
+//! only).
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,41 +8,42 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{self, CommandError};
+use crate::durable;
 use crate::systemd::{self, systemctl};
 
-/// How long a check that is under way may take to end.
+/// How long a running check may take to end.
 const CHECK_LIMIT: Duration = Duration::from_secs(60);
 
-/// Pause between looks whether it has.
+/// Poll interval.
 const POLL: Duration = Duration::from_millis(50);
 
-/// File in the scratch space that says which timers are held.
+/// File in the scratch space that says which timers are stopped.
 const HELD: &str = "health.json";
 
 /// How often a container's health is checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthFacts {
-    /// Pause between checks, nanoseconds.
+    /// Time between checks, in nanoseconds.
     pub interval_ns: u64,
-    /// The same until the first checks have passed, if the container has checks of that kind.
+    /// The same until the first checks have passed, if the container has startup checks.
     pub startup_interval_ns: Option<u64>,
 }
 
 /// A timer that was stopped.
 #[derive(Debug, Serialize, Deserialize)]
 struct Held {
-    /// Its name, without the suffix: Podman knows it by that.
+    /// Its name without the suffix, by which Podman knows it.
     name: String,
     interval_ns: u64,
 }
 
-/// Stops the container's checks until [`resume`], and waits for one that is under way: it would be in the
-/// checkpoint, and one that begins while the container stands still would count against it.
+/// Stops the container's checks until [`resume`], and waits for a running one to end: it would be in the
+/// checkpoint. A check that begins while the container is frozen would count as a failure.
 ///
-/// `work` is told which they are before they stop: whoever finds it can let them go on.
+/// Which checks they are is written to `work` before they stop, so that whoever finds it can resume them.
 ///
 /// # Errors
-/// If a check does not end. They go on then.
+/// If a running check does not end. The checks are resumed then.
 pub async fn hold(id: &str, facts: &HealthFacts, work: &Path) -> Result<(), HealthError> {
     if !systemd::runs() {
         return Ok(());
@@ -62,7 +64,7 @@ pub async fn hold(id: &str, facts: &HealthFacts, work: &Path) -> Result<(), Heal
         .collect();
     let file = work.join(HELD);
     let bytes = serde_json::to_vec(&held).map_err(std::io::Error::from)?;
-    std::fs::write(&file, bytes)?;
+    durable::replace(&file, 0o644, &bytes)?;
     for timer in &held {
         systemctl(&["stop", &format!("{}.timer", timer.name)]).await?;
     }
@@ -77,7 +79,7 @@ pub async fn hold(id: &str, facts: &HealthFacts, work: &Path) -> Result<(), Heal
     Ok(())
 }
 
-/// Undoes [`hold`]. Harmless if nothing is held.
+/// Undoes [`hold`]. Harmless if nothing was stopped.
 pub async fn resume(id: &str, work: &Path) -> Result<(), HealthError> {
     let file = work.join(HELD);
     let Ok(bytes) = std::fs::read(&file) else {
@@ -91,11 +93,12 @@ pub async fn resume(id: &str, work: &Path) -> Result<(), HealthError> {
     Ok(std::fs::remove_file(&file)?)
 }
 
-/// Has the health of a restored container checked from now on, as Podman would if it had started it.
+/// Starts checking the health of a restored container, as Podman would if it had started it.
 ///
-/// The timer has the name that Podman looks for when its own record of the container has none
-/// (libpod/healthcheck_linux.go, `removeTransientFiles`), so it goes when the container stops. Checks
-/// that only a start has begin anew, and Podman goes on to the others when they have passed.
+/// The timer has the name that Podman falls back to when its own record of the container has none
+/// (libpod/healthcheck_linux.go, `removeTransientFiles`), so it goes away when the container stops.
+/// Startup checks begin again from the first, and Podman goes on to the regular ones when they have
+/// passed.
 pub async fn begin(id: &str, facts: &HealthFacts) -> Result<(), HealthError> {
     if !systemd::runs() || !names(id, "timer").await?.is_empty() {
         return Ok(());
@@ -106,7 +109,7 @@ pub async fn begin(id: &str, facts: &HealthFacts) -> Result<(), HealthError> {
     }
 }
 
-/// What `createTimer` and `startTimer` in libpod/healthcheck_linux.go do.
+/// Does what `createTimer` and `startTimer` in libpod/healthcheck_linux.go do.
 async fn create(name: &str, interval_ns: u64, id: &str) -> Result<(), HealthError> {
     let podman = command::find("podman").unwrap_or_else(|| "podman".into());
     let mut run = command::new("systemd-run");
@@ -129,7 +132,7 @@ fn startup(id: &str) -> String {
     format!("{id}-startup")
 }
 
-/// The units of this kind that Podman has made for the container's checks, without the suffix.
+/// The units of this kind that Podman has created for the container's checks, without the suffix.
 async fn names(id: &str, kind: &str) -> Result<Vec<String>, CommandError> {
     let pattern = format!("{id}*.{kind}");
     let listed = systemctl(&["list-units", "--all", "--plain", "--no-legend", &pattern]).await?;
@@ -154,10 +157,10 @@ async fn under_way(id: &str) -> Result<bool, CommandError> {
     Ok(false)
 }
 
-/// Checks cannot be held or made to go on.
+/// Checks cannot be stopped or resumed.
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
-    /// systemd did not do it.
+    /// systemd failed.
     #[error(transparent)]
     Systemd(#[from] CommandError),
     /// The scratch space could not be read or written.

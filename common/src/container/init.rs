@@ -1,8 +1,8 @@
 //! The program that `podman run --init` puts before the container's own.
 //!
-//! Podman binds the host's into the container (`addContainerInitBinary` in pkg/specgen/generate), and
-//! tells nobody of that mount: it is in the OCI configuration alone. It runs from that file, so CRIU
-//! restores the container only where the file is the same (`validate_file` in criu/files-reg.c).
+//! Podman binds the host's copy into the container (`addContainerInitBinary` in pkg/specgen/generate), and
+//! only the OCI configuration shows that mount. The container's first process runs from that file, so CRIU
+//! restores it only where the file is the same (`validate_file` in criu/files-reg.c).
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::Layout;
+use super::spec::Spec;
 
 /// Where it is in the container (`ContainerInitPath` in libpod/define/container.go).
 pub const DESTINATION: &str = "/run/podman-init";
@@ -25,10 +25,10 @@ pub struct InitProgram {
 }
 
 impl InitProgram {
-    /// That of a container, if it has one. Blocks for as long as reading it takes.
-    pub fn of(layout: &Layout) -> io::Result<Option<Self>> {
-        let source = layout.binds.get(DESTINATION);
-        source.map(|source| Self::at(source)).transpose()
+    /// The one of a container, if it has one. Blocks for as long as reading it takes.
+    pub fn of(spec: &Spec) -> io::Result<Option<Self>> {
+        let source = spec.bound_at(DESTINATION);
+        source.map(Self::at).transpose()
     }
 
     /// The one at this path.

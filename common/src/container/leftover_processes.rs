@@ -1,7 +1,7 @@
-//! What a killed agent left at work.
+//! Programs that a killed agent left running.
 //!
-//! The programs that an agent has started do not die with it: a Podman or an OCI runtime goes on to
-//! its end. What they work on must not be put back under their hands.
+//! The programs that an agent has started do not die with it: a Podman or an OCI runtime runs to
+//! its end. What it is working on must not be undone while it runs.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -11,19 +11,19 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Tells the programs that are not told by their arguments which scratch space they work for.
+/// Environment variable that names the scratch space, for programs whose arguments do not.
 pub const WORK: &str = "LIVE_MIGRATION_WORK";
 
-/// Pause between looks.
+/// Poll interval.
 const POLL: Duration = Duration::from_millis(20);
 
-/// A program is still at work after the limit.
+/// A program is still running after the limit.
 #[derive(Debug, thiserror::Error)]
-#[error("process {pid} (`{command}`) still works on the migration")]
+#[error("process {pid} (`{command}`) is still working on the migration")]
 pub struct StillAtWork {
     /// Its id.
     pub pid: i32,
-    /// How it was called.
+    /// Its command line.
     pub command: String,
 }
 
@@ -36,8 +36,8 @@ impl StillAtWork {
     }
 }
 
-/// The programs that agents start, and those that these start, by their file names: others may mention
-/// the scratch space as they like, such as a pager that shows a log in it.
+/// File names of the programs that agents start, and of those that these start. Other programs may
+/// mention the scratch space as they like, such as a pager that shows a log in it.
 const PROGRAMS: [&str; 7] = [
     "podman",
     "conmon",
@@ -49,11 +49,11 @@ const PROGRAMS: [&str; 7] = [
 ];
 
 /// Waits until none of the programs that agents start names the scratch space `work` in its arguments
-/// any more, and none has it in its environment as [`WORK`]. Only root's count: what others run cannot
-/// work on a migration, and must not hold it up. Blocks.
+/// any more, or has it in its environment as [`WORK`]. Only root's programs count: what other users
+/// run cannot work on a migration, and must not delay it. Blocks.
 ///
 /// # Errors
-/// If there still is one after `limit`.
+/// If one is still running after `limit`.
 pub fn wait(work: &Path, limit: Duration) -> Result<(), StillAtWork> {
     wait_until_none(|| find(work, &PROGRAMS), limit)
 }
@@ -61,7 +61,7 @@ pub fn wait(work: &Path, limit: Duration) -> Result<(), StillAtWork> {
 /// Waits until no process called `program` names `word` in its arguments any more. Blocks.
 ///
 /// # Errors
-/// If there still is one after `limit`.
+/// If one is still running after `limit`.
 pub fn wait_for_program(program: &str, word: &str, limit: Duration) -> Result<(), StillAtWork> {
     wait_until_none(|| find_program(program, &[word]), limit)
 }
@@ -85,7 +85,7 @@ fn find(work: &Path, programs: &[&str]) -> Option<StillAtWork> {
     let marked = [WORK.as_bytes(), b"=", work].concat();
     let mentions = |file: &[u8], text: &[u8]| file.windows(text.len()).any(|w| w == text);
     processes().find_map(|pid| {
-        // proc(5): owned by the effective user, and by root if the process may not be looked at.
+        // proc(5): owned by the effective user, or by root if the process is not dumpable.
         let directory = PathBuf::from(format!("/proc/{pid}"));
         if fs::metadata(&directory).ok()?.uid() != 0 {
             return None;
@@ -102,7 +102,7 @@ fn find(work: &Path, programs: &[&str]) -> Option<StillAtWork> {
     })
 }
 
-/// That of the program which has these arguments.
+/// The file name of the program with these arguments.
 fn file_name(arguments: &[u8]) -> Option<&OsStr> {
     let first = arguments.split(|byte| *byte == 0).next()?;
     Path::new(OsStr::from_bytes(first)).file_name()
@@ -120,7 +120,7 @@ fn find_program(program: &str, words: &[&str]) -> Option<StillAtWork> {
     })
 }
 
-/// The process called `program` that restores the container `id`, or is told to have it restored.
+/// The process called `program` that restores the container `id`, or was told to have it restored.
 pub fn at_restore(program: &str, id: &str) -> Option<i32> {
     let found = find_program(program, &[id, "restore"]);
     found
@@ -128,14 +128,14 @@ pub fn at_restore(program: &str, id: &str) -> Option<i32> {
         .map(|found| found.pid)
 }
 
-/// A process as proc_pid_stat(5) tells of it.
+/// A process, from proc_pid_stat(5).
 #[derive(Debug, Clone)]
 pub struct Process {
-    /// The first 15 bytes of its file's name.
+    /// The first 15 bytes of its file name.
     pub name: String,
-    /// The id of the process that it is a child of.
+    /// The id of its parent process.
     pub parent: i32,
-    /// The processor time that it has used so far, in clock ticks.
+    /// The processor time it has used so far, in clock ticks.
     pub ticks: u64,
     state: u8,
 }
@@ -157,20 +157,21 @@ impl Process {
         })
     }
 
-    /// Whether it can still do something: one that has ended remains until its parent has asked for it.
+    /// Whether it can still do something: a process that has ended remains until its parent has waited
+    /// for it.
     pub fn lives(&self) -> bool {
         !matches!(self.state, b'Z' | b'X')
     }
 }
 
-/// This process and all that descend from it, by id.
+/// This process and all its descendants, by id.
 pub fn family(root: i32) -> HashMap<i32, Process> {
     let mut all: HashMap<i32, Process> = processes()
         .filter_map(|pid| Some((pid, Process::read(pid)?)))
         .collect();
     let descends = |pid: &i32| {
         let line = std::iter::successors(Some(*pid), |pid| Some(all.get(pid)?.parent));
-        // A look that takes a while may see a number twice.
+        // Reading /proc takes a while, so a reused id could make this a loop.
         line.take(all.len()).any(|pid| pid == root)
     };
     let others: Vec<i32> = all.keys().filter(|pid| !descends(pid)).copied().collect();
@@ -180,7 +181,7 @@ pub fn family(root: i32) -> HashMap<i32, Process> {
     all
 }
 
-/// Those called `name` that have a file open in whose path `word` is.
+/// The processes called `name` that have a file open whose path contains `word`.
 pub fn with_open_file(name: &str, word: &str) -> Vec<i32> {
     let found = processes().filter(|pid| {
         let files = fs::read_dir(format!("/proc/{pid}/fd"));
@@ -209,7 +210,7 @@ mod tests {
 
     const KNOWN: [&str; 2] = ["sh", "sleep"];
 
-    /// Finds it once it has become what it is to be: a new process has no arguments for a moment.
+    /// Finds it once it has become the program: for a moment, a new process has no arguments.
     fn found(work: &Path) -> i32 {
         let moment = Duration::from_millis(60);
         let mut tries = 0..100;

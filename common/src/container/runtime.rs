@@ -1,31 +1,31 @@
-//! What the OCI runtime keeps of a container that it runs.
+//! What the OCI runtime records about a running container.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// Those that are known, by name.
+/// The supported runtimes, by name.
 pub const NAMES: [&str; 2] = ["runc", "crun"];
 
 /// Where cgroup v2 is mounted.
 pub(crate) const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
 
-/// Where a runtime keeps its containers when Podman starts it as root.
+/// Where a runtime keeps its records when Podman starts it as root.
 const STATE: &str = "/run";
 
-/// The directory in which the runtime keeps what it knows of the container.
+/// The directory with the runtime's records of the container.
 pub fn state_directory(runtime: &str, id: &str) -> PathBuf {
     let name = Path::new(runtime).file_name().unwrap_or_default();
     Path::new(STATE).join(name).join(id)
 }
 
-/// The cgroup that the runtime has put the container's processes into, below the mount of cgroup v2; none
-/// if it does not say.
+/// The cgroup that the runtime has put the container's processes into, below the mount of cgroup v2;
+/// `None` if it does not say.
 ///
-/// It is the one that CRIU freezes and thaws. Podman names another one: with cgroups of systemd crun puts
-/// a container into `libpod-ID.scope/container` (crun's src/libcrun/cgroup-systemd.c), and
-/// `State.CgroupPath` is the scope. If that is frozen when CRIU thaws the child, its tasks stand still for
-/// good, and so does CRIU.
+/// It is the one that CRIU freezes and thaws. Podman names another one: with systemd cgroups, crun puts a
+/// container into `libpod-ID.scope/container` (crun's src/libcrun/cgroup-systemd.c), and
+/// `State.CgroupPath` is the scope. If the scope is frozen when CRIU thaws the child, the tasks stay
+/// frozen for good, and CRIU hangs.
 pub fn cgroup(runtime: &str, id: &str) -> Option<String> {
     let directory = state_directory(runtime, id);
     let read = |name: &str| -> Option<Value> {
@@ -41,7 +41,7 @@ pub(crate) fn of_crun(status: &Value) -> Option<String> {
     Some(status["cgroup-path"].as_str()?.to_owned())
 }
 
-/// Runc says where it is in the file system; the hierarchy without controllers is that of cgroup v2.
+/// Runc records its path in the file system; the hierarchy without controllers is that of cgroup v2.
 pub(crate) fn of_runc(state: &Value) -> Option<String> {
     let path = state["cgroup_paths"][""].as_str()?;
     Some(path.strip_prefix(CGROUP_MOUNT)?.to_owned())

@@ -1,8 +1,8 @@
-//! The service of systemd that a container belongs to: of a Quadlet file, or a unit that runs `podman`.
+//! The systemd service that a container belongs to: from a Quadlet file, or a unit that runs `podman`.
 //!
-//! Such a container moves as a service. At the destination systemd starts the unit, and what it starts
-//! for once is the restore ([`gate`](crate::container::restore::gate)): so conmon, and with Quadlet the processes, live in the
-//! unit's cgroup, and conmon is its main process, as if the unit had started the container.
+//! Such a container moves as a service. At the destination systemd starts the unit, but this one time it starts
+//! the restore ([`gate`](crate::container::restore::gate)). So conmon, and with Quadlet the processes too, are in
+//! the unit's cgroup, and conmon is its main process, as if the unit had started the container.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
@@ -10,17 +10,18 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::command::CommandError;
+use crate::durable;
 use crate::paths;
 use crate::systemd::{self, ServiceName};
 
-/// Where Quadlet looks for its files, for root: podman-systemd.unit(5). Those of `/usr` come with packages.
+/// Where Quadlet looks for root's files: podman-systemd.unit(5). Those below `/usr` come with packages.
 const QUADLET: [&str; 3] = [
     "/run/containers/systemd",
     "/etc/containers/systemd",
     "/usr/share/containers/systemd",
 ];
 
-/// Where files of units may be put that come with a container.
+/// Where unit files that come with a container may be installed.
 const WRITABLE: [&str; 4] = [
     "/etc/containers/systemd",
     "/etc/systemd/system",
@@ -28,10 +29,10 @@ const WRITABLE: [&str; 4] = [
     "/run/systemd/system",
 ];
 
-/// No file of a unit is larger, in bytes.
+/// Largest unit file, in bytes.
 const MOST_BYTES: u64 = 64 << 10;
 
-/// A container has no more files of units.
+/// Most unit files of a container.
 const MOST_FILES: usize = 64;
 
 /// A service as the source has it.
@@ -39,16 +40,16 @@ const MOST_FILES: usize = 64;
 pub struct ServiceFacts {
     /// Its name.
     pub name: ServiceName,
-    /// What defines it: its unit or its Quadlet file, what changes it, the Quadlet files of its networks,
-    /// volumes and images.
+    /// What defines it: its unit or its Quadlet file, their drop-ins, and the Quadlet files of its
+    /// networks, volumes and images.
     pub files: Vec<UnitFile>,
-    /// Whether it was enabled by `systemctl enable`. What Quadlet makes is enabled by its file.
+    /// Whether it was enabled by `systemctl enable`. Quadlet's units are enabled by their files.
     pub enabled: bool,
     /// Other services that it cannot be started without.
     pub requires: Vec<String>,
     /// Files of the host that its command line names.
     pub named_files: Vec<PathBuf>,
-    /// Where its command line has the container's id written (`--cidfile`).
+    /// The file into which its command line has the container's id written (`--cidfile`).
     pub id_file: Option<PathBuf>,
     /// Why it cannot move, if it cannot.
     pub problem: Option<String>,
@@ -64,8 +65,8 @@ pub struct UnitFile {
 }
 
 impl UnitFile {
-    /// Whether it may be put there if it is missing: below the operator's directories, by a path without
-    /// tricks. What comes with packages is installed with them.
+    /// Whether it may be installed if it is missing: below the operator's directories, by a path without
+    /// tricks. Files that come with packages are installed with them.
     pub fn may_be_written(&self) -> bool {
         let plain = self
             .path
@@ -77,13 +78,13 @@ impl UnitFile {
                 .any(|directory| self.path.starts_with(directory))
     }
 
-    /// Puts it there. Undone by [`remove_file`].
+    /// Installs it. Undone by [`remove_file`].
     pub fn install(&self) -> Result<(), CommandError> {
         systemd::write(&self.path, &self.text)
     }
 }
 
-/// Removes a file of a unit that was put there. One that is not there is fine.
+/// Removes a unit file that was installed. Does nothing if it is not there.
 pub fn remove_file(path: &Path) -> Result<(), CommandError> {
     systemd::remove(path)
 }
@@ -91,34 +92,34 @@ pub fn remove_file(path: &Path) -> Result<(), CommandError> {
 /// What a destination has of a container's service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceHere {
-    /// Files that are there with another content.
+    /// Files that exist with other content.
     pub other_files: Vec<PathBuf>,
-    /// Files that are not there.
+    /// Files that do not exist.
     pub missing_files: Vec<PathBuf>,
     /// What `systemctl show` calls it, e.g. `active`.
     pub state: String,
     /// Whether an operator has masked it.
     pub masked: bool,
-    /// Services that it needs and that are not known here.
+    /// Services that it requires and that are unknown here.
     pub missing_services: Vec<String>,
-    /// Files that its command line names and that are not there.
+    /// Files that its command line names and that do not exist.
     pub missing_named_files: Vec<PathBuf>,
     /// Whether there is no systemd at all.
     pub no_systemd: bool,
 }
 
 impl ServiceFacts {
-    /// The service that the container is run by, if it is: conmon is its main process, or is in its cgroup
-    /// and Podman, attached to the container, is its main process.
+    /// The service that runs the container, if there is one: either conmon is its main process, or conmon
+    /// is in its cgroup and its main process is a Podman attached to the container.
     ///
-    /// `conmon` is the process, `notify` whom Podman lets tell systemd that the container is ready.
+    /// `conmon` is the process; `notify` says whom Podman lets tell systemd that the container is ready.
     pub async fn of(conmon: i32, notify: &str) -> Result<Option<Self>, CommandError> {
         let Some(name) = systemd::runs().then(|| unit_of(conmon)).flatten() else {
             return Ok(None);
         };
         let unit = name.show(&PROPERTIES).await?;
         let main: i32 = unit["MainPID"].parse().unwrap_or(0);
-        // One that ends when it has started its containers, as podman-restart.service does.
+        // Has ended after it started its containers, as podman-restart.service does.
         if main == 0 {
             return Ok(None);
         }
@@ -182,7 +183,7 @@ impl ServiceFacts {
                     Some("network" | "volume" | "image") => units.push(found),
                     Some(kind @ ("build" | "pod" | "kube")) => {
                         self.problem = Some(format!(
-                            "{} needs {other}, which is made of a .{kind} file: those do not move",
+                            "{} needs {other}, which is generated from a .{kind} file: those do not move",
                             self.name
                         ));
                     }
@@ -222,7 +223,7 @@ impl ServiceFacts {
         }
         let unit = self.name.show(&["ActiveState", "LoadState"]).await?;
         here.state = unit["ActiveState"].clone();
-        // What a move from here has masked, a move to here unmasks.
+        // If a move from here masked it, a move to here unmasks it.
         here.masked = unit["LoadState"] == "masked" && parted(&self.name).is_none();
         for other in &self.requires {
             let state = systemd::show(other, &["LoadState"]).await?;
@@ -236,18 +237,18 @@ impl ServiceFacts {
     }
 }
 
-/// Where it is written down what was done to services whose containers have moved away.
+/// Records what was done to services whose containers have moved away.
 fn parted_file(name: &ServiceName) -> PathBuf {
     Path::new(paths::STATE_DIR)
         .join("services")
         .join(name.as_str())
 }
 
-/// What keeps a service from being started where its container has left.
+/// What keeps a service from being started on the host that its container has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Parted {
-    /// It is masked: what Quadlet makes can be kept back in no other way.
+    /// It is masked: Quadlet's units can be kept from starting in no other way.
     Masked,
     /// It is disabled.
     Disabled,
@@ -258,31 +259,32 @@ fn parted(name: &ServiceName) -> Option<Parted> {
     serde_json::from_slice(&std::fs::read(parted_file(name)).ok()?).ok()
 }
 
-/// File in the scratch space that says which service is held.
+/// File in the scratch space that names the service that is held.
 const HELD: &str = "service.json";
 
-/// What a service says while its container moves away: its end is no failure, restarts nothing, and runs
-/// none of its own commands, which would remove the container.
+/// Override while the container moves away: the end of the service is no failure, restarts nothing, and
+/// runs none of the service's own commands, which would remove the container.
 const HOLD: &str =
     "[Service]\nRestart=no\nExecStop=\nExecStopPost=\nSuccessExitStatus=137 143 SIGKILL\n";
 
-/// Keeps the service from reacting when its container stands still and ends. `work` is told before. Undone
+/// Keeps the service from reacting when its container is frozen and ends. `work` records it first. Undone
 /// by [`release`], ended by [`part`].
 pub async fn hold(service: &ServiceFacts, work: &Path) -> Result<(), ServiceError> {
     let bytes = serde_json::to_vec(service).map_err(std::io::Error::from)?;
-    std::fs::write(work.join(HELD), bytes)?;
+    // The override outlasts a power cut, so what undoes it must as well.
+    durable::replace(&work.join(HELD), 0o644, &bytes)?;
     Ok(service.name.add_override(HOLD).await?)
 }
 
-/// Sees to it that the held service does not come back at boot, from now on: before the destination can
-/// take over, so that a source that loses its power then does not start a second one. What runs of it runs
-/// on. Undone by [`release`]. Harmless if nothing is held.
+/// Makes sure that from now on the held service is not started at boot. Called before the destination can
+/// take over, so that a source that then loses power does not start a second copy. What runs of the
+/// service runs on. Undone by [`release`]. Harmless if nothing is held.
 pub async fn keep_down(work: &Path) -> Result<(), ServiceError> {
     let Some(service) = held(work)? else {
         return Ok(());
     };
     let how = service.how_to_part();
-    // First the note: by it what follows is undone, now or when the container comes back.
+    // The note first: what follows is undone according to it, now or when the container comes back.
     let note = serde_json::to_string(&how).map_err(std::io::Error::from)?;
     systemd::write(&parted_file(&service.name), &note)?;
     match how {
@@ -308,7 +310,7 @@ pub async fn release(work: &Path) -> Result<(), ServiceError> {
 }
 
 /// Ends the held service of a container that has moved away and was removed here, as if an operator had
-/// stopped it. Returns its name and what keeps it from coming back; nothing if nothing is held. May be
+/// stopped it. Returns its name and what keeps it from coming back; `None` if nothing is held. May be
 /// repeated.
 pub async fn part(work: &Path) -> Result<Option<(ServiceName, Parted)>, ServiceError> {
     let Some(service) = held(work)? else {
@@ -331,7 +333,8 @@ fn held(work: &Path) -> Result<Option<ServiceFacts>, ServiceError> {
     }
 }
 
-/// Lets a service come whose container had left. Its files are there. Undone by [`undo_arrival`].
+/// Allows a service to come back whose container had left. Its files must be there. Undone by
+/// [`undo_arrival`].
 pub async fn prepare_arrival(service: &ServiceFacts) -> Result<(), CommandError> {
     if parted(&service.name) == Some(Parted::Masked) {
         service.name.unmask().await?;
@@ -345,11 +348,12 @@ pub async fn undo_arrival(service: &ServiceFacts) -> Result<(), CommandError> {
     if parted(&service.name) == Some(Parted::Masked) {
         service.name.mask().await?;
     }
-    // Which reloads, if the service came to be started.
+    // This also reloads systemd, if the service had been started.
     service.name.remove_override().await
 }
 
-/// The container `id` runs here for good: its service is from now on what its files say. May be repeated.
+/// The container `id` runs here for good: from now on, its service is what its files say. May be
+/// repeated.
 pub async fn arrived(service: &ServiceFacts, id: &str) -> Result<(), CommandError> {
     if let Some(file) = service.id_file.as_ref().filter(|file| may_hold_an_id(file)) {
         systemd::write(file, id)?;
@@ -361,10 +365,10 @@ pub async fn arrived(service: &ServiceFacts, id: &str) -> Result<(), CommandErro
     systemd::remove(&parted_file(&service.name))
 }
 
-/// A service cannot be held, or let go.
+/// A service cannot be held or released.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// systemd did not do it.
+    /// systemd failed.
     #[error(transparent)]
     Systemd(#[from] CommandError),
     /// The scratch space could not be read or written.
@@ -396,7 +400,7 @@ fn is_podman(process: i32) -> bool {
         .is_ok_and(|name| name.trim() == "podman")
 }
 
-/// The files that a unit is made of: what a generator made of them is not among them.
+/// The files that define a unit, without those that a generator made of them.
 fn files_of(unit: &BTreeMap<String, String>) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let source = PathBuf::from(&unit["SourcePath"]);
@@ -407,7 +411,8 @@ fn files_of(unit: &BTreeMap<String, String>) -> Vec<PathBuf> {
         files.push(source);
     }
     let drop_ins = unit["DropInPaths"].split_whitespace().map(PathBuf::from);
-    // Those of /run/systemd/generator and the like are made by the host itself, and ours goes.
+    // Files in /run/systemd/generator and the like are made by the host itself, and our override
+    // goes away.
     files.extend(drop_ins.filter(|path| {
         let below = |directory| path.starts_with(directory);
         below("/etc") || below("/usr")
@@ -415,14 +420,15 @@ fn files_of(unit: &BTreeMap<String, String>) -> Vec<PathBuf> {
     files
 }
 
-/// What changes a Quadlet file: podman-systemd.unit(5), "foo.container.d".
+/// Drop-ins of a Quadlet file: podman-systemd.unit(5), "foo.container.d".
 fn quadlet_drop_ins(source: &Path) -> Vec<PathBuf> {
     let (Some(name), Some(kind)) = (source.file_name(), source.extension()) else {
         return Vec::new();
     };
     let (name, kind) = (name.to_string_lossy(), kind.to_string_lossy());
     let mut names = vec![format!("{name}.d"), format!("{kind}.d")];
-    // Of `a-b-c.container` also `a-b-.container.d` and `a-.container.d`; of `a@1.container` those of `a@`.
+    // `a-b-c.container` also has `a-b-.container.d` and `a-.container.d`; `a@1.container` also has those
+    // of `a@`.
     let stem = name.strip_suffix(&format!(".{kind}")).unwrap_or(&name);
     names.extend(
         stem.match_indices('-')
@@ -464,7 +470,7 @@ fn arguments(exec: &str) -> impl Iterator<Item = &str> {
     line.split(' ')
 }
 
-/// The value of an option, as one word or as the next one.
+/// The values of an option, each either in the same word or the next one.
 fn values<'a>(exec: &'a str, option: &str) -> Vec<&'a str> {
     let words: Vec<&str> = arguments(exec).collect();
     let mut found = Vec::new();
@@ -481,7 +487,7 @@ fn values<'a>(exec: &'a str, option: &str) -> Vec<&'a str> {
     found
 }
 
-/// What the next start reads, and nobody moves.
+/// Files that the next start reads and that do not move.
 fn named_files(exec: &str) -> Vec<PathBuf> {
     ["--env-file", "--authfile"]
         .iter()
@@ -495,7 +501,7 @@ fn id_file(exec: &str) -> Option<PathBuf> {
     may_hold_an_id(&path).then_some(path)
 }
 
-/// Nothing else is written because a command line, or a peer, says so.
+/// Only such files are written because a command line, or a peer, says so.
 fn may_hold_an_id(path: &Path) -> bool {
     let plain = path
         .components()

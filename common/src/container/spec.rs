@@ -1,45 +1,30 @@
-//! Where a container's pieces are, read from the OCI `config.json` that Podman generates for it
-//! (<https://github.com/opencontainers/runtime-spec/blob/main/config.md>).
+//! The OCI `config.json` that Podman generates for a container
+//! (<https://github.com/opencontainers/runtime-spec/blob/main/config.md>), as far as it is read here.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-/// Podman's name, in a container's bundle directory, of the file that its output goes to unless
-/// another was asked for (`--log-opt path=`).
-pub const LOG_NAME: &str = "ctr.log";
+/// Its name in a container's bundle directory.
+const NAME: &str = "config.json";
 
-/// Paths on the host, taken from a container's OCI configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layout {
-    /// The merged root file system.
-    pub rootfs: PathBuf,
-    /// Path of the network namespace, unless the container has the host's.
-    pub netns: Option<PathBuf>,
-    /// Whether it has users of its own (`--userns`, `--uidmap`).
-    pub user_namespace: bool,
-    /// Directory bound to /dev/shm: Podman's own, so not in CRIU's images.
-    pub shm: Option<PathBuf>,
-    /// Source of every bind mount by its path in the container.
-    pub binds: BTreeMap<String, PathBuf>,
-}
-
-#[derive(Deserialize)]
-struct Spec {
+/// A container's OCI configuration.
+#[derive(Debug, Deserialize)]
+pub struct Spec {
     root: Root,
     #[serde(default)]
     mounts: Vec<Mount>,
-    linux: Option<Linux>,
+    #[serde(default)]
+    linux: Linux,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Root {
     path: PathBuf,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Mount {
     destination: String,
     #[serde(default)]
@@ -48,51 +33,53 @@ struct Mount {
     source: PathBuf,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Linux {
     #[serde(default)]
     namespaces: Vec<Namespace>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Namespace {
     r#type: String,
     path: Option<PathBuf>,
 }
 
-impl Layout {
-    /// Reads `config.json` at `path`.
-    pub fn read(path: &Path) -> io::Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
-        Self::parse(&text).map_err(|e| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{}: {e}", path.display()),
-            )
-        })
+impl Spec {
+    /// Reads the configuration in a container's bundle directory. A container that does not run has none.
+    pub fn read(bundle: &Path) -> io::Result<Self> {
+        let path = bundle.join(NAME);
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let text = std::fs::read_to_string(&path).map_err(named)?;
+        serde_json::from_str(&text).map_err(|error| named(error.into()))
     }
 
-    pub(crate) fn parse(text: &str) -> serde_json::Result<Self> {
-        let spec: Spec = serde_json::from_str(text)?;
-        let binds: BTreeMap<String, PathBuf> = spec
-            .mounts
-            .into_iter()
-            .filter(|m| m.r#type == "bind")
-            .map(|m| (m.destination, m.source))
-            .collect();
-        let namespaces = spec.linux.map(|linux| linux.namespaces);
-        let namespaces = namespaces.unwrap_or_default();
-        Ok(Layout {
-            rootfs: spec.root.path,
-            user_namespace: namespaces.iter().any(|n| n.r#type == "user"),
-            netns: namespaces
-                .into_iter()
-                .find(|n| n.r#type == "network")
-                .and_then(|n| n.path),
-            shm: binds.get("/dev/shm").cloned(),
-            binds,
-        })
+    /// The merged root file system.
+    pub fn rootfs(&self) -> &Path {
+        &self.root.path
+    }
+
+    /// What of the host is bound to this path in the container, if anything.
+    pub fn bound_at(&self, destination: &str) -> Option<&Path> {
+        let mut binds = self.mounts.iter().filter(|mount| mount.r#type == "bind");
+        let found = binds.rfind(|mount| mount.destination == destination)?;
+        Some(&found.source)
+    }
+
+    /// Path of the network namespace, unless the container has the host's.
+    pub fn netns(&self) -> Option<&Path> {
+        self.namespace("network")?.path.as_deref()
+    }
+
+    /// Whether it has users of its own (`--userns`, `--uidmap`).
+    pub fn user_namespace(&self) -> bool {
+        self.namespace("user").is_some()
+    }
+
+    fn namespace(&self, kind: &str) -> Option<&Namespace> {
+        let mut namespaces = self.linux.namespaces.iter();
+        namespaces.find(|namespace| namespace.r#type == kind)
     }
 }
 
@@ -102,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_paths_come_from_the_spec() {
-        let layout = Layout::parse(
+        let spec: Spec = serde_json::from_str(
             r#"{"root":{"path":"/m"},
                 "mounts":[{"destination":"/proc","type":"proc","source":"proc"},
                           {"destination":"/dev/shm","type":"bind","source":"/s/shm"},
@@ -110,14 +97,27 @@ mod tests {
                 "linux":{"namespaces":[{"type":"pid"},{"type":"network","path":"/run/netns/x"}]}}"#,
         )
         .unwrap();
-        assert_eq!(layout.rootfs, Path::new("/m"));
-        assert_eq!(layout.netns.as_deref(), Some(Path::new("/run/netns/x")));
-        assert_eq!(layout.shm.as_deref(), Some(Path::new("/s/shm")));
-        assert_eq!(layout.binds["/data"], Path::new("/v/data"));
-        assert!(!layout.binds.contains_key("/proc"));
-        assert!(!layout.user_namespace);
-        let layout =
-            Layout::parse(r#"{"root":{"path":"/m"},"linux":{"namespaces":[{"type":"user"}]}}"#);
-        assert!(layout.unwrap().user_namespace);
+        assert_eq!(spec.rootfs(), Path::new("/m"));
+        assert_eq!(spec.netns(), Some(Path::new("/run/netns/x")));
+        assert_eq!(spec.bound_at("/dev/shm"), Some(Path::new("/s/shm")));
+        assert_eq!(spec.bound_at("/data"), Some(Path::new("/v/data")));
+        assert_eq!(spec.bound_at("/proc"), None);
+        assert!(!spec.user_namespace());
+        let spec: Spec = serde_json::from_str(
+            r#"{"root":{"path":"/m"},"linux":{"namespaces":[{"type":"user"}]}}"#,
+        )
+        .unwrap();
+        assert!(spec.user_namespace());
+        assert_eq!(spec.netns(), None);
+    }
+
+    #[test]
+    fn an_error_names_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = Spec::read(dir.path()).unwrap_err();
+        assert!(missing.to_string().contains(NAME), "{missing}");
+        std::fs::write(dir.path().join(NAME), "no JSON").unwrap();
+        let malformed = Spec::read(dir.path()).unwrap_err();
+        assert!(malformed.to_string().contains(NAME), "{malformed}");
     }
 }

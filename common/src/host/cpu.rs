@@ -1,20 +1,20 @@
-//! Processors, as far as memory images depend on them.
+//! What memory images depend on in a host's processors.
 
 use std::collections::BTreeSet;
 
-/// Processors that the kernel has room for.
+/// Number of processors that the kernel can use.
 pub(super) fn possible() -> u32 {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
     count(&text).unwrap_or(1)
 }
 
-/// Bytes of a page of memory.
+/// Page size, in bytes.
 pub(super) fn page_bytes() -> u64 {
     let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
     size.ok().flatten().map_or(4096, |bytes| bytes as u64)
 }
 
-/// How many `0-3,8-11` are (Documentation/admin-guide/cputopology.rst).
+/// How many processors `0-3,8-11` stands for (Documentation/admin-guide/cputopology.rst).
 fn count(list: &str) -> Option<u32> {
     list.trim()
         .split(',')

@@ -1,9 +1,9 @@
 //! Whether crun finds CRIU.
 //!
-//! crun does not run CRIU's program but its library, which it loads only when it is told to checkpoint
-//! (`load_wrapper` in its src/libcrun/criu.c). `crun --version` says `+CRIU` if it was built for that,
-//! whether the library is installed or not, and so does `crun features`; `crun checkpoint` looks for
-//! the container before it loads anything. So the dynamic linker is asked.
+//! crun does not run the CRIU program but uses its library, which it loads only when it is told to
+//! checkpoint (`load_wrapper` in its src/libcrun/criu.c). `crun --version` says `+CRIU` if crun was
+//! built for that, whether or not the library is installed, and so does `crun features`; `crun
+//! checkpoint` looks up the container before it loads anything. So the dynamic linker is asked.
 
 use std::path::Path;
 
@@ -41,7 +41,7 @@ fn judge(version: &str, dynamic: bool, found: bool) -> Option<String> {
     })
 }
 
-/// A static crun has the library in it and does not name its file.
+/// A static crun includes the library and does not name its file.
 fn needs_library() -> bool {
     let Some(path) = command::find("crun") else {
         return true;

@@ -1,4 +1,4 @@
-//! What a migration needs to know of a host.
+//! What a migration needs to know about a host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -25,30 +25,30 @@ pub struct HostFacts {
     pub kernel: String,
     /// Machine architecture, e.g. `x86_64`.
     pub architecture: String,
-    /// Podman's version; absent if it does not run.
+    /// Podman's version; absent if Podman does not run.
     pub podman: Option<String>,
-    /// CRIU's version; absent if it does not run.
+    /// CRIU's version; absent if CRIU does not run.
     pub criu: Option<String>,
     /// Version of each OCI runtime installed, by name.
     pub runtimes: BTreeMap<String, String>,
     /// What keeps one of these runtimes from checkpointing, by name.
     pub runtime_problems: BTreeMap<String, String>,
-    /// Processors that the kernel has room for, more than there are where they can be plugged in.
+    /// Number of processors that the kernel can use: more than are there if some can be added.
     pub possible_cpus: u32,
-    /// Size of a page of memory, bytes.
+    /// Page size, in bytes.
     pub page_bytes: u64,
-    /// Where migrations have their scratch space.
+    /// Free space where migrations have their scratch space.
     pub scratch: Room,
     /// The security module that labels processes.
     pub security: SecurityModule,
     /// CPU feature flags, as the kernel names them.
     pub cpu_flags: BTreeSet<String>,
-    /// What the kernel must be able to do, each with what is wrong with it, if anything.
+    /// Kernel features that are needed, each with what is wrong with it, if anything.
     pub features: BTreeMap<String, Option<String>>,
 }
 
 impl HostFacts {
-    /// Gathers this host's facts. Starts a handful of programs at once; changes nothing.
+    /// Gathers this host's facts. Runs a handful of programs in parallel; changes nothing.
     pub async fn gather() -> Self {
         let (podman, criu, runc, crun, checkpoint, network) = tokio::join!(
             version("podman"),
@@ -126,7 +126,7 @@ fn parse_version(text: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// `5.8.2` and `5.8.0+dfsg1` as numbers that compare: up to three, missing ones zero.
+/// `5.8.2` and `5.8.0+dfsg1` as numbers that can be compared: up to three, missing ones are zero.
 pub fn version_numbers(version: &str) -> (u32, u32, u32) {
     let mut numbers = version
         .split(|c: char| !c.is_ascii_digit())

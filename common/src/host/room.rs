@@ -5,25 +5,25 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// The room that there is for what is written below a directory.
+/// The free space for files written below a directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
-    /// The directory; it may have yet to be made.
+    /// The directory; it may not exist yet.
     pub path: String,
-    /// Number of the file system's device, to tell whether two directories share the room.
+    /// Device number of the file system, to tell whether two directories share the space.
     pub device: u64,
-    /// Free, bytes; the highest number if the file system has no size.
+    /// Free bytes; the highest number if the file system has no size.
     pub free_bytes: u64,
 }
 
 impl Room {
-    /// That below `directory`, or, while it does not exist, where it would be made. Nothing if that
-    /// cannot be found out.
+    /// The space below `directory` or, if it does not exist yet, where it would be created. Empty
+    /// if that cannot be found out.
     pub fn at(directory: &Path) -> Self {
         let found = directory.ancestors().find_map(|existing| {
             let device = std::fs::metadata(existing).ok()?.dev();
             let free = nix::sys::statvfs::statvfs(existing).ok()?;
-            // One that has no size has no limit of its own either, as ramfs.
+            // A file system without a size, such as ramfs, has no limit of its own.
             let free_bytes = match free.blocks() {
                 0 => u64::MAX,
                 _ => free.blocks_available() * free.fragment_size(),

@@ -11,7 +11,7 @@
 //!           foreign                  tunnel to take     foreign
 //! ```
 //!
-//! Everything here reads and writes those bits only: the rest belongs to other software (netavark's
+//! Only those bits are read and written here: the others belong to other software (netavark's
 //! 0x2000, Kubernetes' 0x4000 and 0x8000 among them).
 
 use std::fmt;
@@ -52,7 +52,7 @@ impl Direction {
 }
 
 /// The number of a tunnel on this host, 1 to 63. Everything else that a tunnel needs on the host
-/// follows from it, so that a host's plan for a tunnel is one number.
+/// follows from it, so a host only has to choose one number per tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub struct Index(u8);
@@ -74,7 +74,7 @@ impl Index {
     }
 
     /// The UDP port the tunnel listens on: 51821 to 51883, a range that an administrator can open
-    /// once and for all.
+    /// once and for all in a firewall.
     pub const fn port(self) -> u16 {
         51_820 + self.0 as u16
     }

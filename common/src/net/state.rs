@@ -1,16 +1,16 @@
 //! What is on disk about the tunnels of this host.
 //!
-//! Files, all in `Dirs::run`, gone after a reboot like the kernel objects they describe:
+//! All files are in `Dirs::run`, and gone after a reboot like the kernel objects they describe:
 //!
 //! | file | what |
 //! |---|---|
 //! | `tunnels/lmwgN.json` | the record: written before anything is made, removed after everything is gone |
-//! | `tunnels/lmwgN.ticket` | what is asked of those who want to talk to the keeper |
+//! | `tunnels/lmwgN.ticket` | the secret that a peer must present before the keeper talks to it |
 //! | `tunnels/lmwgN.forwards` | [`crate::net::flows::port_forwards`] |
-//! | `tunnels/lmwgN.lock` | locked (flock), shared by leases, exclusively by who takes the tunnel down |
+//! | `tunnels/lmwgN.lock` | locked (flock): shared by each lease, exclusively to take the tunnel down |
 //! | `tunnels/lmwgN.keeper` | locked by the keeper while it lives |
-//! | `tunnels/lmwgN.log` | what the keeper says |
-//! | `net.lock` | locked by who makes or removes any tunnel |
+//! | `tunnels/lmwgN.log` | the keeper's log |
+//! | `net.lock` | locked while any tunnel is made or removed |
 
 use std::fs;
 use std::io;
@@ -76,7 +76,7 @@ impl Dirs {
         self.file(index, "forwards")
     }
 
-    /// Waits for this process's turn to change tunnels.
+    /// Waits for the lock on all tunnels: only its owner may make, change or remove one.
     pub(crate) fn lock_all(&self) -> Result<Lock, LockError> {
         Lock::exclusive(&self.run.join("net.lock"))
     }
@@ -102,18 +102,18 @@ pub enum StateError {
     NotOurs,
 }
 
-/// What is written down about a tunnel: enough to take it down, whoever made it.
+/// What is on disk about a tunnel: enough for any process to take it down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The tunnel's number on this host.
     pub index: Index,
-    /// What both ends hold to.
+    /// What both ends have agreed on.
     pub agreement: Agreement,
     /// This host's key when the tunnel was made.
     pub public_key: PublicKey,
     /// The other host's address and UDP port.
     pub endpoint: SocketAddr,
-    /// Who moves the packets.
+    /// Which WireGuard moves the packets.
     pub backend: Backend,
 }
 
@@ -138,7 +138,7 @@ impl Record {
         remove_file(&dirs.file(self.index, "json"))
     }
 
-    /// This end, as both hold to it.
+    /// The agreement as seen from this end.
     pub(crate) fn view(&self) -> Result<View, StateError> {
         let view = self.agreement.view(&self.public_key);
         view.ok_or(StateError::NotOurs)
@@ -149,7 +149,7 @@ impl Record {
     }
 }
 
-/// What the keepers of a tunnel ask of each other, if it is there.
+/// The secret that the keepers of a tunnel present to each other; `None` if there is no such tunnel.
 pub(crate) fn ticket(dirs: &Dirs, index: Index) -> Result<Option<Ticket>, StateError> {
     read(&dirs.file(index, "ticket"))
 }
@@ -163,7 +163,7 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateE
     }
 }
 
-/// Replaces a file, which only root can read. For those who have [`Dirs::lock_all`].
+/// Replaces a file with one that only root can read. The caller must have locked [`Dirs::lock_all`].
 pub(crate) fn write(path: &Path, content: &impl Serialize) -> Result<(), StateError> {
     serde_json::to_vec(content)
         .map_err(io::Error::from)

@@ -1,7 +1,7 @@
 //! Tunnels and quarantine on the real kernel, between network namespaces made here.
 //!
-//! Each [`Host`] is a thread in network and mount namespaces of its own: `/run` is private, as it
-//! is between real hosts. Keepers are this test program, started again to run one "test".
+//! Each [`Host`] is a thread in its own network and mount namespaces: `/run` is private, as on
+//! real hosts. Keepers are this test program, started again to run one "test".
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -78,7 +78,7 @@ impl Host {
             },
         };
         host.sh("ip link set lo up; sysctl -qw net.ipv4.ip_forward=1");
-        // No link-local addresses: they come when they please, and snapshots would differ.
+        // No link-local addresses: they appear at any time, and snapshots would differ.
         host.sh("sysctl -qw net.ipv6.conf.default.addr_gen_mode=1");
         host
     }
@@ -169,7 +169,7 @@ impl Host {
     }
 }
 
-/// Differences only: a whole snapshot is a wall of text.
+/// Shows differences only: a whole snapshot is a wall of text.
 fn assert_same(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) {
     for (what, text) in before {
         let (old, new): (Vec<_>, Vec<_>) = (text.lines().collect(), after[what].lines().collect());
@@ -248,7 +248,7 @@ fn establish_and_die() {
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).unwrap();
 }
 
-/// Source and destination, connected, each with things of its own that must survive.
+/// Source and destination, connected, each with settings of its own that must survive.
 fn hosts() -> (Host, Host) {
     let (source, destination) = (Host::new(), Host::new());
     source.connect("eth0", &destination, "eth0", 1);
@@ -368,7 +368,7 @@ fn a_half_whose_other_half_is_gone_gives_way() {
     assert!(destination.run(move || there.teardown().unwrap()));
     drop(here);
 
-    // The other end uses its port again, and this one has another index for it.
+    // The other end reuses its port; this end uses another index for it.
     let (here, there) = tunnel(&source, &destination);
     assert_eq!(here.interface(), "lmwg2");
     assert_eq!(there.interface(), "lmwg1");
@@ -415,7 +415,7 @@ fn marked_flows_take_the_tunnel_and_hold_it() {
     assert!(received.iter().all(|byte| *byte == 7));
     assert_eq!(source.run(move || spawn::flows(index).unwrap()), 1);
 
-    // The flow outlives the migration that made the tunnel, and holds it.
+    // The flow outlives the migration that made the tunnel, and keeps the tunnel.
     assert!(!source.run(move || here.teardown().unwrap()));
     drop(there);
     thread::sleep(keeper::IDLE + Duration::from_secs(3));
@@ -473,7 +473,7 @@ fn packets_that_leave_through_a_tunnel_wait_for_others() {
     send(0..1);
     assert_eq!(receive(), Some(0));
 
-    // Its threads are on the source.
+    // Its threads are in the source's namespaces.
     let runtime = source.run(|| {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -487,7 +487,7 @@ fn packets_that_leave_through_a_tunnel_wait_for_others() {
         runtime.block_on(begun).unwrap()
     };
     let waiting = begin();
-    // What is of no moved flow does not wait.
+    // Packets of no moved flow do not wait.
     let here = prove(&source, here);
     send(1..100);
     assert_eq!(receive(), None);
@@ -497,7 +497,7 @@ fn packets_that_leave_through_a_tunnel_wait_for_others() {
         assert_eq!(receive(), Some(number));
     }
 
-    // Nobody says that they may go.
+    // Nobody releases them.
     peer.set_read_timeout(Some(TIMEOUT)).unwrap();
     let rules = || source.sh("nft list chain inet live_migration waiting_1");
     eventually("the rule is gone", TIMEOUT, || !rules().contains("jump"));
@@ -519,7 +519,7 @@ fn client_of(source: &Host, destination: &Host) -> Host {
     client
 }
 
-/// Gives what comes in there for that address a connmark.
+/// Gives packets for that address that come in by this interface a connmark.
 fn mark_flows(host: &Host, interface: &str, mark: u32) {
     host.sh(&format!(
         "nft add table ip t
@@ -583,7 +583,7 @@ fn a_tunnel_is_removed_from_its_record_alone() {
     let route = source.sh("ip route get 192.0.2.9 mark 0x10000 2>&1 || true");
     assert!(!route.contains("eth0"), "{route}");
 
-    // Nobody uses it: removed whole. So is a record of which nothing was ever made.
+    // Nobody uses it: removed completely. So is a record for which nothing was ever made.
     drop(here);
     sweep();
     assert_same(&before, &source.snapshot());
@@ -760,7 +760,7 @@ fn a_prepared_quarantine_lets_all_pass_until_it_wakes() {
         let ping = "ping -c1 -W1 198.18.1.1 >/dev/null 2>&1 && echo yes || true";
         outside.sh(ping) == "yes\n"
     };
-    // Twice, as after a crash in between.
+    // Twice, as after a crash.
     quarantine::prepare(&inside.netns).unwrap();
     quarantine::prepare(&inside.netns).unwrap();
     assert!(answers());
@@ -852,7 +852,7 @@ fn held_packets_wait_and_go_in_order() {
     }
     assert_same(&before, &inside.snapshot());
 
-    // Nobody left to let them go: they are dropped, not let through.
+    // Nobody is left to release them: they are dropped, not let through.
     drop(quarantine::queue_packets(&inside.netns).unwrap());
     send(&there, 350..360);
     assert_eq!(receive(&here), None);

@@ -1,4 +1,4 @@
-//! What confines the container's processes, and whether it does at the destination.
+//! What confines the container's processes, and whether it would at the destination.
 
 use super::{Checks, DestinationFacts, Verdict};
 use crate::container::ContainerFacts;
@@ -7,8 +7,8 @@ use crate::host::HostFacts;
 
 const NAME: &str = "confinement";
 
-/// CRIU gives each process its label back; a container must neither fail for want of it while it
-/// stands still, nor run with less than it had or than others have there.
+/// CRIU restores each process's label. A container must not fail for lack of it during the outage,
+/// nor run less confined than before, or than others on the destination.
 pub(super) fn confinement(
     checks: &mut Checks,
     container: &ContainerFacts,
@@ -40,7 +40,7 @@ pub(super) fn confinement(
             ),
         ),
         (SecurityModule::Apparmor, SecurityModule::Apparmor) => profiles(checks, container, facts),
-        _ if labels.is_empty() => checks.add(NAME, Verdict::Ok, "unconfined at the source, too"),
+        _ if labels.is_empty() => checks.add(NAME, Verdict::Ok, "unconfined at the source as well"),
         _ => checks.add(NAME, Verdict::Ok, list(labels)),
     }
 }
@@ -68,7 +68,7 @@ fn profiles(checks: &mut Checks, container: &ContainerFacts, facts: &Destination
         checks.add(NAME, verdict, detail);
     }
     if container.labels.is_empty() {
-        checks.add(NAME, Verdict::Ok, "unconfined at the source, too");
+        checks.add(NAME, Verdict::Ok, "unconfined at the source as well");
     }
 }
 

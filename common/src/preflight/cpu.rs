@@ -1,4 +1,4 @@
-//! What the container's processes have found out about the processors.
+//! What the container's processes may have learned about the processors.
 
 use std::collections::BTreeSet;
 
@@ -6,8 +6,8 @@ use super::{Checks, Verdict};
 use crate::container::ContainerFacts;
 use crate::host::HostFacts;
 
-/// Words of `/proc/cpuinfo` on x86 that say nothing of what a program can execute, by their words in
-/// Linux' arch/x86/include/asm/cpufeatures.h. A word that is not listed counts.
+/// Flags in `/proc/cpuinfo` on x86 that say nothing about what a program can execute, by their words
+/// in Linux' arch/x86/include/asm/cpufeatures.h. A flag that is not listed counts.
 #[rustfmt::skip]
 const NOT_FOR_PROGRAMS: &[&str] = &[
     // Word 3, "Other features, Linux-defined mapping".
@@ -36,8 +36,8 @@ const NOT_FOR_PROGRAMS: &[&str] = &[
     "dtherm", "ida", "arat", "pln", "pts", "hwp", "hwp_notify", "hwp_act_window", "hwp_epp", "hwp_pkg_req",
     "hfi", "npt", "lbrv", "svm_lock", "nrip_save", "tsc_scale", "vmcb_clean", "flushbyasid", "decodeassists",
     "pausefilter", "pfthreshold", "avic", "v_vmsave_vmload", "vgif", "x2avic", "v_spec_ctrl",
-    // Bits of CPUID for hypervisors and operating systems: instructions and registers that the processor
-    // refuses to programs, and what they need not know of its faults.
+    // CPUID bits for hypervisors and operating systems: instructions and registers that the processor
+    // denies to programs, and faults that programs need not know of.
     "hypervisor", "md_clear", "flush_l1d", "arch_capabilities", "core_capabilities", "spec_ctrl",
     "intel_stibp", "spec_ctrl_ssbd", "amd_ibrs", "amd_ibpb", "amd_stibp", "amd_ssbd", "virt_ssbd",
     "amd_psfd", "amd_ppin", "btc_no", "ibpb_ret", "sbpb", "tsx_force_abort", "srbds_ctrl", "vmx", "svm", "smx",
@@ -53,7 +53,7 @@ const NOT_FOR_PROGRAMS: &[&str] = &[
 const RING_HEADER: u64 = 32;
 const RING_EVENT: u64 = 32;
 
-/// Whether the destination's processors do for what ran on the source's.
+/// Whether the destination's processors suit a container that ran on the source's.
 pub(super) fn cpu(
     checks: &mut Checks,
     container: &ContainerFacts,
@@ -117,12 +117,12 @@ fn for_programs(flags: &BTreeSet<String>) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Size of the ring that `host` makes when CRIU restores one of `bytes`.
+/// Size of the ring that `host` creates when CRIU restores one of `bytes`.
 ///
-/// CRIU asks for as many requests as had led to it (`aio_estimate_nr_reqs` in its aio.c) and gives up
-/// if the ring comes out otherwise. The kernel makes room for at least four requests for each
-/// processor that is possible, twice that number, and two more (`ioctx_alloc` and `aio_setup_ring` in
-/// fs/aio.c). So it can only be too large.
+/// CRIU asks for the number of requests that had led to the old ring (`aio_estimate_nr_reqs` in its
+/// aio.c), and gives up if the new one has another size. The kernel makes room for at least four
+/// requests for each possible processor, twice that number, and two more (`ioctx_alloc` and
+/// `aio_setup_ring` in fs/aio.c). So the new ring can only be too large.
 fn ring_made(bytes: u64, host: &HostFacts) -> u64 {
     let asked = (bytes.saturating_sub(RING_HEADER) / RING_EVENT).saturating_sub(2) / 2;
     let events = asked.max(4 * u64::from(host.possible_cpus)) * 2 + 2;

@@ -11,7 +11,7 @@ use super::{Check, Checks, Side, Verdict, join};
 use crate::container::ContainerFacts;
 use crate::host::HostFacts;
 
-/// Checks that the destination makes.
+/// Checks about the destination.
 pub fn destination(
     container: &ContainerFacts,
     source: &HostFacts,
@@ -39,7 +39,7 @@ pub fn destination(
         "container id",
         !facts.id_taken,
         if facts.id_taken { "taken" } else { "free" },
-        "a container of this id exists here; remove it (`podman rm`)",
+        "a container with this id exists here; remove it (`podman rm`)",
     );
     checks.expect(
         "container name",
@@ -146,8 +146,8 @@ pub fn destination(
             )
         },
     );
-    // The image exists up to twice while it is loaded, memory once as images: Podman keeps those with the
-    // container. What is in /dev/shm is memory on both sides, and counted there.
+    // The image takes up to twice its space while it is loaded. Memory counts once, as images: Podman
+    // keeps those with the container. What is in /dev/shm is memory at both ends, and counted as such.
     let image = match facts.image_present {
         true => 0,
         false => 2 * container.image_bytes,
@@ -174,7 +174,7 @@ pub fn destination(
                 Some(_) => format!("{} is another build", init.path.display()),
                 None => format!("there is no {}", init.path.display()),
             },
-            "the container runs from the source's (--init), so have the same version of its package on \
+            "the container runs the source's one (--init): install the same version of its package on \
              both hosts",
         );
     }

@@ -1,4 +1,4 @@
-//! What preflight's rules look at besides the container and the two hosts.
+//! What preflight's rules examine besides the container and the two hosts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,27 +19,27 @@ pub struct DestinationFacts {
     pub id_taken: bool,
     /// Whether it has a container of this name.
     pub name_taken: bool,
-    /// Those of the container's networks that it has.
+    /// Those of the container's networks that exist there.
     pub networks: BTreeMap<String, Network>,
     /// Addresses of its own running containers, by container name.
     pub addresses: Vec<(String, Vec<IpAddr>)>,
     /// Published ports of the container that cannot be bound, with the reason.
     pub busy_ports: Vec<(PublishedPort, String)>,
-    /// Volumes of the container that exist already.
+    /// Those of the container's volumes whose names are taken there.
     pub volumes: Vec<String>,
-    /// AppArmor's profiles that are loaded.
+    /// The AppArmor profiles that are loaded.
     pub profiles: BTreeSet<String>,
-    /// Whether Podman can load its own.
+    /// Whether Podman can load its own profiles.
     pub loads_profiles: bool,
-    /// Whether the container's runtime is there, by its name or path.
+    /// Whether the container's runtime is there, by name or path.
     pub runtime_found: bool,
     /// Podman's directories.
     pub places: Option<Places>,
-    /// Where Podman keeps containers and images.
+    /// Free space where Podman keeps containers and images.
     pub storage: Room,
-    /// Where Podman keeps volumes.
+    /// Free space where Podman keeps volumes.
     pub volume_storage: Room,
-    /// What it has in the place of the container's [`crate::container::ContainerFacts::init`].
+    /// What it has at the path of the container's [`crate::container::ContainerFacts::init`].
     pub init: Option<InitProgram>,
     /// What it has of the container's service.
     pub service: Option<ServiceHere>,

@@ -3,14 +3,14 @@
 use super::{Checks, Verdict};
 use crate::container::ContainerFacts;
 
-/// Whether it goes on elsewhere, and what becomes of what there is.
+/// Whether logging continues at the destination, and what happens to existing output.
 pub(super) fn log(checks: &mut Checks, container: &ContainerFacts) {
     let log = &container.log;
     let (verdict, detail) = match (log.driver.as_str(), &log.path) {
         ("journald", _) => (
             Verdict::Warning,
             format!(
-                "journald: what the container has said so far stays in the source's journal, where \
+                "journald: the container's output so far stays in the source's journal, where \
                  `journalctl CONTAINER_ID_FULL={}` shows it; at the destination `podman logs` begins with \
                  the move",
                 container.id
@@ -19,7 +19,7 @@ pub(super) fn log(checks: &mut Checks, container: &ContainerFacts) {
         ("passthrough" | "passthrough-tty", _) => (
             Verdict::Failed,
             format!(
-                "{}: the container's output goes straight to what has started it, which stays here: \
+                "{}: the container's output goes straight to the program that started it, which stays here: \
                  create it with another --log-driver",
                 log.driver
             ),

@@ -1,4 +1,4 @@
-//! Could this container move? Pure rules over facts; the gathering is done by the agents.
+//! Could this container move? Pure rules over facts; the agents gather these.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,14 +21,14 @@ pub use destination::destination;
 pub use facts::DestinationFacts;
 pub use source::source;
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// What, in a word or two.
+    /// What was checked, in a word or two.
     pub name: String,
-    /// Where it was looked at.
+    /// Which host it is about.
     pub host: Side,
-    /// Whether it holds.
+    /// Whether it passed.
     pub verdict: Verdict,
     /// What was found; for a failure, also what to do about it.
     pub detail: String,
@@ -40,19 +40,19 @@ pub struct Check {
 pub enum Side {
     /// The host the container runs on.
     Source,
-    /// The host it is to run on.
+    /// The host it is to move to.
     Destination,
 }
 
-/// Result of a check.
+/// Verdict of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Holds.
+    /// Passed.
     Ok,
-    /// Holds, with something the operator should know.
+    /// Passed, with something the operator should know.
     Warning,
-    /// Does not hold: the container cannot move.
+    /// Failed: the container cannot move.
     Failed,
 }
 
@@ -81,8 +81,8 @@ impl Checks {
     }
 }
 
-/// Whether other programs' firewalls on one of the hosts let moved connections pass, given what was
-/// found in the way.
+/// Whether other programs' firewalls on one of the hosts let moved connections pass, given the
+/// obstacles found there.
 pub fn firewalls(host: Side, obstacles: &[Obstacle]) -> Vec<Check> {
     let mut checks = Checks {
         host,
@@ -102,7 +102,7 @@ pub fn firewalls(host: Side, obstacles: &[Obstacle]) -> Vec<Check> {
     checks.found
 }
 
-/// Whether nothing failed.
+/// Whether no check failed.
 pub fn passed(checks: &[Check]) -> bool {
     checks.iter().all(|c| c.verdict != Verdict::Failed)
 }

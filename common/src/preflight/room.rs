@@ -1,4 +1,4 @@
-//! Whether there is room for what a migration writes.
+//! Whether there is enough disk space for what a migration writes.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,12 @@ use super::Checks;
 use crate::host::Room;
 use crate::units;
 
-/// Records, logs and what else is small.
+/// Space for records, logs and other small files.
 const MARGIN: u64 = 64 << 20;
 
-/// Something that is written, and where.
+/// Something that will be written, and where.
 pub(super) struct Wanted<'a> {
-    /// What for, in a few words.
+    /// What it is, in a few words.
     pub(super) what: &'a str,
     /// Bytes.
     pub(super) bytes: u64,
@@ -19,7 +19,7 @@ pub(super) struct Wanted<'a> {
     pub(super) room: &'a Room,
 }
 
-/// Counts what goes to the same file system together.
+/// Adds up what goes to the same file system.
 pub(super) fn room(checks: &mut Checks, wanted: &[Wanted<'_>]) {
     let mut disks: BTreeMap<u64, Vec<&Wanted>> = BTreeMap::new();
     for each in wanted {
@@ -27,7 +27,7 @@ pub(super) fn room(checks: &mut Checks, wanted: &[Wanted<'_>]) {
     }
     for on_it in disks.into_values() {
         let needed = on_it.iter().map(|each| each.bytes).sum::<u64>() + MARGIN;
-        // Those of a file system differ by what was written between the looks.
+        // They differ by what was written between the measurements.
         let free = on_it.iter().map(|each| each.room.free_bytes).min();
         let free = free.unwrap_or_default();
         let places: Vec<String> = on_it
@@ -43,7 +43,7 @@ pub(super) fn room(checks: &mut Checks, wanted: &[Wanted<'_>]) {
                 units::bytes(needed),
                 places.join(", ")
             ),
-            "make room there",
+            "free some space there",
         );
     }
 }

@@ -3,9 +3,10 @@
 use super::{Checks, DestinationFacts};
 use crate::container::ContainerFacts;
 
-/// Podman restores from the configuration that it had generated at the source, and puts only the path of
-/// the root file system right (`restore` in libpod's container_internal_common.go): /etc/hosts and its
-/// like are bound from below the run root, /dev/shm from below the graph root, and volumes from theirs.
+/// Podman restores from the configuration that it generated at the source, and adapts only the path of
+/// the root file system (`restore` in libpod's container_internal_common.go). But /etc/hosts and the
+/// like are bound from below the run root, /dev/shm from below the graph root, and volumes from the
+/// volume path.
 pub(super) fn roots(checks: &mut Checks, container: &ContainerFacts, facts: &DestinationFacts) {
     let Some(here) = &facts.places else { return };
     let there = &container.roots;

@@ -1,11 +1,11 @@
-//! The service of systemd that a container belongs to.
+//! The systemd service that a container belongs to.
 
 use std::path::PathBuf;
 
 use super::{Checks, Verdict};
 use crate::container::service::{ServiceFacts, ServiceHere};
 
-/// Whether the source can let go of a container's service.
+/// Whether the container's service can leave the source.
 pub(super) fn at_source(checks: &mut Checks, service: Option<&ServiceFacts>) {
     let Some(service) = service else { return };
     match &service.problem {
@@ -18,7 +18,7 @@ pub(super) fn at_source(checks: &mut Checks, service: Option<&ServiceFacts>) {
     }
 }
 
-/// Whether the destination can take a container's service over.
+/// Whether the container's service can come to the destination.
 pub(super) fn at_destination(
     checks: &mut Checks,
     service: Option<&ServiceFacts>,
@@ -42,11 +42,11 @@ pub(super) fn at_destination(
         ))
     } else if here.masked {
         Some(format!(
-            "{name} is masked here: `systemctl unmask {name}` if it may come"
+            "{name} is masked here: run `systemctl unmask {name}` if it may come here"
         ))
     } else if !here.other_files.is_empty() {
         Some(format!(
-            "{name} is defined by files that say something else here: make {} the same on both hosts, \
+            "{name} is defined by files that differ here: make {} the same on both hosts, \
              or remove them here",
             list(&here.other_files)
         ))
@@ -58,14 +58,14 @@ pub(super) fn at_destination(
             .map(|file| file.path.clone())
             .collect();
         (!fixed.is_empty())
-            .then(|| format!("{name} needs {}: install what brings it", list(&fixed)))
+            .then(|| format!("{name} needs {}: install what provides it", list(&fixed)))
     };
     if let Some(why) = refusal {
         return checks.add("service", Verdict::Failed, why);
     }
     let files = match here.missing_files.is_empty() {
         true => "its files are here".to_owned(),
-        false => format!("{} will be put here", list(&here.missing_files)),
+        false => format!("{} will be installed here", list(&here.missing_files)),
     };
     checks.add("service", Verdict::Ok, format!("{name}: {files}"));
     let missing: Vec<String> = here
@@ -83,7 +83,7 @@ pub(super) fn at_destination(
             "service",
             Verdict::Warning,
             format!(
-                "{name} runs on here, but cannot be started again before there is {}",
+                "{name} will run here, but cannot be started again until you provide {}",
                 missing.join(", ")
             ),
         );

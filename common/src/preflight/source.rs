@@ -1,4 +1,4 @@
-//! What only the source can tell.
+//! What only the source can check.
 
 use super::log::log;
 use super::programs::programs;
@@ -8,7 +8,7 @@ use super::{Check, Checks, Side, Verdict, list_or_none, short};
 use crate::container::ContainerFacts;
 use crate::host::HostFacts;
 
-/// Checks that need only the source.
+/// Checks that only need the source.
 pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
     let mut checks = Checks {
         host: Side::Source,
@@ -28,7 +28,7 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         checks.add(
             "users",
             Verdict::Failed,
-            "it has users of its own (--userns, --uidmap, --gidmap): Podman cannot restore a network for \
+            "it has its own user namespace (--userns, --uidmap, --gidmap): Podman cannot restore a network for \
              such a container; start it without",
         );
     }
@@ -77,7 +77,7 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         "bind mounts",
         container.bind_mounts.is_empty(),
         list_or_none(&container.bind_mounts),
-        "host directories stay behind; use named volumes, which move along",
+        "host directories stay behind; use named volumes, which move with the container",
     );
     checks.expect(
         "root file system",
@@ -135,7 +135,7 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         } else {
             format!("{} is not in the local store", container.image_name)
         },
-        "pull it here or there first, it cannot be sent",
+        "pull it on either host first: it cannot be sent",
     );
     log(&mut checks, container);
     // CRIU writes all memory here before it is sent.

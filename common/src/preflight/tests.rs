@@ -268,7 +268,7 @@ fn versions_that_do_not_go_together_are_named() {
     for whole in ["4.9.3+ds1", "5.1.2", "5.2.0", "5.10.0"] {
         assert_eq!(podman(whole), "");
     }
-    // It restores nothing there.
+    // Such a Podman at the source does not matter: it restores nothing there.
     assert_eq!(both(&|a, _| a.podman = Some("5.0.3".into())), "");
     let problem = |host: &mut HostFacts| {
         let problem = ("runc".to_owned(), "no library".to_owned());
@@ -315,7 +315,7 @@ fn rings_for_asynchronous_io_come_out_the_same_or_it_is_said() {
     assert!(check(4096, 2));
     assert!(check(4096, 8));
     assert!(!check(4096, 64));
-    // As it is made by 64 possible processors: 256 requests.
+    // The size it has with 64 possible processors: 256 requests.
     assert!(check(20480, 64));
     assert!(check(20480, 2));
     assert!(!check(20480, 128));
@@ -444,7 +444,7 @@ fn podmans_directories_must_be_the_same() {
     let moved = go(&|_, p| p.graph_root = "/srv/containers".into());
     assert!(moved.starts_with("graph root: /var/lib/containers/storage at the source, /srv/"));
     assert!(go(&|_, p| p.run_root = "/run/c".into()).starts_with("run root"));
-    // Without volumes nothing refers to where they are.
+    // Without volumes, nothing refers to their path.
     assert_eq!(go(&|_, p| p.volumes = "/srv/volumes".into()), "");
     let with = go(&|c, p| {
         c.roots.volumes = Some("/var/lib/containers/storage/volumes".into());

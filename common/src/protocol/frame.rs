@@ -11,7 +11,7 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 /// Largest frame accepted from a paired peer, in bytes.
 ///
-/// Long lists (flows) are sent in batches; nothing legitimate comes near.
+/// Long lists (flows) are sent in batches; no legitimate frame comes close to this.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 
 /// Largest frame accepted from a peer that has not paired yet, in bytes.
@@ -32,7 +32,7 @@ pub enum FrameError {
         /// The limit in force, in bytes.
         limit: usize,
     },
-    /// A frame was cut short or did not decode.
+    /// A frame was cut short or could not be decoded.
     #[error("a frame does not decode: {0}")]
     Garbage(String),
     /// The connection failed.
@@ -85,9 +85,9 @@ where
 
     fn classify(&self, error: io::Error) -> FrameError {
         match error.kind() {
-            // serde_json reports syntax and data errors as InvalidData and a document that ends
-            // too early as UnexpectedEof; LengthDelimitedCodec reports an oversized length as
-            // InvalidData too, with a source of its own type.
+            // serde_json reports syntax and data errors as InvalidData, and a document that ends
+            // too early as UnexpectedEof. LengthDelimitedCodec also reports an oversized length as
+            // InvalidData, with a source of its own type.
             io::ErrorKind::InvalidData
                 if error
                     .get_ref()

@@ -1,4 +1,4 @@
-//! What migrations and containers are called.
+//! Names of migrations and containers.
 
 use std::fmt;
 use std::str::FromStr;
@@ -38,7 +38,7 @@ impl FromStr for MigrationId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // The id becomes part of file names on both hosts, so nothing but hex digits may pass.
+        // The id becomes part of file names on both hosts, so only hex digits may pass.
         if text.len() == 16
             && text
                 .bytes()

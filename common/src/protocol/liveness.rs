@@ -1,4 +1,4 @@
-//! A peer that vanishes without a word (power, network) is noticed.
+//! Notices a peer that vanishes without a word (power, network).
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(15);
 
 /// Has the kernel probe an idle connection, and give up on one whose data is not acknowledged
-/// (tcp(7): `TCP_KEEPIDLE`, `TCP_USER_TIMEOUT`). Reading and writing fail then.
+/// (tcp(7): `TCP_KEEPIDLE`, `TCP_USER_TIMEOUT`). Reading and writing then fail.
 pub fn watch(socket: &impl AsFd) -> nix::Result<()> {
     let third = (SILENCE_LIMIT.as_secs() / 3) as u32;
     setsockopt(socket, sockopt::KeepAlive, &true)?;

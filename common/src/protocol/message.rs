@@ -58,7 +58,7 @@ mod hex_digest {
 #[serde(tag = "request", rename_all = "snake_case")]
 #[strum_discriminants(
     name(RequestName),
-    doc = "A request without what it carries.",
+    doc = "A request without its content.",
     derive(strum::VariantArray, strum::IntoStaticStr),
     strum(serialize_all = "snake_case"),
     allow(missing_docs)
@@ -89,7 +89,7 @@ pub enum Request {
         /// Whether new connections to the source are to follow it.
         forward_new: bool,
     },
-    /// Opens a migration. Reserves the container's id here until it ends.
+    /// Opens a migration. Reserves the container's id at the destination until it ends.
     Begin {
         /// Its id, chosen by the source.
         migration: MigrationId,
@@ -100,34 +100,34 @@ pub enum Request {
     },
     /// Asks for a tunnel.
     OpenTunnel {
-        /// What the source has in use and its WireGuard public key.
+        /// The addresses and numbers that the source has in use, and its WireGuard public key.
         offer: Offer,
     },
-    /// The source's end is configured: prove a handshake.
+    /// The source's end is configured: prove that a handshake works.
     ProveTunnel,
     /// Announces a bulk stream, whose connection may follow at once.
     Receive {
         /// Number of the stream, unique within the migration.
         stream: u32,
-        /// What it carries.
+        /// What it contains.
         kind: StreamKind,
     },
-    /// The stream announced last has been written whole.
+    /// The stream that was announced last has been written to its end.
     StreamEnd {
         /// What was written.
         digest: StreamDigest,
     },
-    /// Create the container's record, storage and network and wait at the gate.
+    /// Create the container's record, storage and network, and wait at the gate.
     Stage,
     /// Flows to install before the restore, in batches of at most [`FLOWS_PER_BATCH`]. Those that
-    /// pass the destination already go their way until `Redirect`.
+    /// already pass through the destination keep their path until `Redirect`.
     Flows {
         /// This batch.
         flows: Vec<MovedFlow>,
     },
-    /// Packets of the flows that pass the destination belong to its copy from here on.
+    /// From here on, packets of the flows that pass through the destination go to its copy.
     Redirect,
-    /// Open the gate: restore, with all network output withheld.
+    /// Open the gate: restore, with all network output held back.
     Restore,
     /// The destination's copy is the container from here on.
     Commit,
@@ -136,13 +136,13 @@ pub enum Request {
         /// Why, for the destination's log.
         reason: String,
     },
-    /// What became of a migration, asked after a lost connection.
+    /// Asks what became of a migration, after a lost connection.
     Fate {
         /// Which.
         migration: MigrationId,
     },
-    /// After a migration: asks for a tunnel to the host through which flows of the container enter,
-    /// so that they need not pass the source (see [`crate::net::tunnel::bypass`]).
+    /// After a migration: asks for a tunnel to the host where flows of the container enter, so that
+    /// they can bypass the source (see [`crate::net::tunnel::bypass`]).
     Introduce {
         /// That host's offer.
         offer: Offer,
@@ -173,12 +173,12 @@ pub enum Reply {
     Paired,
     /// To `Check`.
     Checked {
-        /// One line per thing looked at.
+        /// The results of the checks.
         checks: Vec<Check>,
     },
     /// To `Begin`.
     Begun {
-        /// What is to be known of the image if it must be sent.
+        /// What the source needs to know about the image if it must be sent.
         missing_image: Option<MissingImage>,
     },
     /// To `OpenTunnel`.
@@ -190,35 +190,36 @@ pub enum Reply {
     TunnelProven {
         /// Where bulk streams go, inside the tunnel.
         data: SocketAddr,
-        /// Opens bulk streams of this migration.
+        /// Authorizes the bulk streams of this migration.
         ticket: Ticket,
     },
     /// To `Receive`.
     Receiving,
-    /// To `StreamEnd`: length and digest agree and the data has been put in place.
+    /// To `StreamEnd`: length and digest agree, and the data is in place.
     Received {
-        /// What of it the destination has no room for, in sentences for the operator.
+        /// What the destination could not accept of it, in sentences for the operator.
         warnings: Vec<String>,
     },
     /// To `Stage`: Podman waits at the gate.
     Staged {
-        /// What becomes of packets that arrive before the commit.
+        /// What happens to packets that arrive before the commit.
         packets: Packets,
     },
     /// To `Flows`.
     FlowsInstalled {
-        /// How many, of all batches, pass the destination already and wait for `Redirect`.
+        /// How many flows, of all batches, already pass through the destination and wait for
+        /// `Redirect`.
         waiting: usize,
     },
     /// To `Redirect`.
     Redirected,
-    /// To `Restore`: the processes run, nothing they send leaves.
+    /// To `Restore`: the processes run, but nothing they send leaves.
     Restored,
     /// To `Commit`.
     Committed,
     /// To `Abort`: the destination is as it was before `Begin`.
     Aborted {
-        /// What could not be put back, if anything.
+        /// What could not be undone, if anything.
         leftovers: Vec<String>,
     },
     /// To `Fate`.
@@ -231,24 +232,24 @@ pub enum Reply {
         /// What the destination chose.
         terms: Terms,
     },
-    /// The request cannot be met. A migration under way has been undone here.
+    /// The request was refused or has failed.
     Refused(Refused),
 }
 
 /// An image that the destination lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingImage {
-    /// Those of its layers that the destination has all the same: they need not be sent.
+    /// Those of its layers that the destination already has: they need not be sent.
     pub layers_present: Vec<String>,
 }
 
-/// What becomes of packets for the container, and of its own, during the outage.
+/// What happens to packets for the container, and to its own, during the outage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Packets {
     /// They wait at the destination, in order, until the commit.
     Held,
-    /// They are dropped; whoever sent them has to do so again.
+    /// They are dropped; their senders have to send them again.
     Dropped,
 }
 
@@ -274,7 +275,7 @@ pub struct Refused {
     pub code: RefusalCode,
     /// For a person: what is wrong and what to do next.
     pub message: String,
-    /// Where the destination keeps more (a log file), if anywhere.
+    /// Where the destination keeps more details (a log file), if anywhere.
     pub log: Option<String>,
 }
 
@@ -289,13 +290,13 @@ impl Refused {
     }
 }
 
-/// Classes of refusals.
+/// Kinds of refusals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusalCode {
     /// No protocol version in common.
     Version,
-    /// The message is not legal now.
+    /// The message is not legal in this state.
     Protocol,
     /// The peer is not paired, or its invitation does not hold.
     NotPaired,

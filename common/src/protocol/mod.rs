@@ -26,20 +26,20 @@
 //!    │ Receive{files}    ══ bytes ══▶  StreamEnd{bytes, digest} → Received    │  again while much changes
 //!    │ Flows{batch} …                       → FlowsInstalled                  │
 //!    │ Receive{checkpoint}                                                    │
-//!    │ Turn (if some pass there already)    → Turned                          │  ┐
-//!    │   (the others' marks turned to the tunnel: packets wait at the         │  │
+//!    │ Redirect (if some pass there already) → Redirected                     │  ┐
+//!    │   (the others' marks now lead into the tunnel: packets wait at the     │  │
 //!    │   destination), freeze, dump                                           │  │
-//!    │ Flows{late ones}, Turn               → FlowsInstalled, Turned          │  │ clients wait
+//!    │ Flows{late ones}, Redirect           → FlowsInstalled, Redirected      │  │ clients wait
 //!    │                   ══ bytes ══▶  StreamEnd{bytes, digest} → Received    │  │
-//!    │ Restore                              → Restored                        │  │ runs, output withheld
+//!    │ Restore                              → Restored                        │  │ runs, output held back
 //!    │ Commit                               → Committed                       │  ┘ the point of no return
 //!    │   (old container removed)                                              │
 //! ```
 //!
-//! * `Abort` is legal from `Begin` up to, not including, `Commit`; so is closing the connection,
-//!   which means the same. It may be sent while an answer is outstanding.
-//! * After `Commit` was sent and no answer came, only [`Request::Fate`] on a new connection
-//!   tells what happened; until then the source's container stays frozen.
+//! * `Abort` is legal from `Begin` up to, but not including, `Commit`. Closing the connection means
+//!   the same. `Abort` may be sent while an answer is outstanding.
+//! * If no answer comes to `Commit`, only [`Request::Fate`] on a new connection tells what
+//!   happened; until then the source's container stays frozen.
 //! * Versioning: a change that an older peer cannot ignore raises [`version::CURRENT`]; peers use
 //!   the highest version both know.
 

@@ -17,10 +17,10 @@
 //!          Receive{files}, StreamEnd, Flows ⟲ Staged                          │
 //!                                             │ Receive{checkpoint}            │
 //!                                             ▼                                │
-//!                               Turn, Flows ⟲ Receiving                        │
+//!                           Redirect, Flows ⟲ Receiving                        │
 //!                                             │ StreamEnd                      │
 //!                                             ▼                                │
-//!                               Turn, Flows ⟲ Loaded                           │
+//!                           Redirect, Flows ⟲ Loaded                           │
 //!                                             │ Restore                        │
 //!                                             ▼                                │
 //!                                            Restored ─────────────────────────┘
@@ -28,19 +28,19 @@
 //!                                             └────────────────────────────────┘
 //! ```
 //!
-//! A step that is refused leads to `Failed`, where only `Abort` is legal, which undoes the migration; the
-//! source lets its clients go on first. A refused `Begin` leads back to `Idle`, and a refused `Commit` too:
-//! it has been undone by then.
+//! A refused step leads to `Failed`, where only `Abort` is legal, which undoes the migration; the source
+//! thaws the container first. A refused `Begin` leads back to `Idle`, and so does a refused `Commit`: it
+//! has been undone by then.
 //!
-//! `Check`, `Fate` and `Introduce` are legal in `Idle` only: a connection that migrates
-//! does nothing else.
+//! `Check`, `Fate` and `Introduce` are legal in `Idle` only: a connection that migrates does
+//! nothing else.
 
 use super::message::{Request, RequestName, StreamKind};
 
 /// State of one control connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Nothing was said yet.
+    /// Nothing has been said yet.
     Greeting,
     /// Greeted by a peer that is not paired.
     Unpaired,
@@ -50,7 +50,7 @@ pub enum State {
     Begun,
     /// The destination's end of the tunnel is up.
     TunnelOpen,
-    /// A handshake was seen.
+    /// A handshake has been seen.
     Connected,
     /// A stream of the preparation is under way.
     ReceivingPreparation,
@@ -62,9 +62,10 @@ pub enum State {
     ReceivingCheckpoint,
     /// The checkpoint is in place.
     Loaded,
-    /// The container runs with its output withheld.
+    /// The container runs with its output held back.
     Restored,
-    /// A step was refused. Nothing of the container runs; what was made for it is not undone yet.
+    /// A step was refused. Nothing of the container runs; what was created for it is not undone
+    /// yet.
     Failed,
 }
 
@@ -81,19 +82,19 @@ pub struct Illegal {
 impl State {
     /// The state after `request` succeeded, or why it is not legal now.
     ///
-    /// `Hello` leads to [`State::Idle`]; the caller, who knows the peer's key, replaces that by
-    /// [`State::Unpaired`] for a stranger.
+    /// `Hello` leads to [`State::Idle`]; for a stranger, the caller, who knows the peer's key,
+    /// replaces that by [`State::Unpaired`].
     pub fn after(self, request: &Request) -> Result<State, Illegal> {
         use State::*;
         let next = match (self, request) {
             (Greeting, Request::Hello { .. }) => Idle,
-            // A paired peer may have forgotten it and ask again.
+            // A paired peer may have forgotten that it is, and ask again.
             (Unpaired | Idle, Request::Pair { .. }) => Idle,
             (Idle, Request::Check { .. } | Request::Fate { .. } | Request::Introduce { .. }) => {
                 Idle
             }
             (Idle, Request::Begin { .. }) => Begun,
-            // Again, if something at the source has taken the place of the tunnel agreed on.
+            // Repeated if something at the source has taken the agreed tunnel's place.
             (Begun | TunnelOpen, Request::OpenTunnel { .. }) => TunnelOpen,
             (TunnelOpen, Request::ProveTunnel) => Connected,
             (

@@ -1,4 +1,4 @@
-//! From which file to which the names of a crate lead.
+//! Which file uses names of which other file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,14 +12,14 @@ pub(crate) type Arrows<'a> = BTreeMap<(&'a Path, &'a Path), BTreeSet<String>>;
 #[derive(Clone)]
 enum Found {
     Module(usize),
-    /// Something that this module defines, or lets others find in it.
+    /// Something that this module defines or re-exports.
     Item(usize, String),
 }
 
 /// What the files of `read` use of each other.
 ///
-/// The `use` of a *module* is no arrow: the paths that begin with it are. Nor is it one if a module
-/// lets others find what is below it, as a `mod.rs` does with `pub use child::Name`.
+/// The `use` of a *module* is not an arrow: the paths that begin with it are. Neither is a module's
+/// re-export of what is below it, as when a `mod.rs` has `pub use child::Name`.
 pub(crate) fn find(read: &Crate) -> Arrows<'_> {
     let mut arrows = Arrows::new();
     for (at, module) in read.modules.iter().enumerate() {
@@ -51,8 +51,9 @@ pub(crate) fn find(read: &Crate) -> Arrows<'_> {
 }
 
 impl Crate {
-    /// What `path` stands for in the module `at`; nothing if it belongs to another crate. `more`:
-    /// whether it goes on. `through`: the imports on the way, lest two that name each other never end.
+    /// What `path` stands for in the module `at`; `None` if it belongs to another crate. `more`:
+    /// whether the path continues after this. `through`: the imports followed so far, so that two that
+    /// refer to each other do not loop for ever.
     fn resolve(
         &self,
         mut at: usize,
@@ -66,8 +67,8 @@ impl Crate {
                 "crate" => Some(Found::Module(0)),
                 "self" => Some(Found::Module(at)),
                 "super" => Some(Found::Module(self.modules[at].parent)),
-                // What is not found in a module of ours was made by a macro there, or is another
-                // crate's, which that module lets others find in it.
+                // A name that is not found in one of our modules was made by a macro there, or
+                // comes from another crate and is re-exported.
                 _ => self
                     .look_up(at, name, more, through)
                     .or((nth > 0).then(|| Found::Item(at, name.clone()))),
@@ -95,7 +96,7 @@ impl Crate {
             ..
         } = &self.modules[at];
         let child = children.get(name).copied();
-        // A function may be called like a module.
+        // A function may have the same name as a module.
         match (items.contains(name), child) {
             (true, None) => return Some(Found::Item(at, name.to_owned())),
             (true, Some(_)) if !more => return Some(Found::Item(at, name.to_owned())),
@@ -216,7 +217,7 @@ mod tests {
             "use b::Item;",
             "pub(in crate::b) struct S;",
             "mod c { pub struct Item; } use c::Item; fn f() -> Item { self::c::Item }",
-            // Two names that stand for each other end nowhere.
+            // Two names that stand for each other lead nowhere.
             "use x::y; use y::x; fn f() { x::z(); }",
         ] {
             assert_eq!(from_a(a), [""; 0], "{a}");

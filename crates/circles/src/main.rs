@@ -1,20 +1,20 @@
-//! Finds source files of a package that need each other in a circle.
+//! Finds source files of a package that depend on each other in a circle.
 //!
 //! ```text
 //! cargo run -q -p circles -- PACKAGE_DIRECTORY…
 //! ```
 //!
-//! Whoever wants to understand one file of a circle has to read them all. The compiler does not mind,
-//! and clippy does not look.
+//! To understand one file of a circle, you have to read them all. The compiler does not mind, and
+//! clippy does not look.
 //!
-//! An *arrow* leads from a file to another one that defines a name it uses ([`arrows`]): by `use`, or
-//! by a path in the code. Re-exports are followed to the definition, and a module that re-exports what
-//! is below it does not use it by that. Tests and comments do not count, nor do calls of methods: they
-//! name no file.
+//! An *arrow* leads from a file to another one that defines a name it uses ([`arrows`]), either by
+//! `use` or by a path in the code. Re-exports are followed to the definition, and a module does not
+//! count as using what it re-exports from below. Tests and comments do not count, nor do method calls:
+//! they name no file.
 //!
-//! Why not `cargo modules dependencies --acyclic`: it looks at items, whatever it is told to filter, so
-//! that every type with a constructor is a circle (`A` has `A::new`, which names `A`), while two files
-//! that import an item of each other are none; and it takes minutes to build (cargo-modules 0.27).
+//! Why not `cargo modules dependencies --acyclic`? It looks at items, whatever it is told to filter. So
+//! every type with a constructor is a circle (`A` has `A::new`, which names `A`), while two files that
+//! import an item from each other are not. And it takes minutes to build (cargo-modules 0.27).
 
 mod arrows;
 mod modules;
@@ -46,7 +46,7 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(found)))
 }
 
-/// Sets of files each of which leads to all others of its set.
+/// Sets of files in which each file leads to all the others.
 fn circles<'a>(arrows: &Arrows<'a>) -> Vec<BTreeSet<&'a Path>> {
     let graph: DiGraphMap<&Path, ()> = arrows.keys().copied().collect();
     let sets = tarjan_scc(&graph).into_iter();

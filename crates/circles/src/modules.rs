@@ -14,13 +14,13 @@ use syn::{Attribute, Item, Meta, UseTree, Visibility};
 /// A path as it is written, without generic arguments.
 pub(crate) type Names = Vec<String>;
 
-/// A crate, as far as names lead from file to file.
+/// A crate, reduced to the names that lead from file to file.
 pub(crate) struct Crate {
-    /// Of which the first is the root.
+    /// The first is the root.
     pub(crate) modules: Vec<Module>,
 }
 
-/// A module, in a file of its own or not.
+/// A module, whether or not it has its own file.
 pub(crate) struct Module {
     /// From the crate's root.
     pub(crate) path: Names,
@@ -30,9 +30,9 @@ pub(crate) struct Module {
     pub(crate) parent: usize,
     /// Modules in it, by name.
     pub(crate) children: HashMap<String, usize>,
-    /// What it defines besides.
+    /// What else it defines.
     pub(crate) items: HashSet<String>,
-    /// Its `use`s, also those in functions.
+    /// Its `use`s, including those in functions.
     pub(crate) imports: Vec<Import>,
     /// Paths in its code that may lead elsewhere.
     pub(crate) used: Vec<Names>,
@@ -40,16 +40,16 @@ pub(crate) struct Module {
 
 /// One name of a `use`.
 pub(crate) struct Import {
-    /// What the name is here; none for `*`.
+    /// What the name is called here; `None` for `*`.
     pub(crate) name: Option<String>,
     /// What it stands for.
     pub(crate) path: Names,
-    /// Whether others may find it here.
+    /// Whether it is a re-export.
     pub(crate) public: bool,
 }
 
 impl Crate {
-    /// The crate with this root, without what is for tests only.
+    /// The crate with this root file, without what is only for tests.
     pub(crate) fn read(root: &Path) -> anyhow::Result<Self> {
         let mut reader = Reader {
             modules: Vec::new(),
@@ -69,7 +69,7 @@ impl Crate {
 
 struct Reader {
     modules: Vec<Module>,
-    /// The one being read.
+    /// The module that is being read.
     module: usize,
     /// Where the files of its children are.
     below: PathBuf,
@@ -141,7 +141,8 @@ impl Reader {
         self.modules[self.module].used.push(path);
     }
 
-    /// Paths in the tokens of a macro call. Only the macro knows what they are, so that all count.
+    /// Paths in the tokens of a macro call. Only the macro knows which of them are real, so all
+    /// count.
     fn tokens(&mut self, tokens: TokenStream) {
         let tokens = Vec::from_iter(tokens);
         let mark = |at: usize, mark| match tokens.get(at) {
@@ -247,7 +248,7 @@ impl<'a> Visit<'a> for Reader {
         }
     }
 
-    // `pub(in crate::a)` says who may use this, not what this uses.
+    // `pub(in crate::a)` says who may use this item, not what it uses.
     fn visit_visibility(&mut self, _: &'a Visibility) {}
 }
 
@@ -260,7 +261,7 @@ fn names(path: &syn::Path) -> Names {
     segments.map(|segment| text(&segment.ident)).collect()
 }
 
-/// Whether this, after a name, makes it a call.
+/// Whether `next`, after a name, makes it a call.
 fn is_call(next: Option<&TokenTree>) -> bool {
     matches!(next, Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Parenthesis)
 }
@@ -270,7 +271,7 @@ fn may_be_a_variable(path: &[String]) -> bool {
     path.len() == 1 && path[0].starts_with(|first: char| !first.is_uppercase())
 }
 
-/// The name of what a module defines, apart from other modules.
+/// The name that an item defines, unless it is a module.
 fn name(item: &Item) -> Option<String> {
     let name = match item {
         Item::Const(item) => &item.ident,
@@ -305,7 +306,7 @@ fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-/// Whether this attribute leaves something to tests: `#[cfg(test)]`, `#[cfg(all(test, …))]`.
+/// Whether this attribute restricts something to tests: `#[cfg(test)]`, `#[cfg(all(test, …))]`.
 fn for_tests(attribute: &Attribute) -> bool {
     fn needs_test(condition: &Meta) -> bool {
         match condition {

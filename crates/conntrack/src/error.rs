@@ -17,10 +17,11 @@ pub enum Error {
     /// No such entry; it may have ended a moment ago.
     #[error("{0}: no such entry")]
     NotFound(Attempt),
-    /// One of the two tuples already belongs to an entry of the table.
+    /// One of the two tuples already belongs to an entry in the table.
     #[error("{0}: an entry with one of these tuples exists")]
     Exists(Attempt),
-    /// The kernel was built without what this needs, or refuses the change for a live entry.
+    /// The kernel was built without a feature this needs, or it refuses the change for a live
+    /// entry.
     #[error("{0}: not supported by this kernel")]
     Unsupported(Attempt),
     /// The flow cannot be expressed to the kernel; nothing was sent.
@@ -70,7 +71,7 @@ impl Error {
     }
 }
 
-/// What was being done when an error occurred, to name it in the message.
+/// What was being attempted when an error occurred; named in the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attempt {
     verb: &'static str,

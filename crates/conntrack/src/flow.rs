@@ -8,34 +8,34 @@ use crate::tuple::{Protocol, Tuple};
 /// An entry of the table.
 ///
 /// The tuples are the *true* ones, as packets look on the wire: for a translated flow the reply
-/// tuple is not the inverse of the original. A flow listed on one host can therefore be inserted on
-/// another as it is.
+/// tuple is not the inverse of the original. So a flow listed on one host can be inserted on
+/// another unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
     /// Packets of the direction that opened the flow, before any translation.
     pub original: Tuple,
-    /// Packets of the answering direction, before the translation is undone.
+    /// Packets of the answering direction, before their translation is undone.
     pub reply: Tuple,
     /// The connection's mark.
     pub mark: u32,
-    /// Time left until the entry is dropped, if no packet comes; whole seconds. Absent for an
+    /// Time left until the entry is dropped if no packet comes, in whole seconds. Absent for an
     /// offloaded flow.
     pub timeout: Option<Duration>,
     /// What the kernel has seen and done.
     pub status: Status,
     /// State of the TCP tracker, for TCP.
     pub tcp: Option<Tcp>,
-    /// The zone both directions are in; 0 is the default. Zones of one direction are not read.
+    /// The zone of both directions; 0 is the default. Zones of a single direction are not read.
     pub zone: u16,
     /// The kernel's identifier, constant while the entry lives. It tells an entry from a later one
-    /// with the same tuples; it has no meaning on another host and is not sent.
+    /// with the same tuples. It means nothing on another host and is not sent.
     pub id: Option<u32>,
-    /// Traffic so far, where `net.netfilter.nf_conntrack_acct` was on when the flow began.
+    /// Traffic so far, if `net.netfilter.nf_conntrack_acct` was on when the flow began.
     pub counters: Option<Counters>,
 }
 
 impl Flow {
-    /// A flow in full progress that nothing translates: the reply is the original's inverse.
+    /// An established flow that is not translated: the reply is the original's inverse.
     pub fn identity(original: Tuple, timeout: Duration) -> Self {
         Self {
             original,
@@ -62,7 +62,7 @@ impl Flow {
     }
 }
 
-/// A mark, or some bits of one: both a change to make and a condition to filter by.
+/// A mark, or some of its bits: either a change to make or a condition to filter by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MaskedMark {
     value: u32,
@@ -70,8 +70,8 @@ pub struct MaskedMark {
 }
 
 impl MaskedMark {
-    /// The bits of `mask` alone; bits of `value` outside it are dropped. (The kernel would *flip*
-    /// those in an update, and match nothing in a filter: `ctnetlink_change_mark`,
+    /// The bits of `mask` only; bits of `value` outside it are dropped. (In an update the kernel
+    /// would *flip* those, and in a filter it would match nothing: `ctnetlink_change_mark`,
     /// `ctnetlink_filter_match` in nf_conntrack_netlink.c.)
     pub fn masked(value: u32, mask: u32) -> Self {
         Self {
@@ -98,7 +98,7 @@ bitflags! {
     pub struct Status: u32 {
         /// Opened because another flow announced it.
         const EXPECTED = 1;
-        /// Packets of both directions were seen; rules for new flows are not consulted any more.
+        /// Packets of both directions were seen; rules for new flows no longer apply.
         const SEEN_REPLY = 1 << 1;
         /// Not to be dropped early when the table is full.
         const ASSURED = 1 << 2;
@@ -110,17 +110,17 @@ bitflags! {
         const DST_NAT = 1 << 5;
         /// TCP sequence numbers are adjusted.
         const SEQ_ADJUST = 1 << 6;
-        /// Rewriting the source was decided on.
+        /// It has been decided whether to rewrite the source.
         const SRC_NAT_DONE = 1 << 7;
-        /// Rewriting the destination was decided on.
+        /// It has been decided whether to rewrite the destination.
         const DST_NAT_DONE = 1 << 8;
         /// Removed from the table.
         const DYING = 1 << 9;
         /// The timeout is not renewed by packets.
         const FIXED_TIMEOUT = 1 << 10;
-        /// Handled by a flow table, past the tracker.
+        /// Handled by a flow table, bypassing the tracker.
         const OFFLOAD = 1 << 14;
-        // The kernel gains bits; those unknown here are kept.
+        // The kernel adds bits over time; unknown ones are kept.
         const _ = !0;
     }
 }
@@ -128,7 +128,7 @@ bitflags! {
 /// The TCP tracker's view of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tcp {
-    /// Where the connection is in its life.
+    /// Where in its life the connection is.
     pub state: TcpState,
     /// The end that sends the original direction.
     pub original: TcpDirection,
@@ -137,7 +137,7 @@ pub struct Tcp {
 }
 
 impl Tcp {
-    /// An established connection of which nothing else is known.
+    /// An established connection about which nothing else is known.
     pub fn established() -> Self {
         let direction = TcpDirection {
             flags: TcpFlags::PICKED_UP,
@@ -154,7 +154,7 @@ impl Tcp {
 /// One end of a tracked TCP connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TcpDirection {
-    /// What this end agreed to, and how strictly it is judged.
+    /// What this end agreed to, and how strictly it is checked.
     pub flags: TcpFlags,
     /// The shift applied to the windows this end announces.
     pub window_scale: u8,
@@ -170,16 +170,16 @@ bitflags! {
         const SACK_PERM = 0x02;
         /// Has sent a FIN.
         const CLOSE_INIT = 0x04;
-        /// Segments outside the window are not called invalid.
+        /// Segments outside the window are not considered invalid.
         const BE_LIBERAL = 0x08;
-        // The kernel gains bits; those unknown here are kept.
+        // The kernel adds bits over time; unknown ones are kept.
         const _ = !0;
     }
 }
 
 impl TcpFlags {
-    /// What an inserted connection needs: its windows are not known to the tracker, so an old
-    /// retransmission that comes early would be called invalid, and dropped by rules on that.
+    /// What an inserted connection needs: the tracker does not know its windows, so it would call
+    /// an early retransmission invalid, and rules that drop invalid packets would drop it.
     pub const PICKED_UP: Self = Self::WINDOW_SCALE
         .union(Self::SACK_PERM)
         .union(Self::BE_LIBERAL);

@@ -1,7 +1,7 @@
-//! Flows to conntrack messages and back.
+//! Converts flows to conntrack messages and back.
 //!
-//! netlink-packet-netfilter knows most attributes; those it does not are written and read here by
-//! their numbers in linux/netfilter/nfnetlink_conntrack.h. All integers are big-endian.
+//! netlink-packet-netfilter knows most attributes; the others are written and read here by their
+//! numbers in linux/netfilter/nfnetlink_conntrack.h. All integers are big-endian.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -48,7 +48,7 @@ const CTA_PROTONAT_PORT_MIN: u16 = 1;
 const CTA_COUNTERS_PACKETS: u16 = 1;
 const CTA_COUNTERS_BYTES: u16 = 2;
 
-/// Asks for all entries, or those the kernel is to pick.
+/// Asks for all entries, or those that the kernel is to select.
 pub(crate) fn list(family: Option<Family>, mark: Option<MaskedMark>) -> NetfilterMessage {
     wrap(
         family,
@@ -64,7 +64,7 @@ pub(crate) fn get(key: &Key) -> NetfilterMessage {
     )
 }
 
-/// Deletes one entry. Without a tuple the kernel would flush the table; a [`Key`] has one.
+/// Deletes one entry. Without a tuple the kernel would flush the table; a [`Key`] always has one.
 pub(crate) fn delete(key: &Key) -> NetfilterMessage {
     wrap(
         Some(key.tuple.family()),
@@ -79,7 +79,7 @@ pub(crate) fn set_mark(key: &Key, mark: MaskedMark) -> NetfilterMessage {
     wrap(Some(key.tuple.family()), ConntrackMessage::New(attributes))
 }
 
-/// Has a TCP connection judged liberally, in both directions.
+/// Turns off window checks for a TCP connection, in both directions.
 pub(crate) fn disable_window_checks(key: &Key) -> NetfilterMessage {
     let mut attributes = key_attributes(key);
     attributes.push(Attribute::CtaProtoInfo(vec![ProtoInfo::TCP(vec![
@@ -96,7 +96,7 @@ pub(crate) fn set_timeout(key: &Key, timeout: Duration) -> NetfilterMessage {
     wrap(Some(key.tuple.family()), ConntrackMessage::New(attributes))
 }
 
-/// Creates an entry, or says why the flow cannot be one.
+/// Creates an entry, or says why the flow cannot become one.
 pub(crate) fn insert(flow: &Flow) -> Result<NetfilterMessage, &'static str> {
     let timeout = flow.timeout.ok_or("a flow to insert needs a timeout")?;
     let addresses = [
@@ -112,13 +112,13 @@ pub(crate) fn insert(flow: &Flow) -> Result<NetfilterMessage, &'static str> {
         return Err("the flow mixes IPv4 and IPv6");
     }
 
-    // Other bits are the kernel's own: some it ignores (NAT), some make it refuse
-    // (ctnetlink_change_status). Without CONFIRMED it refuses too.
+    // The other bits are the kernel's own: some it ignores (NAT), others make it refuse
+    // (ctnetlink_change_status). Without CONFIRMED it refuses as well.
     let status = (flow.status & (Status::SEEN_REPLY | Status::ASSURED)) | Status::CONFIRMED;
     let mut attributes = key_attributes(&flow.into());
     attributes.extend([
-        // The kernel works out the reply tuple of a translated flow itself, from the attributes
-        // below. Given the translated one it would find nothing to translate and set no NAT bit.
+        // The kernel computes the reply tuple of a translated flow itself, from the attributes
+        // below. Given the translated tuple, it would find nothing to translate and set no NAT bit.
         Attribute::CtaTupleReply(tuple_attributes(&flow.original.inverse())),
         Attribute::CtaStatus(RawStatus::from_bits_retain(status.bits())),
         timeout_attribute(timeout),
@@ -190,7 +190,7 @@ fn tuple_attributes(tuple: &Tuple) -> Vec<TupleAttribute> {
             code,
             id,
         ),
-        // Protocols without ports ignore them.
+        // Protocols without ports ignore the ports.
         Protocol::Tcp | Protocol::Udp | Protocol::Other(_) => transport.extend([
             ProtoTuple::SourcePort(tuple.source.port()),
             ProtoTuple::DestinationPort(tuple.destination.port()),
@@ -205,14 +205,14 @@ fn tuple_attributes(tuple: &Tuple) -> Vec<TupleAttribute> {
     ]
 }
 
-/// Both ends are always named, port and all. Left to itself the kernel keeps the address of the
-/// untranslated end but may choose another port for it where two flows would collide
-/// (`__nf_nat_alloc_null_binding`); named, the collision is an error instead.
+/// Both ends are always given, including their ports. Otherwise the kernel keeps the address of the
+/// untranslated end, but may choose another port for it if two flows would collide
+/// (`__nf_nat_alloc_null_binding`); given both, a collision is an error instead.
 fn translation_attributes(flow: &Flow) -> [Attribute; 2] {
     let mut source = flow.reply.destination;
     let mut destination = flow.reply.source;
     if let (Some(before), Some(after)) = (flow.original.protocol.id(), flow.reply.protocol.id()) {
-        // The destination is translated first, when the identifier is still the original one.
+        // The destination is translated first, while the identifier is still the original one.
         destination.set_port(before);
         source.set_port(after);
     }
@@ -223,7 +223,7 @@ fn translation_attributes(flow: &Flow) -> [Attribute; 2] {
 }
 
 fn nat_attribute(kind: u16, to: SocketAddr) -> Attribute {
-    // Maxima default to the minima.
+    // The maxima default to the minima.
     let address = match to.ip() {
         IpAddr::V4(address) => nla(CTA_NAT_V4_MINIP, address.octets()),
         IpAddr::V6(address) => nla(CTA_NAT_V6_MINIP, address.octets()),
@@ -233,8 +233,8 @@ fn nat_attribute(kind: u16, to: SocketAddr) -> Attribute {
 }
 
 fn flags_to_set(flags: TcpFlags) -> TCPFlags {
-    // The mask says which flags to set: all those given. The type has no constructor; parsing two bytes
-    // cannot fail.
+    // The mask says which flags to set: all that are given. The type has no constructor; parsing two
+    // bytes cannot fail.
     TCPFlags::parse(&[flags.bits(), flags.bits()]).expect("two bytes are TCP flags")
 }
 
@@ -265,8 +265,8 @@ fn nest(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
     DefaultNla::new(kind | NLA_F_NESTED, value)
 }
 
-/// The messages of one datagram. A broken message is an error in its place; one whose length
-/// cannot be trusted is the last.
+/// The messages in one datagram. A broken message yields an error in its place; after one whose
+/// length cannot be trusted, nothing follows.
 pub(crate) fn split(
     mut datagram: &[u8],
 ) -> impl Iterator<Item = Result<NetlinkMessage<NetfilterMessage>, DecodeError>> {
@@ -296,7 +296,7 @@ pub(crate) fn flow(attributes: &[Attribute]) -> Result<Flow, DecodeError> {
     let (mut timeout, mut tcp, mut id) = (None, None, None);
     let mut status = Status::empty();
     let mut counters: Option<Counters> = None;
-    // The kernel leaves these out where they are 0 (ctnetlink_dump_mark, ctnetlink_dump_zone_id).
+    // The kernel leaves these out if they are 0 (ctnetlink_dump_mark, ctnetlink_dump_zone_id).
     let (mut mark, mut zone) = (0, 0);
     for attribute in attributes {
         match attribute {
@@ -625,7 +625,7 @@ mod tests {
 
     #[test]
     fn broken_messages_are_errors() {
-        // A fixed seed: xorshift, so that a failure can be repeated.
+        // Xorshift with a fixed seed, so that a failure can be reproduced.
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut random = move || {
             state ^= state << 13;
@@ -644,7 +644,7 @@ mod tests {
         for _ in 0..50_000 {
             let mut datagram = models[random() % models.len()].clone();
             for _ in 0..=random() % 4 {
-                // The length and kind of the message (the first six bytes) mostly stay.
+                // The length and kind of the message (its first six bytes) are mostly left alone.
                 match (random() % 3, datagram.len()) {
                     (0, length @ 7..) => datagram.truncate(6 + random() % (length - 6)),
                     (1, length @ 7..) => datagram[6 + random() % (length - 6)] = random() as u8,

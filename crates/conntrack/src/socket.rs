@@ -15,15 +15,16 @@ use crate::{
     tuple::{Family, Key},
 };
 
-/// Room for the largest datagram: the kernel fills at most 32 KiB for a dump (netlink_dump in
-/// net/netlink/af_netlink.c), and only if the reader has shown that it has room for it.
+/// Room for the largest datagram: for a dump the kernel fills at most 32 KiB (netlink_dump in
+/// net/netlink/af_netlink.c), and only if the reader has shown that it has that much room.
 const DATAGRAM: usize = 64 * 1024;
 
-/// How many changes are under way at once. Each is answered by a datagram of its own, which takes
-/// about 1 KiB of the receive buffer, 208 KiB by default; an answer without room is lost.
+/// How many changes are in flight at once. The kernel answers each with its own datagram, which
+/// takes about 1 KiB of the receive buffer, 208 KiB by default; an answer that does not fit is
+/// lost.
 const WINDOW: usize = 64;
 
-/// Which entries to list. The kernel picks them, so that the others cost no copying.
+/// Which entries to list. The kernel selects them, so the others need not be copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Filter {
     /// Only this address family.
@@ -52,15 +53,15 @@ impl Conntrack {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] where the kernel has no netfilter netlink. A lack of capabilities
-    /// shows only in requests.
+    /// [`Error::Unsupported`] if the kernel has no netfilter netlink. Missing capabilities only
+    /// show in requests.
     pub fn open() -> Result<Self> {
         let attempt = Attempt::new("open the connection tracking table");
         let open = || {
             let mut socket = Socket::new(NETLINK_NETFILTER)?;
             socket.bind_auto()?;
             socket.connect(&SocketAddr::new(0, 0))?;
-            // Errors need not carry the whole request back.
+            // Errors need not repeat the whole request.
             socket.set_cap_ack(true)?;
             Ok(socket)
         };
@@ -100,29 +101,29 @@ impl Conntrack {
 
     /// Creates an entry. Undone by [`delete`](Self::delete), or by its timeout.
     ///
-    /// The flow is taken as [`list`](Self::list) gives it, on this host or another: its tuples are
-    /// the true ones and the translation follows from them. Of the status, `SEEN_REPLY` and
-    /// `ASSURED` are taken over; of the rest, the kernel decides. A TCP connection becomes
-    /// [`Tcp::established`](crate::Tcp::established) if the flow says nothing of it, and always
-    /// gets [`TcpFlags::PICKED_UP`](crate::TcpFlags::PICKED_UP).
+    /// The flow is taken as [`list`](Self::list) returns it, on this host or another: its tuples
+    /// are the true ones, and the translation follows from them. From the status, `SEEN_REPLY` and
+    /// `ASSURED` are taken over; the kernel decides the rest. If the flow says nothing about its
+    /// TCP state, it becomes [`Tcp::established`](crate::Tcp::established); it always gets
+    /// [`TcpFlags::PICKED_UP`](crate::TcpFlags::PICKED_UP).
     ///
-    /// - A flow that is not translated is an identity mapping for good: no NAT rule, such as a
-    ///   masquerade, ever applies to an entry of the table (nf_nat_setup_info in nf_nat_core.c).
+    /// - A flow that is not translated stays so for good: no NAT rule, such as a masquerade,
+    ///   ever applies to an existing entry (nf_nat_setup_info in nf_nat_core.c).
     /// - A translated flow needs a chain of type `nat`, even an empty one, in the namespace.
-    ///   Without one the entry is there, but packets pass it untranslated.
+    ///   Without one the entry exists, but packets pass untranslated.
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`] if either tuple belongs to an entry already: nothing is changed then.
+    /// [`Error::Exists`] if either tuple already belongs to an entry: nothing is changed then.
     /// [`Error::Invalid`] if there is no timeout, or the families differ. [`Error::Unsupported`]
-    /// for a translated flow on a kernel without NAT. [`Error::Permission`].
-    /// [`Error::Kernel`] with `ENOMEM` if the table is full.
+    /// for a translated flow on a kernel without NAT. [`Error::Permission`]. [`Error::Kernel`] with
+    /// `ENOMEM` if the table is full.
     pub fn insert(&mut self, flow: &Flow) -> Result<()> {
         self.change(insertion(flow)?)
     }
 
-    /// Creates many entries as [`insert`](Self::insert) does, and says of each how it went, in
-    /// order. One that fails does not keep the others from being created.
+    /// Creates many entries as [`insert`](Self::insert) does, and returns the result of each, in
+    /// order. If one fails, the others are still created.
     ///
     /// # Errors
     ///
@@ -134,14 +135,15 @@ impl Conntrack {
         self.change_all(flows.into_iter().map(insertion))
     }
 
-    /// Changes marks of entries in place, at once for all packets that follow; their translations,
-    /// states and timeouts stay. Says of each how it went, in order. Undone by setting the old marks.
+    /// Changes marks of entries in place, effective for the very next packet; their translations,
+    /// states and timeouts stay. Returns the result of each, in order. Undone by setting the old
+    /// marks.
     ///
-    /// Many requests are under way at once: 10,000 take about a tenth of a second.
+    /// Many requests are in flight at once: 10,000 take about a tenth of a second.
     ///
     /// # Errors
     ///
-    /// Of each, [`Error::NotFound`] and [`Error::Permission`].
+    /// For each, [`Error::NotFound`] and [`Error::Permission`].
     ///
     /// The outer one: the socket failed, and it is not known which marks were changed. Setting
     /// them again is harmless.
@@ -159,9 +161,9 @@ impl Conntrack {
         }))
     }
 
-    /// Has TCP connections judged liberally from now on: no segment outside the window that the tracker
-    /// knows is invalid ([`TcpFlags::BE_LIBERAL`](crate::TcpFlags::BE_LIBERAL)). Says of each how it went,
-    /// in order. Not undone.
+    /// Turns off window checks for TCP connections: no segment is considered invalid for lying outside the
+    /// window that the tracker knows ([`TcpFlags::BE_LIBERAL`](crate::TcpFlags::BE_LIBERAL)). Returns the
+    /// result of each, in order. Not undone.
     ///
     /// # Errors
     ///
@@ -180,8 +182,8 @@ impl Conntrack {
         }))
     }
 
-    /// Changes the time an entry has left; whole seconds, rounded down. The next packet sets the
-    /// timeout of the flow's state again.
+    /// Changes the time an entry has left, in whole seconds, rounded down. The next packet resets
+    /// it to the timeout of the flow's state.
     ///
     /// # Errors
     ///
@@ -195,8 +197,8 @@ impl Conntrack {
         })
     }
 
-    /// Deletes an entry. Undone by inserting it again; a packet that comes in between is judged
-    /// as a new flow's.
+    /// Deletes an entry. Undone by inserting it again; a packet that comes in between is treated as
+    /// a new flow's.
     ///
     /// # Errors
     ///
@@ -228,8 +230,8 @@ impl Conntrack {
         self.socket.send(&request, 0).map_err(io)?;
 
         let mut flows = Vec::new();
-        // An answer is read to its end even if a part of it is not understood: the rest would be
-        // in the way of the next request.
+        // An answer is read to its end even if a part of it is malformed: the rest would get in the
+        // way of the next request.
         let mut malformed = None;
         loop {
             for answer in message::split(self.receive().map_err(io)?) {
@@ -275,7 +277,7 @@ impl Conntrack {
         let mut changes = changes.peekable();
         while changes.peek().is_some() {
             let mut request = Vec::new();
-            // Which result each sequence number is about, beginning with this one.
+            // The result index that each sequence number belongs to, starting with this one.
             let first = self.sequence.wrapping_add(1);
             let mut sent = Vec::new();
             for change in changes.by_ref().take(WINDOW) {
@@ -296,7 +298,7 @@ impl Conntrack {
         Ok(results)
     }
 
-    /// Sends one window, whose sequence numbers begin with `first`, and reads as many answers.
+    /// Sends one window, whose sequence numbers start with `first`, and reads as many answers.
     fn exchange(
         &mut self,
         request: &[u8],
@@ -337,7 +339,7 @@ impl Conntrack {
         self.sequence
     }
 
-    /// One datagram. The socket is connected to the kernel and receives from nobody else.
+    /// Receives one datagram. The socket is connected to the kernel and receives from nobody else.
     fn receive(&mut self) -> io::Result<&[u8]> {
         loop {
             self.buffer.clear();

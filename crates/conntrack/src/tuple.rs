@@ -10,9 +10,9 @@ use crate::flow::Flow;
 /// One direction of a flow, as its packets look in that direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Tuple {
-    /// Where packets come from. The port is 0 for protocols without ports.
+    /// Where the packets come from. The port is 0 for protocols without ports.
     pub source: SocketAddr,
-    /// Where packets go to, of the same address family as the source.
+    /// Where the packets go, in the same address family as the source.
     pub destination: SocketAddr,
     /// The transport protocol.
     pub protocol: Protocol,
@@ -74,29 +74,29 @@ pub enum Family {
     V6,
 }
 
-/// The transport protocol of a tuple, with what else identifies a flow of that protocol.
+/// The transport protocol of a tuple, with whatever else identifies a flow of that protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP.
     Tcp,
     /// UDP.
     Udp,
-    /// A query of ICMP, such as an echo.
+    /// An ICMP query, such as an echo request.
     Icmp {
         /// The message type of this direction.
         kind: u8,
         /// The message code.
         code: u8,
-        /// The identifier, which plays the part of the source port.
+        /// The identifier, which plays the role of the source port.
         id: u16,
     },
-    /// A query of ICMPv6, such as an echo.
+    /// An ICMPv6 query, such as an echo request.
     Icmpv6 {
         /// The message type of this direction.
         kind: u8,
         /// The message code.
         code: u8,
-        /// The identifier, which plays the part of the source port.
+        /// The identifier, which plays the role of the source port.
         id: u16,
     },
     /// Any other IP protocol, by its number.
@@ -170,10 +170,10 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// What names an entry: one of its tuples and its zone.
+/// What identifies an entry: one of its tuples and its zone.
 ///
-/// Either tuple will do, because the kernel files every entry under both
-/// (`nf_conntrack_find_get`). A bare tuple means the default zone.
+/// Either tuple will do, because the kernel indexes every entry under both
+/// (`nf_conntrack_find_get`). A tuple on its own means the default zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Key {
     /// The original or the reply tuple.

@@ -1,4 +1,4 @@
-//! What is built once on a machine and shared by all labs.
+//! What is built once per machine and shared by all labs.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -11,16 +11,16 @@ use nix::sched::{CloneFlags, unshare};
 
 const CACHE: &str = "/var/cache/live-migration-lab";
 
-/// Of all that is not a host with a distribution's defaults: the oldest suite whose CRIU works on
-/// current kernels.
+/// The Debian suite of all hosts that do not have a distribution's defaults: the oldest whose CRIU
+/// works on current kernels.
 pub(crate) const SUITE: &str = "forky";
 
-/// Asks the machine's apt where Debian is, and mmdebstrap for packages from there.
+/// Asks the machine's apt where to find Debian, and has mmdebstrap fetch packages from there.
 const DEBIAN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/debian");
 
-/// A directory that is built by `build` if there is none for this recipe yet. `build` gets the path
-/// to make, and a file that it must pass on to what it starts: the lock is held as long as that runs,
-/// even if this process is killed before.
+/// A directory that `build` creates if there is none for this recipe yet. `build` gets the path to
+/// create, and a file that it must pass on to the programs it starts: the lock is held as long as
+/// they run, even if this process is killed before.
 pub(crate) fn cached(
     name: &str,
     recipe: &str,
@@ -34,7 +34,7 @@ pub(crate) fn cached(
     fs::create_dir_all(CACHE).with_context(|| format!("cannot create {CACHE}"))?;
     let lock = File::create(Path::new(CACHE).join("lock"))?;
     lock.lock()?;
-    // Somebody may have built it while this process waited.
+    // Another process may have built it while this one waited.
     if !done.exists() {
         let building = done.with_extension("building");
         if building.exists() {
@@ -47,8 +47,8 @@ pub(crate) fn cached(
     Ok(done)
 }
 
-/// Makes a directory of packages of a suite with mmdebstrap, and `log` beside it. Where they come from
-/// is no part of what they are: the machine's apt knows a place.
+/// Makes a directory of packages of a suite with mmdebstrap, and `log` beside it. Where the packages
+/// come from does not matter to what they are: the machine's apt knows a source.
 pub(crate) fn debian(
     suite: &str,
     dir: &Path,
@@ -63,13 +63,13 @@ pub(crate) fn debian(
         .arg(suite)
         .arg(dir)
         .args(options)
-        // A snapshot of the archive is as good as the archive.
+        // A snapshot of the archive, whose index may have expired, is as good as the archive.
         .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
         .arg(format!("--include={}", packages.join(",")))
         .stdin(lock.try_clone()?)
         .stdout(output.try_clone()?)
         .stderr(output);
-    // In a mount namespace of its own: what it mounts goes with it, even if it is killed.
+    // In its own mount namespace: what it mounts goes away with it, even if it is killed.
     let private = || {
         unshare(CloneFlags::CLONE_NEWNS)?;
         let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;

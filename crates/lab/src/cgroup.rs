@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// How long processes that were killed may take to go.
+/// How long killed processes may take to disappear.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A directory of the cgroup2 hierarchy; the v1 hierarchies are never touched.
@@ -36,7 +36,7 @@ impl Cgroup {
         fs::create_dir_all(&self.0).with_context(|| format!("cannot create {}", self.0.display()))
     }
 
-    /// A file to which writing `0` moves the writer into the cgroup.
+    /// A file that moves into the cgroup whoever writes `0` to it.
     pub(crate) fn entrance(&self) -> Result<File> {
         let path = self.0.join("cgroup.procs");
         File::options()
@@ -45,7 +45,8 @@ impl Cgroup {
             .with_context(|| format!("cannot open {}", path.display()))
     }
 
-    /// The processes in it (not in its children), by the machine's ids; none if it does not exist.
+    /// The processes in it (not in its children), by their ids on the machine; none if it does not
+    /// exist.
     pub(crate) fn processes(&self) -> Vec<i32> {
         fs::read_to_string(self.0.join("cgroup.procs"))
             .unwrap_or_default()
@@ -54,7 +55,7 @@ impl Cgroup {
             .collect()
     }
 
-    /// Kills all that runs in it and below it, frozen or not, and removes it.
+    /// Kills everything that runs in it and below it, frozen or not, and removes it.
     pub(crate) fn destroy(&self) -> Result<()> {
         match fs::write(self.0.join("cgroup.kill"), "1") {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),

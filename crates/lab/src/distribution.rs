@@ -3,8 +3,8 @@ use std::str::FromStr;
 
 use anyhow::{Error, Result, bail};
 
-/// What a host with a distribution's defaults has installed: Debian of a suite, and one of a few
-/// common choices where there is no default.
+/// What is installed on a host with a distribution's defaults: a suite of Debian, and one of a few
+/// common choices where Debian has no default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Distribution {
     /// Which Debian.
@@ -51,7 +51,7 @@ impl Distribution {
 }
 
 impl Suite {
-    /// As the archive calls it.
+    /// Its name in the archive.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Trixie => "trixie",

@@ -1,9 +1,9 @@
-//! The way into a host for one command.
+//! Enters a host to run one command there.
 //!
-//! A process that joins a pid namespace does not itself become part of it, only its children do. So
-//! between fork and exec the child forks once more: the inner process is created in the host's
-//! cgroup, joins the other namespaces and becomes the command; the outer one stays behind under the
-//! id the caller knows, hands signals in and the exit status out.
+//! A process that joins a pid namespace does not itself become part of it; only its children do. So
+//! between fork and exec the child forks once more. The inner process is created in the host's
+//! cgroup, joins the other namespaces and becomes the command. The outer one stays behind under the
+//! id that the caller knows, forwards signals to the command and passes on its exit status.
 
 use std::fs::File;
 use std::io;
@@ -15,10 +15,10 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use crate::cgroup::Cgroup;
 use crate::pidfd;
 
-/// Of clone3(2): create the child in the cgroup given by a descriptor.
+/// Flag of clone3(2): create the child in the cgroup given by a descriptor.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Signals that someone may send to the outer process and mean for the command.
+/// Signals sent to the outer process that are meant for the command.
 pub(crate) const HANDED_IN: [Signal; 6] = [
     Signal::SIGHUP,
     Signal::SIGINT,
@@ -36,7 +36,7 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Opens the host whose init is the only process of `init`; commands will run in `cgroup`.
+    /// Opens the host whose init is the only process in `init`; commands will run in `cgroup`.
     /// Fails with ESRCH if the host is not running.
     pub(crate) fn open(init: &Cgroup, cgroup: &Cgroup) -> io::Result<Self> {
         Ok(Self {
@@ -45,8 +45,8 @@ impl Door {
         })
     }
 
-    /// Makes the caller, a child before exec, the keeper of a new process in the host; returns in
-    /// that process only. Calls nothing that is not safe between fork and exec.
+    /// Makes the caller, a child before exec, the keeper of a new process in the host; returns only
+    /// in that process. Only calls functions that are safe between fork and exec.
     pub(crate) fn enter(&self) -> io::Result<()> {
         setns(&self.init, CloneFlags::CLONE_NEWPID)?;
         let mut waited_for: SigSet = HANDED_IN.into_iter().collect();
@@ -91,8 +91,8 @@ impl Door {
     }
 }
 
-/// Marks all but stdin, stdout and stderr to be closed by exec: a daemon started in a host must not
-/// hold a pipe or a lock of whoever ran the command.
+/// Marks all descriptors but stdin, stdout and stderr to be closed by exec: a daemon started in a
+/// host must not hold a pipe or a lock of whoever ran the command.
 pub(crate) fn close_on_exec() -> io::Result<()> {
     // SAFETY: this closes nothing now, and concerns only the process that is about to exec.
     match unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) } {
@@ -101,10 +101,11 @@ pub(crate) fn close_on_exec() -> io::Result<()> {
     }
 }
 
-/// Waits for the command, handing signals in, and exits as it did (128 + N if signal N ended it).
+/// Waits for the command, forwards signals to it, and exits as it did (128 + N if signal N ended
+/// it).
 fn keep(command: libc::pid_t, waited_for: &SigSet) -> ! {
-    // Readers of the command's output must see its end when the command is done with it, and the
-    // caller waits for exec on a pipe of which this process has a copy.
+    // Readers of the command's output must see its end when the command closes it, and the caller
+    // waits on a pipe until exec closes it; this process has copies of both.
     // SAFETY: nothing below uses a descriptor, and no destructor of an owner will run.
     unsafe { libc::close_range(0, u32::MAX, 0) };
     loop {
@@ -126,7 +127,8 @@ fn keep(command: libc::pid_t, waited_for: &SigSet) -> ! {
                 unsafe { libc::_exit(code) };
             }
         } else if signal > 0 && info.si_code <= 0 {
-            // Sent by a process. What a terminal sends (si_code > 0), the command got as well.
+            // Sent by a process. A signal from a terminal (si_code > 0) reached the command as
+            // well.
             // SAFETY: the command has not been waited for, so the number is still its own.
             unsafe { libc::kill(command, signal) };
         }

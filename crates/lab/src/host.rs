@@ -19,21 +19,21 @@ use crate::distribution::Distribution;
 use crate::enter::Door;
 use crate::{init, machine, mounts};
 
-/// How long the services of a boot may take.
+/// How long the services may take to start at boot.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What a host is made of.
+/// What kind of host it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// Namespaces of the machine: there in a moment, on the machine's own kernel.
+    /// Namespaces of the machine: up in a moment, on the machine's own kernel.
     Namespaces,
-    /// The same with systemd as the first process and nothing of Podman configured: there in some
+    /// The same with systemd as the first process and nothing of Podman configured: up in a few
     /// seconds.
     Services,
-    /// A virtual machine: there in some ten seconds, on Debian's kernel, slower at everything.
+    /// A virtual machine: up in ten seconds or so, on Debian's kernel, slower at everything.
     Machine,
-    /// A virtual machine as a distribution has it by default, with systemd: there in a minute or so.
-    /// Commands run in sessions of their own, as those do that are given by ssh.
+    /// A virtual machine with a distribution's defaults and systemd: up in about a minute. Commands
+    /// run in their own sessions, like commands run over ssh.
     Systemd(Distribution),
 }
 
@@ -100,7 +100,7 @@ impl Host {
         &self.name
     }
 
-    /// What it is made of.
+    /// What kind it is.
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -118,15 +118,15 @@ impl Host {
         Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, last)
     }
 
-    /// The machine's id of the process that the host lives as long as, if it is up: its init, or the
+    /// The id on the machine of the process whose life is the host's, if it is up: its init, or the
     /// emulator.
     pub fn init(&self) -> Option<i32> {
         self.init_cgroup().processes().first().copied()
     }
 
     /// A path on the machine that shows the host's files. An absolute symbolic link on the way leads
-    /// out of the host and into the machine: read with it what has no such links, write with
-    /// [`Host::put`] and [`Host::write`]. A virtual machine has none.
+    /// out of the host and into the machine, so only read paths without such links, and write with
+    /// [`Host::put`] and [`Host::write`]. Virtual machines have no such path.
     pub fn root_path(&self) -> Result<PathBuf> {
         ensure!(
             !self.kind.is_machine(),
@@ -143,21 +143,21 @@ impl Host {
         Ok(format!("/proc/{pid}/ns/net"))
     }
 
-    /// A command that will run in the host: in its namespaces and its cgroup, in `/root`, with a
-    /// login's plain environment. Everything else is the caller's to set as usual, except the
-    /// working directory and the user, which would be those of the machine.
+    /// A command that will run in the host: in its namespaces and its cgroup, in `/root`, with the
+    /// plain environment of a login. The caller sets everything else as usual, except the working
+    /// directory and the user, which would be those of the machine.
     ///
-    /// The child's id is that of a process outside, which passes on HUP, INT, QUIT, TERM, USR1 and
-    /// USR2, takes the command with it when it is killed, and exits with the command's status, or
-    /// with 128 + N if signal N ended it. Spawning fails with "No such process" if the host is down.
+    /// The child's id is that of a process outside, which forwards HUP, INT, QUIT, TERM, USR1 and
+    /// USR2, kills the command when it is killed, and exits with the command's status, or with 128 +
+    /// N if signal N ended it. Spawning fails with "No such process" if the host is down.
     ///
-    /// In a virtual machine two things differ. A program that cannot be started shows as exit status
-    /// 125 to 127, as in a shell. And output ends with the command, whatever it has started still
-    /// writes. If stdin and stdout are a terminal, the command has one in the virtual machine.
+    /// In a virtual machine two things differ. If a program cannot be started, the exit status is
+    /// 125 to 127, as in a shell. And output ends with the command, even if what it has started
+    /// still writes. If stdin and stdout are a terminal, the command has one in the virtual machine.
     ///
-    /// On a host with systemd each command is a login session as one by ssh is: PAM has registered it, so
-    /// it is in a scope of its own below `user.slice`, and its environment has `XDG_SESSION_ID`,
-    /// `XDG_RUNTIME_DIR` and what else PAM adds. What is killed leaves to the session what it started.
+    /// On a host with systemd each command is a login session, as with ssh: PAM has registered it, so it
+    /// is in its own scope below `user.slice`, and its environment has `XDG_SESSION_ID`,
+    /// `XDG_RUNTIME_DIR` and whatever else PAM adds. What a killed command started stays in the session.
     ///
     /// # Panics
     /// If the host is a virtual machine and the program `lab`, which it needs, does not build.
@@ -191,15 +191,15 @@ impl Host {
         command
     }
 
-    /// Runs a command to its end, with no input. Not an error if it fails.
+    /// Runs a command to its end, with no input. Its failure is not an error.
     pub fn run<S: AsRef<OsStr>>(&self, argv: &[S]) -> Result<Output> {
         let (program, arguments) = argv.split_first().context("no command given")?;
         let mut command = self.command(program);
         self.finish(command.args(arguments).stdin(Stdio::null()))
     }
 
-    /// Runs a shell script (`sh -e`) and returns what it printed, without the last line's end. An
-    /// error, with all that it printed, if it fails.
+    /// Runs a shell script (`sh -e`) and returns what it printed, without the final newline. If it
+    /// fails, the error contains all that it printed.
     pub fn sh(&self, script: &str) -> Result<String> {
         let output = self.run(&["sh", "-ec", script])?;
         if !output.status.success() {
@@ -209,8 +209,8 @@ impl Host {
     }
 
     /// Copies a file or a directory of the machine into the host. A file goes to `dst`, or into it
-    /// if that is a directory or ends in `/`, replacing what was there, even a running program; of a
-    /// directory the contents go into the directory `dst`. Missing directories are made.
+    /// if that is a directory or ends in `/`, and replaces what was there, even a running program.
+    /// The contents of a directory go into the directory `dst`. Missing directories are created.
     pub fn put(&self, src: impl AsRef<Path>, dst: &str) -> Result<()> {
         let src = src.as_ref();
         let metadata = fs::metadata(src).with_context(|| src.display().to_string())?;
@@ -243,18 +243,18 @@ impl Host {
             .with_context(what)
     }
 
-    /// Writes a file in the host, making its directory if that is missing.
+    /// Writes a file in the host, creating its directory if that is missing.
     pub fn write(&self, path: &str, contents: impl AsRef<[u8]> + Send) -> Result<()> {
         let (reader, mut writer) = std::io::pipe()?;
         thread::scope(|scope| {
-            // A failure to write shows as the reader's.
+            // If writing fails, so does the reader, which reports it.
             scope.spawn(move || writer.write_all(contents.as_ref()));
             self.feed(reader, r#"mkdir -p "${1%/*}/" && cat >"$1""#, &[path])
         })
         .with_context(|| format!("cannot write {path} on {}", self.name))
     }
 
-    /// Runs a script with arguments on an input; an error if it fails.
+    /// Runs a script with these arguments and this input; an error if it fails.
     fn feed(&self, input: impl Into<Stdio>, script: &str, arguments: &[&str]) -> Result<()> {
         let mut command = self.command("sh");
         command.args(["-ec", script, "sh"]).args(arguments);
@@ -276,9 +276,9 @@ impl Host {
         })
     }
 
-    /// Starts the namespace host over `rootfs`, from the disk it had if it ran before. `network` is called in
-    /// its network namespace, with the machine's files still in view. Whatever is left of an earlier
-    /// run is killed first. Undone by [`Host::power_off`].
+    /// Starts the namespace host on `rootfs`, with the disk it had if it ran before. `network` is called in
+    /// its network namespace, with the machine's files still visible. Leftovers of an earlier run are killed
+    /// first. Undone by [`Host::power_off`].
     pub(crate) fn boot(
         &self,
         rootfs: &Path,
@@ -296,7 +296,7 @@ impl Host {
             Kind::Services => &init::SYSTEMD,
             _ => &init::CATATONIT,
         };
-        // A thread can leave the machine's namespaces without taking the caller along.
+        // A separate thread can leave the machine's namespaces without taking the caller along.
         let boot = || {
             unshare(
                 CloneFlags::CLONE_NEWNS
@@ -319,11 +319,12 @@ impl Host {
             .with_context(|| format!("cannot start the host {}", self.name))
     }
 
-    /// Waits until systemd has started all that belongs to a boot. An error if some of it failed.
+    /// Waits until systemd has started everything that belongs to a boot. An error if some of it
+    /// failed.
     pub(crate) fn wait_for_services(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // Its bus is not there at once.
+            // Its bus is not there from the beginning.
             let state = self.run(&["systemctl", "is-system-running", "--wait"])?;
             match state.stdout.trim() {
                 "running" => return Ok(()),
@@ -337,8 +338,8 @@ impl Host {
         }
     }
 
-    /// Kills all that runs in the host. Its namespaces and mounts go with the last process; its disk
-    /// stays.
+    /// Kills everything that runs in the host. Its namespaces and mounts go away with the last
+    /// process; its disk stays.
     pub(crate) fn power_off(&self) -> Result<()> {
         self.cgroup.destroy()
     }
@@ -353,10 +354,10 @@ impl Host {
         &self.cgroup
     }
 
-    /// The cgroup that has a process in it exactly when the host is up.
+    /// The cgroup that contains a process exactly when the host is up.
     pub(crate) fn init_cgroup(&self) -> Cgroup {
         self.cgroup.child(match self.kind {
-            // Where systemd puts itself, wherever it was started.
+            // The cgroup that systemd moves itself to, wherever it was started.
             Kind::Services => "init.scope",
             _ => "init",
         })
@@ -367,8 +368,8 @@ impl Host {
     }
 }
 
-/// The cgroup that commands start in, below the host's. Not the host's own: a cgroup with processes
-/// of its own could not pass controllers on to containers.
+/// The cgroup that commands start in, below the host's. It cannot be the host's own: a cgroup with
+/// processes of its own could not pass controllers on to containers.
 const COMMANDS: &str = "commands";
 
 /// How a command ended and what it printed.

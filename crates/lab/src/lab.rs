@@ -18,22 +18,22 @@ pub struct Lab {
     name: String,
     hosts: Vec<Host>,
     switch: Host,
-    /// Whether the lab goes when this does.
+    /// Whether dropping this takes the lab down.
     owned: bool,
 }
 
 impl Lab {
-    /// Makes sure that the lab `name` has these hosts and that they run. Hosts that run are left
+    /// Makes sure that the lab `name` has these hosts and that they run. Running hosts are left
     /// alone; those that were killed start again from their disks; missing ones are added. The root
-    /// file system is built first if there is none (a minute or so). Undone by [`Lab::down`].
+    /// file system is built first if there is none (about a minute). Undone by [`Lab::down`].
     ///
-    /// If the switch was killed, the whole lab lost power with it.
+    /// If the switch was killed, it is as if the whole lab had lost power.
     pub fn up(name: &str, hosts: &[&str]) -> Result<Self> {
         Self::up_as(name, &of_namespaces(hosts))
     }
 
-    /// [`Lab::up`] with hosts of any kind. Virtual machines boot at the same time. A host that exists
-    /// stays of its kind: asking for another is an error.
+    /// [`Lab::up`] with hosts of any kind. Virtual machines boot in parallel. An existing host keeps
+    /// its kind: asking for another is an error.
     pub fn up_as(name: &str, hosts: &[(&str, Kind)]) -> Result<Self> {
         check_name(name)?;
         for (host, _) in hosts {
@@ -76,7 +76,7 @@ impl Lab {
         Ok(lab)
     }
 
-    /// [`Lab::up`] on empty disks: a lab of this name that is left from before is taken down first.
+    /// [`Lab::up`] on empty disks: an older lab of this name is taken down first.
     pub fn fresh(name: &str, hosts: &[&str]) -> Result<Self> {
         Self::fresh_as(name, &of_namespaces(hosts))
     }
@@ -85,12 +85,12 @@ impl Lab {
     pub fn fresh_as(name: &str, hosts: &[(&str, Kind)]) -> Result<Self> {
         Self::destroy(name)?;
         Self::up_as(name, hosts).inspect_err(|_| {
-            // The first error says more than one of cleaning up would.
+            // The first error says more than one from cleaning up would.
             let _ = Self::destroy(name);
         })
     }
 
-    /// A lab that exists already, in whatever state it is. Dropping the value leaves it as it is.
+    /// An existing lab, in whatever state it is. Dropping the value leaves it as it is.
     pub fn open(name: &str) -> Result<Self> {
         check_name(name)?;
         let order = order(&dir(name))?;
@@ -98,7 +98,7 @@ impl Lab {
         Self::assemble(name, &order)
     }
 
-    /// Lets the lab live on when the value goes.
+    /// Keeps the lab when the value is dropped.
     pub fn keep(mut self) {
         self.owned = false;
     }
@@ -136,7 +136,7 @@ impl Lab {
         &self.switch
     }
 
-    /// Cuts a host off: its packets and those for it get lost at the switch, while its own link
+    /// Cuts a host off: its packets and those for it are lost at the switch, while its own link
     /// stays up. Undone by [`Lab::mend`].
     pub fn cut(&self, host: &str) -> Result<()> {
         switch::cut(&self.switch, self.find(host)?)
@@ -147,13 +147,13 @@ impl Lab {
         switch::mend(&self.switch, self.find(host)?)
     }
 
-    /// Cuts the power of a host: everything that runs in it is killed at once. Its disk stays;
+    /// Cuts a host's power: everything that runs in it is killed at once. Its disk stays;
     /// [`Lab::up`] boots it again.
     pub fn power_off(&self, host: &str) -> Result<()> {
         self.find(host)?.power_off()
     }
 
-    /// Takes the lab down: kills all that runs in it and deletes its disks.
+    /// Takes the lab down: kills everything that runs in it and deletes its disks.
     pub fn down(mut self) -> Result<()> {
         self.owned = false;
         Self::destroy(&self.name)
@@ -196,7 +196,7 @@ impl Lab {
             ]
         };
         if self.switch.init().is_none() {
-            // The hosts' links ended at the old one.
+            // The hosts' links ended at the old switch.
             Cgroup::of_lab(&self.name)?.destroy()?;
             let network = || switch::bridge(&self.switch);
             self.switch
@@ -228,7 +228,7 @@ impl Lab {
         services.into_iter().try_for_each(Host::wait_for_services)
     }
 
-    /// What every host's `/etc/hosts` says.
+    /// The content of every host's `/etc/hosts`.
     fn names(&self) -> String {
         let mut text = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
         for host in self.hosts.iter().chain([&self.switch]) {
@@ -239,7 +239,8 @@ impl Lab {
     }
 }
 
-/// The root file systems that namespace hosts start from; that with services if one of them wants it.
+/// The root file systems that namespace hosts start from; the one with services only if a host needs
+/// it.
 #[derive(Debug, Clone, Copy)]
 struct Roots<'a> {
     plain: &'a Path,
@@ -257,8 +258,9 @@ impl Drop for Lab {
     }
 }
 
-/// Whether this process can make a lab. If not, says why in a line that begins with `skipped:`, past
-/// the test harness's capture, so that a test which then returns is not taken for one that passed.
+/// Whether this process can make a lab. If not, prints why in a line that begins with `skipped:`,
+/// bypassing the test harness's capture, so that a test that then returns does not look as if it had
+/// passed.
 pub fn can_run() -> bool {
     let why = if !nix::unistd::geteuid().is_root() {
         "a lab needs root".to_owned()
@@ -285,7 +287,7 @@ pub fn can_run_machines() -> bool {
 fn say_skipped(why: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("unnamed");
-    // Whoever cannot be told cannot be helped.
+    // If nothing can be written, there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "skipped: {test}: {why}");
 }
 
@@ -297,18 +299,18 @@ fn dir(lab: &str) -> PathBuf {
     Path::new(LABS).join(lab)
 }
 
-/// A name becomes a path, a link's name and a host name.
+/// A name becomes a path, the name of a link and a host name.
 fn check_name(name: &str) -> Result<()> {
     let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
     let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     ensure!(
         starts && name.chars().all(rest) && name.len() <= 15,
-        "{name:?} is no name: a letter, then letters, digits and '-', 15 at most, all lower case"
+        "{name:?} is not a valid name: it must be a letter, then letters, digits and '-', at most 15, all lower case"
     );
     Ok(())
 }
 
-/// Makes the lab's directory and holds it against other processes until the file is dropped.
+/// Creates the lab's directory and locks it against other processes until the file is dropped.
 fn lock(dir: &Path) -> Result<File> {
     loop {
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
@@ -323,8 +325,8 @@ fn lock(dir: &Path) -> Result<File> {
     }
 }
 
-/// A lab's hosts in the order of their numbers. They keep them for the lab's life. Each has a line: its
-/// name and, if it is no host of namespaces, its kind.
+/// A lab's hosts in the order of their numbers, which they keep for the lab's life. Each has a line:
+/// its name and, unless it is made of namespaces, its kind.
 fn order(dir: &Path) -> Result<Vec<(String, Kind)>> {
     let host = |line: &str| match line.split_once(' ') {
         Some((name, kind)) => Ok((name.to_owned(), kind.parse()?)),
@@ -347,11 +349,11 @@ fn save_order(dir: &Path, order: &[(String, Kind)]) -> Result<()> {
     Ok(fs::rename(new, dir.join(ORDER))?)
 }
 
-/// No host is called so: it has a dot.
+/// No host has this name: it contains a dot.
 const ORDER: &str = "hosts.txt";
 
 /// Deletes a lab's directory. Refuses if anything is mounted in it: nothing of ours is, in this
-/// namespace, and deleting would go on into what is.
+/// namespace, and deleting would go on into the mount.
 fn delete(dir: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let mounted = mounts.lines().filter_map(|line| line.split(' ').nth(4));

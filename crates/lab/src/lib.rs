@@ -16,10 +16,10 @@
 //! A host can be a virtual machine instead ([`Kind::Machine`]), with a kernel of its own and the same
 //! commands, addresses and switch: for what hosts that share a kernel cannot show.
 //!
-//! Or it is a virtual machine as people have them ([`Kind::Systemd`]): with systemd, AppArmor, a journal and
-//! a login session for each command, with what a distribution installs along with Podman and CRIU, and with
-//! nothing configured. It boots again from its disk, by [`Lab::up`], after [`Lab::power_off`] as after
-//! `reboot` or `poweroff` in it: both end the emulator.
+//! Or it can be a virtual machine as people really have them ([`Kind::Systemd`]): with systemd, AppArmor, a
+//! journal and a login session for each command, with what a distribution installs along with Podman and
+//! CRIU, and with nothing configured. [`Lab::up`] boots it again from its disk, after [`Lab::power_off`] and
+//! equally after `reboot` or `poweroff` in it: both end the emulator.
 //!
 //! # What exists where
 //!
@@ -31,14 +31,14 @@
 //! | a host's processes | cgroup `live-migration-lab/LAB/HOST` of the cgroup2 hierarchy | its end |
 //! | a host's mounts and network | namespaces held only by its processes | its end |
 //!
-//! Nothing is mounted and no link is made in the machine's own namespaces, so there is nothing there
-//! to undo. The kernel's own list of a cgroup's processes is the only record of what runs: a host is
-//! up exactly when its `init` cgroup has a process in it, and that process enters it as the last
-//! step of being started. So whatever is killed at whatever moment, the next [`Lab::up`] or
-//! [`Lab::down`] sees what is true.
+//! Nothing is mounted and no link is made in the machine's own namespaces, so there is nothing to
+//! undo there. The kernel's own list of a cgroup's processes is the only record of what runs: a host
+//! is up exactly when its `init` cgroup contains a process, and that process enters it as the last
+//! step of its start. So whatever is killed at whatever moment, the next [`Lab::up`] or
+//! [`Lab::down`] sees the true state.
 //!
-//! A virtual machine's processes on the machine are the emulator, in the place of the init, and one for
-//! each command, which ends when either does.
+//! A virtual machine's processes on the machine are the emulator, in place of the init, and one for
+//! each command. That one ends when either the command or the emulator does.
 //!
 //! Killing a host's init is a power cut: the host is gone at once, and [`Lab::up`] boots it again
 //! from the same disk.

@@ -1,7 +1,7 @@
-//! Hosts that are virtual machines: QEMU with a kernel of their own, without the machine's KVM.
+//! Hosts that are virtual machines: QEMU with their own kernel, without the machine's KVM.
 //!
-//! The emulator's process is to the host what its init is to a namespace host: the only process in
-//! the cgroup `init` of the host, and in it only when the host is complete.
+//! The emulator's process is to the host what the init is to a namespace host: the only process in
+//! the host's cgroup `init`, and only once the host is complete.
 
 pub(crate) mod agent;
 mod emulator;
@@ -34,20 +34,21 @@ use crate::{Host, Kind, pidfd, switch};
 use emulator::{Emulator, finish};
 use image::Image;
 
-/// How long a boot may take. On a machine with nothing else to do it takes some ten seconds, and a
-/// minute or so if systemd does it.
+/// How long a boot may take. On an idle machine it takes ten seconds or so, and about a minute with
+/// systemd.
 const PATIENCE: Duration = Duration::from_secs(240);
 const SYSTEMD_PATIENCE: Duration = Duration::from_secs(900);
 
-/// Of each host. With systemd there is more that wants some.
+/// Memory of each host. Hosts with systemd run more that needs some.
 const MEMORY: &str = "1G";
 const SYSTEMD_MEMORY: &str = "1536M";
 
-/// All that can be emulated, but what only protects the kernel and costs a tenth of the time.
+/// Everything that can be emulated, except what only protects the kernel and costs a tenth of the
+/// time.
 const CPU: &str = "max,la57=off,smap=off,smep=off,umip=off,pku=off";
 
-/// What the kernel is told besides where its disk is. Its clock is the processor's counter, which
-/// the emulator takes from the machine; with any other, reading the time would be a system call.
+/// The kernel's command line, apart from its disk. Its clock is the processor's counter, which the
+/// emulator takes from the machine; with any other, reading the time would be a system call.
 const KERNEL: &str = "root=/dev/nvme0n1 rootfstype=ext4 rw init=/usr/sbin/lab-init \
     console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable net.ifnames=0";
 
@@ -59,7 +60,7 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// Builds what there is none of, for hosts of these kinds.
+    /// Builds what is missing for hosts of these kinds.
     pub(crate) fn get(kinds: impl Iterator<Item = Kind>) -> Result<Self> {
         let mut parts = Self {
             emulator: None,
@@ -106,7 +107,7 @@ pub(crate) fn command(emulator: &Cgroup, program: &OsStr) -> Command {
     command
 }
 
-/// A virtual machine that is to be, or is being, started.
+/// A virtual machine that is being started.
 #[derive(Debug)]
 pub(crate) struct Boot<'a> {
     host: &'a Host,
@@ -115,8 +116,8 @@ pub(crate) struct Boot<'a> {
 }
 
 impl<'a> Boot<'a> {
-    /// Starts the emulator, with the disk that the host had if it ran before. Whatever is left of an
-    /// earlier run is killed first.
+    /// Starts the emulator, with the disk that the host had if it ran before. Leftovers of an
+    /// earlier run are killed first.
     pub(crate) fn begin(host: &'a Host, switch: &Host, parts: &Parts, names: &str) -> Result<Self> {
         host.power_off()?;
         let (emulator, image) = parts.of(host)?;
@@ -204,7 +205,7 @@ impl<'a> Boot<'a> {
         self.host.disk().join("console")
     }
 
-    /// What the host writes goes to a file of its own above the disk that all start from.
+    /// What the host writes goes to a file of its own on top of the disk that all start from.
     fn make_disk(&self, emulator: &Emulator, image: &Image) -> Result<PathBuf> {
         let disk = self.host.disk().join("disk.qcow2");
         if !disk.exists() {
@@ -217,7 +218,7 @@ impl<'a> Boot<'a> {
         Ok(disk)
     }
 
-    /// The second disk, an archive: this program, and what the host is to be called and to reach.
+    /// The second disk, an archive: this program, and the host's name and network.
     fn make_seed(&self, switch: &Host, names: &str) -> Result<PathBuf> {
         let host = self.host;
         let seed = host.disk().join("seed");
@@ -236,7 +237,8 @@ impl<'a> Boot<'a> {
         Ok(archive)
     }
 
-    /// Starts the emulator in a network namespace of its own, which the calling thread then is in.
+    /// Starts the emulator in a network namespace of its own, which the calling thread is in
+    /// afterwards.
     fn launch(
         &self,
         switch: &Host,
@@ -254,7 +256,7 @@ impl<'a> Boot<'a> {
             fs::File::open(switch.network_path()?)?,
             CloneFlags::CLONE_NEWNET,
         )?;
-        // What a host of this name had until it was killed may not be gone yet.
+        // The port of an earlier, killed host of this name may not be gone yet.
         let port = self.host.name();
         switch.run(&["ip", "link", "delete", "dev", port])?;
         let lan = link::tap(&device, port)?;
@@ -285,15 +287,15 @@ impl<'a> Boot<'a> {
             .arg(image.kernel())
             .args(["-append", KERNEL])
             .args(["-serial", &format!("file:{}", at(&self.console()))])
-            // All that the host has written outlives a killed emulator. With a write cache (`unsafe`) files were
-            // lost now and then that had been synced.
+            // What the host has written must outlive a killed emulator. With a write cache (`unsafe`), files
+            // that had been synced were now and then lost.
             .args([
                 "-drive",
                 &drive("root", disk, "cache.writeback=off,cache.no-flush=on"),
             ])
             .args(["-drive", &drive("seed", seed, "format=raw,readonly=on")])
             // The kernel has a driver for the one, and needs a module for the other. Two of a kind
-            // would get their names in any order.
+            // could get their names in either order.
             .args(["-device", "nvme,drive=root,serial=root"])
             .args(["-device", "virtio-blk-pci,drive=seed"]);
         for (name, tap, mac) in [
@@ -324,7 +326,7 @@ impl<'a> Boot<'a> {
     }
 }
 
-/// Why this machine cannot have virtual machines, if it cannot.
+/// Why this machine cannot run virtual machines, if it cannot.
 pub(crate) fn missing() -> Option<String> {
     (!cfg!(target_arch = "x86_64")).then(|| "virtual machines are of x86-64 only".to_owned())
 }

@@ -9,19 +9,19 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use lab::{Distribution, Kind, Lab, Part};
 
-/// Test hosts made of Linux namespaces, or virtual machines, with Podman, CRIU and runc, on a switch
-/// of their own.
+/// Test hosts made of Linux namespaces, or virtual machines, with Podman, CRIU and runc, on their
+/// own switch.
 #[derive(Parser)]
 #[command(name = "lab", after_help = EXAMPLE)]
 struct Cli {
-    /// Which lab: several exist side by side.
+    /// Which lab: several can exist side by side.
     #[arg(long, global = true, env = "LAB_NAME", default_value = "lab")]
     name: String,
     /// Hosts that `up` adds are virtual machines.
     #[arg(long, global = true)]
     vm: bool,
-    /// Hosts that `up` adds are virtual machines with systemd and a distribution's defaults: `trixie`,
-    /// which is Debian 13, or `forky`; with `-firewalld` (and NetworkManager), `-ufw` or `-runc` at the end if wanted.
+    /// Hosts that `up` adds are virtual machines with systemd and a distribution's defaults: `trixie`, which is
+    /// Debian 13, or `forky`, optionally followed by `-firewalld` (with NetworkManager), `-ufw` or `-runc`.
     #[arg(
         long,
         global = true,
@@ -48,16 +48,16 @@ Example:
   lab exec switch tcpdump -ni switch
   lab down
 
-A pair that is not alike, each as `apt-get install podman criu apparmor` leaves it:
+Two hosts that differ, each as `apt-get install podman criu apparmor` leaves it:
   lab --systemd up a
   lab --systemd=forky up b
   lab exec a reboot     (or power it off), then `up` it again";
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start hosts; those that run already are left alone.
+    /// Start hosts; those that already run are left alone.
     Up {
-        /// Their names: any but `switch`.
+        /// Their names: anything but `switch`.
         #[arg(required = true)]
         hosts: Vec<String>,
     },
@@ -69,16 +69,16 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
-    /// Copy a file, or what is in a directory, into a host.
+    /// Copy a file, or the contents of a directory, into a host.
     Put {
         /// A host.
         host: String,
         /// A file or directory of this machine.
         src: PathBuf,
-        /// Where it goes; into it if it is a directory or ends in `/`.
+        /// Where it goes; if it is a directory or ends in `/`, into it.
         dst: String,
     },
-    /// Kill all that runs in the lab and delete its disks.
+    /// Kill everything that runs in the lab and delete its disks.
     Down,
     /// List the hosts and whether they run.
     Status,
@@ -122,7 +122,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Becomes the command. Returns only if that cannot be, with a shell's codes for it.
+/// Becomes the command. Returns only if that fails, with the code that a shell would return.
 fn exec(lab: &Lab, host: &str, command: &[String]) -> Result<ExitCode> {
     let shell = "bash".to_owned();
     let (program, arguments) = command.split_first().unwrap_or((&shell, &[]));

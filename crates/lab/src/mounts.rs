@@ -1,4 +1,4 @@
-//! What a host sees as its file systems. All of it exists only in the host's mount namespace.
+//! What file systems a host sees. All of it exists only in the host's mount namespace.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -15,12 +15,12 @@ const MISC_DEVICES: &str = "/proc/misc";
 /// Directories of a host's disk, on the machine's own file system.
 pub(crate) const DISK: [&str; 4] = ["upper", "work", "root", "containers"];
 
-/// Makes `disk` over `rootfs` the root of the calling thread's mount namespace, which must be new:
-/// nothing of the machine's tree stays visible. `/proc` and `/sys/fs/cgroup` stay empty, since what
-/// they show depends on who mounts them; that is for the host's init to do.
+/// Makes `disk` on top of `rootfs` the root of the calling thread's mount namespace, which must be
+/// new: nothing of the machine's tree stays visible. `/proc` and `/sys/fs/cgroup` stay empty: what
+/// they show depends on who mounts them, so the host's init does that.
 pub(crate) fn enter_root(disk: &Path, rootfs: &Path) -> Result<()> {
     let misc = fs::read_to_string(MISC_DEVICES).context(MISC_DEVICES)?;
-    // Before anything else: no mount made below may propagate to the machine.
+    // Before anything else: no mount below may propagate to the machine.
     attach("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")?;
 
     let at = |name| disk.join(name).display().to_string();
@@ -37,7 +37,7 @@ pub(crate) fn enter_root(disk: &Path, rootfs: &Path) -> Result<()> {
             at("work")
         ),
     )?;
-    // Podman's overlay driver cannot use an overlay as its upper layer.
+    // Podman's overlay driver cannot use a directory on an overlay as its upper layer.
     let store = format!("{root}/var/lib/containers");
     fs::create_dir_all(&store)?;
     attach(&at("containers"), &store, "", MsFlags::MS_BIND, "")?;
@@ -52,11 +52,11 @@ pub(crate) fn enter_root(disk: &Path, rootfs: &Path) -> Result<()> {
     attach("tmpfs", "/run", "tmpfs", quiet, "mode=755")?;
     attach("tmpfs", "/tmp", "tmpfs", quiet, "mode=1777")?;
     devices(&misc)?;
-    // As systemd leaves it on a real host.
+    // As systemd sets it up on a real host.
     attach("none", "/", "", MsFlags::MS_REC | MsFlags::MS_SHARED, "")
 }
 
-/// A `/dev` of the host's own, with the few devices that Podman, CRIU and tunnels need.
+/// The host's own `/dev`, with the few devices that Podman, CRIU and tunnels need.
 fn devices(misc: &str) -> Result<()> {
     attach("tmpfs", "/dev", "tmpfs", MsFlags::MS_NOSUID, "mode=755")?;
     for directory in ["/dev/net", "/dev/pts", "/dev/shm", "/dev/mqueue"] {

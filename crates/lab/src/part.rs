@@ -7,22 +7,22 @@ use clap::Subcommand;
 use crate::cgroup::Cgroup;
 use crate::machine::{agent, keeper, service, session, setup};
 
-/// What the program `lab` is in and beside a virtual machine, when it is started as that.
+/// The roles in which the program `lab` is started in and beside a virtual machine.
 #[derive(Debug, Subcommand)]
 pub enum Part {
     /// Its first process.
     Init,
-    /// What runs commands in it, for connections to the socket that is stdin.
+    /// Runs commands in it, for connections to the socket that is stdin.
     Agent,
-    /// The same as a service of systemd, which makes its socket itself.
+    /// The same as a systemd service, which creates its socket itself.
     Service,
-    /// A command in it, in a session as of a login.
+    /// A command in it, in a session like that of a login.
     Session {
         /// The command and its arguments.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<OsString>,
     },
-    /// What stands for one of those commands on this machine.
+    /// Represents one of those commands on this machine.
     Run {
         /// The cgroup whose only process is the emulator.
         #[arg(long)]
@@ -34,7 +34,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// Is that part to its end; returns the status to exit with.
+    /// Plays that role to its end; returns the status to exit with.
     pub fn run(self) -> Result<u8> {
         match self {
             Self::Init => setup::run().map(|()| 0),

@@ -1,4 +1,4 @@
-//! Descriptors of processes: what they refer to cannot become another process.
+//! Process descriptors: what they refer to cannot become another process.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -16,7 +16,7 @@ pub(crate) fn of_only(cgroup: &Cgroup) -> io::Result<OwnedFd> {
     }
     // SAFETY: the descriptor was just opened and nothing else knows of it.
     let process = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-    // Still there after it was opened: so it was not another process that got its number.
+    // It is still there after it was opened, so its id was not that of another process.
     (cgroup.processes().first() == Some(&pid))
         .then_some(process)
         .ok_or_else(gone)

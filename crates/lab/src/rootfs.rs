@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 
 use crate::cache::{SUITE, cached, debian};
 
-/// What every host has.
+/// Packages of every host.
 pub(crate) const PACKAGES: &[&str] = &[
     "aardvark-dns",
     "ca-certificates",
@@ -39,8 +39,8 @@ const OPTIONS: &[&str] = &[
     "--dpkgopt=path-exclude=/usr/share/man/*",
 ];
 
-/// What a host needs that no package brings. The cgroup2 hierarchy has no controllers beside v1, so
-/// no limits; there is no systemd and no journal.
+/// What a host needs that no package provides. The cgroup2 hierarchy has no controllers beside v1,
+/// so there are no limits; there is no systemd and no journal.
 const FILES: &[(&str, &str)] = &[
     (
         "etc/containers/containers.conf",
@@ -59,9 +59,9 @@ const FILES: &[(&str, &str)] = &[
     ("etc/resolv.conf", "# There is no name server in a lab.\n"),
 ];
 
-/// The directory that is every namespace host's root file system below its own disk: built from
-/// Debian's packages if there is none for this recipe yet. It is complete, shared and never written
-/// to; it serves as well to make container images from. Nothing removes it.
+/// The directory that is the root file system of every namespace host, below its own disk: built
+/// from Debian's packages if there is none for this recipe yet. It is complete, shared and never
+/// written to, and also good for making container images from. Nothing removes it.
 pub fn rootfs() -> Result<PathBuf> {
     cached("rootfs", &recipe(), |dir, lock| {
         let log = dir.with_extension("log");
@@ -73,18 +73,19 @@ pub fn rootfs() -> Result<PathBuf> {
     })
 }
 
-/// What a host with services has besides.
+/// Additional packages of a host with services.
 const SERVICES: &[&str] = &["dbus", "libpam-systemd", "systemd", "systemd-sysv"];
 
-/// What such a host is told, because the machine is what it is and not because of what it shall be:
-/// the cgroup2 hierarchy has no controllers beside v1, so no limits, and CRIU must not look at v1.
+/// Settings for such a host that are due to the machine rather than to the kind of host: the
+/// cgroup2 hierarchy has no controllers beside v1, so there are no limits, and CRIU must not look
+/// at v1.
 const SERVICES_FILES: &[(&str, &str)] = &[
     (
         "etc/containers/containers.conf",
         "[containers]\npids_limit = 0\n",
     ),
     ("etc/criu/default.conf", "cgroup-dump-controller \"\"\n"),
-    // The first boot gives the host one of its own.
+    // The first boot gives the host its own.
     ("etc/machine-id", ""),
 ];
 
@@ -103,7 +104,7 @@ pub(crate) fn with_services() -> Result<PathBuf> {
     })
 }
 
-/// What is in every root file system, to name one that is built from it.
+/// What is in every root file system, to identify one that is built from it.
 pub(crate) fn recipe() -> String {
     format!("{SUITE} {PACKAGES:?} {OPTIONS:?} {FILES:?}")
 }

@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::Host;
 
-/// What a host's network looks like at one moment, in a form in which two equal states are equal:
-/// without counters, handles, timeouts and index numbers, and in an order of its own.
+/// A host's network at one moment, in a form in which equal states are equal: without counters,
+/// handles, timeouts and index numbers, and sorted.
 ///
-/// To assert that all is as before: `assert_eq!(before, after, "{}", before.diff(&after))`.
+/// To assert that everything is as before: `assert_eq!(before, after, "{}", before.diff(&after))`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// Lines by what they are about.
+    /// Lines by topic.
     sections: BTreeMap<String, Vec<String>>,
 }
 
-/// Each part is announced by a line `== NAME`.
+/// Each section begins with a line `== NAME`.
 const NETWORK: &str = "
 echo == links; ip -o link
 echo == addresses; ip -o address
@@ -55,7 +55,7 @@ impl Host {
 }
 
 impl Snapshot {
-    /// What `other` has more (`+`) and less (`-`) than this one, by section; empty if nothing.
+    /// What `other` has in addition (`+`) or lacks (`-`), by section; empty if they are equal.
     pub fn diff(&self, other: &Self) -> String {
         let none = Vec::new();
         let names = self.sections.keys().chain(other.sections.keys());
@@ -79,7 +79,7 @@ impl Snapshot {
         text
     }
 
-    /// Whether any line of the state contains this text: for looking for something left behind.
+    /// Whether any line of the state contains this text: to look for something left behind.
     pub fn mentions(&self, text: &str) -> bool {
         self.sections
             .values()
@@ -126,7 +126,7 @@ impl Snapshot {
 }
 
 impl fmt::Debug for Snapshot {
-    /// The whole of it, as text: the difference of two is [`Snapshot::diff`].
+    /// All of it as text; for the difference of two, use [`Snapshot::diff`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, lines) in &self.sections {
             writeln!(f, "{name}")?;
@@ -138,7 +138,7 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-/// A line without what changes by itself, or none if nothing is left of it.
+/// A line without what changes on its own; `None` if nothing is left of it.
 fn normal(section: &str, line: &str) -> Option<String> {
     let line = line.trim();
     let words = |skip: &dyn Fn(usize, &str) -> bool| {
@@ -159,12 +159,12 @@ fn normal(section: &str, line: &str) -> Option<String> {
             let rest = rest.split('\\').next()?;
             rest.split_whitespace().collect::<Vec<_>>().join(" ")
         }
-        // "unknown 2 599 src=10.88.0.1 dst=224.0.0.22": the kernel joins a multicast group by
-        // itself (IGMP) whenever an interface comes up. The entry passes within its timeout.
+        // "unknown 2 599 src=10.88.0.1 dst=224.0.0.22": whenever an interface comes up, the kernel
+        // joins a multicast group (IGMP). The entry expires within its timeout.
         "conntrack" if line.starts_with("unknown") && line.contains(" dst=224.0.0.22 ") => {
             return None;
         }
-        // "tcp 6 431999 ESTABLISHED … use=1": the third is the timeout.
+        // "tcp 6 431999 ESTABLISHED … use=1": the third word is the timeout.
         "conntrack" | "conntrack, IPv6" => words(&|i, word| {
             i == 2
                 || ["use=", "packets=", "bytes=", "id="]

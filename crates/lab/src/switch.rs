@@ -1,5 +1,5 @@
-//! The network between the hosts: a bridge in a host of its own, and a
-//! veth pair to each other host, or a TAP interface if that is a virtual machine.
+//! The network between the hosts: a bridge in its own host, and a veth pair to each other host, or
+//! a TAP interface if that is a virtual machine.
 
 use std::fs;
 use std::io::Write;
@@ -15,7 +15,7 @@ pub(crate) const NAME: &str = "switch";
 /// The switch is everyone's default gateway, at this address. It forwards nothing.
 pub(crate) const NUMBER: u8 = 254;
 
-/// Makes the bridge in the calling thread's network namespace. Gone with the namespace.
+/// Creates the bridge in the calling thread's network namespace. It goes away with the namespace.
 pub(crate) fn bridge(switch: &Host) -> Result<()> {
     let (mac, ipv4, ipv6) = (mac(switch), switch.ipv4(), switch.ipv6());
     fresh_sysctls()?;
@@ -28,10 +28,10 @@ pub(crate) fn bridge(switch: &Host) -> Result<()> {
     ))
 }
 
-/// Gives the calling thread's network namespace an `eth0` that is plugged into the switch, and a
-/// default route. The other end is named after the host. Gone with either namespace.
+/// Gives the calling thread's network namespace an `eth0` that is connected to the switch, and a
+/// default route. The other end is named after the host. It goes away with either namespace.
 pub(crate) fn plug_in(host: &Host, switch: &Host) -> Result<()> {
-    // What a host of this name had until it was killed may not be gone yet.
+    // The port of an earlier, killed host of this name may not be gone yet.
     switch.run(&["ip", "link", "delete", "dev", host.name()])?;
 
     let (mac, port) = (mac(host), host.name());
@@ -45,7 +45,7 @@ pub(crate) fn plug_in(host: &Host, switch: &Host) -> Result<()> {
     ip(&network_of(host, switch))
 }
 
-/// Connects an interface in the switch's network namespace with the bridge.
+/// Connects an interface in the switch's network namespace to the bridge.
 pub(crate) fn attach_port(switch: &Host, port: &str) -> Result<()> {
     switch.sh(&format!(
         "ip link set dev {port} master {NAME} addrgenmode none up"
@@ -53,7 +53,8 @@ pub(crate) fn attach_port(switch: &Host, port: &str) -> Result<()> {
     Ok(())
 }
 
-/// Addresses are unique by construction; a tentative one would only delay the first test.
+/// Turns off duplicate address detection: addresses are unique by construction, and a tentative one
+/// would only delay the first test.
 pub(crate) fn accept_addresses() -> Result<()> {
     sysctl("ipv6/conf/eth0/accept_dad", "0")
 }
@@ -73,7 +74,7 @@ pub(crate) fn network_of(host: &Host, switch: &Host) -> String {
     )
 }
 
-/// Lets nothing pass between the host and the others, silently: its own link stays up, as when a
+/// Silently drops all packets between the host and the others. Its own link stays up, as when a
 /// cable fails further away. Undone by [`mend`].
 pub(crate) fn cut(switch: &Host, host: &Host) -> Result<()> {
     set_port_state(switch, host, "disabled")
@@ -90,13 +91,13 @@ fn set_port_state(switch: &Host, host: &Host, state: &str) -> Result<()> {
     Ok(())
 }
 
-/// A locally administered address that shows the IPv4 one.
+/// A locally administered address that contains the IPv4 address.
 pub(crate) fn mac(host: &Host) -> String {
     let [a, b, c, d] = host.ipv4().octets();
     format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
-/// Sets what a new namespace copies from the machine to what a freshly booted Debian has.
+/// Sets what a new namespace copies from the machine to the values of a freshly booted Debian.
 pub(crate) fn fresh_sysctls() -> Result<()> {
     sysctl("ipv4/ip_forward", "0")?;
     sysctl("ipv4/conf/all/rp_filter", "0")?;
@@ -109,7 +110,7 @@ fn sysctl(name: &str, value: &str) -> Result<()> {
     fs::write(&path, value).context(path)
 }
 
-/// Runs iproute2 commands, one a line, in the calling thread's network namespace.
+/// Runs iproute2 commands, one per line, in the calling thread's network namespace.
 pub(crate) fn ip(commands: &str) -> Result<()> {
     let mut child = Command::new("ip")
         .args(["-batch", "-"])

@@ -1,4 +1,4 @@
-//! Commands in a host, by the library and by the program.
+//! Commands in a host, run through the library and through the program.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -91,7 +91,7 @@ fn a_daemon_does_not_hold_the_caller() {
         .sh("setsid sleep 1000 </dev/null >/dev/null 2>&1 &")
         .unwrap();
     assert!(began.elapsed() < Duration::from_secs(5));
-    // The shell may end before the child has become `sleep`.
+    // The shell may end before its child has become `sleep`.
     lab.host("a")
         .sh("for _ in $(seq 50); do pgrep -fx 'sleep 1000' && exit; sleep 0.1; done; false")
         .unwrap();
@@ -126,7 +126,7 @@ fn signals_reach_the_command() {
     child.kill().unwrap();
     child.wait().unwrap();
     sleep(Duration::from_millis(50));
-    // It may be a zombie until the machine's init, to which it fell, gets to it.
+    // It may be a zombie until the machine's init, which adopted it, gets to it.
     let alive = "ps -eo stat,comm | grep -v ^Z | grep -c sleep || true";
     assert_eq!(lab.host("a").sh(alive).unwrap(), "0");
 }
@@ -219,7 +219,7 @@ fn the_program_passes_everything_through() {
 
     let lab_exec = format!("{} --name {name} exec a", env!("CARGO_BIN_EXE_lab"));
     let on_terminal = |script: &str| {
-        // Without `exec`, the shell that `script` starts may stay and get what is typed as well.
+        // Without `exec`, the shell that `script` starts may stay and also receive what is typed.
         let script = format!("exec {lab_exec} -- sh -c '{script}'");
         let mut command = Command::new("script");
         command
@@ -231,7 +231,8 @@ fn the_program_passes_everything_through() {
     let terminal = on_terminal("test -t 0 && test -t 1 && echo a terminal >/dev/tty");
     let output = terminal.wait_with_output().unwrap();
     assert_eq!(output.stdout, b"a terminal\r\n");
-    // What is typed reaches the command once, as a signal: not a second time from the outer process.
+    // What is typed reaches the command once, as a signal, and not a second time through the outer
+    // process.
     let mut terminal =
         on_terminal("trap \"echo int\" INT; echo ready; sleep 0.5; sleep 0.5; exit 5");
     let mut line = [0; 7];

@@ -160,7 +160,7 @@ fn down_deletes_nothing_below_a_mount() {
     }
     let name = "t-mounted";
     Lab::fresh(name, &["a"]).unwrap().keep();
-    // In a mount namespace of its own: a failed test leaves nothing mounted on the machine.
+    // In its own mount namespace: a failed test leaves nothing mounted on the machine.
     let precious = tempfile::tempdir().unwrap();
     fs::write(precious.path().join("file"), "precious").unwrap();
     let script = format!(
@@ -224,7 +224,7 @@ fn processes() -> Vec<std::path::PathBuf> {
         .collect()
 }
 
-/// No file, no cgroup and no mount, in whichever namespace, of the lab is left.
+/// No file, no cgroup and no mount of the lab is left, in any namespace.
 fn assert_gone(lab: &str) {
     let directory = directory(lab);
     assert!(!Path::new(&directory).exists());

@@ -1,4 +1,4 @@
-//! Hosts that are virtual machines do what namespace hosts do, and what those cannot.
+//! Hosts that are virtual machines do what namespace hosts do, and more.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -33,14 +33,14 @@ fn a_machine_lives_as_long_as_its_emulator() {
     }
     let name = "t-machine-life";
     Lab::destroy(name).unwrap();
-    // Killed while it boots, it is not up, and does not stay in the way.
+    // A host that is killed while it boots is not up, and does not stay in the way.
     let up = |hosts: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
         command.args(["--name", name, "--vm", "up"]).args(hosts);
         command
     };
     let mut interrupted = up(&["a"]).spawn().unwrap();
-    // On a machine that has had none, the disk is built first.
+    // On a machine that has never had one, the disk is built first.
     let mut looks = 0..1200;
     while Lab::open(name).is_err() && looks.next().is_some() {
         sleep(Duration::from_millis(100));
@@ -58,13 +58,13 @@ fn a_machine_lives_as_long_as_its_emulator() {
     a.write("/run/lost", "yes").unwrap();
     a.sh("sync").unwrap();
 
-    // What runs is left alone, and stays what it is.
+    // What runs is left alone, and keeps its kind.
     assert!(up(&["a"]).status().unwrap().success());
     assert_eq!(a.init(), Some(emulator));
     let error = Lab::up(name, &["a"]).unwrap_err();
     assert!(error.to_string().contains("another kind"), "{error}");
 
-    // Its end is a power cut, for commands as well.
+    // The emulator's end is a power cut, for commands as well.
     let mut running = a.command("sleep").arg("1000").spawn().unwrap();
     sleep(Duration::from_millis(500));
     lab.power_off("a").unwrap();
@@ -81,7 +81,7 @@ fn a_machine_lives_as_long_as_its_emulator() {
 
     let emulator = a.init().unwrap();
     Lab::destroy(name).unwrap();
-    // What is left of it, for a moment, is a zombie.
+    // For a moment, a zombie is left of it.
     assert!(fs::read_link(format!("/proc/{emulator}/exe")).is_err());
     assert!(!Path::new("/var/lib/live-migration-lab").join(name).exists());
 }
@@ -113,7 +113,7 @@ fn commands(host: &Host) {
     command.env("GIVEN", "yes").args(["-c", "echo $GIVEN"]);
     assert_eq!(command.output().unwrap().stdout, b"yes\n");
 
-    // A daemon does not hold the caller, and what it leaves is reaped.
+    // A daemon does not keep the caller waiting, and what it leaves is reaped.
     let began = Instant::now();
     host.sh("setsid sleep 1000 & sleep 0.1 &").unwrap();
     assert!(began.elapsed() < Duration::from_secs(10));
@@ -139,7 +139,7 @@ fn signals(host: &Host) {
         assert!(kill.unwrap().success());
         assert_eq!(child.wait().unwrap().code(), Some(code));
     }
-    // A command goes with what stands for it, even with input that it does not read on the way.
+    // A command ends with its keeper, even with unread input under way.
     let mut child = host
         .command("sleep")
         .arg("2000")
@@ -193,7 +193,7 @@ fn program(name: &str) {
             .stdout(Stdio::piped());
         command.spawn().unwrap()
     };
-    // What is typed reaches the command once, as a signal of its own terminal.
+    // What is typed reaches the command once, as a signal from its own terminal.
     let mut terminal = on_terminal(
         "trap \"echo int\" INT; test -t 0 && echo ready >/dev/tty; sleep 1; sleep 1; exit 5",
     );
@@ -215,7 +215,7 @@ fn network(lab: &Lab) {
     }
     b.sh("ping -c 1 -w 5 a").unwrap();
     a.sh("! ping -c 1 -w 1 192.0.2.1").unwrap();
-    // Nothing shows of the way that commands take, neither here nor at the switch.
+    // The agent's link does not show, neither here nor at the switch.
     assert_eq!(a.sh("ls /sys/class/net | xargs").unwrap(), "eth0 lo");
     assert_eq!(a.sh("ss -Htl | wc -l").unwrap(), "0");
     let links = lab.switch().sh("ls /sys/class/net | sort | xargs").unwrap();
@@ -231,7 +231,7 @@ fn network(lab: &Lab) {
     assert_eq!(before, after, "{}", before.diff(&after));
 }
 
-/// What a host that is namespaces of this machine may not have.
+/// What a host made of this machine's namespaces may not have.
 fn a_kernel_of_its_own(host: &Host) {
     host.sh("ip link add w type wireguard && ip link del w")
         .unwrap();

@@ -27,7 +27,7 @@ fn hosts_reach_each_other_and_nothing_else() {
     // The switch has no link but its bridge and the hosts' ports.
     let links = lab.switch().sh("ls /sys/class/net | sort | xargs").unwrap();
     assert_eq!(links, "a b lo switch");
-    // As freshly booted: forwarding is for Podman to switch on.
+    // As freshly booted: turning on forwarding is up to Podman.
     assert_eq!(a.sh("cat /proc/sys/net/ipv4/ip_forward").unwrap(), "0");
     a.sh("sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=1")
         .unwrap();

@@ -1,4 +1,4 @@
-//! Podman, runc, CRIU and netavark work in the hosts as on real ones.
+//! Podman, runc, CRIU and netavark work in the hosts as they do on real ones.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -68,7 +68,7 @@ fn podman_survives_a_power_cut() {
     assert_eq!(ask(lab.host("b"), "198.51.100.1"), "1");
 }
 
-/// Makes an image of one static program, without a registry.
+/// Makes an image that contains one static program, without a registry.
 fn import_counter(host: &Host) {
     let image = tempfile::tempdir().unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/counter.c");

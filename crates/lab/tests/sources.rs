@@ -1,4 +1,4 @@
-//! Where `scripts/debian` gets packages from, with an apt and an mmdebstrap that only look like it.
+//! Where `scripts/debian` gets packages from, tested with a fake apt and a fake mmdebstrap.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,8 +9,8 @@ use tempfile::TempDir;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/debian");
 
-/// Runs it on a machine whose apt has these index targets and this configuration. What it would have
-/// mmdebstrap do comes back: the arguments a line each, then the options that were in a file.
+/// Runs it on a machine whose apt has these index targets and this configuration. Returns what it
+/// would have mmdebstrap do: the arguments, one per line, then the options that were in a file.
 fn run(at: &Path, targets: &str, configuration: &str) -> Output {
     let program = |name: &str, script: &str| {
         let path = at.join(name);
@@ -81,7 +81,7 @@ fn a_line_of_a_list_says_as_much() {
         "# none\ndeb [arch=amd64 signed-by=/keys/line.gpg] http://archive.test/debian bookworm main\n",
     )
     .unwrap();
-    // Apt has fetched nothing yet.
+    // Apt has not fetched anything yet.
     let unknown = "bookworm|main|$(ORIGIN)|$(LABEL)";
     let targets = format!("http://archive.test/debian|{}:2|{unknown}", list.display());
     let said = said(&run(at.path(), &targets, ""));

@@ -49,7 +49,7 @@ fn sessions(host: &Host) {
         "{lines:?}"
     );
     assert_eq!(lines[1..], ["/run/user/0", "root", "tty", "yes"]);
-    // Each has its own.
+    // Each host has its own.
     assert_ne!(
         host.sh("echo $XDG_SESSION_ID").unwrap(),
         host.sh("echo $XDG_SESSION_ID").unwrap()
@@ -87,7 +87,7 @@ fn commands(host: &Host) {
     let back = host.command("cat").arg("/opt/deep/er/data").output();
     assert!(back.unwrap().stdout == megabytes);
 
-    // A daemon does not hold the caller.
+    // A daemon does not keep the caller waiting.
     let began = Instant::now();
     host.sh("setsid sleep 1000 & sleep 0.1 &").unwrap();
     assert!(began.elapsed() < Duration::from_secs(30));
@@ -111,7 +111,7 @@ fn signals(host: &Host) {
         assert!(kill.unwrap().success());
         assert_eq!(child.wait().unwrap().code(), Some(code), "{signal}");
     }
-    // A command goes with what stands for it.
+    // A command ends with its keeper.
     let mut child = host
         .command("sh")
         .args(["-c", "echo; exec sleep 2000"])
@@ -124,7 +124,7 @@ fn signals(host: &Host) {
     child.wait().unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
     while host.sh("! pgrep -fx 'sleep 2000'").is_err() {
-        assert!(Instant::now() < deadline, "it outlives what stands for it");
+        assert!(Instant::now() < deadline, "it outlives its keeper");
         sleep(Duration::from_millis(200));
     }
 }
@@ -133,7 +133,7 @@ fn network(lab: &Lab) {
     let a = lab.host("a");
     let links = "ls /sys/class/net | xargs; ip -o address show dev eth0 scope global | wc -l";
     assert_eq!(a.sh(links).unwrap(), "eth0 lo\n2");
-    // Whoever manages networks does not find the way that commands take.
+    // Network managers do not find the agent's link.
     a.sh("systemctl restart systemd-networkd && /usr/lib/systemd/systemd-networkd-wait-online")
         .unwrap();
     assert_eq!(a.sh(links).unwrap(), "eth0 lo\n2");
@@ -144,7 +144,7 @@ fn reboot(lab: &Lab) {
     let a = lab.host("a");
     a.write("/root/kept", "yes").unwrap();
     let boot = a.sh("cat /proc/sys/kernel/random/boot_id").unwrap();
-    // Ends with the host, or shortly before.
+    // The command ends with the host, or shortly before.
     let _ = a.run(&["systemctl", "reboot"]).unwrap();
     let deadline = Instant::now() + Duration::from_secs(120);
     while a.init().is_some() {

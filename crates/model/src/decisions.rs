@@ -1,11 +1,11 @@
-//! What the model does not decide itself.
+//! The decisions that the model takes from the agents.
 
 use common::journal::Progress;
 use common::protocol::Fate;
 use common::transaction::{self, DestinationStep, SourceStep};
 
-/// The decisions of [`common::transaction`], and the order of the commit at the destination. They
-/// can be replaced by broken ones, to prove that the exploration would notice.
+/// The decisions of [`common::transaction`], and the order of steps in a commit. They can be
+/// replaced by broken ones, to prove that the exploration would notice.
 #[derive(Clone, Copy)]
 pub struct Decisions {
     /// [`transaction::fate`].
@@ -16,13 +16,14 @@ pub struct Decisions {
     pub source: fn(Progress, Option<Fate>, bool) -> Option<SourceStep>,
     /// [`transaction::destination`].
     pub destination: fn(Progress, bool) -> Option<DestinationStep>,
-    /// A container whose earlier migration is not settled may migrate again.
+    /// A container may migrate again although an earlier migration of it is unsettled.
     pub migrate_unsettled: bool,
-    /// The destination tries again, when it is asked, to settle what nobody is at work on.
+    /// When it is asked, the destination tries again to finish or undo migrations that nobody is
+    /// working on.
     pub settle_when_asked: bool,
-    /// The destination writes down the commit before it lets packets out.
+    /// The destination records the commit before it releases packets.
     pub record_first: bool,
-    /// The source writes down that it is committing before it sends `Commit`.
+    /// The source records that it is committing before it sends `Commit`.
     pub announce: bool,
 }
 

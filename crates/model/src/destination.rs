@@ -1,4 +1,4 @@
-//! The destination: `agent-server` and the copy that has come.
+//! The destination: `agent-server`, and the copy that has arrived.
 
 use common::journal::Progress;
 use common::protocol::{Fate, State};
@@ -9,10 +9,10 @@ use crate::message::Message;
 use crate::network::Answer;
 use crate::world::{Journal, MIGRATIONS, Record, World};
 
-/// The container at the destination. The kernel's: survives the agent.
+/// The container at the destination. The kernel holds it, so it survives the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Arrival {
-    /// The migration that has brought it.
+    /// The migration that brought it.
     pub migration: usize,
     /// The source's copy has run on since this one was made.
     pub outdated: bool,
@@ -48,14 +48,14 @@ impl Arrival {
     }
 }
 
-/// One connection's session. Gone with the agent.
+/// One connection's session. It ends with the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Session {
     /// What is legal next.
     pub state: State,
-    /// The migration that is open, for which it has reserved the container.
+    /// The open migration, for which it has reserved the container.
     pub migration: Option<usize>,
-    /// What it is at, while it listens to nothing.
+    /// What it is working on; meanwhile it does not listen.
     pub work: Option<Work>,
 }
 
@@ -78,20 +78,20 @@ impl Session {
     }
 }
 
-/// What a session does in more than one step, so that something can come in between.
+/// What a session does in more than one step, so that something can happen in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Work {
-    /// The commit is on disk; packets are to be let out.
+    /// The commit is on disk; next, packets are released.
     ReleasePackets,
-    /// Packets pass; the commit is to be written down. The wrong way round.
+    /// Packets pass; next, the commit is recorded. The wrong way round.
     RecordCommit,
-    /// The commit is answered; what only the migration needed is to be removed.
+    /// The commit has been answered; next, what only the migration needed is removed.
     Settle,
-    /// Packets could not be let out; the record is to be put back.
+    /// Packets could not be released; next, the record is put back.
     TakeBack,
-    /// The copy is to be removed.
+    /// Next, the copy is removed.
     Undo(Then),
-    /// It is; the record is to say so.
+    /// The copy is removed; next, that is recorded.
     RecordUndo(Then),
 }
 
@@ -111,9 +111,9 @@ pub enum Then {
 /// Which part of a step fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
-    /// All of it, or of an undo the removal of the container.
+    /// All of it; of an undo, the removal of the container.
     Whole,
-    /// Of an undo something else than the container.
+    /// Of an undo, something other than the container.
     Rest,
 }
 
@@ -142,7 +142,7 @@ impl Default for DestinationHost {
 }
 
 impl DestinationHost {
-    /// Whether the record of `migration` says so.
+    /// Whether the record of `migration` says `committed`.
     pub fn committed(&self, migration: usize) -> bool {
         self.journal[migration].is_some_and(|r| r.progress == Progress::Committed)
     }
@@ -165,7 +165,7 @@ impl World {
         self.destination.undo_failed = false;
     }
 
-    /// The agent that was started does the next piece of its recovery, or listens.
+    /// An agent that is starting does the next step of its recovery, or begins to listen.
     pub(crate) fn destination_starts(&mut self, decisions: &Decisions) {
         for migration in (0..MIGRATIONS).rev() {
             if self.settle_arrival(migration, decisions) {
@@ -175,13 +175,14 @@ impl World {
         self.destination.up = true;
     }
 
-    /// The agent that was started listens although something is left that it could not undo.
+    /// An agent that is starting begins to listen although something is left that it could not
+    /// undo.
     pub(crate) fn destination_starts_all_the_same(&mut self) {
         self.destination.undo_failed = true;
         self.destination.up = true;
     }
 
-    /// Whether it may: not before what was committed is let out.
+    /// Whether it may: not before everything that was committed has been released.
     pub(crate) fn destination_may_start_all_the_same(&self) -> bool {
         let committed = |migration| self.destination.committed(migration);
         let mut records = self.destination.journal.iter().enumerate();
@@ -189,7 +190,7 @@ impl World {
             && !records.any(|(m, record)| committed(m) && record.is_some_and(|r| r.scratch))
     }
 
-    /// Does the next piece of what is left of `migration`; says whether there was any.
+    /// Does the next step of what is left to do for `migration`; returns whether there was any.
     fn settle_arrival(&mut self, migration: usize, decisions: &Decisions) -> bool {
         let Some(record) = self.destination.journal[migration] else {
             return false;
@@ -197,8 +198,8 @@ impl World {
         let arrived_since =
             (migration + 1..MIGRATIONS).any(|later| self.destination.committed(later));
         match (decisions.destination)(record.progress, arrived_since) {
-            // Podman knows containers by their id: it makes no difference which migration has
-            // brought this one.
+            // Podman knows containers by their ids: it makes no difference which migration brought
+            // this one.
             Some(DestinationStep::Undo) if self.destination.copy.is_some() => {
                 self.destination.copy = None;
             }
@@ -235,7 +236,7 @@ impl World {
         self.undo(connection, Then::End);
     }
 
-    /// The next request on `connection` is read and met, or fails half-way.
+    /// The next request on `connection` is read and carried out, or fails half-way.
     pub(crate) fn destination_reads(
         &mut self,
         connection: usize,
@@ -302,13 +303,14 @@ impl World {
         }
     }
 
-    /// What `Fate` is answered. What nobody is at work on is settled first, unless that fails.
+    /// The answer to `Fate`. If nobody is working on the migration, it is finished or undone first,
+    /// unless that fails.
     fn fate(&mut self, migration: usize, fails: bool, decisions: &Decisions) -> Fate {
         let reserved = self.network.sessions().any(|s| s.migration.is_some());
         if decisions.settle_when_asked && !reserved && !fails {
             while self.settle_arrival(migration, decisions) {}
         }
-        // A commit that is answered is not changed any more.
+        // A commit that has been answered can no longer change.
         let at_work = self
             .network
             .sessions()
@@ -317,7 +319,7 @@ impl World {
         (decisions.fate)(record.map(|r| r.progress), at_work || fails)
     }
 
-    /// A session does the next piece of its work.
+    /// A session does the next step of its work.
     pub(crate) fn destination_works(&mut self, connection: usize) {
         let session = self.session(connection);
         let migration = session.migration.expect("at work");
@@ -339,7 +341,7 @@ impl World {
                 self.undo(connection, Then::Refuse);
             }
             Work::Undo(then) => {
-                // Only what it has made itself is on its list.
+                // Its undo list only has what it created itself.
                 if self
                     .destination
                     .copy
@@ -357,14 +359,14 @@ impl World {
         }
     }
 
-    /// The next piece of a session's work fails.
+    /// The next step of a session's work fails.
     pub(crate) fn destination_fails(&mut self, connection: usize, part: Part) {
         let session = self.session(connection);
         match session.work.expect("at work") {
             Work::ReleasePackets | Work::RecordCommit => session.work = Some(Work::TakeBack),
-            // What is left is for the next start.
+            // The rest is left to the next start.
             Work::Settle => session.close_migration(),
-            // The record says `committed`, so it is.
+            // The record says `committed`, so that is what it is.
             Work::TakeBack => {
                 session.close_migration();
                 self.network.answer(connection, Answer::Refused);

@@ -1,14 +1,14 @@
-//! The migration protocol as a model whose every state [`stateright`] visits.
+//! The migration protocol as a model, all of whose states [`stateright`] visits.
 //!
-//! Both agents, what they keep on disk, what the kernel keeps for them and the connections between
-//! them are a [`World`]; an [`Action`] is the smallest thing that one of them does, or that befalls
-//! them. What is legal is judged by [`common::protocol::State`], and what is decided after a fault
-//! by [`common::transaction`]: the agents' own code. The rest is the order of steps in
-//! `agent-client/src/migrate/mod.rs`, `recovery.rs` and in `agent-server/src/session.rs`,
-//! `incoming.rs`, `recovery.rs`, told again: keep it in step with them.
+//! A [`World`] consists of both agents, what they keep on disk, what the kernel keeps for them, and
+//! the connections between them. An [`Action`] is the smallest thing that one of them does or that
+//! happens to them. What is legal is decided by [`common::protocol::State`], and what follows a
+//! fault by [`common::transaction`]: the agents' own code. The rest repeats the order of steps in
+//! `agent-client/src/migrate/mod.rs` and `recovery.rs`, and in `agent-server/src/session.rs`,
+//! `incoming/mod.rs` and `recovery.rs`: keep it in step with them.
 //!
 //! A crash takes everything but disk and kernel. Nobody thaws or removes anything by hand, but now
-//! and then somebody runs a command on the source, and a server that was killed is started again.
+//! and then somebody runs a command on the source, and a killed server is started again.
 
 mod decisions;
 mod destination;
@@ -36,12 +36,12 @@ use source::{Copy, Phase};
 pub struct Migrations {
     decisions: Decisions,
     faults: Faults,
-    /// States from which everything can be settled, as far as it is known.
+    /// States known to lead to a settled one.
     settling: Arc<Mutex<HashSet<u64>>>,
 }
 
 impl Migrations {
-    /// With this many faults, and with these decisions in place of some of the agents' own.
+    /// A model with this many faults, and with these decisions in place of the agents' own.
     pub fn new(faults: Faults, decisions: Decisions) -> Self {
         Migrations {
             decisions,
@@ -50,7 +50,7 @@ impl Migrations {
         }
     }
 
-    /// Whether there is a way from `world` to a settled state, if no more faults come.
+    /// Whether `world` can reach a settled state if no more faults happen.
     fn can_settle(&self, world: &World) -> bool {
         let mut seen = HashSet::from([fingerprint(world)]);
         let mut path: Vec<(World, Vec<Action>)> = vec![(world.clone(), self.helpful(world))];
@@ -82,7 +82,7 @@ impl Migrations {
         }
     }
 
-    /// What may be done in `world` that is neither a fault nor a new migration.
+    /// What can be done in `world` that is neither a fault nor a new migration.
     fn helpful(&self, world: &World) -> Vec<Action> {
         let mut actions = Vec::new();
         self.actions(world, &mut actions);
@@ -97,7 +97,7 @@ fn fingerprint(world: &World) -> u64 {
     hasher.finish()
 }
 
-/// What one of the agents does, or what befalls them.
+/// What one of the agents does, or what happens to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Somebody runs a command on the source, which begins with recovery.
@@ -105,11 +105,11 @@ pub enum Action {
         /// The command is `migrate`.
         migrate: bool,
     },
-    /// The command on the source does what is next.
+    /// The command on the source takes its next step.
     SourceWorks,
-    /// It gets an answer, on this connection.
+    /// It receives an answer on this connection.
     SourceReads(usize),
-    /// It finds this connection lost.
+    /// It finds that this connection is lost.
     SourceLoses(usize),
     /// It stops asking.
     SourceGivesUp,
@@ -117,19 +117,19 @@ pub enum Action {
     SourceFails,
     /// It is killed.
     SourceCrashes,
-    /// The server that was killed is started again, or does the next piece of its recovery.
+    /// The killed server is started again, or does the next step of its recovery.
     DestinationStarts,
-    /// It cannot undo everything, and goes on.
+    /// A starting server cannot undo everything, and goes on all the same.
     DestinationStartsAllTheSame,
-    /// The server reads and meets a request on this connection.
+    /// The server reads a request on this connection and carries it out.
     DestinationReads(usize),
     /// The same, but the step fails half-way.
     DestinationReadsAndFails(usize),
-    /// Its session on this connection does the next piece of its work.
+    /// Its session on this connection does the next step of its work.
     DestinationWorks(usize),
-    /// The next piece of that work fails.
+    /// The next step of that work fails.
     DestinationFails(usize, Part),
-    /// The server finds this connection lost.
+    /// The server finds that this connection is lost.
     DestinationLoses(usize),
     /// The server is killed.
     DestinationCrashes,
@@ -222,7 +222,7 @@ impl Model for Migrations {
             }
             if world.destination_listens(number) {
                 actions.push(Action::DestinationReads(number));
-                // A greeting cannot fail, the others fail in the work that follows.
+                // A greeting cannot fail; the others fail in the work that follows.
                 let meets = [Message::Hello, Message::Abort, Message::Commit];
                 if faults.failures > 0 && !meets.contains(&connection.requests[0]) {
                     actions.push(Action::DestinationReadsAndFails(number));
@@ -330,7 +330,7 @@ impl Model for Migrations {
             Property::sometimes("unknown, then rolled back", |_, world: &World| {
                 world.source.gave_up && world.settled() && world.source.copy == Copy::Running
             }),
-            // The delayed commit that makes a time-out prove nothing.
+            // The delayed commit that makes a timeout prove nothing.
             Property::sometimes("asked before the commit arrives", |_, world: &World| {
                 let asks = world
                     .source

@@ -1,4 +1,4 @@
-//! Requests, reduced to what matters here, and the real ones that they stand for.
+//! Requests, reduced to what matters here, and the real requests they represent.
 
 use std::sync::LazyLock;
 
@@ -8,7 +8,7 @@ use common::net::tunnel::agreement::{Offer, PublicKey};
 use common::protocol::version::Versions;
 use common::protocol::{MigrationId, Request, StreamDigest, StreamKind};
 
-/// A request. Migrations are named by their number.
+/// A request. Migrations are identified by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Message {
     /// `Hello`.
@@ -31,7 +31,7 @@ pub enum Message {
     Stage,
     /// `Flows`.
     Flows,
-    /// `Turn`.
+    /// `Redirect`.
     Turn,
     /// `Restore`.
     Restore,

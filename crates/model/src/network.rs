@@ -1,4 +1,5 @@
-//! Control connections: in order, at most once, and at any moment broken for one end or both.
+//! Control connections: messages arrive in order and at most once, and either end may lose the
+//! connection at any moment.
 
 use common::protocol::Fate;
 
@@ -10,38 +11,38 @@ use crate::message::Message;
 pub enum Answer {
     /// The request was met.
     Done,
-    /// It was not, and the migration has been undone.
+    /// The request was refused, and the migration has been undone.
     Refused,
-    /// To `Abort`.
+    /// The answer to `Abort`.
     Aborted,
-    /// To `Fate`.
+    /// The answer to `Fate`.
     Fate(Fate),
 }
 
-/// One connection. TLS over TCP repeats nothing and reorders nothing, so what the faults leave to
-/// it is that a beginning of what was sent arrives, late, and the rest does not.
+/// One connection. TLS over TCP neither repeats nor reorders anything. So all that faults can do is
+/// that only the beginning of what was sent arrives, late, and the rest does not.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Connection {
     /// The source's end is open.
     pub held: bool,
     /// The destination's end, while it is open.
     pub session: Option<Session>,
-    /// Nothing that is sent from now on arrives. Neither end has been told.
+    /// Nothing that is sent from now on arrives. Neither end knows.
     pub broken: bool,
-    /// On their way to the destination.
+    /// On the way to the destination.
     pub requests: Vec<Message>,
-    /// On their way to the source.
+    /// On the way to the source.
     pub answers: Vec<Answer>,
 }
 
-/// All connections, by a number that is given again when both ends have closed.
+/// All connections, by a number that is reused when both ends have closed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Network(Vec<Option<Connection>>);
 
 impl Connection {
-    /// Whether nothing can come of it any more: both ends are closed, or the source's is and the
-    /// destination's has no migration and will not open one. That it may notice so later makes no
-    /// difference, and would only multiply the states.
+    /// Whether nothing can come of it any more: both ends are closed, or the source's is, and the
+    /// destination's has no migration and will not open one. If it noticed only later, that would
+    /// make no difference, but would multiply the states.
     fn over(&self) -> bool {
         let opens = |message: &Message| matches!(message, Message::Begin(_));
         let idle = match &self.session {
@@ -74,17 +75,17 @@ impl Network {
         }
     }
 
-    /// The numbers of the connections that one end at least holds open.
+    /// The numbers of the connections that at least one end holds open.
     pub fn numbers(&self) -> impl Iterator<Item = usize> {
         (0..self.0.len()).filter(|number| self.0[*number].is_some())
     }
 
-    /// A connection that one end at least holds open.
+    /// A connection that at least one end holds open.
     pub fn at(&self, number: usize) -> &Connection {
         self.0[number].as_ref().expect("an open connection")
     }
 
-    /// The same, to change it.
+    /// The same, mutable.
     pub fn at_mut(&mut self, number: usize) -> &mut Connection {
         self.0[number].as_mut().expect("an open connection")
     }
@@ -110,7 +111,7 @@ impl Network {
         }
     }
 
-    /// The source closes its end. What is on its way to the destination may still arrive.
+    /// The source closes its end. What it has already sent may still arrive.
     pub fn close(&mut self, number: usize) {
         let connection = self.at_mut(number);
         connection.held = false;
@@ -127,7 +128,7 @@ impl Network {
         self.forget_closed();
     }
 
-    /// The destination closes its end. What is on its way to the source may still arrive.
+    /// The destination closes its end. What it has already sent may still arrive.
     pub fn end(&mut self, number: usize) {
         let connection = self.at_mut(number);
         connection.session = None;

@@ -1,4 +1,4 @@
-//! The source: `agent-client`, which runs now and then, and the copy that is to go.
+//! The source: `agent-client`, which runs now and then, and the copy that is to leave.
 
 use common::journal::Progress;
 use common::protocol::Fate;
@@ -9,7 +9,7 @@ use crate::message::Message;
 use crate::network::Answer;
 use crate::world::{Journal, MIGRATIONS, Record, World};
 
-/// The container on the source. The kernel's: survives the agent.
+/// The container on the source. The kernel holds it, so it survives the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Copy {
     /// Runs, and its packets pass.
@@ -27,14 +27,14 @@ pub struct SourceHost {
     pub journal: Journal,
     /// The container.
     pub copy: Copy,
-    /// The destination's copy has been seen since this one was frozen.
+    /// The destination's copy has been visible since this one was frozen.
     pub outdated: bool,
-    /// The command that runs, if one does. Gone when it is killed.
+    /// The command that runs, if one does. It is gone when it is killed.
     pub process: Option<Process>,
-    /// The migrations whose `Commit` was sent and that may have committed, as far as the
-    /// destination has said.
+    /// The migrations whose `Commit` was sent and which, for all the destination has said, may have
+    /// committed.
     pub undecided: [bool; MIGRATIONS],
-    /// A container was thawed in such a migration.
+    /// The container was thawed in such a migration.
     pub thawed_undecided: bool,
     /// A command has ended without knowing where the container runs.
     pub gave_up: bool,
@@ -57,7 +57,7 @@ impl Default for SourceHost {
 /// A command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Process {
-    /// The migration that it is at.
+    /// The migration that it is working on.
     pub migration: usize,
     /// The migration's connection.
     pub control: Option<usize>,
@@ -70,7 +70,7 @@ pub struct Process {
 pub enum Phase {
     /// Looks at what an earlier command left of the migration.
     Look {
-        /// Migrates when all are looked at.
+        /// Migrates afterwards, once all have been looked at.
         then_migrate: bool,
     },
     /// Asks the destination what became of the migration.
@@ -82,31 +82,31 @@ pub enum Phase {
     },
     /// Does what recovery has decided.
     Settle {
-        /// To the container.
+        /// What to do to the container.
         step: Option<SourceStep>,
-        /// Migrates when all are looked at.
+        /// Migrates afterwards, once all have been looked at.
         then_migrate: bool,
     },
-    /// Writes down what it has done.
+    /// Records what it has done.
     Close {
-        /// This.
+        /// What to record.
         progress: Progress,
-        /// Migrates when all are looked at.
+        /// Migrates afterwards, once all have been looked at.
         then_migrate: bool,
     },
-    /// Does a line of [`SCRIPT`].
+    /// Executes a line of [`SCRIPT`].
     Line(usize),
-    /// Has asked what is in a line of [`SCRIPT`], and writes down what is there too.
+    /// Has sent the request in a line of [`SCRIPT`], and now records what that line says.
     Recording(usize),
-    /// Has asked what is in a line of [`SCRIPT`], and waits.
+    /// Has sent the request in a line of [`SCRIPT`], and waits for the answer.
     Waiting(usize),
-    /// Lets the container run on.
+    /// Lets the container run again.
     Thaw,
     /// Tells the destination to undo.
     Abort,
     /// Waits until it has.
     Aborting,
-    /// Writes down that it is undone.
+    /// Records that the migration is undone.
     RecordUndo,
 }
 
@@ -115,9 +115,9 @@ pub enum Phase {
 pub enum Asker {
     /// The command whose commit was not answered.
     Migration,
-    /// A later one.
+    /// A later one, in its recovery.
     Recovery {
-        /// Migrates when all are looked at.
+        /// Migrates afterwards, once all have been looked at.
         then_migrate: bool,
     },
 }
@@ -127,9 +127,9 @@ pub enum Asker {
 pub enum Question {
     /// There is no connection for it.
     Unconnected,
-    /// The greeting is on its way, on this connection.
+    /// The greeting is under way, on this connection.
     Greeting(usize),
-    /// The question is.
+    /// The question is under way, on this connection.
     Asked(usize),
 }
 
@@ -138,13 +138,13 @@ pub enum Question {
 pub(crate) enum Line {
     /// Connects.
     Connect,
-    /// Writes this down.
+    /// Records this progress.
     Record(Progress),
-    /// Asks this of the destination and waits for the answer.
+    /// Sends this request to the destination and waits for the answer.
     Say(fn(usize) -> Message),
-    /// The same, and writes this down meanwhile.
+    /// The same, and records this progress meanwhile.
     SayAndRecord(fn(usize) -> Message, Progress),
-    /// Stops the container.
+    /// Freezes the container.
     Freeze,
     /// Removes it.
     Remove,
@@ -152,7 +152,7 @@ pub(crate) enum Line {
     CleanUp,
 }
 
-/// A migration that nothing befalls.
+/// A migration without faults.
 pub(crate) const SCRIPT: &[Line] = &[
     Line::Connect,
     Line::Say(|_| Message::Hello),
@@ -179,11 +179,11 @@ pub(crate) const SCRIPT: &[Line] = &[
     Line::CleanUp,
 ];
 
-/// The line that says `Commit`.
+/// The line that sends `Commit`.
 const COMMIT: usize = SCRIPT.len() - 4;
 
 impl SourceHost {
-    /// Nobody is at work, and nothing is to be finished.
+    /// Nobody is at work, and nothing is left to finish.
     pub fn idle(&self) -> bool {
         self.process.is_none()
             && self
@@ -207,7 +207,7 @@ impl SourceHost {
 }
 
 impl Process {
-    /// Whether the user may still cancel, and a step fail so that all is undone.
+    /// Whether the user may still cancel, or a step may fail, so that everything is undone.
     pub fn may_fail(&self) -> bool {
         match self.phase {
             Phase::Line(line) => line < COMMIT && self.control.is_some(),
@@ -216,7 +216,7 @@ impl Process {
         }
     }
 
-    /// The connection that it waits at.
+    /// The connection on which it waits.
     pub fn waits_at(&self) -> Option<usize> {
         match self.phase {
             Phase::Waiting(_) | Phase::Aborting => self.control,
@@ -228,7 +228,7 @@ impl Process {
         }
     }
 
-    /// Whether it could go on asking, and could leave it.
+    /// Whether it is asking, and could stop.
     pub fn may_give_up(&self) -> bool {
         matches!(
             self.phase,
@@ -241,7 +241,7 @@ impl Process {
 }
 
 impl World {
-    /// Somebody runs a command: a migration, or one of those that only look.
+    /// Somebody runs a command: either a migration, or one that only recovers.
     pub(crate) fn source_runs(&mut self, migrate: bool) {
         self.source.process = Some(Process {
             migration: MIGRATIONS - 1,
@@ -258,7 +258,7 @@ impl World {
         self.network.close_all();
     }
 
-    /// The user cancels, or a step fails: all is undone, if anything was begun.
+    /// The user cancels, or a step fails: everything is undone, if anything was begun.
     pub(crate) fn source_fails(&mut self) {
         if self.source.journal[self.process().migration].is_some() {
             self.enter(Phase::Thaw);
@@ -288,7 +288,7 @@ impl World {
         })
     }
 
-    /// The command does what is next.
+    /// The command takes its next step.
     pub(crate) fn source_works(&mut self, decisions: &Decisions) {
         let Process {
             migration,
@@ -402,7 +402,7 @@ impl World {
         self.enter(Phase::Line(line + 1));
     }
 
-    /// The command gets the next answer on the connection that it waits at.
+    /// The command receives the next answer on the connection on which it waits.
     pub(crate) fn source_reads(&mut self, connection: usize, decisions: &Decisions) {
         let answer = self.network.at_mut(connection).answers.remove(0);
         let migration = self.process().migration;
@@ -414,7 +414,7 @@ impl World {
                 self.source_fails();
             }
             (Phase::Aborting, Answer::Aborted) => self.enter(Phase::RecordUndo),
-            // The answer to a request that was cancelled.
+            // The late answer to a request that was cancelled.
             (Phase::Aborting, _) => {}
             (Phase::Ask { asker, .. }, Answer::Done) => {
                 self.network.ask(connection, Message::Fate(migration));
@@ -432,13 +432,13 @@ impl World {
         }
     }
 
-    /// Whether the command may find the connection lost that it waits at.
+    /// Whether the command may find that the connection on which it waits is lost.
     pub(crate) fn source_may_lose(&self, connection: usize) -> bool {
         let connection = self.network.at(connection);
         connection.broken || connection.session.is_none()
     }
 
-    /// The command finds the connection lost that it waits at, or waits no longer.
+    /// The command finds that the connection on which it waits is lost, or stops waiting.
     pub(crate) fn source_loses(&mut self, connection: usize) {
         match self.process().phase {
             Phase::Waiting(COMMIT) => self.ask_after_commit(false),
@@ -455,7 +455,7 @@ impl World {
         }
     }
 
-    /// The command does what is decided, for an answer of the destination if there is one.
+    /// The command does what is decided, given the destination's answer if there is one.
     fn decide(&mut self, answer: Option<Fate>, asker: Asker, decisions: &Decisions) {
         let migration = self.process().migration;
         let record = self.source.journal[migration].expect("begun");
@@ -499,7 +499,7 @@ impl World {
         });
     }
 
-    /// The destination has undone everything: there is nothing to say any more.
+    /// The destination has undone everything: there is nothing left to tell it.
     fn hang_up(&mut self) {
         let process = self.source.process.as_mut().expect("a command");
         if let Some(connection) = process.control.take() {

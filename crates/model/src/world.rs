@@ -9,7 +9,7 @@ use crate::source::{Copy, SourceHost};
 /// Most migrations of the one container from the source to the destination.
 pub(crate) const MIGRATIONS: usize = 2;
 
-/// A migration on disk.
+/// A recorded migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Record {
     /// What its record says.
@@ -21,7 +21,7 @@ pub struct Record {
 /// The journal of one host, by number of the migration. Survives everything.
 pub(crate) type Journal = [Option<Record>; MIGRATIONS];
 
-/// How many faults of each kind are still to come.
+/// How many faults of each kind may still happen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Faults {
     /// The source's agent is killed.
@@ -30,7 +30,7 @@ pub struct Faults {
     pub destination_crashes: u8,
     /// A connection breaks, or is so slow that it might as well.
     pub breaks: u8,
-    /// A step fails at the destination, a part of an undo included.
+    /// A step fails at the destination; that includes a part of an undo.
     pub failures: u8,
     /// The user cancels, or a step fails at the source.
     pub cancels: u8,
@@ -84,7 +84,8 @@ impl World {
         self.source.outdated = false;
     }
 
-    /// No two copies are seen at once, and none is seen after the other one has run on without it.
+    /// No two copies are visible at once, and none is visible after the other one has run on
+    /// without it.
     pub fn one_copy_at_most(&self) -> bool {
         let here = self.source.copy == Copy::Running;
         let there = self.destination.copy.filter(|copy| copy.visible());
@@ -92,7 +93,7 @@ impl World {
             && !there.is_some_and(|copy| copy.outdated)
     }
 
-    /// There is a copy in the latest state, which runs, or can.
+    /// There is a copy in the latest state, which runs or can run.
     pub fn one_copy_at_least(&self) -> bool {
         let here = self.source.copy != Copy::Gone && !self.source.outdated;
         let there = self.destination.copy.is_some_and(|copy| {
@@ -101,19 +102,19 @@ impl World {
         here || there
     }
 
-    /// What leaves the destination leaves it after the commit is on disk.
+    /// Nothing leaves the destination before the commit is on disk.
     pub fn nothing_leaves_before_the_commit(&self) -> bool {
         self.destination
             .copy
             .is_none_or(|copy| !copy.visible() || self.destination.committed(copy.migration))
     }
 
-    /// Nobody is at work, one copy runs, and nothing stands still or is to be finished.
+    /// Nobody is at work, one copy runs, and nothing is frozen or left to finish.
     pub fn settled(&self) -> bool {
         let copy = self.destination.copy;
         let moved = self.source.copy == Copy::Gone && copy.is_some_and(|copy| copy.visible());
         let stayed = self.source.copy == Copy::Running
-            // An undo that has failed is reported, and tried again by the next start.
+            // An undo that has failed is reported, and tried again at the next start.
             && (copy.is_none() || self.destination.undo_failed);
         (moved || stayed)
             && self.source.idle()

@@ -1,4 +1,4 @@
-//! The exploration finds what it is there to find: with one decision broken, a property fails.
+//! The exploration finds what it is meant to find: with one decision broken, a property fails.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use common::transaction::{self, SourceStep};
 use model::{Decisions, Faults, Migrations};
 use stateright::{Checker, HasDiscoveries, Model};
 
-/// Enough for each of these mistakes to matter.
+/// Enough faults for each of these mistakes to matter.
 const FAULTS: Faults = Faults {
     source_crashes: 1,
     destination_crashes: 1,

@@ -1,4 +1,4 @@
-//! Every state that migrations can come to under a number of faults.
+//! Every state that migrations can reach under a number of faults.
 //!
 //! Run with `--nocapture` to see how many those are.
 

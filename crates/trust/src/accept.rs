@@ -21,8 +21,8 @@ use crate::{
     verify::UnknownKey,
 };
 
-/// Why a caller was turned away. It has been told as much as it should know, nothing was done
-/// for it, and the next call can be taken.
+/// Why a caller was refused. It has been told as much as it should know, nothing was done for it,
+/// and the next call can be accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
     /// A stranger called while no invitation was open.
@@ -51,7 +51,7 @@ pub enum AcceptError {
         /// The caller's address.
         from: SocketAddr,
     },
-    /// The caller's TLS is another than ours.
+    /// The caller speaks another version of TLS.
     #[error("refused a caller from {from} that does not speak TLS 1.3 as agent-client does")]
     Incompatible {
         /// The caller's address.
@@ -69,7 +69,7 @@ pub enum AcceptError {
         /// The caller's address.
         from: SocketAddr,
     },
-    /// This host cannot tell whom it knows, so it let nobody in.
+    /// This host cannot tell whom it knows, so it lets nobody in.
     #[error(
         "refused the client from {from}, since the lists of peers and invitations cannot be used: {reason}"
     )]
@@ -89,7 +89,7 @@ pub enum AcceptError {
     },
 }
 
-/// Takes calls on a server's behalf. Clones share everything.
+/// Accepts calls on a server's behalf. Clones share everything.
 #[derive(Clone)]
 pub struct Acceptor {
     tls: TlsAcceptor,
@@ -97,7 +97,7 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// An acceptor that proves this identity and lets in whom the gate lets in.
+    /// An acceptor that proves this identity and lets in whom `admission` lets in.
     #[must_use]
     pub fn new(identity: &Identity, admission: Admission) -> Self {
         let config = tls::server_config(identity, admission.clone());
@@ -107,7 +107,7 @@ impl Acceptor {
         }
     }
 
-    /// Makes a trusted connection of a call from `from`, and says who is calling.
+    /// Turns a call from `from` into a trusted connection, and says who is calling.
     ///
     /// Takes a bounded time whatever the caller does, but run each call in a task of its own.
     ///
@@ -143,8 +143,8 @@ impl Acceptor {
         Ok((stream, peer))
     }
 
-    /// Asks the gate once more, now that the client has proven that it holds the key: the first
-    /// answer stayed inside the handshake.
+    /// Asks the admission once more, now that the client has proven that it holds the key: the
+    /// first answer stayed inside the handshake.
     fn identify<S>(
         &self,
         stream: &TlsStream<S>,
@@ -173,7 +173,7 @@ fn unsure(from: SocketAddr, error: &Error) -> AcceptError {
     }
 }
 
-/// An error and its sources in one line: behind the TLS library, only a reference is left of it.
+/// An error and its sources in one line: the TLS library keeps only a reference to it.
 fn chain(error: &Error) -> String {
     let causes = iter::successors(error.source(), |&cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))

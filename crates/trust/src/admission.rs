@@ -13,15 +13,15 @@ use crate::{
 pub enum PeerIdentity {
     /// A host that has been paired.
     Paired(Peer),
-    /// A host that holds this key and was let in because an invitation is open. The only thing
-    /// it may do is to redeem one, by [`Admission::pair`].
+    /// A host that holds this key and was let in because an invitation is open. All it may do is
+    /// redeem one with [`Admission::pair`].
     Unpaired(Fingerprint),
 }
 
 /// A server's policy: paired hosts come in, and strangers only while they can pair.
 ///
-/// The files are read for every connection, so that a removed peer, and an invitation that was
-/// used or has expired, count at once.
+/// The files are read for every connection, so that removing a peer, and using up or expiry of an
+/// invitation, take effect at once.
 #[derive(Debug, Clone)]
 pub struct Admission {
     peers: Peers,
@@ -29,13 +29,13 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// A gate that knows these hosts and these invitations.
+    /// An admission that knows these hosts and these invitations.
     #[must_use]
     pub fn new(peers: Peers, invites: Invites) -> Self {
         Self { peers, invites }
     }
 
-    /// Lets in the holder of a key, or nobody.
+    /// Who the holder of a key is, if it is let in.
     pub(crate) fn admit(&self, client: Fingerprint) -> Result<Option<PeerIdentity>, Error> {
         if let Some(peer) = self.peers.find(client)? {
             return Ok(Some(PeerIdentity::Paired(peer)));
@@ -52,7 +52,7 @@ impl Admission {
     /// # Errors
     ///
     /// [`Error::Refused`] if the invitation is wrong, used or expired; [`Error::Name`] for an
-    /// impossible name, which uses up nothing; and those of the files.
+    /// invalid name, which does not use up the invitation; and those of the files.
     pub fn pair(&self, client: Fingerprint, name: &str, secret: &Secret) -> Result<Peer, Error> {
         let peer = Peer::new(name, client, None)?;
         self.invites.redeem(secret)?;

@@ -24,7 +24,7 @@ use crate::{
 
 /// Why there is no trusted connection to a server. Nothing was asked of it.
 ///
-/// Where a variant has a source, that says more: show the whole chain.
+/// If a variant has a source, that says more: show the whole chain.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The address has no port, or its name is not known.
@@ -41,7 +41,7 @@ pub enum ConnectError {
         /// The server's address.
         host: String,
     },
-    /// No way leads there.
+    /// There is no route to it.
     #[error("{host} cannot be reached")]
     Unreachable {
         /// The server's address.
@@ -49,31 +49,31 @@ pub enum ConnectError {
         /// What the network says.
         source: io::Error,
     },
-    /// No answer to the call.
+    /// No answer to the connection request.
     #[error("{host} did not answer within {} seconds: is it up, does a firewall drop the packets?", PATIENCE.as_secs())]
     TimedOut {
         /// The server's address.
         host: String,
     },
-    /// The call was taken, and then nothing.
-    #[error("{host} took the connection but said nothing for {} seconds: does something else than agent-server listen there?", PATIENCE.as_secs())]
+    /// The connection was accepted, and then nothing came.
+    #[error("{host} took the connection but said nothing for {} seconds: does something other than agent-server listen there?", PATIENCE.as_secs())]
     Silent {
         /// The server's address.
         host: String,
     },
-    /// The call was taken, and ended.
+    /// The connection was accepted, and then closed.
     #[error("{host} closed the connection during the handshake: its log may say why")]
     Closed {
         /// The server's address.
         host: String,
     },
     /// The answer is not TLS.
-    #[error("{host} does not speak TLS: something else than agent-server listens there")]
+    #[error("{host} does not speak TLS: something other than agent-server listens there")]
     NotTls {
         /// The server's address.
         host: String,
     },
-    /// The answer is another TLS than ours.
+    /// The answer is another version of TLS.
     #[error(
         "{host} does not speak TLS 1.3 as agent-server does: \
          something else, or a version too old, listens there"
@@ -114,7 +114,7 @@ pub enum ConnectError {
         /// The server's address.
         host: String,
     },
-    /// The server broke off for a reason of its own.
+    /// The server ended the handshake for a reason of its own.
     #[error("{host} broke off the handshake ({alert:?}): its log says why")]
     BrokenOff {
         /// The server's address.
@@ -134,9 +134,9 @@ pub enum ConnectError {
 
 /// Connects to the server at `host` (`HOST:PORT`) and proves both keys.
 ///
-/// The server must hold the key `server`, and must take this host at least as `wanted`: a
-/// connection for work wants [`Standing::Paired`], one for pairing [`Standing::Unpaired`]. Every
-/// refusal is an error here and not of a later read. Nothing is kept on disk.
+/// The server must hold the key `server`, and must grant this host at least the standing `wanted`:
+/// a connection for work needs [`Standing::Paired`], one for pairing [`Standing::Unpaired`]. Every
+/// refusal is an error here, not in a later read. Nothing is kept on disk.
 ///
 /// # Errors
 ///
@@ -164,7 +164,7 @@ async fn dial(host: &str) -> Result<TcpStream, ConnectError> {
     let stream = dial::first(addresses, TcpStream::connect)
         .await
         .map_err(|source| dial_error(host, source))?;
-    // Requests and answers are short and wait for each other.
+    // Requests and answers are short, and each waits for the other.
     stream
         .set_nodelay(true)
         .map_err(|source| dial_error(host, source))?;
@@ -199,7 +199,7 @@ pub async fn connect_over<S: AsyncRead + AsyncWrite + Unpin>(
     let failed = |error| handshake_error(host, server, wanted, error);
 
     let connector = TlsConnector::from(Arc::new(tls::client_config(identity, server)));
-    // The key is the server's name; this one is neither sent nor checked.
+    // The key identifies the server; this name is neither sent nor checked.
     let unnamed = ServerName::from(std::net::IpAddr::from(Ipv4Addr::UNSPECIFIED));
     let handshake = connector.connect(unnamed, stream).into_fallible();
     let mut stream = match timeout(PATIENCE, handshake).await.map_err(silent)? {
@@ -216,7 +216,7 @@ pub async fn connect_over<S: AsyncRead + AsyncWrite + Unpin>(
         Some(Standing::Paired) => Ok(stream),
         Some(standing) if standing == wanted => Ok(stream),
         Some(_) => {
-            // The answer is known; whether the farewell arrives does not matter.
+            // The answer is known; it does not matter whether the farewell arrives.
             let _ = stream.shutdown().await;
             Err(ConnectError::NotPaired { host: host.into() })
         }

@@ -1,18 +1,18 @@
-//! A connection to whichever of a name's addresses answers.
+//! Connects to whichever of a name's addresses answers.
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use tokio::{task::JoinSet, time::sleep};
 
-/// How long an address may keep the next one waiting: "Connection Attempt Delay" of RFC 8305, as
+/// How long an address may delay the next one: "Connection Attempt Delay" of RFC 8305, as
 /// recommended in its section 8.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Connects to the first of `addresses` that answers, by `connect`: one after the other, without
-/// waiting for those that do not. The rest is given up.
+/// Connects with `connect` to the first of `addresses` that answers. They are tried one after the
+/// other, without waiting for those that do not answer. The other attempts are abandoned.
 ///
 /// # Errors
-/// If none is reached: what the most telling of them said.
+/// If none is reached: the most telling error.
 pub(crate) async fn first<T, F>(
     addresses: Vec<SocketAddr>,
     connect: impl Fn(SocketAddr) -> F,
@@ -42,7 +42,8 @@ where
     }
 }
 
-/// Both families in turns, beginning with that of the first, which the resolver prefers (section 4).
+/// Alternates between the families, starting with that of the first address, which the resolver
+/// prefers (section 4).
 fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let preferred = addresses.first().map(SocketAddr::is_ipv6);
     let (mut one, mut other): (Vec<_>, Vec<_>) = addresses
@@ -58,7 +59,7 @@ fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     turns
 }
 
-/// A host that refuses is there; of the others nothing is known.
+/// A host that refuses is known to be there; about the others nothing is known.
 fn more_telling(before: Option<io::Error>, error: io::Error) -> io::Error {
     match before {
         Some(before) if before.kind() == io::ErrorKind::ConnectionRefused => before,
@@ -80,7 +81,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// What becomes of an attempt, by the last digit of the port.
+    /// The result of an attempt, by the last digit of the port.
     async fn attempt(to: SocketAddr) -> io::Result<SocketAddr> {
         match to.port() % 10 {
             0 => std::future::pending().await,

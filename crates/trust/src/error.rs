@@ -1,4 +1,4 @@
-//! What can go wrong with the files that trust is kept in.
+//! What can go wrong with the files that hold trust.
 
 use std::{io, path::PathBuf};
 
@@ -6,8 +6,8 @@ use crate::{fingerprint::Fingerprint, invites::Refusal};
 
 /// An identity, a list of peers or an invitation could not be read, changed or used.
 ///
-/// Whatever the error, the file it speaks of is as it was before. Where a variant has a source,
-/// that says more: show the whole chain.
+/// Whatever the error, the file it is about is unchanged. If a variant has a source, that says
+/// more: show the whole chain.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused a file operation.
@@ -15,13 +15,13 @@ pub enum Error {
     Io {
         /// What was tried, as a verb.
         action: &'static str,
-        /// On which file or directory.
+        /// The file or directory.
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
     },
 
-    /// Others than the owner can get at a file, or write to a directory, that trust rests on.
+    /// Users other than the owner can access a file, or write to a directory, that trust rests on.
     #[error(
         "{path} is open to other users (mode {mode:03o}): \
          make sure that nobody has tampered with it, then run `chmod go-rwx {path}`"
@@ -42,7 +42,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// A file does not hold what this program writes there. It is left alone.
+    /// A file does not hold what this program writes there. It is left unchanged.
     #[error("{path} is damaged: repair it, or move it away to start afresh")]
     Damaged {
         /// The file.
@@ -51,7 +51,7 @@ pub enum Error {
         source: serde_json::Error,
     },
 
-    /// A name could not be shown or typed safely.
+    /// A name that could not be shown or typed safely.
     #[error(
         "{name:?} cannot be the name of a host: \
          use up to 253 letters, digits, dots, dashes and underscores"
@@ -82,7 +82,7 @@ pub enum Error {
         wanted: String,
     },
 
-    /// More than one peer matches, so none was touched.
+    /// More than one peer matches, so none was changed.
     #[error("{wanted} may mean any of these peers, give a fingerprint instead: {}", list(.matches))]
     Ambiguous {
         /// What was looked for.

@@ -11,10 +11,9 @@ use serde::{Deserialize, Serialize};
 
 /// The SHA-256 digest of a public key in its SubjectPublicKeyInfo form, as in [RFC 7469].
 ///
-/// It depends on the key alone, not on the certificate around it. Shown as eight groups of eight
-/// hexadecimal digits, so that two can be compared by eye; read back with or without the dashes.
-/// The same digits come from
-/// `openssl pkey -in host.key -pubout -outform DER | sha256sum`.
+/// It depends only on the key, not on the certificate around it. Shown as eight groups of eight
+/// hexadecimal digits, so that two can be compared by eye; parsed with or without the dashes. The
+/// same digits are printed by `openssl pkey -in host.key -pubout -outform DER | sha256sum`.
 ///
 /// [RFC 7469]: https://www.rfc-editor.org/rfc/rfc7469#section-2.4
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -81,7 +80,7 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// A text is not a fingerprint.
+/// A text that is not a fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a fingerprint has 64 hexadecimal digits, with or without dashes between them")]
 pub struct FingerprintError;
@@ -90,7 +89,7 @@ impl FromStr for Fingerprint {
     type Err = FingerprintError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // The hexadecimal reader of BLAKE3's digests fits: they have the same length.
+        // BLAKE3's parser for hexadecimal digests works here: the digests have the same length.
         blake3::Hash::from_hex(digits(text.trim()))
             .map(|hash| Self(hash.into()))
             .map_err(|_| FingerprintError)

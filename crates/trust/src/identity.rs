@@ -1,4 +1,4 @@
-//! The key that makes a host recognisable.
+//! The key that identifies a host.
 
 use std::{
     fmt,
@@ -23,13 +23,13 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads the key from `host.key` in `dir`, or makes one on first use.
+    /// Reads the key from `host.key` in `dir`, or creates one on first use.
     ///
-    /// The file is PKCS#8 in PEM ([RFC 5958]), mode 0600, the directory 0700. Of several
-    /// processes that start at once, one makes the key and the others read it. Only the key is
-    /// kept: the certificate is signed afresh each time, with `name` as its common name, and
-    /// nobody looks at more of it than the key. Removing the file gives the host a new identity
-    /// at the next start, and every peer has to pair again.
+    /// The file is PKCS#8 in PEM ([RFC 5958]), mode 0600, in a directory of mode 0700. If several
+    /// processes start at once, one creates the key and the others read it. Only the key is kept:
+    /// the certificate is signed afresh each time, with `name` as its common name, and peers check
+    /// nothing in it but the key. Removing the file gives the host a new identity at its next
+    /// start, and every peer has to pair again.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl Identity {
                 return Self::from_pem(&pem, name).map_err(|reason| Error::Key { path, reason });
             }
             let pem = new_key(&path)?;
-            // Whether it is this key that is now there or one that came first, read it back.
+            // Whether this key is there now or one that came first: read it back.
             private::create(dir, &path, &pem)?;
         }
     }
@@ -90,7 +90,7 @@ impl Identity {
     }
 }
 
-/// An ECDSA key on P-256, which every tool that a person may want to look at it with can read.
+/// An ECDSA key on P-256, which every tool that a person may want to inspect it with can read.
 fn new_key(path: &Path) -> Result<String, Error> {
     KeyPair::generate()
         .map(|key| key.serialize_pem())

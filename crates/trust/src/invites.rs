@@ -11,10 +11,10 @@ use crate::{
     token::{Secret, Token, unix_now},
 };
 
-/// How long after its expiry an invitation is remembered, so that who comes late is told so.
+/// How long an invitation is remembered after its expiry, so that a latecomer is told why.
 const REMEMBERED: u64 = 7 * 24 * 60 * 60;
 
-/// Why an invitation is not accepted. It can be sent to the one who tried.
+/// Why an invitation is not accepted. May be sent to whoever tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
@@ -24,7 +24,7 @@ pub enum Refusal {
     /// It has paired a host already.
     #[error("the invitation has been used: run `agent-server invite` for a new one")]
     Used,
-    /// Its time is over.
+    /// It has expired.
     #[error("the invitation has expired: run `agent-server invite` for a new one")]
     Expired,
 }
@@ -41,7 +41,7 @@ struct Invite {
 
 impl Invite {
     fn matches(&self, secret: &blake3::Hash) -> bool {
-        // Digests of this type are compared in constant time.
+        // This type compares digests in constant time.
         blake3::Hash::from_hex(&self.hash).is_ok_and(|hash| hash == *secret)
     }
 
@@ -58,7 +58,7 @@ pub struct Invites {
 }
 
 impl Invites {
-    /// The invitations in `dir`, which is made (mode 0700) if it is missing.
+    /// The invitations in `dir`, which is created (mode 0700) if it is missing.
     ///
     /// # Errors
     ///
@@ -71,8 +71,8 @@ impl Invites {
 
     /// Invites one host to pair with the host whose key is `server`, within `ttl` from now.
     ///
-    /// The token is the only copy of the secret. Undone by its use, by time, or by removing the
-    /// file, which withdraws all invitations.
+    /// The token is the only copy of the secret. Undone when it is used, when it expires, or by
+    /// removing the file, which withdraws all invitations.
     ///
     /// # Errors
     ///
@@ -94,9 +94,8 @@ impl Invites {
 
     /// Uses up the invitation with this secret.
     ///
-    /// It is marked as used on disk before this returns `Ok`, under a lock: of several tries at
-    /// once, one succeeds. There is no way back; what follows may fail, and then a new invitation
-    /// is needed.
+    /// It is marked as used on disk before this returns `Ok`, under a lock: of several attempts at
+    /// once, one succeeds. There is no way back: if a later step fails, a new invitation is needed.
     ///
     /// # Errors
     ///

@@ -24,10 +24,10 @@
 //! TLS is version 1.3 only ([RFC 8446]), without session tickets: a resumed session would not
 //! show its certificate again, and a removed peer must be refused at its next connection.
 //!
-//! In TLS 1.3 a client has finished its handshake before the server has seen its certificate, so
-//! a refusal would otherwise surface as an odd error of some later read. The server therefore
-//! begins each connection with one byte that says how it takes the client, and [`connect`]
-//! returns only after reading it: an error of trust is always an error of [`connect`].
+//! In TLS 1.3 a client has finished its handshake before the server has seen its certificate, so a
+//! refusal would otherwise surface as an odd error in some later read. The server therefore begins
+//! each connection with one byte that tells the client its standing, and [`connect`] returns only
+//! after reading it: an error of trust is always an error of [`connect`].
 //!
 //! [RFC 8446]: https://www.rfc-editor.org/rfc/rfc8446
 

@@ -13,7 +13,7 @@ use crate::{error::Error, fingerprint::Fingerprint, store::Store};
 pub struct Peer {
     /// What the host calls itself; not proven, and not unique.
     pub name: String,
-    /// Its key, which is what it is known by.
+    /// Its key, which identifies it.
     pub fingerprint: Fingerprint,
     /// Where it listens, as `HOST:PORT`; a client has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -24,11 +24,11 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A peer that is paired now.
+    /// A peer that is paired as of now.
     ///
     /// # Errors
     ///
-    /// [`Error::Name`] for a name that a terminal or a command line should not be shown.
+    /// [`Error::Name`] for a name that is not safe to show on a terminal or use on a command line.
     pub fn new(
         name: &str,
         fingerprint: Fingerprint,
@@ -67,17 +67,17 @@ pub(crate) fn check_name(name: &str) -> Result<(), Error> {
 
 /// The list of paired hosts: `peers.json` in a directory, mode 0600.
 ///
-/// A client keeps the servers it has pinned, a server the clients it lets in; they are the same
-/// list in different directories. The file is read anew each time, so a change by another process
-/// counts at once, and replaced atomically under a lock, so that concurrent changes all count.
+/// A client keeps the servers it has pinned, a server the clients it lets in: the same kind of list
+/// in different directories. The file is read again each time, so a change by another process takes
+/// effect at once. It is replaced atomically under a lock, so no concurrent change is lost.
 #[derive(Debug, Clone)]
 pub struct Peers {
     store: Store<Peer>,
 }
 
 impl Peers {
-    /// The list in `dir`, which is made (mode 0700) if it is missing. The file comes with the
-    /// first peer.
+    /// The list in `dir`, which is created (mode 0700) if it is missing. The file is created with
+    /// the first peer.
     ///
     /// # Errors
     ///
@@ -109,7 +109,7 @@ impl Peers {
             .find(|peer| peer.fingerprint == fingerprint))
     }
 
-    /// The peer at this address, which has to be written as it was when it was paired.
+    /// The peer at this address, written as it was when the peer was paired.
     ///
     /// # Errors
     ///
@@ -125,8 +125,8 @@ impl Peers {
     ///
     /// # Errors
     ///
-    /// [`Error::Pinned`] if another key is pinned for the address: that is never replaced
-    /// without a person's word. And as [`Peers::list`].
+    /// [`Error::Pinned`] if another key is pinned for the address: that is never replaced unless a
+    /// person says so. Otherwise as [`Peers::list`].
     pub fn add(&self, new: Peer) -> Result<(), Error> {
         self.store.update(|peers| {
             peers.retain(|peer| peer.fingerprint != new.fingerprint);
@@ -144,9 +144,9 @@ impl Peers {
         })
     }
 
-    /// Removes the one peer that has this name, this address, or a fingerprint that begins so
-    /// (with at least eight digits), and returns it. Its next connection is refused; those that
-    /// are open stay open. Undone only by pairing again.
+    /// Removes the one peer that has this name, this address, or a fingerprint with this prefix (of
+    /// at least eight digits), and returns it. Its next connection is refused; open ones stay open.
+    /// Undone only by pairing again.
     ///
     /// # Errors
     ///

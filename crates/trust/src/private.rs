@@ -1,4 +1,5 @@
-//! Files that only their owner may read: created 0600, replaced whole, refused when exposed.
+//! Files that only their owner may read: created with mode 0600, replaced as a whole, refused when
+//! exposed.
 
 use std::{
     fs::{DirBuilder, File},
@@ -19,10 +20,10 @@ pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error
     }
 }
 
-/// Makes `dir`, and the directories above it that are missing, with mode 0700.
+/// Creates `dir`, and any missing directories above it, with mode 0700.
 ///
-/// A directory that is there already keeps its mode; it is refused if others may write to it,
-/// for they could put a file of theirs in the place of ours.
+/// An existing directory keeps its mode. It is refused if others may write to it, because they
+/// could replace our files with theirs.
 pub(crate) fn prepare_dir(dir: &Path) -> Result<(), Error> {
     DirBuilder::new()
         .recursive(true)
@@ -47,8 +48,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<String>, Error> {
     Ok(Some(text))
 }
 
-/// Puts a file with this text at `path` unless something is there already.
-/// Returns whether it did.
+/// Puts a file with this text at `path` unless something is already there. Returns whether it did.
 pub(crate) fn create(dir: &Path, path: &Path, text: &str) -> Result<bool, Error> {
     match stage(dir, text)?.persist_noclobber(path) {
         Ok(_) => sync(dir).map(|()| true),
@@ -57,7 +57,7 @@ pub(crate) fn create(dir: &Path, path: &Path, text: &str) -> Result<bool, Error>
     }
 }
 
-/// Puts a file with this text at `path`, in place of what may be there.
+/// Puts a file with this text at `path`, replacing any file that is there.
 pub(crate) fn replace(dir: &Path, path: &Path, text: &str) -> Result<(), Error> {
     stage(dir, text)?
         .persist(path)
@@ -65,7 +65,7 @@ pub(crate) fn replace(dir: &Path, path: &Path, text: &str) -> Result<(), Error> 
     sync(dir)
 }
 
-/// A complete file under a name of its own in `dir`, which goes away unless it is renamed.
+/// A complete file under a temporary name in `dir`, which is removed unless it is renamed.
 fn stage(dir: &Path, text: &str) -> Result<NamedTempFile, Error> {
     let mut file = tempfile::Builder::new()
         .prefix(".new-")

@@ -15,8 +15,8 @@ use crate::{
 
 /// A list of `T` in one private file.
 ///
-/// The file is only ever replaced whole, so readers need no lock. Writers hold a lock on the
-/// directory, since a lock on the file would be left behind by the rename.
+/// The file is only ever replaced as a whole, so readers need no lock. Writers hold a lock on the
+/// directory, because the rename would leave a lock on the file behind.
 #[derive(Debug)]
 pub(crate) struct Store<T> {
     dir: PathBuf,
@@ -44,7 +44,7 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
         })
     }
 
-    /// What the file holds now; nothing if there is no file.
+    /// What the file holds now; empty if there is no file.
     pub(crate) fn read(&self) -> Result<Vec<T>, Error> {
         let Some(text) = private::read(&self.path)? else {
             return Ok(Vec::new());
@@ -57,8 +57,8 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
 
     /// Lets `change` alter the list while no other writer can, and writes it if that succeeds.
     ///
-    /// When this returns `Ok`, the change is on disk. `change` must not update a store in the
-    /// same directory: it would wait for itself.
+    /// When this returns `Ok`, the change is on disk. `change` must not update a store in the same
+    /// directory: that would deadlock.
     pub(crate) fn update<R>(
         &self,
         change: impl FnOnce(&mut Vec<T>) -> Result<R, Error>,

@@ -22,20 +22,20 @@ use crate::{
     verify::{AdmittedClient, PinnedServer},
 };
 
-/// How long the other side may take for the handshake, or to answer a call at all.
+/// How long the other side may take for the handshake, or to answer at all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How a server takes a client.
+/// The standing that a server grants a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// As one it has paired with.
+    /// A host it has paired with.
     Paired,
-    /// As a stranger who may redeem an invitation, and nothing else.
+    /// A stranger who may redeem an invitation, and nothing else.
     Unpaired,
 }
 
 impl Standing {
-    /// As the first byte that a server sends.
+    /// The first byte that a server sends.
     pub(crate) fn to_byte(self) -> u8 {
         match self {
             Self::Paired => b'P',
@@ -89,10 +89,10 @@ pub(crate) fn server_config(identity: &Identity, admission: Admission) -> Server
     config
 }
 
-/// Ends a connection after a failed handshake in such a way that the other side reads why.
+/// Ends a connection after a failed handshake so that the other side gets to read why.
 ///
-/// Closing a socket with unread input resets it, and what is still on its way, the alert too, is
-/// lost. So let the other side close first, but do not wait for it long.
+/// Closing a socket with unread input resets it, and loses what is still under way, including the
+/// alert. So let the other side close first, but do not wait long for it.
 pub(crate) async fn farewell(mut io: impl AsyncRead + AsyncWrite + Unpin) {
     let _ = timeout(Duration::from_secs(1), async {
         io.shutdown().await?;
@@ -101,12 +101,12 @@ pub(crate) async fn farewell(mut io: impl AsyncRead + AsyncWrite + Unpin) {
     .await;
 }
 
-/// The TLS error inside an I/O error, where there is one.
+/// The TLS error inside an I/O error, if there is one.
 pub(crate) fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// The reason that one of our own certificate checks gave, if it was of this type.
+/// The reason that one of our own certificate checks gave, if it is of this type.
 pub(crate) fn reason<E: StdError + 'static>(error: &rustls::Error) -> Option<&E> {
     match error {
         rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(reason)))
@@ -115,7 +115,7 @@ pub(crate) fn reason<E: StdError + 'static>(error: &rustls::Error) -> Option<&E>
     }
 }
 
-/// Whether the connection came to its end while more was expected.
+/// Whether the connection ended although more was expected.
 pub(crate) fn is_end(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(

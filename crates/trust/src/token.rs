@@ -1,4 +1,4 @@
-//! What a person carries from the inviting host to the invited one.
+//! What a person brings from the inviting host to the invited one.
 
 use std::{fmt, str::FromStr};
 
@@ -21,14 +21,15 @@ impl Secret {
 
     pub(crate) fn random() -> Self {
         let mut bytes = [0; Self::LEN];
-        // The kernel's generator blocks until it is ready and does not fail after that.
+        // The kernel's generator blocks until it is ready, and does not fail after that.
         SystemRandom::new()
             .fill(&mut bytes)
             .expect("the kernel gives random bytes");
         Self(bytes)
     }
 
-    /// What may be kept of it. The secret has full entropy, so a plain digest cannot be reversed.
+    /// The form in which it may be stored. The secret has full entropy, so a plain digest cannot be
+    /// reversed.
     pub(crate) fn hash(&self) -> blake3::Hash {
         blake3::hash(&self.0)
     }
@@ -59,12 +60,12 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// An invitation as it is carried: whom to expect, what to say, and until when.
+/// An invitation as a person passes it on: whom to expect, what to say, and until when.
 ///
-/// Its text is `inv1_` and, in base64url without padding ([RFC 4648] section 5), the server's
-/// fingerprint (32 bytes), the secret (32), the expiry (8, big-endian), and the first 4 bytes of
-/// the BLAKE3 digest of all that, by which a damaged copy is told from a wrong one. Whoever has
-/// the text can pair: it is shown only by [`Token::reveal`].
+/// Its text is `inv1_` followed by these fields in base64url without padding ([RFC 4648] section
+/// 5): the server's fingerprint (32 bytes), the secret (32), the expiry (8, big-endian), and the
+/// first 4 bytes of the BLAKE3 digest of all that, which tell a damaged copy from a wrong one.
+/// Whoever has the text can pair; only [`Token::reveal`] shows it.
 ///
 /// [RFC 4648]: https://www.rfc-editor.org/rfc/rfc4648#section-5
 #[derive(Debug, Clone)]
@@ -74,7 +75,7 @@ pub struct Token {
     pub server: Fingerprint,
     /// What redeems the invitation.
     pub secret: Secret,
-    /// When it lapses, in seconds since 1970. The server's clock decides.
+    /// When it expires, in seconds since 1970. The server's clock decides.
     pub expires: u64,
 }
 
@@ -103,8 +104,8 @@ impl Token {
         format!("{}{}", Self::PREFIX, BASE64_URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// Whether it has lapsed by this host's clock. Good for an early warning only, since the
-    /// clocks may differ.
+    /// Whether it has expired according to this host's clock. Only good for an early warning,
+    /// because the clocks may differ.
     #[must_use]
     pub fn seems_expired(&self) -> bool {
         unix_now() >= self.expires
@@ -118,14 +119,14 @@ fn checksum(bytes: &[u8]) -> [u8; Token::CHECKSUM] {
 }
 
 pub(crate) fn unix_now() -> u64 {
-    // A clock before 1970 is a clock that was never set.
+    // A clock that shows a time before 1970 was never set.
     OffsetDateTime::now_utc()
         .unix_timestamp()
         .try_into()
         .unwrap_or(0)
 }
 
-/// A text is not an invitation. The text itself is not repeated, for it may hold a secret.
+/// A text that is not an invitation. The text is not repeated, because it may hold a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// It begins differently.
@@ -142,7 +143,7 @@ pub enum TokenError {
 impl FromStr for Token {
     type Err = TokenError;
 
-    /// Reads what [`Token::reveal`] wrote; white space around it does not matter.
+    /// Parses what [`Token::reveal`] wrote, ignoring white space around it.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let encoded = text
             .trim()

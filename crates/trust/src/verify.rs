@@ -1,8 +1,8 @@
 //! Certificate checks that ask one question: is this the key that was pinned?
 //!
-//! Names, dates and issuers in a certificate mean nothing here; anyone can write them. That the
-//! peer holds the key is proven by its signature over the handshake (RFC 8446, 4.4.3), which is
-//! left to rustls and its cryptography provider.
+//! Names, dates and issuers in a certificate mean nothing here; anyone can write them. Its
+//! signature over the handshake proves that the peer holds the key (RFC 8446, 4.4.3); checking that
+//! is left to rustls and its cryptography provider.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(crate) struct PinnedServer {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// The server's check: the gate lets the client in.
+/// The server's check: the admission lets the client in.
 #[derive(Debug)]
 pub(crate) struct AdmittedClient {
     admission: Admission,
@@ -68,7 +68,7 @@ fn refused(reason: impl std::error::Error + Send + Sync + 'static) -> rustls::Er
     CertificateError::Other(OtherError(Arc::new(reason))).into()
 }
 
-/// TLS 1.2 is not offered, so this is not reached; if it were, the answer is no.
+/// TLS 1.2 is not offered, so this is never called; if it were, the answer is no.
 fn refuse_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {
     Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
 }
@@ -128,7 +128,7 @@ impl ClientCertVerifier for AdmittedClient {
         match self.admission.admit(actual) {
             Ok(Some(_)) => Ok(ClientCertVerified::assertion()),
             Ok(None) => Err(refused(UnknownKey { actual })),
-            // Not the client's fault, so not an error of its certificate.
+            // Not the client's fault, so it is not reported as an error in its certificate.
             Err(error) => Err(rustls::Error::Other(OtherError(Arc::new(error)))),
         }
     }

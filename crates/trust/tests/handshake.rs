@@ -33,7 +33,7 @@ const HOST: &str = "server.test:50051";
 type Accepted<S> = Result<(TlsStream<S>, PeerIdentity), AcceptError>;
 type Connected = Result<TlsStream<DuplexStream>, ConnectError>;
 
-/// A host with a directory of its own; it can be a client and a server.
+/// A host with its own directory; it can be a client and a server.
 struct Host {
     dir: TempDir,
     identity: Identity,
@@ -85,7 +85,7 @@ fn caller() -> SocketAddr {
     "192.0.2.1:40000".parse().unwrap()
 }
 
-/// `client` calls `server`, whose key it takes to be `pinned`.
+/// `client` calls `server`, believing its key to be `pinned`.
 async fn call_pinned(
     client: &Host,
     server: &Host,
@@ -106,7 +106,7 @@ async fn call(
     call_pinned(client, server, server.fingerprint(), wanted).await
 }
 
-/// What arrives at the other end of what one end says.
+/// What arrives at one end of what the other end says.
 async fn said(mut from: TlsStream<DuplexStream>, mut to: TlsStream<DuplexStream>) -> Vec<u8> {
     from.write_all(b"hello").await.unwrap();
     from.shutdown().await.unwrap();
@@ -252,7 +252,7 @@ async fn a_damaged_list_of_peers_lets_nobody_in() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "]");
 }
 
-/// Whoever reads a refusal over TCP must read the reason, and not find the connection reset.
+/// Whoever is refused over TCP must be able to read the reason, and not find the connection reset.
 #[tokio::test]
 async fn a_refusal_is_not_lost_on_the_way() {
     let (client, server) = (Host::new("client"), Host::new("server"));
@@ -280,7 +280,7 @@ async fn a_refusal_is_not_lost_on_the_way() {
 mod impostors {
     use super::*;
 
-    /// The certificate of `victim`, as anyone who has talked to it has it, with a key of one's own.
+    /// The certificate of `victim`, which anyone has who has talked to it, with another key.
     fn forged(certificate: CertificateDer<'static>) -> Arc<SingleCertAndKey> {
         let key = rcgen::KeyPair::generate().unwrap().serialize_der();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
@@ -335,7 +335,7 @@ mod impostors {
     }
 }
 
-/// Those who speak another TLS.
+/// Peers that speak another version of TLS.
 mod other_tls {
     use super::*;
 
@@ -394,7 +394,7 @@ mod other_tls {
     }
 }
 
-/// Those who do not speak TLS, or do not speak.
+/// Peers that do not speak TLS, or do not speak at all.
 mod strangers {
     use super::*;
 
@@ -500,7 +500,7 @@ mod strangers {
         assert!(matches!(error, AcceptError::NotTls { .. }), "{error:?}");
     }
 
-    /// A reset would discard the reason that is on its way.
+    /// A reset would discard the reason that is still under way.
     #[tokio::test]
     async fn a_refused_caller_with_more_to_say_is_not_reset() {
         let server = Host::new("server");
@@ -540,7 +540,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// A client of any make calls `server`, and waits for its first word.
+/// A client with this TLS configuration calls `server` and waits for its first byte.
 async fn call_as(
     config: ClientConfig,
     server: &Host,
@@ -557,7 +557,7 @@ async fn call_as(
     (connected.await, accepted.await.unwrap())
 }
 
-/// What `client` makes of a server of any make.
+/// What `client` makes of a server with this TLS configuration.
 async fn call_to(config: ServerConfig, client: &Host, pinned: Fingerprint) -> ConnectError {
     let (near, far) = duplex(16 * 1024);
     let server = tokio::spawn(
@@ -572,7 +572,7 @@ async fn call_to(config: ServerConfig, client: &Host, pinned: Fingerprint) -> Co
     error
 }
 
-/// Believes in every certificate.
+/// Accepts every certificate.
 #[derive(Debug)]
 struct Credulous;
 

@@ -99,6 +99,33 @@ exec /tmp/runc "$@"
 "#;
 
 #[test]
+fn a_tunnel_goes_at_once_with_the_migration_that_made_it() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-no-tunnel", &["echo"]);
+    f.start("a", "echo", "-p 7000:7000 localhost/echo");
+    let mut client = f.client("echo", &f.at("a", 7000), &["--connections", "10"]);
+    // When it fails, the connections have been redirected into the tunnel.
+    let failing = HANGING.replace("exec sleep 300", "exit 1");
+    f.sh("a", "cp /usr/sbin/runc /tmp/runc");
+    let failing = f.host("a").write("/tmp/failing", &failing);
+    failing.expect("a script fits");
+    f.sh(
+        "a",
+        "chmod +x /tmp/failing; mount --bind /tmp/failing /usr/sbin/runc",
+    );
+    f.migrate("a", "echo", "b").assert_failed(FAILED, &["runc"]);
+    // Its keeper would wait ten seconds.
+    for host in ["a", "b"] {
+        let links = f.sh(host, "ip -o link");
+        assert!(!links.contains("lmwg"), "{host}: {links}");
+    }
+    client.assert_runs();
+    client.finish_whole();
+}
+
+#[test]
 fn a_dump_that_hangs() {
     if !lab::can_run() {
         return;

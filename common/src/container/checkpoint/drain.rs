@@ -1,25 +1,26 @@
-//! A moment for the application to read what the kernel already holds for it.
+//! Gives the application a moment to read what the kernel already holds for it.
 //!
-//! Datagrams in a UDP socket's receive queue are not in CRIU's images, and connections that wait
-//! to be accepted make its dump fail. With the network namespace quarantined nothing new arrives,
+//! Datagrams in a UDP socket's receive queue are not in CRIU's images, and connections waiting to
+//! be accepted make its dump fail. Once the network namespace is quarantined nothing new arrives,
 //! so both only shrink while the application still runs.
 //!
-//! CRIU could leave out connections that wait, but then they would be reset: so the application is
-//! waited for before the outage begins, and the migration does not happen if it does not accept.
+//! CRIU could leave out connections waiting to be accepted, but then they would be reset. So the
+//! application gets time to accept them before the outage begins, and if it does not, the migration
+//! does not happen.
 
 use std::time::{Duration, Instant};
 
-/// How long the application may go without reading: one that does not by then is not going to.
+/// How long the application may go without reading; after that it is not going to read.
 const IDLE_LIMIT: Duration = Duration::from_millis(50);
 
-/// Longest that it gets however much it reads.
+/// Longest time it gets, however much it reads.
 const LIMIT: Duration = Duration::from_millis(500);
 
 /// Longest that connections may wait to be accepted before the outage begins.
 const ACCEPT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Waits until the application has accepted all connections that wait for it, while it runs on as
-/// ever. Returns how many it has not accepted. Blocks the calling thread.
+/// Waits until the application has accepted all connections that wait for it, while it runs as
+/// usual. Returns how many it has not accepted. Blocks the calling thread.
 pub fn wait_accepted(pid: i32) -> u64 {
     let begun = Instant::now();
     loop {
@@ -36,8 +37,8 @@ pub fn unaccepted(pid: i32) -> u64 {
     held(pid, &["tcp", "tcp6"])
 }
 
-/// Waits until the sockets in the network namespace of `pid` hold nothing of that kind, or the
-/// application does not read it. Returns whether nothing was left. Blocks the calling thread.
+/// Waits until the sockets in the network namespace of `pid` hold nothing that a checkpoint loses,
+/// or the application stops reading. Returns whether nothing was left. Blocks the calling thread.
 pub fn drain(pid: i32) -> bool {
     let begun = Instant::now();
     let (mut least, mut since) = (u64::MAX, begun);
@@ -72,7 +73,7 @@ fn held(pid: i32, protocols: &[&str]) -> u64 {
         .sum()
 }
 
-/// The most that a UDP socket in the calling thread's network namespace has unread, in bytes.
+/// Most unread bytes in any one UDP socket in the calling thread's network namespace.
 pub fn most_unread_datagram_bytes() -> u64 {
     ["udp", "udp6"]
         .iter()
@@ -85,8 +86,8 @@ pub fn most_unread_datagram_bytes() -> u64 {
         .unwrap_or(0)
 }
 
-/// What the sockets hold that a checkpoint loses. For a TCP socket that listens (state 0A), what
-/// waits is connections to be accepted; bytes of an established one are dumped.
+/// What the sockets hold that a checkpoint loses. For a listening TCP socket (state 0A) that is
+/// connections to be accepted; unread bytes of an established connection are dumped.
 fn lost_input(table: &str, tcp: bool) -> u64 {
     inputs(table)
         .filter(|(state, _)| !tcp || *state == "0A")

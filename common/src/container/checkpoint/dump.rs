@@ -11,12 +11,12 @@ use super::freezer::Freezer;
 use crate::command::{self, CommandError};
 use crate::container::leftover_processes::Process;
 
-/// How long a dump may write nothing, neither images nor a line of its log, and pause between looks. What is
-/// only slow writes something: CRIU's log has several lines for each file and each stretch of memory.
+/// How long a dump may write nothing, neither images nor a line of its log, and the poll interval. A dump
+/// that is merely slow keeps writing: CRIU logs several lines for each file and each range of memory.
 const STALL: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long a CRIU that nobody waits for may take to leave the container, and one that was killed.
+/// How long an abandoned CRIU may take to leave the container, and then a killed one.
 const LEAVE_LIMIT: Duration = Duration::from_secs(20);
 const KILL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -40,11 +40,10 @@ pub enum DumpError {
         /// Its whole log.
         log: PathBuf,
     },
-    /// The user, or a limit, does not let it go on. CRIU may be leaving the container still: see
-    /// [`leave`].
+    /// The user or a time limit ended it. CRIU may still be leaving the container: see [`leave`].
     #[error("cancelled")]
     Cancelled,
-    /// It did not end, and wrote nothing any more.
+    /// It wrote nothing any more and did not end.
     #[error("the dump made no progress for {} s and was ended", STALL.as_secs())]
     Stalled,
     /// The runtime failed before CRIU said why.
@@ -54,12 +53,12 @@ pub enum DumpError {
 
 /// Dumps the container `id` into `images`, with `scratch` for CRIU's configuration and log.
 ///
-/// The container must be frozen and its network namespace quarantined: CRIU is told not to lock
-/// the network itself, which would cost several forks of iptables while everything stands still
-/// and which it would undo at the end of the dump. `runtime` is the OCI runtime's path.
+/// The container must be frozen and its network namespace quarantined. CRIU is told not to lock the
+/// network itself: that would cost several forks of iptables during the outage, and CRIU would undo
+/// it at the end of the dump. `runtime` is the OCI runtime's path.
 ///
-/// Effect on the container: none that outlives the call (CRIU's parasite is removed, repair mode
-/// turned off).
+/// Effect on the container: none that outlives the call (CRIU's parasite is removed, and repair
+/// mode is turned off).
 pub async fn dump(
     runtime: &Path,
     id: &str,
@@ -72,8 +71,8 @@ pub async fn dump(
         move |source| DumpError::Io { path, source }
     };
     std::fs::create_dir_all(images).map_err(io(images))?;
-    // As a file named by the environment: in the runtime's own configuration file this option
-    // crashes CRIU up to 4.2.
+    // The option is in a file named by an environment variable: in the runtime's own configuration
+    // file it crashes CRIU up to 4.2.
     let configuration = scratch.join("criu.conf");
     std::fs::write(&configuration, "network-lock skip\n").map_err(io(&configuration))?;
 
@@ -89,7 +88,7 @@ pub async fn dump(
         .env("CRIU_CONFIG_FILE", &configuration);
     let mut running = Box::pin(command::output(&mut command));
     let (mut written, mut progressed) = (0, Instant::now());
-    // The runtime is killed with its future.
+    // Dropping the future kills the runtime.
     let output = loop {
         tokio::select! {
             output = &mut running => break output?,
@@ -114,22 +113,22 @@ pub async fn dump(
     }
 }
 
-/// What is in the files of a directory, without those below it. One that cannot be read has nothing.
+/// Bytes in the files of a directory, without subdirectories; 0 if it cannot be read.
 fn bytes_in(directory: &Path) -> u64 {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let lengths = entries.filter_map(|entry| Some(entry.metadata().ok()?.len()));
     lengths.sum()
 }
 
-/// Has a CRIU that nobody waits for leave the container, and says whether it has. Blocks.
+/// Makes an abandoned CRIU leave the container, and returns whether it has. Blocks.
 ///
-/// Without its runtime it finds nobody to report to, and leaves in order, also when it had been stopped.
-/// One that does not is killed after 20 s: what it has put into the tasks ends by itself when
-/// its connection does (`parasite_daemon` in compel/plugins/std/infect.c).
+/// Without its runtime CRIU has nobody to report to, and leaves in order, even if it was stopped. A CRIU
+/// that does not is killed after 20 s: the parasite it has put into the tasks ends when its connection
+/// does (`parasite_daemon` in compel/plugins/std/infect.c).
 pub fn leave(freezer: &Freezer) -> bool {
     let signal = |signal| {
         for pid in freezer.tracers() {
-            // The container may have a debugger of its own.
+            // Only CRIU: the container may have a debugger of its own.
             if Process::read(pid).is_some_and(|process| process.name == "criu") {
                 let _ = kill(Pid::from_raw(pid), signal);
             }
@@ -143,7 +142,7 @@ pub fn leave(freezer: &Freezer) -> bool {
     freezer.wait_untraced(KILL_LIMIT)
 }
 
-/// The first error line in a log of CRIU: those after it are consequences.
+/// The first error line in a CRIU log: later ones are consequences of it.
 pub fn criu_error(log: &Path) -> Option<String> {
     let text = String::from_utf8_lossy(&std::fs::read(log).ok()?).into_owned();
     error_line(&text)
@@ -153,7 +152,7 @@ pub(crate) fn error_line(log: &str) -> Option<String> {
     log.lines()
         .filter_map(|line| line.split_once("Error (").map(|(_, rest)| rest))
         .map(|rest| format!("Error ({rest}"))
-        // Said without CAP_SYS_RESOURCE, and of no consequence.
+        // Logged without CAP_SYS_RESOURCE, and harmless.
         .find(|line| !line.to_ascii_lowercase().contains("rlimit"))
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::container::runtime::{self, CGROUP_MOUNT};
 
-/// Why containers cannot be frozen on this host, if they cannot.
+/// Why containers cannot be frozen on this host; `None` if they can.
 pub fn problem() -> Option<String> {
     let mounted = Path::new(CGROUP_MOUNT).join("cgroup.controllers").exists();
     (!mounted).then(|| {
@@ -18,7 +18,7 @@ pub fn problem() -> Option<String> {
     })
 }
 
-/// Longest that the kernel may take to stop every task, e.g. one in an uninterruptible sleep.
+/// How long the kernel may take to stop every task, for example one in an uninterruptible sleep.
 const FREEZE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A container's cgroup.
@@ -48,8 +48,8 @@ pub enum FreezeError {
 }
 
 impl Freezer {
-    /// The freezer of a container that runs, of which Podman says that it is in `cgroup`. What the
-    /// runtime says counts more: see [`runtime::cgroup`].
+    /// The freezer of a running container that Podman says is in `cgroup`. What the runtime says
+    /// takes precedence: see [`runtime::cgroup`].
     pub fn of_running(runtime: &str, id: &str, cgroup: &str) -> Result<Self, FreezeError> {
         match runtime::cgroup(runtime, id) {
             Some(own) => Self::new(&own),
@@ -66,8 +66,8 @@ impl Freezer {
         Ok(Freezer { directory })
     }
 
-    /// That of the container with this id, if there is one, in whatever slice or service: Podman and its
-    /// runtimes name the cgroup after it.
+    /// The freezer of the container with this id, if there is one, in whatever slice or service: Podman
+    /// and its runtimes name the cgroup after the container.
     pub fn of_container(id: &str) -> Option<Self> {
         let names = names(id);
         let mut directories = vec![PathBuf::from(CGROUP_MOUNT)];
@@ -86,7 +86,7 @@ impl Freezer {
         None
     }
 
-    /// Stops every task of the cgroup and its descendants and waits until they stand.
+    /// Stops every task of the cgroup and its descendants, and waits until they are stopped.
     ///
     /// Undone by [`Freezer::thaw`]. Blocks the calling thread, usually for well under 1 ms.
     pub fn freeze(&self) -> Result<(), FreezeError> {
@@ -109,8 +109,8 @@ impl Freezer {
         }
     }
 
-    /// Waits until no process traces one of the tasks, as CRIU does while it dumps: one whose
-    /// runtime was killed is still at it. Whether there is none any more before `limit`.
+    /// Waits until no process traces one of the tasks, as CRIU does while it dumps; it goes on if
+    /// only its runtime was killed. Returns whether that was so before `limit`.
     pub fn wait_untraced(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         while !self.tracers().is_empty() {
@@ -122,22 +122,22 @@ impl Freezer {
         true
     }
 
-    /// The processes that trace a thread of its tasks.
+    /// The processes that trace any thread of the tasks.
     pub fn tracers(&self) -> BTreeSet<i32> {
         self.processes().into_iter().flat_map(tracers).collect()
     }
 
-    /// The processes in it and below.
+    /// The processes in it and below it.
     pub fn processes(&self) -> Vec<i32> {
         processes(&self.directory)
     }
 
-    /// Kills every process in it and below, frozen or not. Not undone.
+    /// Kills every process in it and below it, frozen or not. Not undone.
     pub fn kill(&self) -> Result<(), FreezeError> {
         self.write("cgroup.kill", "1")
     }
 
-    /// Lets the tasks run on. A cgroup that is gone or runs already is fine.
+    /// Lets the tasks run again. Does nothing if the cgroup is gone or not frozen.
     pub fn thaw(&self) -> Result<(), FreezeError> {
         if !self.directory.exists() {
             return Ok(());
@@ -145,7 +145,7 @@ impl Freezer {
         self.write("cgroup.freeze", "0")
     }
 
-    /// Whether it was told to freeze and not to thaw since.
+    /// Whether it was told to freeze and has not been told to thaw since.
     pub fn frozen(&self) -> Result<bool, FreezeError> {
         let path = self.directory.join("cgroup.freeze");
         match std::fs::read_to_string(&path) {
@@ -160,9 +160,9 @@ impl Freezer {
     }
 }
 
-/// What the cgroup of a container can be called: by systemd, without it, and where its service is split
-/// (`--cgroups=split`; libpod/container_internal_linux.go, `getOCICgroupPath`). Conmon and health checks
-/// have others that the id is in.
+/// Possible names of a container's cgroup: under systemd, without systemd, and in a service with a split
+/// cgroup (`--cgroups=split`; libpod/container_internal_linux.go, `getOCICgroupPath`). Other cgroups
+/// also have the id in their names: those of conmon and of health checks.
 fn names(id: &str) -> [String; 3] {
     [
         format!("libpod-{id}.scope"),
@@ -171,8 +171,8 @@ fn names(id: &str) -> [String; 3] {
     ]
 }
 
-/// Memory of a container in bytes that moves with it: the cgroup's count where the memory controller is
-/// on, without the page cache, else the resident sets of its processes.
+/// Memory of a container, in bytes, that moves with it: if the memory controller is on, the cgroup's
+/// count without the page cache, otherwise the resident sets of its processes.
 pub fn memory_bytes(cgroup: &str, pid: i32) -> u64 {
     let directory = Path::new(CGROUP_MOUNT).join(cgroup.trim_start_matches('/'));
     if let Some(bytes) = std::fs::read_to_string(directory.join("memory.stat"))
@@ -186,8 +186,8 @@ pub fn memory_bytes(cgroup: &str, pid: i32) -> u64 {
     pids.iter().map(|pid| resident_bytes(*pid)).sum()
 }
 
-/// Of `memory.stat` what is nowhere else: memory of processes and of file systems in memory, and what
-/// the kernel keeps for them (Documentation/admin-guide/cgroup-v2.rst).
+/// The part of `memory.stat` that exists nowhere else: memory of processes and of in-memory file
+/// systems, and what the kernel keeps for them (Documentation/admin-guide/cgroup-v2.rst).
 fn own_memory(stat: &str) -> Option<u64> {
     let value = |name: &str| {
         let mut lines = stat.lines();

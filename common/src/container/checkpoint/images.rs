@@ -1,13 +1,12 @@
-//! CRIU's images as tar entries, from the moment that CRIU begins to write them.
+//! CRIU's images as tar entries, from the moment CRIU begins to write them.
 //!
-//! Memory is nearly all of what there is, and its files only grow (page_xfer in CRIU's
-//! criu/page-xfer.c writes them front to back), so pieces of them leave while CRIU still collects the
-//! rest. Each connection has a file of its own, which leaves when it is closed. An entry adds to the
-//! file of its name: the first one begins it. The other images are small, and leave whole when the dump is
-//! over.
+//! Nearly everything is memory, and its files only grow (page_xfer in CRIU's criu/page-xfer.c writes them
+//! front to back), so they are sent in pieces while CRIU still collects the rest. Each connection has a
+//! file of its own, which is sent when CRIU closes it. An entry is appended to the file of its name; the
+//! first one creates it. The other images are small, and are sent whole when the dump is over.
 //!
-//! The kernel tells of new and of closed files. Listing the directory again and again would keep CRIU
-//! from creating the next one.
+//! Inotify tells of new and closed files. Listing the directory over and over would keep CRIU from
+//! creating the next one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -23,24 +22,24 @@ use tar::{Builder, Header};
 
 use crate::container::files::tree::{Exactly, Pass};
 
-/// How the names begin of the files that hold memory.
+/// Prefix of the files that hold memory.
 const MEMORY: &[u8] = b"pages-";
-/// How those begin that hold a connection.
+/// Prefix of the files that hold a connection.
 const CONNECTION: &[u8] = b"tcp-stream-";
 
-/// Images that leave a directory, and how much of each has.
+/// Images that are sent from a directory, and how much of each has been sent.
 pub(crate) struct Outgoing {
     directory: PathBuf,
     /// Where they belong in the archive.
     prefix: PathBuf,
-    /// Without it everything leaves when the dump is over.
+    /// Without it, everything is sent when the dump is over.
     watch: Option<Inotify>,
     memory: BTreeSet<OsString>,
     sent: BTreeMap<OsString, u64>,
 }
 
 impl Outgoing {
-    /// To be called before CRIU begins: files that are there already leave when the dump is over.
+    /// Call before CRIU begins: files that are already there are sent when the dump is over.
     pub(crate) fn new(directory: &Path, prefix: &Path) -> Self {
         let watch = watch(directory);
         if let Err(error) = &watch {
@@ -80,7 +79,7 @@ impl Outgoing {
         names.iter().try_for_each(|name| self.write(name, builder))
     }
 
-    /// Names that were created or closed since the last call, and which of it.
+    /// Names created or closed since the last call, and which of the two.
     fn events(&self) -> io::Result<Vec<(OsString, bool)>> {
         let mut found = Vec::new();
         let Some(watch) = &self.watch else {
@@ -147,7 +146,7 @@ impl Incoming {
         }
     }
 
-    /// Adds `piece` to the image called `name`; what was there before the first piece goes.
+    /// Appends `piece` to the image called `name`; the first piece replaces any older file.
     pub(crate) fn entry(&mut self, name: &Path, piece: &mut impl Read) -> io::Result<()> {
         let name = file_name(name)?;
         let path = self.directory.join(name);

@@ -1,4 +1,4 @@
-//! What happens to the container at the source: it stands still and is written down by CRIU.
+//! What happens to the container at the source: it is frozen, and CRIU dumps it.
 
 pub mod drain;
 pub mod dump;

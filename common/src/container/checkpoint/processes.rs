@@ -1,4 +1,4 @@
-//! What the processes of a container have that CRIU cannot restore everywhere.
+//! What a container's processes use that CRIU cannot restore everywhere.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -6,7 +6,8 @@ use std::path::Path;
 use super::freezer::Freezer;
 use crate::container::apparmor;
 
-/// Those of the container in `cgroup`; its first one, `pid`, where there is no such cgroup.
+/// The processes of the container in `cgroup`; only its first one, `pid`, if there is no such
+/// cgroup.
 pub fn of(cgroup: &str, pid: i32) -> Vec<i32> {
     let found = Freezer::new(cgroup).map_or_else(|_| Vec::new(), |freezer| freezer.processes());
     match found.is_empty() {
@@ -16,7 +17,7 @@ pub fn of(cgroup: &str, pid: i32) -> Vec<i32> {
 }
 
 /// Sizes in bytes of the rings that the kernel has mapped into `processes` for asynchronous I/O
-/// (io_setup(2)). A process that is gone has none.
+/// (io_setup(2)). Processes that are gone are skipped.
 pub fn aio_rings(processes: &[i32]) -> BTreeSet<u64> {
     processes
         .iter()
@@ -38,12 +39,13 @@ fn rings(maps: &str) -> Vec<u64> {
     mapped.collect()
 }
 
-/// How many of `processes`, those of a container, were started by somebody outside of it, besides its
-/// first one, `first`: by `podman exec`. Those whose parents end become children of the first.
+/// How many of `processes`, those of a container, were started from outside by `podman exec`. Its
+/// first process, `first`, does not count. A process whose parent ends becomes a child of the first
+/// one.
 pub fn from_outside(processes: &[i32], first: i32) -> usize {
     let parent = |pid: &i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // proc_pid_stat(5): the command before it may contain anything, parentheses too.
+        // proc_pid_stat(5): the command name before it may contain anything, even parentheses.
         let (_, rest) = stat.rsplit_once(')')?;
         rest.split_ascii_whitespace().nth(1)?.parse::<i32>().ok()
     };
@@ -54,7 +56,7 @@ pub fn from_outside(processes: &[i32], first: i32) -> usize {
         .count()
 }
 
-/// The labels that a security module confines `processes` by; none for those that it does not.
+/// The labels by which a security module confines `processes`; unconfined ones have none.
 pub fn labels(processes: &[i32]) -> BTreeSet<String> {
     let read = |pid: &i32| apparmor::label(&Path::new("/proc").join(pid.to_string()));
     processes.iter().filter_map(read).collect()
@@ -82,7 +84,7 @@ mod tests {
             .unwrap();
         let (own, pid) = (std::process::id() as i32, child.id() as i32);
         assert_eq!(from_outside(&[own, pid], own), 0);
-        // This process stands for conmon.
+        // This process plays conmon's part.
         assert_eq!(from_outside(&[1, pid], 1), 1);
         assert_eq!(from_outside(&[pid], pid), 0);
         child.kill().unwrap();

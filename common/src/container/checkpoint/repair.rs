@@ -1,9 +1,9 @@
-//! Connections that a killed CRIU has left in repair mode.
+//! Connections that a killed CRIU left in repair mode.
 //!
 //! While CRIU dumps a connection its socket is in repair mode (`tcp_repair_on` in CRIU's
 //! soccr/soccr.c): nothing is sent, and a write fails with EINVAL (`tcp_sendmsg_locked` in the kernel's
-//! net/ipv4/tcp.c). If CRIU is killed then, nobody ends that, and the application would give the
-//! connection up.
+//! net/ipv4/tcp.c). If CRIU is killed then, nothing ends that mode, and the application would give up
+//! the connection.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-/// Ends repair mode of every socket of these processes that is in it, and says of how many. They
-/// should be frozen. A process that is gone has none.
+/// Ends repair mode on every socket of these processes that is in it, and returns how many there
+/// were. The processes should be frozen; those that are gone are skipped.
 ///
 /// # Errors
 /// If a socket cannot be reached or changed: without `CAP_NET_ADMIN` or `CAP_SYS_PTRACE`.
@@ -39,7 +39,7 @@ pub fn end(processes: &[i32]) -> io::Result<usize> {
                 continue;
             };
             let socket = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?;
-            // Sockets of other kinds do not know the option.
+            // Sockets of other kinds do not support the option.
             if getsockopt(&socket, sockopt::TcpRepair).is_ok_and(|mode| mode != 0) {
                 setsockopt(&socket, sockopt::TcpRepair, &0)?;
                 ended += 1;

@@ -1,4 +1,4 @@
-//! Whom the sockets of a container talk to.
+//! The peers of a container's sockets.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,9 +7,9 @@ use conntrack::{Protocol, Tuple};
 use procfs::net::{TcpNetEntries, TcpState, UdpNetEntries};
 use procfs::{FromReadSI, current_system_info};
 
-/// The connections of sockets in a network namespace, loopback left out, as the tuples of the packets that
-/// they send. `net` is what the kernel shows of the namespace: `/proc/PID/net`. What cannot be read counts
-/// for nothing.
+/// The connections of the sockets in a network namespace, except over loopback, as the tuples of the
+/// packets they send. `net` is `/proc/PID/net`, the kernel's view of the namespace. What cannot be read is
+/// left out.
 pub fn connections(net: &Path) -> Vec<Tuple> {
     let mut connections = Vec::new();
     let mut add = |protocol, local: SocketAddr, remote: SocketAddr| {

@@ -14,25 +14,24 @@ use crate::container::checkpoint::{freezer, processes};
 use crate::container::facts::{
     ContainerFacts, LogFacts, NetworkFacts, PublishedPort, Roots, VolumeFacts,
 };
+use crate::container::files::places::LOG_NAME;
 use crate::container::files::usage;
 use crate::container::health::HealthFacts;
 use crate::container::init::{self, InitProgram};
 use crate::container::service::ServiceFacts;
-use crate::container::spec::{LOG_NAME, Layout};
+use crate::container::spec::Spec;
 
-/// Where a running container's pieces are on this host.
+/// What only a container's own host can use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placement {
-    /// Process id of the container's first process, in the host's pid namespace.
+pub struct Local {
+    /// Process id of the container's first process, in the host's pid namespace; 0 if it does not run.
     pub pid: i32,
-    /// Path of the network namespace.
-    pub netns: String,
     /// Cgroup path below the cgroup mount, as Podman reports it.
     pub cgroup: String,
-    /// The generated OCI `config.json`.
-    pub oci_config: String,
+    /// Podman's directory of the container. The generated OCI configuration is there while it runs.
+    pub bundle: PathBuf,
     /// The overlay's upper directory.
-    pub upper_dir: String,
+    pub upper: PathBuf,
 }
 
 /// `podman inspect`, reduced to what is read here.
@@ -95,8 +94,6 @@ struct InspectGraphDriver {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct InspectNetworkSettings {
-    #[serde(default)]
-    sandbox_key: String,
     #[serde(default)]
     ports: Option<BTreeMap<String, Option<Vec<InspectHostPort>>>>,
     #[serde(default)]
@@ -183,8 +180,8 @@ struct VolumeInspect {
     anonymous: bool,
 }
 
-/// Looks at the container with this id: what it is, and where its pieces are.
-pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandError> {
+/// Looks at the container with this id.
+pub async fn inspect(id: &str) -> Result<(ContainerFacts, Local), CommandError> {
     let inspect: Inspect = first(json(&["container", "inspect", id]).await?, "container")?;
 
     let mounts = inspect.mounts.unwrap_or_default();
@@ -224,31 +221,30 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
     });
     let networks = networks.collect();
 
-    let placement = Placement {
+    let oci_config = PathBuf::from(inspect.oci_config_path.unwrap_or_default());
+    let upper = inspect
+        .graph_driver
+        .data
+        .and_then(|mut data| data.remove("UpperDir"));
+    let local = Local {
         pid: inspect.state.pid,
-        netns: inspect.network_settings.sandbox_key,
         cgroup: inspect.state.cgroup_path,
-        oci_config: inspect.oci_config_path.unwrap_or_default(),
-        upper_dir: inspect
-            .graph_driver
-            .data
-            .as_ref()
-            .and_then(|d| d.get("UpperDir").cloned())
-            .unwrap_or_default(),
+        bundle: oci_config.parent().map(Path::to_owned).unwrap_or_default(),
+        upper: upper.unwrap_or_default().into(),
     };
-    let upper = PathBuf::from(&placement.upper_dir);
+    let upper = local.upper.clone();
     let counted = tokio::task::spawn_blocking(move || {
         let volumes = directories.iter().map(|volume| usage::allocated(volume));
         (usage::allocated(&upper), volumes.sum())
     });
     let (changed_bytes, volume_bytes) = counted.await.unwrap_or_default();
-    let pids = processes::of(&placement.cgroup, placement.pid);
-    // One that does not run has no configuration.
-    let layout = Layout::read(Path::new(&placement.oci_config)).ok();
+    let pids = processes::of(&local.cgroup, local.pid);
+    // A container that does not run has no configuration.
+    let spec = Spec::read(&local.bundle).ok();
     // Podman keeps those that have ended for a while.
     let exec_sessions = match inspect.exec_ids.is_none_or(|ids| ids.is_empty()) {
         true => 0,
-        false => processes::from_outside(&pids, placement.pid),
+        false => processes::from_outside(&pids, local.pid),
     };
     let below = format!("/overlay-containers/{}/userdata/", inspect.id);
     let root = |path: &str, file: &str| {
@@ -256,12 +252,12 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
         Some(root.to_owned())
     };
     let roots = Roots {
-        graph: root(&placement.oci_config, "config.json"),
+        graph: root(&oci_config.to_string_lossy(), "config.json"),
         run: root(&inspect.resolv_conf_path, "resolv.conf"),
         volumes: volume_root,
     };
     let log = inspect.host_config.log_config;
-    let usual = Path::new(&placement.oci_config).with_file_name(LOG_NAME);
+    let usual = local.bundle.join(LOG_NAME);
     let elsewhere = !log.path.is_empty() && Path::new(&log.path) != usual;
     let log = LogFacts {
         driver: log.r#type,
@@ -274,7 +270,7 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
         volume_bytes,
         labels: processes::labels(&pids),
         aio_rings: processes::aio_rings(&pids),
-        memory_bytes: freezer::memory_bytes(&placement.cgroup, placement.pid),
+        memory_bytes: freezer::memory_bytes(&local.cgroup, local.pid),
         ports: published(inspect.network_settings.ports.unwrap_or_default()),
         id: inspect.id,
         name: inspect.name,
@@ -299,20 +295,20 @@ pub async fn inspect(id: &str) -> Result<(ContainerFacts, Placement), CommandErr
         dependencies: inspect.dependencies.unwrap_or_default(),
         exec_sessions,
         terminal: inspect.config.tty,
-        user_namespace: layout.as_ref().is_some_and(|layout| layout.user_namespace),
-        init: layout.as_ref().and_then(init),
-        overlay: inspect.graph_driver.name == "overlay" && !placement.upper_dir.is_empty(),
+        user_namespace: spec.as_ref().is_some_and(Spec::user_namespace),
+        init: spec.as_ref().and_then(init),
+        overlay: inspect.graph_driver.name == "overlay" && local.upper != Path::new(""),
         service: match inspect.state.conmon_pid {
             0 => None,
             conmon => ServiceFacts::of(conmon, &inspect.config.sd_notify_mode).await?,
         },
         health: inspect.config.health(),
     };
-    Ok((facts, placement))
+    Ok((facts, local))
 }
 
-fn init(layout: &Layout) -> Option<InitProgram> {
-    InitProgram::of(layout).unwrap_or_else(|error| {
+fn init(spec: &Spec) -> Option<InitProgram> {
+    InitProgram::of(spec).unwrap_or_else(|error| {
         tracing::warn!("{}: {error}", init::DESTINATION);
         None
     })

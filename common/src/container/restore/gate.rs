@@ -1,4 +1,4 @@
-//! The gate: Podman's restore, held just before the OCI runtime starts.
+//! The gate: Podman's restore, stopped just before the OCI runtime starts.
 //!
 //! Podman starts conmon once everything but the processes exists. [`stage`] gives it this
 //! executable as conmon: it tells the agent where things are, waits for one byte, and then becomes
@@ -34,26 +34,25 @@ use crate::command::{self, CommandError};
 use crate::container::checkpoint::freezer::Freezer;
 use crate::container::leftover_processes;
 use crate::container::runtime;
-use crate::container::spec::Layout;
 use crate::systemd::{self, ServiceName};
 
-/// Name the agent's executable is linked to, to act as conmon.
+/// Name under which the agent's executable is linked to act as conmon.
 pub const CONMON_NAME: &str = "gate-conmon";
 
 const GATE_SOCKET: &str = "LIVE_MIGRATION_GATE";
 const REAL_CONMON: &str = "LIVE_MIGRATION_CONMON";
 
 /// How long Podman may take to clean up after a closed gate or a failed restore: it waits for a runtime
-/// that may wait for systemd for half a minute.
+/// that may itself wait half a minute for systemd.
 const CANCEL_LIMIT: Duration = Duration::from_secs(45);
 
-/// How long a runtime may go on with a restore that nobody waits for.
+/// How long a runtime may go on with an abandoned restore.
 const RUNTIME_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long conmon may take to start the runtime.
 const START_LIMIT: Duration = Duration::from_millis(500);
 
-/// How long what was killed may take to be gone.
+/// How long killed processes may take to disappear.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 const KILL_PAUSE: Duration = Duration::from_millis(5);
 
@@ -72,7 +71,7 @@ pub enum GateError {
     /// The restore failed; Podman may not have said so yet.
     #[error("the container cannot be restored: {0}")]
     Restore(String),
-    /// Whoever came to the gate did not say what was expected.
+    /// Whoever connected to the gate did not send what was expected.
     #[error("the restore gate: {0}")]
     Unexpected(String),
 }
@@ -86,14 +85,12 @@ struct Arrival {
     runtime_log: Option<PathBuf>,
 }
 
-/// A container that exists in every respect but its processes.
+/// A container that exists except for its processes.
 pub struct Staged {
-    /// Where CRIU's images belong.
+    /// Where CRIU's images go.
     pub checkpoint: PathBuf,
-    /// Podman's directory of the container: logs of the restore are there.
+    /// Podman's directory of the container, with the logs of the restore.
     pub bundle: PathBuf,
-    /// Where the files belong.
-    pub layout: Layout,
     gate: Option<UnixStream>,
     podman: Child,
     log: PathBuf,
@@ -101,20 +98,21 @@ pub struct Staged {
     runtime_log: Option<PathBuf>,
 }
 
-/// What a container is to live in at its destination.
+/// What systemd unit a container runs in at its destination.
 #[derive(Debug, Clone)]
 pub enum Owner {
-    /// In a scope of this name, where there is systemd: where it would live if it had been started after a
+    /// In a scope of this name, if there is systemd: where it would be if it had been started from a
     /// login, and not in this agent's service.
     Scope(String),
     /// In this service.
     Service(ServiceName),
 }
 
-/// Starts `podman container restore` of the skeleton `archive` and returns once it waits at the
-/// gate. `runtime` is the container's, by name or path; `scratch` receives the socket and two small files.
+/// Starts `podman container restore` of the skeleton `archive` and returns once it waits at the gate.
+/// `runtime` is the container's, by name or path; `scratch` receives the socket and two small files.
 ///
-/// For a service its unit is changed until [`crate::container::service::arrived`] or [`crate::container::service::undo_arrival`].
+/// For a service, its unit stays changed until [`crate::container::service::arrived`] or
+/// [`crate::container::service::undo_arrival`].
 ///
 /// Undone by [`Staged::cancel`] and [`crate::container::podman::objects::remove_container`].
 pub async fn stage(
@@ -130,7 +128,8 @@ pub async fn stage(
         "[engine]\nconmon_path = [{:?}]\n",
         link.display().to_string()
     );
-    // Of containers that come with a path as their runtime Podman takes only those that it has been told.
+    // If a container comes with a path as its runtime, Podman accepts only a path that it has been told
+    // of.
     if runtime.starts_with('/') {
         settings += &format!("[engine.runtimes]\n{runtime:?} = [{runtime:?}]\n");
     }
@@ -138,7 +137,7 @@ pub async fn stage(
     let socket = scratch.join("gate.sock");
     let listener = UnixListener::bind(&socket)?;
 
-    // A file, not a pipe: conmon inherits it for the container's whole life.
+    // A file rather than a pipe: conmon inherits it for the container's whole life.
     let log = scratch.join("podman-restore.log");
     let arguments = vec![
         "container".to_owned(),
@@ -179,7 +178,7 @@ pub async fn stage(
             name.add_override(&starter::override_of(&starter, scratch))
                 .await?;
             let mut command = command::new("systemctl");
-            // What it requires would be started as well.
+            // Otherwise what the unit requires would be started as well.
             command
                 .args(["start", "--job-mode=ignore-dependencies", name.as_str()])
                 .stderr(Stdio::null());
@@ -205,7 +204,6 @@ pub async fn stage(
     let arrival: Arrival = serde_json::from_str(&line)
         .map_err(|e| GateError::Unexpected(format!("{e} in {line:?}")))?;
     Ok(Staged {
-        layout: Layout::read(&arrival.bundle.join("config.json"))?,
         checkpoint: arrival.checkpoint,
         bundle: arrival.bundle,
         gate: Some(reader.into_inner()),
@@ -230,11 +228,11 @@ fn failed(status: ExitStatus, log: &Path) -> CommandError {
 }
 
 impl Staged {
-    /// Closes the gate, if it is not open, and waits until Podman has cleaned up after itself. What Podman keeps of
-    /// the container then is removed with [`crate::container::podman::objects::remove_container`].
+    /// Closes the gate, unless it is open, and waits until Podman has cleaned up after itself. What Podman then
+    /// still keeps of the container is removed with [`crate::container::podman::objects::remove_container`].
     pub async fn cancel(mut self) {
         drop(self.gate);
-        // Podman tears down network and storage itself if it is let; killed, it leaves them.
+        // Podman tears down network and storage itself if it may; if killed, it leaves them behind.
         if tokio::time::timeout(CANCEL_LIMIT, self.podman.wait())
             .await
             .is_err()
@@ -249,8 +247,8 @@ impl Staged {
     /// [`crate::container::podman::objects::remove_container`].
     ///
     /// # Errors
-    /// As soon as it is certain that the container will not run, and then nothing of it does. Podman,
-    /// and perhaps the runtime, may be cleaning up still, which can take half a minute: it is left to
+    /// As soon as it is certain that the container will not run; nothing of it runs then. Podman, and
+    /// perhaps the runtime, may still be cleaning up, which can take half a minute: that is left to
     /// [`Staged::cancel`], because the source's clients wait for this answer.
     pub async fn open(&mut self, runtime: &str, id: &str) -> Result<(), GateError> {
         if let Some(mut gate) = self.gate.take() {
@@ -273,7 +271,7 @@ impl Staged {
                 }
             }
         };
-        // A runtime whose CRIU has failed in order ends in order.
+        // If CRIU has failed in an orderly way, so will its runtime.
         let in_order = ended == Some(watch::End::Failed);
         let (runtime, id) = (runtime.to_owned(), id.to_owned());
         let killing = move || kill_restored(&runtime, &id, in_order);
@@ -292,23 +290,24 @@ impl Staged {
     }
 }
 
-/// Kills what a restore has made, and unless it ends `in_order` those that would go on with it: when
-/// Podman, conmon or CRIU is killed the others go on or wait for ever. Returns when all is gone.
+/// Kills what a restore has created and, unless it ends `in_order`, the programs that would go on
+/// with it: when Podman, conmon or CRIU is killed, the others go on or wait for ever. Returns when
+/// all of them are gone.
 fn kill_restored(runtime: &str, id: &str, in_order: bool) -> io::Result<()> {
     let deadline = Instant::now() + KILL_LIMIT;
     loop {
         let mut found = Vec::new();
         if !in_order {
-            // In the order in which they start each other.
+            // In the order in which they start one another.
             for program in [CONMON_NAME, "conmon", runtime] {
                 found.extend(leftover_processes::at_restore(program, id));
             }
         }
-        // Processes that are not in the container's cgroup yet: CRIU has the images open, below the
-        // container's id.
+        // Processes that are not in the container's cgroup yet: CRIU has the images open, whose
+        // path contains the container's id.
         found.extend(leftover_processes::with_open_file("criu", id));
         for pid in &found {
-            // It may just have ended by itself.
+            // The process may just have ended.
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
         let cgroup = Freezer::of_container(id).filter(|cgroup| !cgroup.processes().is_empty());
@@ -320,31 +319,31 @@ fn kill_restored(runtime: &str, id: &str, in_order: bool) -> io::Result<()> {
         }
         if Instant::now() > deadline {
             return Err(io::Error::other(format!(
-                "what was restored by half does not end: processes {found:?}"
+                "a half-restored container does not end: processes {found:?}"
             )));
         }
         std::thread::sleep(KILL_PAUSE);
     }
 }
 
-/// Ends what a restore that failed may have left. When Podman, conmon or CRIU is killed meanwhile, the
-/// others go on or wait for ever, and then there are processes that Podman knows nothing of.
+/// Ends what a failed restore may have left. If Podman, conmon or CRIU was killed meanwhile, the
+/// others go on or wait for ever, and leave processes that Podman knows nothing of.
 ///
-/// Harmless where nothing is left. Not undone. Blocks.
+/// Harmless if nothing is left. Not undone. Blocks.
 ///
 /// # Errors
-/// If something does not end.
+/// If a process does not end.
 pub fn end_processes(runtime: &str, id: &str) -> Result<(), GateError> {
-    // One that has just passed the gate becomes conmon, and that starts the runtime, unless it ends.
+    // A process that has just passed the gate becomes conmon, which starts the runtime, or it ends.
     leftover_processes::wait_for_program(CONMON_NAME, id, RUNTIME_LIMIT)
         .map_err(io::Error::other)?;
     let _ = leftover_processes::wait_for_program("conmon", id, START_LIMIT);
-    // The runtime first: it would go on in a cgroup that is empty by then.
+    // The runtime first: otherwise it would go on in a cgroup that is empty by then.
     leftover_processes::wait_for_program(runtime, id, RUNTIME_LIMIT).map_err(io::Error::other)?;
     if let Some(cgroup) = Freezer::of_container(id) {
         cgroup.kill().map_err(io::Error::other)?;
     }
-    // conmon ends when its container does, if it has heard of it.
+    // conmon ends when its container does, if it was told of it.
     if let Err(conmon) = leftover_processes::wait_for_program("conmon", id, CONMON_LIMIT) {
         kill(Pid::from_raw(conmon.pid), Signal::SIGKILL).map_err(io::Error::from)?;
     }
@@ -352,11 +351,11 @@ pub fn end_processes(runtime: &str, id: &str) -> Result<(), GateError> {
     Ok(())
 }
 
-/// Removes what a runtime that was killed keeps of a container that does not run: it would say that the
-/// next one of this id exists already. Also unmounts the root that it has mounted for CRIU (`criu-root`
-/// in runc's criu_linux.go and crun's criu.c).
+/// Removes the state that a killed runtime keeps of a container that does not run: otherwise it would
+/// say that the next container of this id already exists. Also unmounts the root that the runtime has
+/// mounted for CRIU (`criu-root` in runc's criu_linux.go and crun's criu.c).
 ///
-/// Harmless where nothing is left. Not undone. Blocks.
+/// Harmless if nothing is left. Not undone. Blocks.
 pub fn forget(id: &str) {
     for runtime in runtime::NAMES {
         let state = runtime::state_directory(runtime, id);
@@ -366,7 +365,7 @@ pub fn forget(id: &str) {
         let _ = umount2(&state.join("criu-root"), MntFlags::MNT_DETACH);
         let mut delete = command::blocking(runtime);
         let deleted = delete.args(["delete", "--force", id]).output();
-        tracing::debug!("{} was left: {deleted:?}", state.display());
+        tracing::debug!("{} was left behind: {deleted:?}", state.display());
     }
 }
 
@@ -399,7 +398,7 @@ fn wait_and_become_conmon(arguments: &[OsString]) -> io::Result<std::convert::In
             conmon_pid.as_os_str().as_bytes(),
         )?;
         let mut gate = BlockingStream::connect(socket)?;
-        // As an argument that Podman has conmon pass on.
+        // In the argument that Podman has conmon pass on to the runtime.
         let runtime_log = arguments.iter().find_map(|argument| {
             let log = argument.to_str()?.strip_prefix("--runtime-arg=")?;
             log.ends_with("/oci-log").then(|| PathBuf::from(log))

@@ -1,4 +1,4 @@
-//! What happens to the container at the destination: it comes to life, but runs only when it may.
+//! What happens to the container at the destination: it is restored, but runs only once it may.
 
 pub mod gate;
 pub mod profile;

@@ -3,10 +3,10 @@
 //! The destination wants Podman to prepare everything (record, storage, network namespace,
 //! addresses, conmon) before the container is frozen. Podman only does that from a checkpoint
 //! archive, and only Podman knows how to write its own configuration into one. So Podman is asked
-//! for an ordinary checkpoint of the running container, with an OCI runtime in place of its own
+//! for an ordinary checkpoint of the running container, but with a substitute for its OCI runtime
 //! that answers `checkpoint` by writing an empty inventory instead of calling CRIU, and passes
-//! every other verb on. The container does not notice; the archive holds `config.dump`,
-//! `spec.dump` and `network.status` and restores to whatever images are put in its place.
+//! every other verb on. The container does not notice. The archive holds `config.dump`, `spec.dump`
+//! and `network.status`, and restores whatever images are put into it.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -15,9 +15,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use crate::command::{self, CommandError};
-use crate::container::spec::LOG_NAME;
+use crate::container::files::places::LOG_NAME;
 
-/// Name the agent's executable is linked to, to act as the OCI runtime.
+/// Name under which the agent's executable is linked to act as the OCI runtime.
 pub const RUNTIME_NAME: &str = "skeleton-runtime";
 
 /// In the archive: where CRIU's images would be, and the one that Podman looks for.
@@ -28,7 +28,7 @@ const INVENTORY: &str = "inventory.img";
 const NEEDED: [&str; 2] = ["config.dump", SPEC];
 const SPEC: &str = "spec.dump";
 
-/// Tells the stand-in which runtime it stands in for.
+/// Tells the substitute which runtime it replaces.
 const REAL_RUNTIME: &str = "LIVE_MIGRATION_RUNTIME";
 
 /// Writes the archive of container `id` to `archive`, using `scratch` for two small files.
@@ -62,17 +62,17 @@ pub async fn write(
     trim(archive).map_err(failed)
 }
 
-/// Takes the container's log out of the archive and makes sure that the rest is whole.
+/// Takes the container's log out of the archive and makes sure that the rest is complete.
 ///
-/// Podman puts the log in, which the container goes on writing: an entry that outgrows its header
-/// breaks the archive off, and Podman does not notice. The entries after it are lost then, which
-/// are the checkpoint's. They are ours and empty; the log travels with the other files.
+/// Podman adds the log while the container goes on writing to it. If the entry outgrows its header,
+/// the archive ends there, and Podman does not notice. The entries after it are then missing; those
+/// are the checkpoint's, which are ours and empty. The log travels with the other files.
 fn trim(archive: &Path) -> io::Result<()> {
     let trimmed = archive.with_extension("trimmed");
     let mut builder = tar::Builder::new(File::create(&trimmed)?);
     let mut kept = Vec::new();
     for entry in tar::Archive::new(File::open(archive)?).entries_with_seek()? {
-        // Only the end of the log can be missing.
+        // Only the part from the end of the log on can be missing.
         let Ok(mut entry) = entry else { break };
         let path = entry.path()?.into_owned();
         if path == Path::new(LOG_NAME) || path.starts_with(CHECKPOINT) {
@@ -107,9 +107,9 @@ fn trim(archive: &Path) -> io::Result<()> {
     std::fs::rename(&trimmed, archive)
 }
 
-/// Binds what a link leads to in place of the link. The runtime does so when it starts a container, but
-/// CRIU binds the link itself when it restores one, and then fails (`__do_bind_mount_v2` in
-/// criu/mount-v2.c). Debian's Podman knows the program of `--init` by a link.
+/// Replaces a symbolic link as the source of a bind mount by its target. The runtime resolves it when
+/// it starts a container, but CRIU binds the link itself when it restores one, and then fails
+/// (`__do_bind_mount_v2` in criu/mount-v2.c). Debian's Podman knows the program of `--init` by a link.
 fn follow_links(spec: &mut serde_json::Value) {
     let mounts = spec.get_mut("mounts").and_then(|m| m.as_array_mut());
     for mount in mounts.into_iter().flatten() {
@@ -155,7 +155,7 @@ async fn checkpoint(
 /// Acts as the OCI runtime. Returns the exit status, or does not return.
 pub fn runtime(arguments: &[OsString]) -> i32 {
     if let Some(images) = checkpoint_directory(arguments) {
-        // CRIU's inventory names an image format version; Podman only looks whether it exists.
+        // CRIU's inventory names an image format version; Podman only checks that the file exists.
         return match std::fs::create_dir_all(&images)
             .and_then(|()| std::fs::write(images.join(INVENTORY), b""))
         {

@@ -1,4 +1,4 @@
-//! Podman's restore as what a service starts: a process of the agent in the service's cgroup.
+//! Runs Podman's restore as what a service starts: a process of the agent in the service's cgroup.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::systemd;
 
-/// Name the agent's executable is linked to, to be started by a service.
+/// Name under which the agent's executable is linked, for a service to start it.
 pub const STARTER_NAME: &str = "service-starter";
 
 /// File in the scratch space that says what is started.
 const START: &str = "start.json";
 
-/// File in the scratch space, written at the gate, that says where conmon writes its id.
+/// File in the scratch space, written at the gate, that says where conmon writes its process id.
 pub(crate) const PID_FILE: &str = "conmon-pid-file";
 
 /// A Podman command line.
@@ -25,19 +25,20 @@ pub(crate) const PID_FILE: &str = "conmon-pid-file";
 pub(crate) struct Start {
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: BTreeMap<String, String>,
-    /// What it writes to stderr goes there.
+    /// Where its stderr goes.
     pub(crate) log: PathBuf,
 }
 
 impl Start {
-    /// Writes it down for the starter.
+    /// Writes it to the scratch space for the starter.
     pub(crate) fn write(&self, scratch: &Path) -> io::Result<()> {
         std::fs::write(scratch.join(START), serde_json::to_vec(self)?)
     }
 }
 
-/// What the service says while it is started so: the agent's `program` with `scratch`, and nothing else of
-/// what its files say. It may take as long as a migration does, and its failure is the migration's.
+/// Override of the service's unit for this start: it runs the agent's `program` with `scratch`, and
+/// nothing else that its files say. The start may take as long as a migration does, and its failure is the
+/// migration's.
 pub(crate) fn override_of(program: &Path, scratch: &Path) -> String {
     format!(
         "[Service]\n\
@@ -60,8 +61,8 @@ pub(crate) fn override_of(program: &Path, scratch: &Path) -> String {
     )
 }
 
-/// Acts as the service's main process: runs Podman, and when the container runs tells systemd that conmon
-/// is the main process. Returns the exit status.
+/// Acts as the service's main process: runs Podman, and when the container runs, tells systemd that
+/// conmon is the main process. Returns the exit status.
 pub fn start(arguments: &[OsString]) -> i32 {
     let Some(scratch) = arguments.first() else {
         eprintln!("{STARTER_NAME}: the scratch space is expected");

@@ -1,16 +1,16 @@
-//! Timer descriptors in CRIU's images, before they are restored.
+//! Repairs timer descriptors in CRIU's images before they are restored.
 //!
-//! A periodic timerfd that has expired stands still until it is read: the kernel arms it for its next
-//! period then (`timerfd_read` in fs/timerfd.c), and until that shows no time to its expiry but at least
-//! one expiration. A frozen container reads nothing, so sooner or later each of its periodic timers is
-//! found like that. CRIU restores the time that it has seen, none, and so the timer stays off for ever
-//! (`timerfd_arm` in criu/pie/restorer.c). It does better for the timers of setitimer(2) and
-//! timer_create(2), which it lets run for a whole period (criu/timer.c): the same is done here. The
-//! expirations that it has seen are restored, so nothing of the missed time is lost.
+//! A periodic timerfd that has expired stands still until it is read: only then does the kernel arm it
+//! for its next period (`timerfd_read` in fs/timerfd.c), and until then it shows no remaining time but
+//! at least one expiration. A frozen container reads nothing, so sooner or later each of its periodic
+//! timers is found like that. CRIU restores the remaining time that it has seen, zero, so the timer
+//! stays off for ever (`timerfd_arm` in criu/pie/restorer.c). For the timers of setitimer(2) and
+//! timer_create(2) it does better and lets them run for a whole period (criu/timer.c); the same is done
+//! here. The expirations that it has seen are restored, so none of the missed time is lost.
 //!
-//! A timer that was set by absolute time shows the time that is left as well, but CRIU adds the whole
-//! seconds of the clock to it, so that it would expire up to a second early. As a relative time it is
-//! right. One that is to be cancelled when the clock is set must stay absolute.
+//! A timer that was set to an absolute time also shows its remaining time, but CRIU adds the whole
+//! seconds of the clock to it, so it would expire up to a second early. As a relative time it is
+//! right. A timer that is cancelled when the clock is set must stay absolute.
 //!
 //! Format: criu/include/magic.h, images/fdinfo.proto and images/timerfd.proto in CRIU; Protocol Buffers'
 //! wire format.
@@ -20,10 +20,11 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// What all images but a few begin with, and then this one (`IMG_COMMON_MAGIC`, `FILES_MAGIC`).
+/// What all images but a few begin with, followed by the magic of this one (`IMG_COMMON_MAGIC`,
+/// `FILES_MAGIC`).
 const MAGIC: [u32; 2] = [0x5456_4319, 0x5630_3138];
 
-/// Longest entry that is believed, in bytes: the longest have a path in them.
+/// Longest plausible entry, in bytes: the longest ones contain a path.
 const LONGEST: u32 = 1 << 20;
 
 /// Number of the field `tfd` in `file_entry`.
@@ -39,7 +40,7 @@ const INTERVAL: [u64; 2] = [9, 10];
 const ABSOLUTE: u64 = 1;
 const CANCEL_ON_SET: u64 = 2;
 
-/// The image of the open files cannot be mended. It is as it was.
+/// The image of the open files cannot be repaired. It is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum TimerfdError {
     /// A file failed.
@@ -56,11 +57,11 @@ pub enum TimerfdError {
     Format(PathBuf),
 }
 
-/// Mends the timer descriptors in the images of this directory, and says how many. Not undone: the
-/// images serve one restore. Blocks.
+/// Repairs the timer descriptors in the images of this directory, and returns how many. Not undone:
+/// the images are for one restore. Blocks.
 ///
 /// # Errors
-/// If the image cannot be read or written, or is none.
+/// If the image cannot be read or written, or is not one.
 pub fn mend(images: &Path) -> Result<usize, TimerfdError> {
     let path = images.join("files.img");
     let fail = |source: io::Error| match source.kind() {
@@ -74,12 +75,12 @@ pub fn mend(images: &Path) -> Result<usize, TimerfdError> {
     };
     let image = match File::open(&path) {
         Ok(image) => image,
-        // A container without a single open file.
+        // The container has no open files at all.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         Err(error) => return Err(fail(error)),
     };
     let new = images.join("files.img.new");
-    // For root alone, as what it replaces.
+    // Readable by root only, like the file it replaces.
     let mut options = File::options();
     options.write(true).create(true).truncate(true).mode(0o600);
     let written = options.open(&new).and_then(|file| copy(image, file));
@@ -94,7 +95,7 @@ pub fn mend(images: &Path) -> Result<usize, TimerfdError> {
     .map_err(fail)
 }
 
-/// Copies an image and mends what it passes.
+/// Copies an image, repairing timers on the way.
 pub(crate) fn copy(image: impl Read, new: impl Write) -> io::Result<usize> {
     let (mut image, mut new) = (BufReader::new(image), BufWriter::new(new));
     for magic in MAGIC {
@@ -125,7 +126,7 @@ fn invalid() -> io::Error {
     io::ErrorKind::InvalidData.into()
 }
 
-/// The next number of four bytes; none at the end.
+/// The next four bytes as a number; `None` at the end.
 fn number(image: &mut impl Read) -> io::Result<Option<u32>> {
     let mut bytes = [0; 4];
     if image.read(&mut bytes[..1])? == 0 {
@@ -135,7 +136,7 @@ fn number(image: &mut impl Read) -> io::Result<Option<u32>> {
     Ok(Some(u32::from_le_bytes(bytes)))
 }
 
-/// The entry of a file as it is to be, if otherwise than it is; none if it is no entry.
+/// The repaired entry of a file, if it needs repair; the outer `None` if it is not an entry.
 #[expect(clippy::option_option, reason = "no entry, or nothing to change")]
 fn mended_entry(entry: &[u8]) -> Option<Option<Vec<u8>>> {
     let mut new = Vec::new();
@@ -169,7 +170,7 @@ fn mended_timer(timer: &[u8]) -> Option<Option<Vec<u8>>> {
         }
     };
     let zero = |numbers: [u64; 2]| numbers.iter().all(|number| of(*number) == Some(0));
-    // One that the program has turned off has not expired since.
+    // A timer that the program has turned off has not expired since.
     let expired = zero(VALUE) && !zero(INTERVAL) && of(TICKS)? > 0;
     let flags = of(SETTIME_FLAGS)?;
     let early = flags & (ABSOLUTE | CANCEL_ON_SET) == ABSOLUTE && (expired || !zero(VALUE));
@@ -192,7 +193,7 @@ fn mended_timer(timer: &[u8]) -> Option<Option<Vec<u8>>> {
     Some(Some(new))
 }
 
-/// A field of a message, and its bytes with number and length.
+/// A field of a message, and its bytes including number and length.
 struct Field<'a> {
     number: u64,
     value: Value<'a>,
@@ -204,7 +205,7 @@ enum Value<'a> {
     Bytes(&'a [u8]),
 }
 
-/// The fields of a message; none if it is no message.
+/// The fields of a message; `None` if it is not a message.
 fn fields(message: &[u8]) -> Option<Vec<Field<'_>>> {
     let mut fields = Vec::new();
     let mut rest = message;
@@ -290,7 +291,7 @@ mod tests {
         for (before, after) in [
             ([1, 0, 0, 0, 0, period], [1, 0, 0, period, 0, period]),
             ([3, 0, 0, 0, 7, 0], [3, 0, 7, 0, 7, 0]),
-            // By absolute time.
+            // Set to an absolute time.
             ([1, 1, 0, 0, 0, period], [1, 0, 0, period, 0, period]),
             ([0, 1, 5, 9, 0, 0], [0, 0, 5, 9, 0, 0]),
             // To be cancelled when the clock is set.
@@ -304,7 +305,7 @@ mod tests {
     #[test]
     fn others_stay_as_they_are() {
         for same in [
-            // Running; turned off; expired once for all.
+            // Running; turned off; a one-shot timer that has expired.
             [0, 0, 0, 5, 0, 9],
             [2, 0, 0, 5, 0, 9],
             [0, 0, 0, 0, 0, 9],

@@ -1,9 +1,9 @@
 //! Whether a restore that has begun can still succeed.
 //!
-//! Podman says that it failed only when it has cleaned up, and before that the runtime has: with a
-//! systemd that does not answer it, runc alone waits for half a minute (`stopUnit` in opencontainers'
-//! cgroups/systemd). Those who do the work say it at once: CRIU in the last line of its log, conmon and
-//! CRIU's worker by their end.
+//! Podman reports a failure only after it has cleaned up, and before that the runtime has: if systemd
+//! does not answer, runc alone waits for half a minute (`stopUnit` in opencontainers' cgroups/systemd).
+//! The processes that do the work show it at once: CRIU by the last line of its log, conmon and CRIU's
+//! worker by ending.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -15,33 +15,33 @@ use serde::Deserialize;
 
 use crate::container::leftover_processes::{self, Process};
 
-/// Pause between looks at the log.
+/// Poll interval for the log.
 pub(crate) const LOOK: Duration = Duration::from_millis(20);
 
-/// Pause between looks at the processes, which cost more.
+/// Poll interval for the processes, which cost more to look at.
 const PROCESSES: Duration = Duration::from_millis(500);
 
-/// How long a restore may make no progress. Progress is processor time that is used by conmon and what
-/// comes from it, and growth of CRIU's log. Before CRIU begins, and after it, things take milliseconds;
-/// a disk that is slow to read still costs processor time.
+/// How long a restore may make no progress. Progress means processor time used by conmon and its
+/// descendants, or growth of CRIU's log. Before CRIU begins and after it ends, steps take milliseconds;
+/// reading from a slow disk still costs processor time.
 const STALL: Duration = Duration::from_secs(30);
 
 /// What CRIU's processes are called.
 const CRIU: &str = "criu";
 
-/// How CRIU's log ends, if it comes as far as making processes (criu/cr-restore.c).
+/// How CRIU's log ends if it got as far as creating processes (criu/cr-restore.c).
 const FAILED: &str = "Restoring FAILED.";
 
-/// How errors begin in it, after the time.
+/// How errors in the log begin, after the time.
 const ERROR: &str = " Error (";
 
 /// A line near the log's end (criu/cr-restore.c).
 const FINISHED: &str = "Restore finished successfully.";
 
-/// How much of the log's end is looked at for them, in bytes.
+/// How many bytes at the end of the log are searched for these.
 const TAIL: u64 = 4096;
 
-/// Why a restore will not succeed any more.
+/// Why a restore can no longer succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display)]
 pub(crate) enum End {
     /// CRIU has given up, in order.
@@ -50,7 +50,7 @@ pub(crate) enum End {
     /// conmon has ended.
     #[strum(to_string = "conmon ended")]
     Conmon,
-    /// CRIU has ended without a word, and the runtime does not.
+    /// CRIU has ended without a word, but the runtime has not.
     #[strum(to_string = "CRIU was killed")]
     Killed,
     /// Nothing has happened for [`STALL`].
@@ -58,12 +58,12 @@ pub(crate) enum End {
     Stalled,
 }
 
-/// Looks at a restore while it is under way.
+/// Watches a restore.
 pub(crate) struct RestoreWatch {
     log: PathBuf,
     conmon_pid: PathBuf,
     conmon: Option<i32>,
-    /// The name that the runtime's process has.
+    /// The runtime's process name.
     runtime: String,
     /// Whether CRIU was gone at the last look.
     gone: bool,
@@ -73,7 +73,8 @@ pub(crate) struct RestoreWatch {
 }
 
 impl RestoreWatch {
-    /// Of the restore of a container with this `bundle`, whose conmon writes its id into `conmon_pid`.
+    /// For the restore of a container with this `bundle`, whose conmon writes its process id to
+    /// `conmon_pid`.
     pub(crate) fn new(bundle: &Path, conmon_pid: &Path, runtime: &str) -> Self {
         let runtime = Path::new(runtime).file_name().unwrap_or_default();
         let runtime = runtime.to_string_lossy().into_owned();
@@ -90,14 +91,14 @@ impl RestoreWatch {
         }
     }
 
-    /// Why it will not succeed any more, if it will not.
+    /// Why it can no longer succeed, if so.
     pub(crate) fn look(&mut self) -> Option<End> {
         let tail = tail(&self.log);
         if tail.trim_end().ends_with(FAILED) {
             return Some(End::Failed);
         }
         if self.conmon.is_none() {
-            // It is written once conmon has left its parent.
+            // Written once conmon has detached from its parent.
             let written = fs::read_to_string(&self.conmon_pid).unwrap_or_default();
             self.conmon = written.trim().parse().ok();
         }
@@ -116,11 +117,11 @@ impl RestoreWatch {
             .map(leftover_processes::family)
             .unwrap_or_default();
         let gone = self.worker_is_gone(&family, &self.runtime);
-        // It says nothing of an end if it has not come as far as making processes.
+        // The log does not say that CRIU has ended if it did not get as far as creating processes.
         if gone && failed {
             return Some(End::Failed);
         }
-        // The runtime may be about to say so itself.
+        // The runtime may be about to report the end itself.
         if std::mem::replace(&mut self.gone, gone) && gone && !tail.contains(FINISHED) {
             return Some(End::Killed);
         }
@@ -132,9 +133,9 @@ impl RestoreWatch {
         (self.progressed.elapsed() > STALL).then_some(End::Stalled)
     }
 
-    /// Whether CRIU has begun and its worker is gone, while the runtime is there still. The worker is a
-    /// child of the runtime; what it restores is called like it for a while, and becomes conmon's when it
-    /// ends.
+    /// Whether CRIU has begun and its worker is gone while the runtime is still there. The worker is a
+    /// child of the runtime. The processes it restores have its name for a while, and become conmon's
+    /// children when it ends.
     fn worker_is_gone(&self, family: &HashMap<i32, Process>, runtime: &str) -> bool {
         let is_worker = |process: &Process| {
             let parent = family.get(&process.parent);
@@ -150,8 +151,8 @@ impl RestoreWatch {
     }
 }
 
-/// The last error that the runtime wrote down, for which Podman gives it a file of JSON lines
-/// (`ociLog` in libpod/oci_conmon_common.go).
+/// The last error in the runtime's log, a file of JSON lines that Podman has it write (`ociLog` in
+/// libpod/oci_conmon_common.go).
 pub(crate) fn runtime_error(log: &Path) -> Option<String> {
     last_error(&String::from_utf8_lossy(&fs::read(log).ok()?))
 }

@@ -2,7 +2,7 @@
 //!
 //! The container keeps its address, so a flow looks the same to it everywhere. What differs from
 //! host to host is how packets get from there to the container and to the peer: by ordinary
-//! routing, or through a tunnel. A flow's connmark says it, one field for either direction
+//! routing, or through a tunnel. A flow's connmark says which, with a field for each direction
 //! ([`crate::net::mark`]), and moving the container means changing fields:
 //!
 //! * on the **source** the entry, with its translation, stays as it is; the field of the direction
@@ -14,8 +14,8 @@
 //! * where the destination **has an entry already**, because the flow entered through it or passed
 //!   it before, the container has come (back) to it: the field to the container is cleared and the
 //!   one to the peer is left alone. The path is then no longer than before;
-//! * a source whose entry led to the peer through the *same* tunnel is out of the path: its entry
-//!   is deleted.
+//! * a source whose entry led to the peer through the *same* tunnel is no longer on the path: its
+//!   entry is deleted.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -40,7 +40,7 @@ pub struct MovedFlow {
     pub outgoing: bool,
     /// Time left at the source, in seconds.
     pub timeout_s: u64,
-    /// Whether an answer was seen.
+    /// Whether a reply was seen.
     pub answered: bool,
     /// TCP tracker's state.
     pub tcp: Option<Tcp>,
@@ -61,8 +61,8 @@ impl MovedFlow {
         self.at_container().destination.ip()
     }
 
-    /// The tuple of the packets that the container sends, which no host translates: whatever else an
-    /// entry of this flow says, it has this one.
+    /// The tuple of the packets that the container sends, which no host translates: every entry of this
+    /// flow, on whichever host, contains it.
     pub fn at_container(&self) -> Tuple {
         if self.outgoing {
             self.original
@@ -170,8 +170,8 @@ pub fn seen_by_container(flow: &Flow, addresses: &HashSet<IpAddr>) -> Option<Mov
     })
 }
 
-/// The entry that a connection of the container's would have, whose own packets have this tuple, if the
-/// tracker saw it; and the flow. Times are the kernel's for established connections.
+/// For a connection that the tracker does not see, whose packets from the container have this tuple: the
+/// flow, and the entry that it would have. Timeouts are the kernel's for established connections.
 pub fn untracked(own: Tuple) -> (MovedFlow, Flow) {
     let timeout = match own.protocol {
         Protocol::Tcp => Duration::from_secs(5 * 24 * 3600),
@@ -191,9 +191,9 @@ pub fn untracked(own: Tuple) -> (MovedFlow, Flow) {
 /// What the source does with the entry of a flow that leaves through `tunnel`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Departure {
-    /// Its mark becomes this.
+    /// Give it this mark.
     Mark(Mark),
-    /// The peer is reached through the same tunnel: this host is out of the path.
+    /// Delete it: the peer is reached through the same tunnel, so this host is not on the path any more.
     Forget,
 }
 
@@ -208,20 +208,21 @@ pub fn depart(moved: &MovedFlow, entry: &Flow, tunnel: Index) -> Departure {
     }
 }
 
-/// The tunnel that a flow comes through which only passes this host: with `entry`, which is behind `moved`.
+/// The tunnel through which a flow that merely passes this host comes; `entry` is that of `moved`.
 pub fn passes_from(moved: &MovedFlow, entry: &Flow) -> Option<Index> {
     let from = Mark(entry.mark).get(moved.to_peer())?;
     (!translates(entry)).then_some(from)
 }
 
-/// Whether the kernel ends the flow when its packets for the container begin to leave by another interface:
-/// it does that to what a rule has masqueraded (`nf_nat_oif_changed` in its nf_nat_core.c), which may be
-/// any flow to the container whose source is translated.
+/// Whether the kernel ends the flow when its packets for the container begin to leave by another interface.
+/// It does so if a rule has masqueraded the flow (`nf_nat_oif_changed` in its nf_nat_core.c), which may be
+/// so for any flow to the container whose source is translated.
 pub fn is_masqueraded_inbound(moved: &MovedFlow, entry: &Flow) -> bool {
     entry.is_snat() && translates(entry) && !moved.outgoing
 }
 
-/// Whether the hosts at both ends see other addresses: a placeholder is seen by none of them.
+/// Whether this host translates the flow for the hosts at its ends. A placeholder does not count: neither
+/// of them sees it.
 fn translates(entry: &Flow) -> bool {
     let ends = [entry.original.source, entry.reply.source];
     let stands_in = ends.iter().any(|end| placeholder::is(end.ip()));
@@ -233,7 +234,7 @@ fn translates(entry: &Flow) -> bool {
 pub enum Arrival {
     /// Insert this entry.
     Insert(Box<Flow>),
-    /// The entry that is there gets this mark.
+    /// Give the entry that exists already this mark.
     Mark {
         /// The entry's original tuple.
         entry: Tuple,
@@ -242,8 +243,8 @@ pub enum Arrival {
     },
 }
 
-/// Decides what the destination, which has the addresses `here`, does for `moved`, given the entry it
-/// has for it, if any, and the flow as that shows it: a tracker that saw an answer first has the other
+/// Decides what the destination, which has the addresses `here`, does for `moved`. `present` is its entry
+/// for it, if any, with the flow as the entry shows it: a tracker that saw a reply first takes the reply
 /// direction for the original one.
 pub fn arrive(
     moved: &MovedFlow,
@@ -267,12 +268,12 @@ pub fn arrive(
         peer.set_ip(placeholder::of(moved.peer()));
     }
     if !moved.answered {
-        // Without an answer the kernel keeps the entry on probation, as it did at the source. It
-        // must still be exempt from masquerading, which SEEN_REPLY alone does.
+        // Without a reply the kernel may drop the entry under pressure, as at the source. It must
+        // still be exempt from masquerading, for which SEEN_REPLY is enough.
         flow.status.remove(Status::ASSURED);
     }
-    // Listed while the container runs on, a handshake may be over by the time packets come. The
-    // tracker lets one that is not pass an established entry, but not the other way round.
+    // The container runs on after this was listed, so a handshake may be complete by the time packets
+    // come. An established entry lets the rest of a handshake pass, but not the other way round.
     let opening = |tcp: &Tcp| matches!(tcp.state, TcpState::SynSent | TcpState::SynRecv);
     flow.tcp = moved.tcp.filter(|tcp| !opening(tcp)).or(flow.tcp);
     flow.mark = Mark(0).with(moved.to_peer(), Some(tunnel)).0;

@@ -1,10 +1,10 @@
 //! Containers of the same bridge, of which one has moved.
 //!
 //! What containers of one bridge send each other passes no router, and so none of the rules that send
-//! packets through a tunnel. So a container has a permanent neighbour entry for each address that is
-//! elsewhere by now, with a link address of the host: what it sends there, the host gets and routes. It
-//! is that of the host's end of the container's own interface, because a bridge takes packets to its
-//! ports for the host (`br_fdb_add_local` in the kernel's net/bridge/br_fdb.c), and the bridge's own
+//! packets through a tunnel. So a container gets a permanent neighbour entry for each address that has moved
+//! away, with a link address of the host: the host receives what it sends there, and routes it. The link
+//! address is that of the host's end of the container's own interface. A bridge delivers packets for the
+//! addresses of its ports to the host (`br_fdb_add_local` in the kernel's net/bridge/br_fdb.c), while its own
 //! address may change with its ports.
 //!
 //! ```text
@@ -21,8 +21,8 @@
 //! The entries are known by their protocol ([`PROTOCOL`]). They go when both are on one bridge again
 //! ([`forget_parting`]), with the tunnel of the last flow ([`tidy`]), and with the container's namespace.
 //!
-//! Where a namespace is on a bridge of this host is found out by the kernel's objects alone: Podman names
-//! the namespaces of its containers in `/run/netns`, as `ip netns` does (ip-netns(8)).
+//! Which namespaces are on a bridge of this host is found out from kernel objects alone: Podman names the
+//! namespaces of its containers in `/run/netns`, as `ip netns` does (ip-netns(8)).
 
 use std::collections::HashSet;
 use std::fs;
@@ -45,8 +45,8 @@ use crate::net::mark::{Direction, Index, Mark};
 use crate::net::packets::quarantine;
 
 /// Who made an entry, as `ip neighbour` shows it: a number that no routing daemon has
-/// (`/etc/iproute2/rt_protos`). Kernels before 5.0 do not keep it, and then no entry is taken away before
-/// its namespace.
+/// (`/etc/iproute2/rt_protos`). Kernels before 5.0 do not store it, and there entries stay until their
+/// namespace goes.
 pub const PROTOCOL: RouteProtocol = RouteProtocol::Other(108);
 
 const NAMESPACES: &str = "/run/netns";
@@ -67,7 +67,7 @@ pub enum NeighbourError {
 
 type Result<T> = std::result::Result<T, NeighbourError>;
 
-/// An end of a pair of interfaces whose other end is a port of a bridge of this host.
+/// One end of a veth pair whose other end is a port of a bridge of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Port {
     interface: u32,
@@ -81,7 +81,7 @@ impl Port {
         self.nets.iter().any(|net| net.addr() == address)
     }
 
-    /// Whether it takes this address of another for a neighbour.
+    /// Whether this address is somebody else's, and reached through this port without a router.
     fn is_next_to(&self, address: IpAddr) -> bool {
         !self.has(address) && self.nets.iter().any(|net| net.contains(&address))
     }
@@ -101,8 +101,8 @@ struct Entry {
 pub struct Parting(Vec<Entry>);
 
 impl Parting {
-    /// For containers of this host with addresses of `peers`, when the one with the addresses `moving`
-    /// leaves. Changes nothing.
+    /// The entries for containers of this host that have addresses of `peers`, when the container with the
+    /// addresses `moving` leaves. Changes nothing.
     ///
     /// # Errors
     /// If the host cannot be looked at.
@@ -119,8 +119,8 @@ impl Parting {
         Ok(Self(entries))
     }
 
-    /// For the namespace at `netns`, whose container arrives, and those of `peers` that are not on this
-    /// host to stay. Changes nothing.
+    /// The entries for the namespace at `netns`, whose container arrives, about those of `peers` that are not
+    /// on this host, or are about to leave it. Changes nothing.
     ///
     /// # Errors
     /// If the host cannot be looked at.
@@ -156,7 +156,7 @@ impl Parting {
     /// host's routing. Undone by [`forget_parting`] and [`tidy`], and by the namespace's end.
     ///
     /// # Errors
-    /// If the kernel refuses. A namespace that has gone is none.
+    /// If the kernel refuses. A namespace that has gone is no error.
     pub fn make(&self) -> Result<()> {
         for entry in &self.0 {
             let made = netns::in_netns(&entry.netns, || Routes::open()?.add_neighbour(entry));
@@ -169,9 +169,9 @@ impl Parting {
     }
 }
 
-/// The connections within `networks` of the container with these addresses and the process `pid`, where the
-/// tracker does not see them: as the tuples of its packets, and as the sockets at either end know them. One
-/// that is bound to no peer knows none.
+/// The connections within `networks` of the container with these addresses and the process `pid`, if the
+/// tracker does not see them: as the tuples of the container's packets, found by the sockets at either end. A
+/// socket that is not connected tells of none.
 ///
 /// # Errors
 /// If the host cannot be looked at.
@@ -197,9 +197,9 @@ pub fn untracked(pid: i32, addresses: &[IpAddr], networks: &[IpNet]) -> Result<H
     Ok(found)
 }
 
-/// Has this host keep those of its addresses that are among `peers`, when it loses the interface that
-/// they are on: the tunnel's has them as well from now on. Goes with the last tunnel of their flows, by
-/// [`hand_on_addresses`].
+/// Gives those of this host's addresses that are among `peers` to the tunnel's interface as well, so that
+/// the host keeps them when it loses the interface they are on. They go with the last tunnel that their flows
+/// use ([`hand_on_addresses`]).
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -214,7 +214,7 @@ pub fn keep_addresses(peers: &HashSet<IpAddr>, tunnel: Index) -> Result<()> {
     Ok(())
 }
 
-/// Has the addresses of a tunnel that goes, but for its `own`, on those that `flows` take which need them.
+/// Gives the addresses of a tunnel that goes, except its `own`, to other tunnels whose `flows` need them.
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -256,7 +256,8 @@ fn ends(flow: &Flow) -> [IpAddr; 4] {
     ]
 }
 
-/// Lets the containers of this host find these addresses by themselves again.
+/// Removes the entries for these addresses: this host's containers then find them by ARP or neighbour
+/// discovery again.
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -264,7 +265,7 @@ pub fn forget_parting(addresses: &[IpAddr]) -> Result<()> {
     forget(|address| addresses.contains(&address))
 }
 
-/// Removes the entries of all addresses that none of `flows` has.
+/// Removes the entries for all addresses that appear in none of `flows`.
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -285,7 +286,7 @@ fn forget(which: impl Fn(IpAddr) -> bool + Sync) -> Result<()> {
             Ok::<_, RouteError>(())
         });
         match forgotten {
-            // Such a name may have no namespace any more.
+            // The name may be left over from a namespace that is gone.
             Err(error) => tracing::debug!("{error}"),
             Ok(forgotten) => forgotten?,
         }
@@ -333,7 +334,7 @@ fn namespaces() -> Result<Vec<PathBuf>> {
         .collect()
 }
 
-/// The ports that a namespace has; none if it cannot be entered (any more).
+/// The ports that a namespace has; `None` if it cannot be entered, or not any more.
 fn ports(netns: &Path, host: &Ports) -> Result<Option<Vec<Port>>> {
     let looked = netns::in_netns(netns, || {
         let routes = Routes::open()?;
@@ -376,14 +377,14 @@ impl Ports {
     }
 }
 
-/// An interface, as far as it matters here.
+/// What matters here about an interface.
 #[derive(Debug, Clone, Default)]
 struct Link {
     number: u32,
     address: Vec<u8>,
-    /// Of a pair.
+    /// The number of the other end, for one of a pair.
     other_end: Option<u32>,
-    /// Of a bridge, or what is like one.
+    /// Whether it belongs to a bridge or the like.
     is_port: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What is known of a forward: the ports that a container had published, and where it is now.
+//! A forward as data: the ports that a container had published, and where it is now.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use crate::protocol::ContainerRef;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ForwardState {
-    /// Nothing yet: the container is about to move.
+    /// Nothing for now: the container is about to move.
     Prepared,
     /// New connections go to the container, and its ports here are bound.
     Active,
@@ -46,7 +46,7 @@ impl Forward {
         }
     }
 
-    /// Each of its ports with the address behind it.
+    /// Each of its ports with each address that it leads to.
     pub(crate) fn ways(&self) -> impl Iterator<Item = (&PublishedPort, IpAddr)> {
         self.ports.iter().flat_map(|port| {
             let fits = |to: &&IpAddr| {

@@ -1,15 +1,15 @@
 //! New connections to ports that a container had published on this host before it moved away.
 //!
-//! A [`Forward`] sends them after it, through the tunnel that it has left by, until it is removed or
-//! the container comes back. It is prepared before the commit, so that a crash in between loses
-//! nothing, and works from the commit on: addresses are translated here as Podman did, the connmark
+//! A [`Forward`] sends them after the container, through the tunnel that it left by, until the forward is
+//! removed or the container comes back. It is prepared before the commit, so that a crash in between loses
+//! nothing, and works from the commit on. Addresses are translated here as Podman did, the connmark
 //! names the tunnel, and the rest is as for connections that have moved.
 //!
-//! The tunnel's keeper binds the ports, without listening. Whoever wants one of them is told at once
+//! The tunnel's keeper binds the ports, without listening: a program that wants one of them is told at once
 //! that it is in use, instead of waiting for connections that go elsewhere.
 //!
-//! Kept in `tunnels/lmwgN.forwards`, which goes with the tunnel; the keeper keeps the tunnel while
-//! there is one, and has the other end keep its half.
+//! Forwards are stored in `tunnels/lmwgN.forwards`, which goes with the tunnel. While there is one, the keeper
+//! keeps the tunnel and has the other end keep its half.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -29,7 +29,7 @@ use crate::net::state::{self, Dirs, StateError};
 
 /// How long a keeper may take to let go of ports that were lent.
 const LEND: Duration = Duration::from_secs(5);
-/// Pause between looks whether it has.
+/// Pause between checks whether it has.
 const POLL: Duration = Duration::from_millis(50);
 
 /// New connections cannot be sent after a container.
@@ -55,8 +55,8 @@ pub fn prepare(dirs: &Dirs, tunnel: Index, forward: Forward) -> Result<(), Forwa
     add(dirs, tunnel, forward)
 }
 
-/// Has the forward for a container, if there is one, work from now on: when it has moved, or when it
-/// has not come back after all.
+/// Activates the forward for a container, if there is one: call it when the container has moved, or when
+/// it has not come back after all.
 ///
 /// # Errors
 /// Those of the tunnel's files and of the firewall.
@@ -73,7 +73,7 @@ pub fn lend(dirs: &Dirs, container: &str) -> Result<(), ForwardError> {
         return Ok(());
     };
     let deadline = Instant::now() + LEND;
-    // Podman says which one it is that it cannot bind.
+    // If one stays in use Podman will say which.
     while !forward.ports.iter().all(|p| bind(p).is_ok()) && Instant::now() < deadline {
         thread::sleep(POLL);
     }
@@ -121,7 +121,7 @@ pub(crate) fn follow(
     let Some(at) = forwards.iter().position(|f| f.container.id == container) else {
         return Ok(false);
     };
-    // The new one first: in between both are there, and the old one is asked first.
+    // The new one first: while both exist the old one still comes first.
     add(dirs, to, forwards.remove(at))?;
     apply(dirs, from, &forwards)?;
     Ok(true)
@@ -158,7 +158,7 @@ fn add(dirs: &Dirs, index: Index, forward: Forward) -> Result<(), ForwardError> 
     apply(dirs, index, &forwards)
 }
 
-/// Makes these the forwards of a tunnel. Written down first: whatever is on record can be removed.
+/// Makes these the forwards of a tunnel. They are recorded first: whatever is on record can be removed.
 fn apply(dirs: &Dirs, index: Index, forwards: &[Forward]) -> Result<(), ForwardError> {
     state::write(&dirs.forwards(index), &forwards)?;
     let working: Vec<_> = forwards
@@ -177,7 +177,7 @@ pub(crate) fn ways(dirs: &Dirs, index: Index) -> Result<usize, ForwardError> {
     Ok(working.map(|forward| forward.ways().count()).sum())
 }
 
-/// Makes the rules of a tunnel's forwards anew. The caller holds the lock on all tunnels.
+/// Recreates the rules of a tunnel's forwards. The caller has the lock on all tunnels.
 pub(crate) fn put_back(dirs: &Dirs, index: Index) -> Result<(), ForwardError> {
     apply(dirs, index, &of_tunnel(dirs, index)?)
 }
@@ -187,8 +187,7 @@ pub(crate) fn put_back(dirs: &Dirs, index: Index) -> Result<(), ForwardError> {
 pub(crate) struct Bound(BTreeMap<String, OwnedFd>);
 
 impl Bound {
-    /// Binds the ports of the active ones of these, as far as it does not yet and they are free, and
-    /// lets go of all others.
+    /// Binds the ports of the active ones of these forwards, if they are free, and releases all others.
     pub(crate) fn update(&mut self, forwards: &[Forward]) {
         let active = forwards.iter().filter(|f| f.state == ForwardState::Active);
         let ports: Vec<_> = active.flat_map(|f| &f.ports).collect();
@@ -199,7 +198,7 @@ impl Bound {
             if self.0.contains_key(&name) {
                 continue;
             }
-            // Podman may still have it, or a program that was faster: that gets no connections.
+            // Podman may still have it, or another program was faster, which gets no connections then.
             match bind(port) {
                 Ok(Some(socket)) => drop(self.0.insert(name, socket)),
                 Ok(None) => {}
@@ -209,8 +208,8 @@ impl Bound {
     }
 }
 
-/// Binds a port without listening at it: a connection would be refused. None if there is nothing to
-/// bind for this protocol.
+/// Binds a port without listening at it: a connection would be refused. `None` for a protocol that has
+/// nothing to bind.
 fn bind(port: &PublishedPort) -> nix::Result<Option<OwnedFd>> {
     let kind = match port.protocol.as_str() {
         "tcp" => SockType::Stream,

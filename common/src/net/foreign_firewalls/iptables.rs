@@ -48,7 +48,7 @@ fn rule(words: &[String], table: &Table) -> Option<Rule> {
             "-j" | "-g" => {
                 let target = words.next()?;
                 let verdict = match target {
-                    // What a program decides, it decides for good reasons.
+                    // If a program decides, assume that it lets the packet pass.
                     "ACCEPT" | "NFQUEUE" => Verdict::Accept,
                     "DROP" | "REJECT" => Verdict::Drop,
                     "RETURN" => Verdict::Return,
@@ -58,7 +58,7 @@ fn rule(words: &[String], table: &Table) -> Option<Rule> {
                 };
                 return Some(Rule { tests, verdict });
             }
-            // Says only what the next options are about.
+            // Only says what the next options are about.
             "-m" | "--comment" => {
                 words.next();
                 continue;
@@ -76,7 +76,7 @@ fn rule(words: &[String], table: &Table) -> Option<Rule> {
                 }
             }
             option if option.starts_with('-') => Question::Unknown,
-            // The value of an option that is not known.
+            // The value of an unknown option.
             _ => continue,
         };
         tests.push(Test { question, negated });

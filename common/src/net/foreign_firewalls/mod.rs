@@ -1,12 +1,12 @@
 //! Whether the firewalls of other programs let moved connections pass.
 //!
-//! What one table of netfilter drops no other can accept, so a rule of ours would not help, and
-//! rules of others are not ours to change: but preflight can tell what is missing.
+//! What one netfilter table drops no other can accept, so a rule of ours would not help, and other
+//! programs' rules are not ours to change. But preflight can say what is missing.
 //!
-//! Packets of moved connections are those of established ones for the tracker, at either host, and
-//! most firewalls let those pass. New ones that are to follow a container are new at both. Those that do
-//! not let them pass are found by going through their rules with such a
-//! packet in mind (`rules`). What a rule asks that is not known here may hold or not.
+//! At either host the tracker counts packets of moved connections as established, and most firewalls
+//! let those pass. New connections that are sent after a container are new at both. Firewalls that drop
+//! such packets are found by following a packet through their rules (`rules`). A condition that is not
+//! understood here counts as one that may or may not be true.
 
 mod iptables;
 mod nft;
@@ -31,7 +31,7 @@ pub struct Obstacle {
     pub found: String,
     /// What to do.
     pub advice: String,
-    /// Whether nothing would pass; otherwise it may.
+    /// Whether certainly nothing would pass; otherwise something may.
     pub certain: bool,
 }
 
@@ -46,8 +46,8 @@ pub enum Part<'a> {
     Staged(&'a [String]),
 }
 
-/// Looks for what stands in the way of the connections of a container with these addresses, with `new`
-/// also of those that are to follow it. Changes nothing. What cannot be read is no obstacle. Blocks.
+/// Finds what stands in the way of the connections of a container with these addresses; with `new`, also
+/// of new connections that are sent after it. Changes nothing. What cannot be read is no obstacle. Blocks.
 pub fn obstacles(part: Part<'_>, addresses: &[IpAddr], new: bool) -> Vec<Obstacle> {
     let tables = tables();
     let mut found = Vec::new();
@@ -69,8 +69,8 @@ pub fn obstacles(part: Part<'_>, addresses: &[IpAddr], new: bool) -> Vec<Obstacl
     found
 }
 
-/// The interfaces at which packets are not in a tunnel. Of one whose name is not known rules may ask
-/// anything.
+/// The interfaces other than the tunnel that packets take. `None` is an interface whose name is not known:
+/// conditions on it may or may not be true.
 fn near(part: Part<'_>, ipv6: bool) -> Vec<Option<String>> {
     let names = match part {
         Part::Source => uplinks(ipv6).unwrap_or_default(),
@@ -82,7 +82,7 @@ fn near(part: Part<'_>, ipv6: bool) -> Vec<Option<String>> {
     names.into_iter().map(Some).collect()
 }
 
-/// A packet of a connection in each direction; of one that is `new`, the first and the answer.
+/// A packet of a connection in each direction; for a `new` one, the first packet and the reply.
 fn packets(part: Part<'_>, container: IpAddr, near: Option<String>, new: bool) -> [Packet; 2] {
     let tunnel = Index::all().next().map(Index::interface);
     let (to, from) = match part {
@@ -107,7 +107,7 @@ fn packets(part: Part<'_>, container: IpAddr, near: Option<String>, new: bool) -
     ]
 }
 
-/// What a table does to such packets, if that is an obstacle.
+/// What the table does to these packets, if that is an obstacle.
 fn judge(table: &Table, part: Part<'_>, packets: &[Packet]) -> Option<Obstacle> {
     let netavark = match part {
         Part::Source => Netavark::Gone,
@@ -151,7 +151,7 @@ fn tables() -> Vec<Table> {
 fn parsed(ruleset: &str, saved_by: impl Fn(&str) -> String) -> Vec<Table> {
     let ruleset: Value = serde_json::from_str(ruleset).unwrap_or_default();
     let (mut tables, opaque) = nft::tables(&ruleset);
-    // Rules made through iptables show only there what they ask.
+    // Only iptables-save shows the conditions of rules made through iptables.
     for (program, family) in [("iptables", "ip"), ("ip6tables", "ip6")] {
         if let Some(table) = iptables::table(program, &saved_by(program)) {
             tables.retain(|t| !(t.name == format!("{family} filter") && opaque.contains(&t.name)));
@@ -183,8 +183,8 @@ fn uplinks(ipv6: bool) -> Result<Vec<String>, RouteError> {
     Routes::open()?.uplinks(ipv6)
 }
 
-/// The kernel's own check of where packets come from: those that arrive through a tunnel have
-/// addresses that need a route to be let in, if the host asks for that on all its interfaces.
+/// The kernel's own check of source addresses: if the host enables it on all interfaces, packets that come
+/// through a tunnel are let in only if there is a route to their source.
 fn reverse_path(addresses: &[IpAddr]) -> Option<Obstacle> {
     let routed = uplinks(false).map_or(true, |uplinks| !uplinks.is_empty());
     if routed || !sysctl::filters_reverse_path() || !addresses.iter().any(IpAddr::is_ipv4) {

@@ -1,5 +1,5 @@
-//! Rules from nft's JSON (libnftables-json(5)), read as it comes: a ruleset may hold things that no
-//! schema knows.
+//! Rules from nft's JSON (libnftables-json(5)), read without a schema: a ruleset may contain things that
+//! no schema knows.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::rules::{Question, Rule, Table, Test, Verdict};
 use crate::net::rules::nft::TABLE;
 
-/// The tables with chains at the forward hook, and the names of those that hold rules made through
+/// The tables with chains at the forward hook, and the names of those that contain rules made through
 /// iptables.
 pub(crate) fn tables(ruleset: &Value) -> (Vec<Table>, Vec<String>) {
     let mut tables = BTreeMap::<String, Table>::new();
@@ -93,7 +93,7 @@ fn rules(statements: &[Value]) -> Vec<Rule> {
 fn verdict(statement: &Value) -> Option<Verdict> {
     let (name, what) = statement.as_object()?.iter().next()?;
     match name.as_str() {
-        // What a program decides, it decides for good reasons.
+        // If a program decides, assume that it lets the packet pass.
         "accept" | "queue" => Some(Verdict::Accept),
         "drop" | "reject" => Some(Verdict::Drop),
         "return" => Some(Verdict::Return),

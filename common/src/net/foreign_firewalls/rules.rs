@@ -1,11 +1,11 @@
-//! Rules of a firewall, as far as they matter here, and what they do to a packet. Pure.
+//! What matters here of a firewall's rules, and what they do to a packet. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// A jump within a jump can go no deeper (NFT_JUMP_STACK_SIZE in the kernel's nf_tables.h).
+/// Jumps cannot be nested deeper (NFT_JUMP_STACK_SIZE in the kernel's nf_tables.h).
 const DEEPEST: usize = 16;
 
 /// A packet of a TCP connection of the container, about to be forwarded.
@@ -17,13 +17,13 @@ pub(crate) struct Packet {
     pub(crate) outgoing: Option<String>,
     /// The container's address.
     pub(crate) container: IpAddr,
-    /// Whether that is the destination.
+    /// Whether the container is the packet's destination.
     pub(crate) to_container: bool,
-    /// Whether it begins a connection; otherwise that is established.
+    /// Whether it begins a connection; otherwise the connection is established.
     pub(crate) new: bool,
 }
 
-/// What a rule asks of a packet.
+/// A condition of a rule, as a question about the packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Question {
     /// Came by an interface of one of these names; `*` at the end stands for anything.
@@ -38,13 +38,13 @@ pub(crate) enum Question {
     Family { ipv6: bool },
     /// Belongs to a connection in one of these states of the tracker.
     State { new: bool, established: bool },
-    /// Something that holds for all such packets, or for none.
+    /// Something that is true of all such packets, or of none.
     Fixed(bool),
     /// Something else.
     Unknown,
 }
 
-/// A question, and whether the rule wants it answered with no.
+/// A question, and whether the rule requires the answer to be no.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Test {
     pub(crate) question: Question,
@@ -79,9 +79,9 @@ pub(crate) struct Rule {
 /// A table with chains at the forward hook.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Table {
-    /// As its program calls it.
+    /// The name that its program has for it.
     pub(crate) name: String,
-    /// The program is iptables.
+    /// Whether that program is iptables.
     pub(crate) iptables: bool,
     pub(crate) ipv4: bool,
     pub(crate) ipv6: bool,
@@ -94,7 +94,7 @@ pub(crate) struct Table {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fate {
     Passes,
-    /// It is dropped unless something holds that is not known here.
+    /// It is dropped unless some condition is true that is not understood here.
     Unclear,
     Dropped,
 }
@@ -129,7 +129,7 @@ impl Ends {
 }
 
 impl Table {
-    /// Whether packets with this address come by.
+    /// Whether packets with this address pass this table.
     pub(crate) fn sees(&self, address: IpAddr) -> bool {
         if address.is_ipv4() {
             self.ipv4
@@ -149,7 +149,7 @@ impl Table {
                     netavark,
                 }
                 .chain(chain, 0);
-                // What comes to the end is up to the policy.
+                // The policy decides about what gets to the end.
                 Ends {
                     accept: ends.accept || ends.through && !drops,
                     drop: ends.drop || ends.through && *drops,
@@ -169,7 +169,7 @@ impl Table {
     /// Commands that let moved connections pass that chain.
     pub(crate) fn remedy(&self, chain: &str) -> [String; 2] {
         if self.iptables {
-            // Docker leaves this one to the administrator, and goes through it first.
+            // Docker leaves this chain to the administrator, and it comes first.
             let users = "DOCKER-USER";
             let chain = match self.chains.contains_key(users) {
                 true => users,
@@ -185,11 +185,11 @@ impl Table {
     }
 }
 
-/// One way through a table's rules.
+/// A packet's walk through a table's rules.
 struct Walk<'a> {
     table: &'a Table,
     packet: &'a Packet,
-    /// Whether what is not known may hold as well.
+    /// Whether to assume that conditions that are not understood may be true.
     guess: bool,
     netavark: Netavark,
 }
@@ -291,7 +291,7 @@ fn named(names: &[String], name: Option<&str>) -> Option<bool> {
     name.map(|name| names.iter().any(|pattern| fits(pattern, name)))
 }
 
-/// The peer's address may be any of the family.
+/// The peer's address is not known: it may be any of the family.
 fn within(nets: &[IpNet], container: IpAddr, is_container: bool) -> Option<bool> {
     let same_family = |net: &IpNet| net.addr().is_ipv4() == container.is_ipv4();
     let mut nets = nets.iter().filter(|net| same_family(net)).peekable();

@@ -1,4 +1,4 @@
-//! Kernel objects, one kind to a file: routes, netlink messages that `nft` does not send, namespaces,
+//! Kernel objects, one kind per file: routes, netlink messages that `nft` does not send, namespaces,
 //! settings of interfaces. Nothing here knows what a tunnel is for.
 
 pub mod netns;

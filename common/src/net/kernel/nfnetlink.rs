@@ -42,7 +42,7 @@ const NFPROTO_INET: u8 = 1;
 /// Whether the hooks of a table's chains are registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TableState {
-    /// No packet meets its rules.
+    /// Its rules do not apply.
     Dormant,
     /// The rules apply.
     Awake,
@@ -90,7 +90,7 @@ impl Nfnetlink {
         }
     }
 
-    /// A number that is another one after every change of the ruleset, by whomever.
+    /// A number that changes with every change of the ruleset, whoever makes it.
     pub(crate) fn generation(&self) -> io::Result<u32> {
         let ask = Message::new(NFT_MSG_GETGEN, 0, 0);
         self.socket.send(&ask.finish(0), 0)?;
@@ -100,8 +100,8 @@ impl Nfnetlink {
     }
 
     /// Appends a rule to a chain of an `inet` table that hands every packet to queue number
-    /// `queue`, by the xtables target: for kernels without nft's own statement for it. `bypass`: if nobody
-    /// has that queue, they pass.
+    /// `queue`, by the xtables target: for kernels without nft's own statement for it. With `bypass`, packets
+    /// pass if nobody reads that queue.
     pub(crate) fn append_nfqueue_target(
         &self,
         table: &str,
@@ -139,7 +139,7 @@ impl Nfnetlink {
         self.acknowledged()
     }
 
-    /// Sends one message and waits for the kernel's word on it.
+    /// Sends one message and waits for the kernel's answer.
     pub(crate) fn request(&self, message: Message) -> io::Result<()> {
         self.socket.send(&message.finish(NLM_F_ACK), 0)?;
         self.acknowledged()
@@ -178,7 +178,7 @@ pub(crate) fn answer(datagram: &[u8]) -> Option<i32> {
     (kind == NLMSG_ERROR).then_some(code)
 }
 
-/// The number in an answer about it.
+/// The generation number in an answer.
 pub(crate) fn generation(datagram: &[u8]) -> Option<u32> {
     let number = |at: usize| {
         Some(u16::from_ne_bytes(
@@ -195,7 +195,7 @@ pub(crate) fn generation(datagram: &[u8]) -> Option<u32> {
             let value = datagram.get(at + 4..at + 8)?;
             return Some(u32::from_be_bytes(value.try_into().ok()?));
         }
-        // An attribute has a header of four bytes at least.
+        // An attribute has at least four bytes, its header.
         at += length.max(4).next_multiple_of(4);
     }
 }
@@ -204,7 +204,7 @@ pub(crate) fn generation(datagram: &[u8]) -> Option<u32> {
 pub(crate) struct Message(Vec<u8>);
 
 impl Message {
-    /// `resource` is what the subsystem says it is: a queue number, for one.
+    /// What `resource` is depends on the subsystem: a queue's number, for example.
     pub(crate) fn new(kind: u16, family: u8, resource: u16) -> Self {
         let mut bytes = vec![0; HEADER_BYTES];
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());

@@ -1,11 +1,11 @@
 //! Settings of our own interfaces under `/proc/sys/net`.
 //!
-//! No other setting is ever left changed. Forwarding in particular is left to netavark, which turns
-//! `net.ipv4.ip_forward` (and, for networks with IPv6, `net.ipv6.conf.all.forwarding`) on when it
-//! sets up a bridge network and never off again: whichever host has or had the container forwards
-//! already. Turning it off later would cut the containers that started meanwhile, turning the IPv6
-//! one on would make the host ignore router advertisements, and a write to `ip_forward` resets
-//! other settings besides (the kernel's Documentation/networking/ip-sysctl.rst).
+//! No other setting is ever left changed. Forwarding in particular is left to netavark, which enables
+//! `net.ipv4.ip_forward` (and, for networks with IPv6, `net.ipv6.conf.all.forwarding`) when it sets up a
+//! bridge network, and never disables it again: any host that has or had the container forwards already.
+//! Disabling it later would cut off containers started since, enabling the IPv6 one would make the host
+//! ignore router advertisements, and writing to `ip_forward` resets other settings too (the kernel's
+//! Documentation/networking/ip-sysctl.rst).
 
 use std::fs;
 use std::io;
@@ -25,11 +25,11 @@ pub struct SysctlError {
 ///
 /// - `rp_filter=0`, or 2 (loose, RFC 3704) if `all` asks for a filter: what arrives through the tunnel
 ///   has the addresses of clients whose ordinary route is another interface, and of a container
-///   whose bridge is gone. The effective value is the greater of this one and that of `all`, so it
-///   holds on hosts with strict filtering too; the source address must then be routable somehow.
-/// - `forwarding=1`: the interface's own share of what netavark turns on globally.
+///   whose bridge is gone. The greater of this value and that of `all` applies, so this works on hosts
+///   with strict filtering too; there must then be some route to the source address.
+/// - `forwarding=1`: for this interface, what netavark enables globally.
 /// - `route_localnet=1`: connections of this host's own processes through `localhost` take the tunnel,
-///   whose source address is not translated yet when their way is looked up. What comes in for
+///   and their source address is not translated before their route is looked up. What comes in for
 ///   loopback addresses is dropped by [`crate::net::rules::tunnel`].
 /// - `addr_gen_mode=1`: no link-local IPv6 address, hence no multicast chatter through the tunnel.
 pub fn prepare_interface(interface: &str, ipv6: bool) -> Result<(), SysctlError> {
@@ -39,7 +39,7 @@ pub fn prepare_interface(interface: &str, ipv6: bool) -> Result<(), SysctlError>
     Ok(())
 }
 
-/// Whether the interface has still the settings of [`prepare_interface`].
+/// Whether the interface still has the settings of [`prepare_interface`].
 pub fn is_prepared(interface: &str, ipv6: bool) -> bool {
     settings(interface, ipv6).iter().all(|(name, value)| {
         let path = PathBuf::from("/proc/sys/net").join(name);
@@ -62,8 +62,8 @@ fn settings(interface: &str, ipv6: bool) -> Vec<(String, &'static str)> {
     settings
 }
 
-/// Does what brings an interface up. The kernel's WireGuard turns `send_redirects` of `all` off when
-/// one of its interfaces comes up, and never on again; afterwards it is as it was.
+/// Runs `bring_up`, which brings an interface up, and restores `send_redirects` of `all`: the kernel's
+/// WireGuard disables that when one of its interfaces comes up, and never enables it again.
 pub fn keeping_redirects<T>(bring_up: impl FnOnce() -> T) -> Result<T, SysctlError> {
     let path = PathBuf::from("/proc/sys/net").join(REDIRECTS);
     let on = || fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1");
@@ -77,14 +77,14 @@ pub fn keeping_redirects<T>(bring_up: impl FnOnce() -> T) -> Result<T, SysctlErr
 
 const REDIRECTS: &str = "ipv4/conf/all/send_redirects";
 
-/// Whether packets are dropped on all interfaces whose source has no route.
+/// Whether packets whose source has no route are dropped on all interfaces.
 pub fn filters_reverse_path() -> bool {
     fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter")
         .is_ok_and(|value| value.trim() != "0")
 }
 
-/// Whether the connection tracker sees what ports of a bridge send each other: only where the module
-/// br_netfilter is loaded, as Docker and Kubernetes have it.
+/// Whether the connection tracker sees what ports of a bridge send each other: only if the module
+/// br_netfilter is loaded, as Docker and Kubernetes do.
 pub fn bridges_are_tracked() -> bool {
     ["iptables", "ip6tables"].iter().all(|tables| {
         fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{tables}"))

@@ -1,8 +1,8 @@
-//! Packets keep their order when their way gets shorter.
+//! Packets keep their order when their path gets shorter.
 //!
-//! When a flow is led past a host, some of its packets are still on the long way, and those that take the
-//! short one would overtake them. So these wait, where the short way begins, until the others must have
-//! arrived: at the entry for those to the container, at the container's host for those to the peer.
+//! When a flow begins to bypass a host, some of its packets are still on the long path, and those on the
+//! short path would overtake them. So the latter wait where the short path begins (at the entry for packets
+//! to the container, at the container's host for packets to the peer) until the former must have arrived.
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ use crate::net::rules;
 use crate::net::rules::nft::FirewallError;
 use crate::net::state::Dirs;
 
-/// How long packets wait at most, if nobody says that they may go.
+/// How long packets wait at most, if nobody releases them.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// How long it may take until they have gone.
+/// How long releasing them may take.
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// The queues' numbers begin here: one for each tunnel.
 const FIRST_QUEUE: u16 = 0xC180;
 
-/// Packets cannot be made to wait. They go, in whatever order.
+/// Packets cannot wait. They pass, perhaps out of order.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OrderError {
     /// There is no queue for them.
@@ -40,13 +40,14 @@ pub(crate) enum OrderError {
     Lock(#[from] LockError),
 }
 
-/// Packets of moved flows wait that are to leave through a tunnel. Dropping it lets them go.
+/// While this exists, packets of moved flows that are to leave through a tunnel wait. Dropping it releases
+/// them.
 pub(crate) struct Waiting {
     _until_dropped: oneshot::Sender<()>,
 }
 
 impl Waiting {
-    /// Has them wait from now on. If this process dies they pass.
+    /// Makes them wait from now on. If this process dies they pass.
     pub(crate) async fn begin(dirs: &Dirs, tunnel: Index) -> Result<Self, OrderError> {
         let ours = dirs.clone();
         let packets = spawn_blocking(move || {
@@ -73,7 +74,7 @@ fn queue(tunnel: Index) -> u16 {
     FIRST_QUEUE + u16::from(tunnel.get())
 }
 
-/// Those that wait go first, or others would overtake them.
+/// Releases those that wait before the rule goes, or others would overtake them.
 fn end(dirs: &Dirs, tunnel: Index, packets: &PacketQueue) -> Result<(), OrderError> {
     packets.release();
     packets.wait_until_caught_up(LIMIT);

@@ -1,4 +1,4 @@
-//! Packets that must wait, or that nobody may see, while a container is on its way.
+//! Packets that must wait, or must not pass, while a container moves.
 
 pub mod keep_order;
 pub mod mss;

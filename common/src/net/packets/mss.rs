@@ -1,16 +1,16 @@
 //! The size of what restored TCP connections send.
 //!
-//! A connection that CRIU makes begins with segments of 536 bytes, and the kernel works their size out
-//! anew only when the MTU of the way is another than it was when the connection was made
-//! (tcp_current_mss in the kernel's net/ipv4/tcp_output.c). So while processes are restored, the
-//! interfaces of their namespace have an MTU of their own.
+//! A connection that CRIU restores begins with segments of 536 bytes, and the kernel recomputes their size
+//! only when the path's MTU is no longer what it was when the connection was made (tcp_current_mss in the
+//! kernel's net/ipv4/tcp_output.c). So the interfaces have another MTU while processes are restored.
 
 use std::path::Path;
 
 use crate::net::kernel::netns::{self, EnterError};
 use crate::net::kernel::routes::{RouteError, Routes};
 
-/// An MTU that is no higher can be raised: not every interface takes more than an IP packet has.
+/// MTUs up to this are raised, higher ones lowered: not every interface accepts more than the largest IP
+/// packet.
 const HIGHEST: u32 = 60_000;
 
 /// An MTU could not be changed.
@@ -28,7 +28,7 @@ pub enum SegmentsError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mtus(Vec<(u32, u32)>);
 
-/// Gives the interfaces in the namespace at `netns` other MTUs. Undone by [`put_back`], and by the
+/// Changes the MTUs of the interfaces in the namespace at `netns`. Undone by [`put_back`], and by the
 /// namespace's end.
 pub fn set_apart(netns: &Path) -> Result<Mtus, SegmentsError> {
     netns::in_netns(netns, || {
@@ -37,7 +37,7 @@ pub fn set_apart(netns: &Path) -> Result<Mtus, SegmentsError> {
         mtus.retain(|(interface, mtu)| {
             // Lower could be less than IPv6 needs, which would take its addresses away.
             let apart = if *mtu > HIGHEST { mtu - 1 } else { mtu + 1 };
-            // One that cannot be changed makes its connections slower, and breaks none.
+            // If this fails the interface's connections are slower, but none breaks.
             routes
                 .set_mtu(*interface, apart)
                 .inspect_err(|error| tracing::warn!("{error}"))
@@ -47,7 +47,7 @@ pub fn set_apart(netns: &Path) -> Result<Mtus, SegmentsError> {
     })?
 }
 
-/// Gives them their own MTUs back. Whatever the connections send from now on has the right size.
+/// Restores their own MTUs. Whatever the connections send from now on has the right size.
 pub fn put_back(netns: &Path, mtus: &Mtus) -> Result<(), SegmentsError> {
     netns::in_netns(netns, || {
         let routes = Routes::open()?;

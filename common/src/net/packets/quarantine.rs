@@ -1,16 +1,15 @@
 //! Silence in a container's network namespace while it is checkpointed or restored.
 //!
-//! A table of our own withholds everything that arrives or leaves, loopback included, except
-//! packets with the mark that CRIU gives its own (`SOCCR_MARK` in its soccr/soccr.h). CRIU then
-//! need not lock the network itself, which would cost it several processes during the outage.
+//! A table of our own stops everything that arrives or leaves, loopback included, except packets with
+//! the mark that CRIU gives its own (`SOCCR_MARK` in its soccr/soccr.h). CRIU then need not lock the
+//! network itself, for which it would start several processes during the outage.
 //!
-//! IPv6's neighbour discovery passes, as ARP does, which no rule here sees: the host could not hand
-//! over packets that are to wait, and would tell their senders that the container is unreachable.
+//! IPv6's neighbour discovery passes, and so does ARP, which no rule here sees. Without them the host could
+//! not deliver packets that are to wait, and would tell their senders that the container is unreachable.
 //!
-//! At the source packets are dropped: by then they take the way to the destination anyway. The
-//! table is prepared asleep ([`prepare`]) and woken by one netlink message ([`wake`]), because
-//! waking is on the outage's critical path. At the destination packets wait ([`queue_packets`]) until the
-//! commit.
+//! At the source packets are dropped: by then those for the container go to the destination anyway. The
+//! table is made dormant ([`prepare`]) and woken by one netlink message ([`wake`]), because waking is on
+//! the outage's critical path. At the destination packets wait ([`queue_packets`]) until the commit.
 
 use std::io;
 use std::path::Path;
@@ -52,18 +51,17 @@ pub enum QuarantineError {
     /// The kernel refused a change.
     #[error("cannot silence the container's network: {0}")]
     Netlink(#[from] io::Error),
-    /// Packets cannot be held.
+    /// Packets cannot be queued.
     #[error(transparent)]
     Queue(#[from] QueueError),
 }
 
-/// Makes everything ready for [`wake`]. Packets pass as before. Undone by [`lift`], and by the
-/// namespace's end.
+/// Prepares for [`wake`]. Packets pass as before. Undone by [`lift`], and by the namespace's end.
 pub fn prepare(netns: &Path) -> Result<(), QuarantineError> {
     lift(netns)?;
     netns::in_netns(netns, || {
         Nfnetlink::open()?.set_table(TABLE, TableState::Dormant)?;
-        // Into the sleeping table: naming it again would wake it.
+        // Only rules and chains: naming the dormant table again would wake it.
         let mut batch = Batch::new();
         add_rules(&mut batch);
         Ok(nft::apply("prepare the quarantine", batch)?)
@@ -78,8 +76,8 @@ pub fn wake(netns: &Path) -> Result<(), QuarantineError> {
     })?
 }
 
-/// Drops all packets in the namespace at `netns` from now on, applied twice or once. Undone by
-/// [`lift`], and by the namespace's end.
+/// Drops all packets in the namespace at `netns` from now on. May be repeated. Undone by [`lift`], and
+/// by the namespace's end.
 pub fn apply(netns: &Path) -> Result<(), QuarantineError> {
     let mut batch = removal();
     batch.add(NfListObject::Table(table()));
@@ -87,7 +85,7 @@ pub fn apply(netns: &Path) -> Result<(), QuarantineError> {
     change(netns, "silence the container's network", batch)
 }
 
-/// Keeps all packets in the namespace at `netns` waiting from now on, until [`PacketQueue::release`].
+/// Queues all packets in the namespace at `netns` from now on, until [`PacketQueue::release`].
 /// Undone by [`lift`], and by the namespace's end. Where this fails packets are dropped, as after
 /// [`apply`].
 pub fn queue_packets(netns: &Path) -> Result<PacketQueue, QuarantineError> {
@@ -102,14 +100,14 @@ pub fn queue_packets(netns: &Path) -> Result<PacketQueue, QuarantineError> {
     Ok(packets)
 }
 
-/// Whether the container in the namespace of the calling thread is under way: its host may not be where it
-/// runs in the end.
+/// Whether the container in the calling thread's namespace is being migrated, so that it may not stay on this
+/// host.
 pub(crate) fn is_here() -> io::Result<bool> {
     Nfnetlink::open()?.has_table(TABLE)
 }
 
-/// Lets packets pass the table again without removing it: what is queued meanwhile is not lost, as
-/// it would be with the chain that queued it.
+/// Lets packets pass the table again without removing it: packets that are still queued would be lost with
+/// the chain that queued them.
 pub fn open(netns: &Path) -> Result<(), QuarantineError> {
     let mut batch = Batch::new();
     for (name, hook) in CHAINS {

@@ -1,14 +1,15 @@
 //! Packets of a quarantined container wait instead of being dropped.
 //!
-//! In the quarantine every packet is handed to a netfilter queue. The kernel keeps it there, in
-//! order, until it is told what to do: a peer then notices the outage itself, and not the back-off
-//! of its retransmissions. The queue belongs to this process; if it dies, the kernel drops what is
+//! In the quarantine every packet is handed to a netfilter queue. The kernel keeps the packets there, in
+//! order, until it is told what to do with them: so a peer waits for the outage only, and not also for its
+//! own retransmission timer. The queue belongs to this process. If that dies, the kernel drops what is
 //! queued and what would be, so the quarantine stays as tight as without a queue.
 //!
-//! Packets that are to leave through a tunnel wait likewise when their way gets shorter ([`crate::net::packets::keep_order`]).
+//! Packets that are to leave through a tunnel also wait like this while their path gets shorter
+//! ([`crate::net::packets::keep_order`]).
 //!
-//! Requests: include/uapi/linux/netfilter/nfnetlink_queue.h. Written out here because the crate
-//! `nfq` needs a buffer for each packet that waits, and lets them go one by one.
+//! Requests: include/uapi/linux/netfilter/nfnetlink_queue.h. They are written out here because the crate
+//! `nfq` needs a buffer for each waiting packet, and releases them one by one.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -27,8 +28,8 @@ use crate::net::kernel::netns::{self, EnterError};
 
 use crate::net::kernel::nfnetlink::{Message, Nfnetlink};
 
-/// Numbers of the queues, in the container's namespace: for packets that come, and for those that
-/// the container sends. Apart, because an application that has sent much reads on only when that
+/// Numbers of the queues in the container's namespace: for packets that come, and for those that the
+/// container sends. There are two because an application that has sent much may not read on until that
 /// has left.
 pub(crate) const ARRIVING: u16 = 0xC114;
 pub(crate) const LEAVING: u16 = 0xC115;
@@ -36,13 +37,13 @@ pub(crate) const LEAVING: u16 = 0xC115;
 /// The calling thread's namespace, for it and others.
 const HERE: &str = "/proc/thread-self/ns/net";
 
-/// Most packets that wait; what comes then is dropped.
+/// Most packets that may wait in a queue; further ones are dropped.
 const MOST_PACKETS: u32 = 1 << 18;
 
 /// Room for one message of the queue.
 const DATAGRAM_BYTES: usize = 8192;
 
-/// Room for the kernel's word of each packet until it is read, in bytes.
+/// Receive buffer for the kernel's messages about packets, in bytes.
 const RECEIVE_BUFFER: usize = 16 << 20;
 
 const NFNL_SUBSYS_QUEUE: u16 = 3;
@@ -60,19 +61,19 @@ const NFQA_VERDICT_HDR: u16 = 2;
 const NF_ACCEPT: u32 = 1;
 const NFQA_PACKET_HDR: u16 = 1;
 
-/// How many packets go at once, and how much of them a UDP socket may still have unread when the
-/// next go, in bytes: released at once, more than it has room for would be lost.
+/// How many packets are released at once, and how many bytes a UDP socket may still have unread when the
+/// next are: released all at once, packets that the socket has no room for would be lost.
 const STEP_PACKETS: u32 = 128;
 const UNREAD_BYTES: u64 = 64 << 10;
 
-/// How long packets come before they are looked at while they wait, in ms: the receive buffer has room for
-/// the kernel's word of some ten thousand.
+/// Pause between reads of the kernel's messages while packets wait, in ms. The receive buffer has room for
+/// some ten thousand of them.
 const GATHER: u8 = 5;
 
-/// How long an application that reads nothing at all is waited for.
+/// How long to wait for an application that reads nothing at all.
 const READER_LIMIT: Duration = Duration::from_millis(200);
 
-/// The queue cannot be had.
+/// There can be no queue.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// The namespace is gone, or may not be entered.
@@ -88,9 +89,9 @@ pub enum QueueError {
 enum Mode {
     /// They wait.
     Hold,
-    /// They go, those that wait first.
+    /// They pass, those that have waited first.
     Pass,
-    /// Nobody cares any more.
+    /// The owner is gone.
     End,
 }
 
@@ -99,15 +100,15 @@ struct Shared {
     mode: Mutex<Mode>,
     /// Signalled when the mode changes.
     changed: EventFd,
-    /// Whether those have gone that waited, and others do not wait for readers any more.
+    /// Whether those that waited have passed, and others no longer wait for readers.
     caught_up: AtomicBool,
-    /// Whether all packets have gone whose coming the thread has noticed.
+    /// Whether all packets that the thread knows of have passed.
     idle: AtomicBool,
 }
 
-/// The packets of one network namespace that its quarantine has handed over.
+/// The queued packets of one network namespace.
 ///
-/// Dropping it drops the packets that still wait, and those that the quarantine hands over later.
+/// Dropping it drops the packets that still wait, and those that would be queued later.
 pub struct PacketQueue {
     netns: PathBuf,
     numbers: Vec<u16>,
@@ -121,15 +122,16 @@ impl PacketQueue {
         PacketQueue::of(netns, Some(ARRIVING), LEAVING)
     }
 
-    /// Takes one queue of the calling thread's namespace, which waits for nobody who reads.
+    /// Takes one queue of the calling thread's namespace. Its packets do not wait for readers.
     pub(crate) fn begin_here(number: u16) -> Result<Self, QueueError> {
         PacketQueue::of(Path::new(HERE), None, number)
     }
 
     fn of(netns: &Path, arriving: Option<u16>, leaving: u16) -> Result<Self, QueueError> {
         let queues = netns::in_netns(netns, || {
-            // Joined datagrams are cut up: nothing says how many there are, and they go by number.
-            // Large segments that leave wait whole, since cut up they would take many times the room.
+            // Joined datagrams are split, because packets are released by number and nothing says how
+            // many are joined. Large segments that leave stay whole: split, they would take many times
+            // the room.
             let arriving = arriving.map(|number| Queue::bind(number, 0));
             let leaving = Queue::bind(leaving, NFQA_CFG_F_GSO)?;
             Ok::<_, io::Error>((arriving.transpose()?, leaving))
@@ -159,24 +161,24 @@ impl PacketQueue {
         })
     }
 
-    /// Lets all packets go that wait, in the order they came and as fast as they are read, and
-    /// then those that come from now on. Returns at once.
+    /// Releases all packets that wait, in the order they came and as fast as they are read, and then
+    /// those that come from now on. Returns at once.
     pub fn release(&self) {
         self.set(Mode::Pass);
     }
 
-    /// Waits until those have gone that waited, and the others go as they come, at most for `limit`; says
+    /// Waits, for at most `limit`, until those that waited have passed, and others pass as they come. Returns
     /// whether they do.
     pub fn wait_until_caught_up(&self, limit: Duration) -> bool {
         wait(limit, || self.shared.caught_up.load(Ordering::SeqCst))
     }
 
-    /// Waits until all have gone, at most for `limit`; says whether they have. For when no more come.
+    /// Waits, for at most `limit`, until all have passed. Returns whether they have. Call it when no more come.
     ///
     /// # Errors
     /// If the namespace is gone.
     pub fn wait_until_empty(&self, limit: Duration) -> Result<bool, QueueError> {
-        // The kernel's count first: a packet that it counts no more is still on its way until the thread
+        // The kernel's count first: a packet that it no longer counts is still on its way until the thread
         // is idle again.
         let empty =
             || packets_waiting(&self.numbers) == 0 && self.shared.idle.load(Ordering::SeqCst);
@@ -210,13 +212,13 @@ fn wait(limit: Duration, done: impl Fn() -> bool) -> bool {
     true
 }
 
-/// One of the queues, and how far it has come.
+/// One of the queues, and its progress.
 struct Queue {
     netlink: Nfnetlink,
     number: u16,
-    /// The packet that came last.
+    /// Number of the packet that came last.
     newest: u32,
-    /// The packet that went last.
+    /// Number of the packet that was released last.
     gone: u32,
 }
 
@@ -243,8 +245,8 @@ impl Queue {
         })
     }
 
-    /// Reads what the kernel says of each packet, so that there is always room for the next one's
-    /// word; `ENOBUFS` and the like only mean that some words were lost.
+    /// Reads the kernel's messages about packets, so that there is always room for the next. `ENOBUFS`
+    /// and the like only mean that some were lost.
     fn follow(&mut self, buffer: &mut Vec<u8>) {
         while self.netlink.receive_waiting(buffer).is_ok() {
             self.newest = packet(buffer).unwrap_or(self.newest);
@@ -255,7 +257,7 @@ impl Queue {
         self.newest.wrapping_sub(self.gone)
     }
 
-    /// Lets the packets go that came first, `most` of them.
+    /// Releases the packets that came first, at most `most` of them.
     fn let_go(&mut self, most: u32) {
         if self.waiting() == 0 {
             return;
@@ -268,7 +270,7 @@ impl Queue {
     }
 }
 
-/// Follows the packets that come, and lets them go when that is wanted.
+/// Keeps track of the packets that come, and releases them when asked.
 fn keep(mut arriving: Option<Queue>, mut leaving: Queue, shared: &Shared) {
     let mut buffer = Vec::with_capacity(DATAGRAM_BYTES);
     let mut pace = Pace::default();
@@ -304,7 +306,7 @@ fn keep(mut arriving: Option<Queue>, mut leaving: Queue, shared: &Shared) {
                 shared.caught_up.fetch_or(passing, Ordering::SeqCst);
                 wait_for_news(arriving.iter().chain([&leaving]), &shared.changed);
                 if !passing {
-                    // Under a flood the processors have more to do than to wake this thread for each packet.
+                    // Waking this thread for each packet would cost too much in a flood.
                     wait_for_mode(&shared.changed, GATHER);
                 }
                 let _ = shared.changed.read();
@@ -313,8 +315,8 @@ fn keep(mut arriving: Option<Queue>, mut leaving: Queue, shared: &Shared) {
     }
 }
 
-/// Until when packets go only as fast as they are read. Others come meanwhile: if they are more than
-/// that, they get lost as they would anywhere.
+/// Decides how long packets are released only as fast as they are read. Others come meanwhile: if they
+/// come faster than that, some are lost, as they would be anywhere.
 struct Pace {
     /// The fewest packets that waited, and since when.
     fewest: (u32, Instant),
@@ -331,7 +333,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Whether that is over, now that so many packets wait. It does not begin again.
+    /// Whether that is over, now that so many packets wait. It never begins again.
     fn has_caught_up(&mut self, waiting: u32) -> bool {
         if waiting < self.fewest.0 {
             self.fewest = (waiting, Instant::now());
@@ -383,8 +385,8 @@ pub(crate) fn packet(message: &[u8]) -> Option<u32> {
 }
 
 /// Waits until no UDP socket of this thread's network namespace has much to read; TCP does not lose
-/// what it has no room for. What they send leaves meanwhile, or they might not read on. Gives up on
-/// those that do not read.
+/// what it has no room for. What applications send leaves meanwhile, or they might not read on. Gives up
+/// on those that do not read.
 fn wait_for_readers(leaving: &mut Queue, buffer: &mut Vec<u8>) {
     let (mut last, mut since) = (u64::MAX, Instant::now());
     loop {

@@ -7,15 +7,15 @@ use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use super::nft::{TABLE, empty};
 use crate::net::mark::Index;
 
-/// Before the priority `raw` (nft(8)), where the first checks are.
+/// Before the priority `raw` (nft(8)), where others make their first checks.
 const PRIORITY_FIRST: i32 = -310;
-/// After the priority `security` (nft(8)), where the last checks are.
+/// After the priority `security` (nft(8)), where others make their last checks.
 const PRIORITY_LAST: i32 = 200;
 /// After all translation of packets that leave: at priority `srcnat`, and after it for some (nft(8)).
 const PRIORITY_LEAVING: i32 = 300;
 /// Priority `mangle` of the hooks output and input (nft(8)).
 const PRIORITY_MANGLE: i32 = -150;
-/// Before the priority `dstnat`, where others would say that nobody listens.
+/// Before the priority `dstnat`, where others translate.
 const PRIORITY_FORWARD: i32 = PRIORITY_DSTNAT - 1;
 /// Priority `dstnat` (nft(8)).
 const PRIORITY_DSTNAT: i32 = -100;
@@ -32,9 +32,8 @@ pub(super) fn made(index: Index) -> Batch<'static> {
     batch
 }
 
-/// Table and chains, made if missing and emptied if not: what follows in the transaction finds
-/// the same state every time. (`destroy`, which ignores what is missing, needs nft 1.0.7 and
-/// Linux 6.3.)
+/// Table and chains, made if missing and emptied if not, so that what follows in the transaction finds
+/// the same state every time. (`destroy`, which ignores what is missing, needs nft 1.0.7 and Linux 6.3.)
 pub(super) fn emptied(index: Index) -> Batch<'static> {
     let mut batch = made(index);
     for chain in all_chains(index) {
@@ -59,8 +58,8 @@ pub(super) fn all_chains(index: Index) -> impl Iterator<Item = Chain<'static>> {
     chains(index).into_iter().chain(others)
 }
 
-/// For what arrives, first and last, for what this host sends itself (`route`: the new mark is looked
-/// up again), and for what leaves.
+/// For what arrives, first and last; for what this host sends itself (type `route`: after a change of the
+/// mark the route is looked up again); and for what leaves.
 pub(super) fn chains(index: Index) -> [Chain<'static>; 4] {
     use NfChainType::{Filter, Route};
     use NfHook::{Output, Postrouting, Prerouting};
@@ -95,7 +94,7 @@ pub(super) fn forward_chains(index: Index) -> [Chain<'static>; 2] {
     })
 }
 
-/// For what leaves, in the end; and the rule about a queue, which has no conditions.
+/// For what leaves, last of all; and the chain for the rule about the queue, which has no conditions.
 pub(super) fn waiting_chains(index: Index) -> [Chain<'static>; 2] {
     let (hook, kind) = (NfHook::Postrouting, NfChainType::Filter);
     let queued = Chain {

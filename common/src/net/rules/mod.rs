@@ -1,4 +1,4 @@
-//! The nftables rules that turn a flow's connmark into a packet's fwmark.
+//! The nftables rules that copy the tunnel in a flow's connmark to the packet's fwmark.
 //!
 //! ```text
 //! table inet live_migration {
@@ -41,43 +41,43 @@
 //! }
 //! ```
 //!
-//! A peer whose address is this host's own is another between the two ends of the tunnel
-//! ([`crate::net::flows::placeholder`]): it gets it when conntrack has not seen the packet yet, and has its own again
-//! in packets that leave, when their way is decided on. Their flow's entry knows what that is.
+//! A peer whose address is also this host's own has a placeholder within this host
+//! ([`crate::net::flows::placeholder`]). A packet that arrives gets it before conntrack sees the packet. A
+//! packet that leaves gets the peer's own address back, from its flow's entry, once it has been routed.
 //!
-//! The rule about fragments is for connections that are older than the tunnel and have agreed on segments
-//! that it has no room for. A sender whose packets may not be fragmented is told so by ICMP, and sends
-//! smaller ones. Behind a filter that drops ICMP it would send the same segment for ever (RFC 2923,
-//! section 2.1): so only a few packets get that answer, and the rest is fragmented (IPv4 only: no router
-//! fragments IPv6). TCP only, because what else may not be fragmented need not have an identification of
-//! its own (RFC 6864), and fragments of two such packets cannot be told apart.
+//! The rule about fragments is for connections that are older than the tunnel and agreed on segments too
+//! large for it. A sender whose packets must not be fragmented is told so by ICMP, and sends smaller ones.
+//! Behind a filter that drops ICMP it would send the same segment for ever (RFC 2923, section 2.1). So only a
+//! few packets get that answer, and the others are fragmented (IPv4 only: routers do not fragment IPv6). TCP
+//! only: other packets that must not be fragmented need not have an identification of their own (RFC 6864),
+//! and then fragments of two of them cannot be told apart.
 //!
-//! `prerouting` comes after conntrack has found the flow, last before the routing decision. A packet
-//! that came through a tunnel needs no exception: in its direction the mark says "ordinary".
+//! `prerouting` comes after conntrack has found the flow, as the last thing before the routing decision. A
+//! packet that came through a tunnel needs no exception: in its direction the mark says "ordinary".
 //!
 //! Until then such a packet has the mark of its tunnel. Firewalls that check where packets come from
 //! (firewalld does for IPv6: `fib saddr . mark . iif`) find the way back through that tunnel.
 //!
-//! A chain `guard_1` of the hook input has rules only while entries are made anew that the kernel would not
-//! have turned ([`crate::net::flows::decide::is_masqueraded_inbound`]): it drops what the container sends of those flows
-//! in between, which this host would answer with a reset.
+//! The chain `guard_1` of the hook input has rules only while entries are recreated that the kernel would not
+//! have redirected ([`crate::net::flows::decide::is_masqueraded_inbound`]). It drops what the container sends
+//! on those flows in between, which this host would answer with a reset.
 //!
-//! Two chains `waiting_1` and `queued_1` have rules only while flows are led past a host: what leaves through
-//! the tunnel waits for what is under way ([`crate::net::packets::keep_order`]).
+//! The chains `waiting_1` and `queued_1` have rules only while flows begin to bypass a host: what leaves
+//! through the tunnel waits for what is still on the long path ([`crate::net::packets::keep_order`]).
 //!
 //! The chains `forward_1` are empty unless new connections are sent after a container
-//! ([`crate::net::flows::port_forwards`]). At the other end those are new as well, and are answered through the tunnel:
-//! the first rule of `prerouting_1`. What this host sends to itself keeps its address, which the other
-//! end cannot answer if it is a loopback address.
+//! ([`crate::net::flows::port_forwards`]). At the other end those are new as well, and are answered through
+//! the tunnel: the first rule of `prerouting_1`. What this host sends to itself keeps its address, which the
+//! other end cannot answer if it is a loopback address.
 //!
-//! Each tunnel has base chains of its own because chains, unlike rules, are removed by name: there
-//! are no rule handles to remember, and tunnels do not touch each other's.
+//! Each tunnel has base chains of its own because chains, unlike rules, are removed by name: there are no
+//! rule handles to remember, and tunnels do not touch each other's.
 //!
-//! The two chains of type `nat` stay empty: while one exists the kernel goes on translating the
-//! flows that have a translation already, even if whoever set it up removes the last chain of its
-//! own (nf_nat_register_fn in the kernel's net/netfilter/nf_nat_core.c).
+//! The two chains of type `nat` stay empty. While one exists, the kernel goes on translating flows that are
+//! translated already, even if whoever set that up removes its own last chain (nf_nat_register_fn in the
+//! kernel's net/netfilter/nf_nat_core.c).
 //!
-//! Every change is one transaction of `nft`. Concurrent callers must hold the tunnels' lock.
+//! Every change is one transaction of `nft`. Concurrent callers need the lock on all tunnels.
 
 mod chains;
 mod expressions;

@@ -1,4 +1,4 @@
-//! One transaction of `nft` after the other.
+//! Running `nft`: reading the ruleset, and changing it in transactions.
 
 use nftables::batch::Batch;
 use nftables::helper::{self, NftablesError};

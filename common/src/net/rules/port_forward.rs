@@ -13,7 +13,7 @@ use crate::container::facts::PublishedPort;
 use crate::net::flows::port_forward::{Forward, specific};
 use crate::net::mark::{Direction, Index};
 
-/// Makes these the forwards through the tunnel, in place of what there was. Those of none are none.
+/// Makes these the forwards through the tunnel, instead of any earlier ones. An empty list removes them.
 /// Undone by [`super::tunnel::remove_tunnel`].
 pub fn forward(index: Index, forwards: &[&Forward]) -> Result<(), FirewallError> {
     let mut batch = Batch::new();

@@ -20,7 +20,7 @@ pub(crate) enum IfNobodyReads {
     Pass,
 }
 
-/// Hands every packet that comes so far in a chain of the family `inet` to queue `number`.
+/// Hands every packet that gets to the end of a chain of the family `inet` to queue `number`.
 pub(crate) fn queue(
     chain: &Chain<'static>,
     number: u16,
@@ -43,7 +43,7 @@ pub(crate) fn queue(
     apply("queue packets", batch)
 }
 
-/// Has packets of moved flows that leave through the tunnel wait in queue `number`; if nobody has it they
+/// Has packets of moved flows that leave through the tunnel wait in queue `number`. If nobody reads it they
 /// pass. Undone by [`end`], and by [`super::tunnel::remove_tunnel`].
 pub(crate) fn begin(index: Index, number: u16) -> Result<(), FirewallError> {
     let [waiting, queued] = waiting_chains(index);
@@ -62,7 +62,7 @@ pub(crate) fn begin(index: Index, number: u16) -> Result<(), FirewallError> {
     apply("have packets wait", batch)
 }
 
-/// Has packets wait no more; those that do are not touched.
+/// Queues no more packets. Those that wait already stay queued.
 pub(crate) fn end(index: Index) -> Result<(), FirewallError> {
     let mut batch = Batch::new();
     for chain in waiting_chains(index) {

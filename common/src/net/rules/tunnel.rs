@@ -22,7 +22,7 @@ use crate::net::tunnel::wireguard::MTU;
 /// The flag DF, alone in the 16 bits of flags and fragment offset (RFC 791, section 3.1).
 const DONT_FRAGMENT: u32 = 0x4000;
 
-/// Diverts the flows whose connmark names this tunnel. Undone by [`remove_tunnel`].
+/// Sends packets of flows whose connmark names this tunnel through it. Undone by [`remove_tunnel`].
 pub fn add_tunnel(index: Index) -> Result<(), FirewallError> {
     let mut batch = emptied(index);
     for (chain, rules) in lasting(index) {
@@ -31,8 +31,8 @@ pub fn add_tunnel(index: Index) -> Result<(), FirewallError> {
     apply("add the tunnel's firewall rules", batch)
 }
 
-/// Makes the rules that [`add_tunnel`] makes anew, and those chains that are missing. Rules that are there
-/// for a while, and forwards, stay.
+/// Recreates the rules of [`add_tunnel`], and chains that are missing. Temporary rules, and those of forwards,
+/// stay.
 pub(crate) fn put_back(index: Index) -> Result<(), FirewallError> {
     let mut batch = made(index);
     for (chain, rules) in lasting(index) {
@@ -42,8 +42,8 @@ pub(crate) fn put_back(index: Index) -> Result<(), FirewallError> {
     apply("put the tunnel's firewall rules back", batch)
 }
 
-/// Which chains of the tunnel are not there, or do not have as many rules as they must, in words; the
-/// whole table, if that is gone. `ways` is how many rules forwards have.
+/// Which chains of the tunnel are missing or have the wrong number of rules, in words; or the whole table, if
+/// that is gone. `ways` is how many rules forwards have.
 ///
 /// Starts `nft`.
 pub(crate) fn missing(index: Index, ways: usize) -> Result<Vec<String>, FirewallError> {
@@ -114,7 +114,7 @@ fn lasting(index: Index) -> [(Chain<'static>, Vec<Vec<Statement<'static>>>); 4] 
     ]
 }
 
-/// Diverts nothing to this tunnel any more, whether or not it did.
+/// Removes the tunnel's chains, whether or not they exist.
 pub fn remove_tunnel(index: Index) -> Result<(), FirewallError> {
     let mut batch = emptied(index);
     for chain in all_chains(index) {
@@ -131,12 +131,12 @@ pub fn remove_table() -> Result<(), FirewallError> {
     apply("remove the firewall table", batch)
 }
 
-/// Gives what comes through the tunnel its mark.
+/// Gives packets that come through the tunnel its mark.
 fn arrive(index: Index) -> Vec<Statement<'static>> {
     vec![came_through(index), set_mark(index.fwmark())]
 }
 
-/// Keeps the other end from this host's loopback addresses.
+/// Keeps the other end away from this host's loopback addresses.
 fn no_loopback(index: Index) -> Vec<Statement<'static>> {
     let loopback = prefix("127.0.0.0", 8);
     vec![
@@ -184,13 +184,13 @@ fn show(placeholder: IpAddr, direction: Direction, index: Index) -> Vec<Statemen
     ]
 }
 
-/// Takes the mark away again, unless it is another tunnel's by now.
+/// Removes the mark again, unless it names another tunnel by now.
 fn arrived(index: Index) -> Vec<Statement<'static>> {
     let marked = equal(and(mark(), FWMARK_MASK), Expression::Number(index.fwmark()));
     vec![came_through(index), marked, set_mark(0)]
 }
 
-/// Has connections answered through the tunnel that begin in it and pass this host.
+/// Has connections that begin in the tunnel, to an address that is not this host's, answered through it.
 fn answer_through(index: Index) -> Vec<Statement<'static>> {
     vec![
         came_through(index),

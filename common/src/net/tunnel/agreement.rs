@@ -1,4 +1,4 @@
-//! What two hosts agree on before a tunnel is made: pure, the kernel is not asked here.
+//! What two hosts agree on before a tunnel is made. Pure: nothing here asks the kernel.
 //!
 //! The source sends an [`Offer`]; the destination, which then knows what both ends have in use,
 //! answers with an [`Agreement`]. Subnets, ports and keys are agreed; index, interface, routing
@@ -32,7 +32,7 @@ pub struct InUse {
     pub ipv6: bool,
 }
 
-/// Why no tunnel can be planned.
+/// Why the hosts cannot agree on a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AgreementError {
     /// Other software overwrites our bits of the packet mark or the connmark.
@@ -47,8 +47,8 @@ pub enum AgreementError {
 }
 
 impl InUse {
-    /// The lowest index that this host can use: the choice is the same for two migrations that
-    /// start at once, so that they end up sharing one tunnel.
+    /// The lowest index that this host can use. Two migrations that start at once get the same one,
+    /// and so end up sharing one tunnel.
     pub fn allot(&self) -> Result<Index, AgreementError> {
         if !self.mark_conflicts.is_empty() {
             return Err(AgreementError::MarkConflict(self.mark_conflicts.clone()));
@@ -87,10 +87,10 @@ pub struct End {
     pub port: u16,
 }
 
-/// What both ends of a tunnel hold to.
+/// What both ends of a tunnel have agreed on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agreement {
-    /// The ends, ordered by key: which of them sends a container first is forgotten.
+    /// The ends, ordered by key: it does not matter which of them sent a container first.
     pub ends: [End; 2],
     /// A /30; its first host address is that of the first end.
     pub ipv4: Ipv4Net,
@@ -101,9 +101,9 @@ pub struct Agreement {
 /// What the destination answers to an [`Offer`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
-    /// What both ends hold to.
+    /// What both ends agree on.
     pub agreement: Agreement,
-    /// What each end's keeper asks of the other before it listens to it. Told to nobody else.
+    /// The secret that each end's keeper presents to the other. Told to nobody else.
     pub ticket: Ticket,
 }
 
@@ -138,8 +138,8 @@ impl Agreement {
         })
     }
 
-    /// Whether its networks are such as [`answer`] chooses: the other host has named them, and they become
-    /// routes of this one.
+    /// Whether its networks have the size and are in the ranges that [`answer`] chooses from. The other host
+    /// named them, and they become routes of this one.
     pub(crate) fn is_private(&self) -> bool {
         let pools = POOLS.map(|(base, length)| Ipv4Net::new(base, length).expect("a length"));
         let unique_local =
@@ -173,9 +173,8 @@ fn host(net: &IpNet, end: usize) -> IpAddr {
 
 /// The destination's answer to an offer.
 ///
-/// A tunnel that both ends already have is used again. So is one that only the destination still
-/// has, provided that it fits what the source offers: the source is about to make its half for
-/// another migration, or has lost it.
+/// A tunnel that both ends have is reused. So is one that only the destination has, if it fits what
+/// the source offers: then the source is about to make its half for another migration, or has lost it.
 pub fn answer(
     offer: &Offer,
     key: &PublicKey,
@@ -207,8 +206,8 @@ pub fn answer(
     ];
     ends.sort();
     let taken = [&offer.prefixes[..], &in_use.prefixes[..]].concat();
-    // The seed spreads the subnets of different pairs of hosts, so that a third host seldom finds
-    // the same one in use.
+    // The seed gives different pairs of hosts different subnets, so that a third host seldom finds
+    // that the same one is in use.
     let seed = [&ends[0].public_key.0, &ends[1].public_key.0].map(String::as_str);
     let free = |net: &IpNet| !overlaps(net, &taken);
     let ipv4 = candidates_v4(&seed.concat())
@@ -237,7 +236,7 @@ const POOLS: [(Ipv4Addr, u8); 4] = [
     (Ipv4Addr::new(192, 168, 0, 0), 16),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
 ];
-/// Tries in each pool: a pool that another network covers whole is given up soon.
+/// Candidates tried in each pool: soon enough a pool that is in use as a whole is given up.
 const PROBES: usize = 512;
 
 fn candidates_v4(seed: &str) -> impl Iterator<Item = Ipv4Net> {

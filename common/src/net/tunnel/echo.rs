@@ -1,4 +1,4 @@
-//! One ICMP echo through the tunnel: the kernel at the other end answers, no program is needed
+//! One ICMP echo through the tunnel. The kernel at the other end answers, so no program is needed
 //! there, and firewalls seldom refuse it.
 
 use std::io;
@@ -45,7 +45,7 @@ pub(crate) fn round_trip(local: Ipv4Addr, peer: Ipv4Addr, timeout: Duration) -> 
     while Instant::now() < deadline {
         let peer = SockaddrIn::from(SocketAddrV4::new(peer, 0));
         match sendto(raw.as_raw_fd(), &request, &peer, MsgFlags::empty()) {
-            // The userspace device may not have bound its port yet.
+            // A userspace WireGuard may not have bound its port at this point.
             Ok(_) | Err(nix::Error::ENOBUFS) => {}
             Err(error) => return Err(error.into()),
         }
@@ -56,8 +56,8 @@ pub(crate) fn round_trip(local: Ipv4Addr, peer: Ipv4Addr, timeout: Duration) -> 
     Ok(false)
 }
 
-/// Reads what the raw socket is given, which is every ICMP packet of the host, until the reply is
-/// among it or the time is up.
+/// Reads from the raw socket, which gets every ICMP packet of the host, until the reply comes or the
+/// time is up.
 fn answered(raw: &impl AsRawFd, reply: &[u8; 8], until: Instant) -> io::Result<bool> {
     let mut buffer = [0; 256];
     while Instant::now() < until {

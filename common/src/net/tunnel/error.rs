@@ -19,7 +19,7 @@ use crate::net::state::StateError;
 /// Why a tunnel could not be made, used or taken down.
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelError {
-    /// No plan was found.
+    /// The hosts could not agree on a tunnel.
     #[error(transparent)]
     Plan(#[from] AgreementError),
     /// The host's state could not be read.
@@ -52,13 +52,13 @@ pub enum TunnelError {
     /// The agreement does not name this host's key and a port of ours.
     #[error("the other host agreed to a tunnel that is not for this host")]
     NotOurs,
-    /// The agreed networks are not such as tunnels have.
+    /// The agreed networks are not of the size or range that tunnels have.
     #[error(
-        "the other host asks for a tunnel with the networks {0}, which this host does not give it"
+        "the other host wants a tunnel with the networks {0}, which is refused: tunnels have a private /30 and a unique local /126"
     )]
     NotPrivate(String),
-    /// Something took the agreed index since the plan was made. Negotiate again.
-    #[error("tunnel {0} has been taken meanwhile: {1}")]
+    /// Something else has taken the agreed number or networks since. Negotiate again.
+    #[error("tunnel {0} has been taken in the meantime: {1}")]
     Taken(Index, String),
     /// Its keeper.
     #[error(transparent)]

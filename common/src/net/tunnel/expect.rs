@@ -1,8 +1,8 @@
-//! Connections of the agents inside a tunnel, past firewalls that let in only what was asked for.
+//! Gets the agents' connections inside a tunnel past firewalls that let in only replies.
 //!
-//! An administrator opens the agents' port and those of WireGuard, and that has to be enough: most
+//! Opening the agents' port and those of WireGuard has to be enough for an administrator. Most
 //! firewalls let established connections pass, so the connection tracker is told of a connection
-//! before it begins. It follows the handshake like any other (nf_conntrack_proto_tcp.c: both ends
+//! before it begins. It accepts the handshake that follows (nf_conntrack_proto_tcp.c: both ends
 //! are in sync, the firewall is not).
 
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,7 @@ use ipnet::IpNet;
 /// How long it may take until the connection begins.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Lets a TCP connection from `peer` to `local` begin. Goes by itself if it does not.
+/// Lets a TCP connection from `peer` to `local` begin. The entry expires if none does.
 pub fn tcp(peer: SocketAddr, local: SocketAddr) -> Result<(), Error> {
     expect(Tuple::tcp(peer, local))
 }

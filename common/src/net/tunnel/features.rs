@@ -1,4 +1,4 @@
-//! What the network of a host must be able to do, tried without changing anything.
+//! Finds out, without changing anything, whether a host's network can do what is needed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use conntrack::{Conntrack, Filter};
 use super::in_use;
 use crate::net::rules::nft;
 
-/// Each feature with what is wrong with it, if anything. Blocks.
+/// Each feature with what is wrong with it, if anything is. Blocks.
 pub fn problems() -> BTreeMap<String, Option<String>> {
     let conntrack = Conntrack::open().and_then(|mut table| table.list(Filter::default()));
     let tunnel = in_use::gather(&[])

@@ -1,4 +1,4 @@
-//! What this host has in use already: everything a new tunnel could collide with.
+//! What this host uses already: everything that a new tunnel could collide with.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -37,7 +37,7 @@ pub enum InUseError {
 
 /// Reads what the namespace of the calling thread has in use. Changes nothing.
 ///
-/// `recorded` are the indexes of tunnels on record, whether or not anything is left of them.
+/// `recorded` are the indexes of tunnels on record, whether or not anything of them still exists.
 pub fn gather(recorded: &[Index]) -> Result<InUse, InUseError> {
     let facts = Routes::open()?.facts()?;
     let ports = udp_ports()?;
@@ -69,7 +69,7 @@ pub fn gather(recorded: &[Index]) -> Result<InUse, InUseError> {
     })
 }
 
-/// Tracked connections that some tunnel carries, or once carried.
+/// The marks of tracked connections that use a tunnel, or once did.
 fn connmarks() -> Result<Vec<Mark>, InUseError> {
     let flows = conntrack::Conntrack::open()?.list(conntrack::Filter::default())?;
     let marks = flows.into_iter().map(|flow| Mark(flow.mark));
@@ -94,9 +94,9 @@ fn routing_reason(facts: &Facts, index: Index) -> Option<String> {
     ))
 }
 
-/// Whether somebody else's rule stands where ours would, or asks for marks that ours would set. A
-/// rule that asks for our bits to be *zero* is no obstacle: ours comes before it and takes every
-/// packet that has one set.
+/// Whether somebody else's rule has our priority or table, or matches marks that ours would set. A
+/// rule that requires our bits to be *zero* is no obstacle: ours comes first and takes every
+/// packet that has one of them set.
 fn collides(rule: &PolicyRule, index: Index) -> bool {
     let wanted = rule.fwmark & rule.fwmask & FWMARK_MASK;
     rule.priority == index.priority()
@@ -127,9 +127,9 @@ pub(crate) fn local_port(line: &str) -> Option<u16> {
 
 /// Rules of other software that overwrite our bits of a packet's mark or of a connmark.
 ///
-/// Read from nft's JSON as it comes, because a ruleset may hold things that no schema knows. Rules
-/// made through the legacy `iptables` extensions (`xt`) do not show what they set and are passed
-/// over; those in common use (netavark, kube-proxy) set single low bits.
+/// Read from nft's JSON without a schema, because a ruleset may contain things that no schema knows.
+/// Rules made through the legacy `iptables` extensions (`xt`) do not show what they set and are
+/// ignored; those in common use (netavark, kube-proxy) set single low bits.
 pub(crate) fn mark_conflicts(ruleset: &Value) -> Vec<String> {
     let mut conflicts = Vec::new();
     let objects = ruleset["nftables"].as_array().into_iter().flatten();

@@ -2,8 +2,8 @@
 //!
 //! Every tunnel has one on each of its hosts. It outlives the command that made the tunnel, moves
 //! the packets if the kernel cannot, binds the ports of forwards, and takes the tunnel down on its host
-//! once no flow is marked for it, no forward uses it at either end, and nobody has a lease on it, for
-//! [`IDLE`].
+//! when, for [`IDLE`], no flow was marked for it, no forward used it at either end, and nobody had a
+//! lease on it.
 
 use std::io;
 use std::process::Command;
@@ -38,7 +38,7 @@ pub enum KeeperError {
     /// There is no such tunnel.
     #[error("there is no record of tunnel {0}")]
     NoRecord(Index),
-    /// It has one already.
+    /// The tunnel has a keeper already.
     #[error("tunnel {0} has a keeper already")]
     NotAlone(Index),
     /// This process could not be set up.
@@ -54,15 +54,15 @@ pub enum KeeperError {
 
 /// The keeper's whole life. Returns when the tunnel is down, whoever took it down.
 ///
-/// For a process of its own: it leaves its session, so that neither Ctrl-C nor the end of a login
-/// reaches it, and its working directory.
+/// Call it in a process of its own, which leaves its session and its working directory: neither Ctrl-C
+/// nor the end of a login reaches it.
 ///
-/// `keeper` starts others of its kind, for the tunnels that it is introduced to.
+/// `keeper` starts other keepers, for the tunnels that a bypass needs.
 pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<(), KeeperError> {
     // Fails if this process leads a group already, and then has nothing to leave.
     let _ = nix::unistd::setsid();
     std::env::set_current_dir("/")?;
-    // Whose service or login session made the tunnel must not take it along when it ends.
+    // The service or login session that made the tunnel must not end it when it ends itself.
     let scope = format!("live-migration-tunnel-{index}-{}", std::process::id());
     if let Err(error) = systemd::enter_scope(&scope) {
         tracing::warn!("the tunnel ends with what made it: {error}");
@@ -124,8 +124,8 @@ pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<()
     }
 }
 
-/// Locks out other keepers. Who looks whether there is one has the lock for a moment: that must
-/// not be taken for a keeper.
+/// Locks out other keepers. Checking for a keeper takes the lock for a moment, which must not be
+/// mistaken for one: hence the retries.
 fn be_alone(dirs: &Dirs, index: Index) -> Result<Lock, KeeperError> {
     let deadline = Instant::now() + START / 2;
     loop {
@@ -137,7 +137,7 @@ fn be_alone(dirs: &Dirs, index: Index) -> Result<Lock, KeeperError> {
     }
 }
 
-/// Whether the tunnel carries flows or somebody has a lease on it. What cannot be read counts as
+/// Whether flows use the tunnel or somebody has a lease on it. What cannot be read counts as
 /// busy: a tunnel too many does less harm than one too few.
 fn is_busy(dirs: &Dirs, index: Index) -> Result<bool, TunnelError> {
     let flows = flows(index).unwrap_or_else(|error| {

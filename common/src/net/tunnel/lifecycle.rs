@@ -8,7 +8,7 @@ use super::error::TunnelError;
 use super::expect;
 use super::in_use::{self, InUseError};
 use super::spawn::{self, KeeperCommand};
-use super::upkeep::Upkeep;
+use super::upkeep::{self, Upkeep};
 use super::userspace;
 use super::wireguard::{self, Backend, PrivateKey};
 use crate::lock::Lock;
@@ -16,7 +16,6 @@ use crate::net::flows::apply;
 use crate::net::flows::neighbours;
 use crate::net::flows::port_forwards;
 use crate::net::kernel::routes::Routes;
-use crate::net::kernel::sysctl;
 use crate::net::mark::Index;
 use crate::net::rules;
 use crate::net::state::{self, Dirs, Record};
@@ -25,7 +24,7 @@ use crate::net::state::{self, Dirs, Record};
 /// in the WireGuard paper, section 6.1).
 const HANDSHAKE_VALID: Duration = Duration::from_secs(180);
 
-/// Whether a session that was agreed on then is still used.
+/// Whether WireGuard still uses the session that this handshake began.
 pub(super) fn is_recent(handshake: SystemTime) -> bool {
     handshake.elapsed().is_ok_and(|age| age < HANDSHAKE_VALID)
 }
@@ -38,11 +37,11 @@ pub(crate) fn is_alive(dirs: &Dirs, record: &Record) -> Result<bool, TunnelError
             .is_some())
 }
 
-/// Uses an existing tunnel again: its peer may have another address now.
+/// Reuses an existing tunnel, whose peer may have another address now.
 ///
-/// As long as the two ends hear of each other WireGuard knows where the other one is, and a name with
-/// several addresses may have led to another of them this time. To be told so would cost the session of a
-/// tunnel in userspace, and what goes through it stands still until the next handshake.
+/// While the two ends hear from each other WireGuard knows where the other one is, even if a name with
+/// several addresses has resolved to another one this time. Setting the endpoint would end the session of
+/// a userspace tunnel, and nothing would pass through it until the next handshake.
 pub(super) fn reuse(
     dirs: &Dirs,
     mut record: Record,
@@ -57,12 +56,12 @@ pub(super) fn reuse(
         record.endpoint = endpoint;
         record.write(dirs)?;
     }
-    // Its keeper may not have looked yet.
+    // Its keeper may not have noticed yet what is missing.
     Upkeep::of(dirs, &record)?.put_back()?;
     Ok(record)
 }
 
-/// Makes a tunnel; the caller holds the lock on all tunnels and a lease.
+/// Makes a tunnel. The caller has the lock on all tunnels and a lease.
 pub(super) fn make(
     dirs: &Dirs,
     index: Index,
@@ -100,9 +99,9 @@ pub(super) fn make(
     made.map(|()| record)
 }
 
-/// Removes a tunnel to the same port of the same host, which has lost its half of it: that half will be this
-/// one's. Left alone the orphan would have handshakes with it, since the keys are the same, and be answered
-/// instead.
+/// Removes a tunnel to the same port of the same host, if that host has lost its half: that port is about
+/// to serve the new tunnel. The keys are the same, so an orphan left alone would exchange handshakes with
+/// the new half, and get the answers meant for this one.
 fn remove_orphan(dirs: &Dirs, view: &View) -> Result<(), TunnelError> {
     for record in Record::read_all(dirs)? {
         if record.view().is_ok_and(|orphan| orphan.peer == view.peer)
@@ -126,23 +125,20 @@ fn make_recorded(
     let interface = record.index.interface();
     let routes = Routes::open()?;
     if routes.add_wireguard(&interface)? {
-        // Before the keeper starts: it reads from the record what it has to run.
+        // Before the keeper starts: the record tells it whether it has to run WireGuard itself.
         record.backend = Backend::Kernel;
         record.write(dirs)?;
     }
     spawn::spawn(dirs, record, keeper)?;
-    sysctl::prepare_interface(&interface, view.addresses.len() > 1)?;
     wireguard::configure(&interface, record.backend, key, view, record.endpoint)?;
-    sysctl::keeping_redirects(|| routes.configure(&interface, wireguard::MTU, &view.addresses))??;
-    // Marks last, when whatever they divert has a way to go.
-    routes.route(record.index, view.addresses.len() > 1)?;
+    upkeep::lead_in(&routes, record.index, &view.addresses)?;
     rules::tunnel::add_tunnel(record.index)?;
     tracing::info!(interface, endpoint = %record.endpoint, backend = ?record.backend, "tunnel is up");
     Ok(())
 }
 
-/// Removes everything a record stands for, newest first, and the record when all is gone: as often
-/// as need be, however much of it was ever made. The caller holds the lock on all tunnels.
+/// Removes everything that a record stands for, newest first, and then the record. It can be repeated,
+/// and does not matter how much was ever made. The caller has the lock on all tunnels.
 fn demolish(dirs: &Dirs, record: &Record) -> Result<(), TunnelError> {
     let index = record.index;
     let interface = index.interface();
@@ -162,7 +158,7 @@ fn demolish(dirs: &Dirs, record: &Record) -> Result<(), TunnelError> {
     routes.delete_interface(&interface)?;
     userspace::clean(&interface)
         .map_err(|source| state::file_error(userspace::socket(&interface), source))?;
-    // Those that were expected among them, for half a minute yet.
+    // This includes entries that we made in advance: they would stay for up to 30 s.
     expect::forget(&own).map_err(InUseError::from)?;
     neighbours::tidy(&flows)?;
     record.remove(dirs)?;
@@ -170,9 +166,9 @@ fn demolish(dirs: &Dirs, record: &Record) -> Result<(), TunnelError> {
     Ok(())
 }
 
-/// Takes a tunnel down unless somebody has a lease on it or it carries flows or forwards.
+/// Takes a tunnel down unless somebody has a lease on it, or flows or forwards use it.
 pub(crate) fn take_down_if_idle(dirs: &Dirs, index: Index) -> Result<bool, TunnelError> {
-    // The lease before the turn: who has its turn never waits for a lease.
+    // The lease before the lock on all tunnels: whoever has that lock never waits for a lease.
     let Some(_lease) = Lock::try_exclusive(&dirs.lease(index))? else {
         return Ok(false);
     };
@@ -189,9 +185,9 @@ pub(crate) fn take_down_if_idle(dirs: &Dirs, index: Index) -> Result<bool, Tunne
     Ok(true)
 }
 
-/// Cleans up after keepers that died: a kernel tunnel gets a new keeper, a userspace tunnel has
-/// died with its keeper and is removed. For the start of either agent, and before tunnels are
-/// offered. Tunnels that somebody has a lease on are left alone.
+/// Cleans up after keepers that died: a kernel tunnel gets a new keeper; a userspace tunnel died
+/// with its keeper and is removed. Call it when an agent starts, and before tunnels are offered.
+/// Tunnels that somebody has a lease on are left alone.
 pub fn sweep(dirs: &Dirs, keeper: KeeperCommand) -> Result<(), TunnelError> {
     let _lock = dirs.lock_all()?;
     for record in Record::read_all(dirs)? {

@@ -44,9 +44,9 @@ use crate::net::mark::Index;
 use crate::net::state::{Dirs, Record, ticket};
 use crate::ticket::Ticket;
 
-/// Pause before a tunnel that is just being taken down is looked at again.
+/// Pause before retrying while a tunnel is being taken down.
 const RETRY: Duration = Duration::from_millis(50);
-/// How often hosts agree on a tunnel anew because another one has taken its place.
+/// How often hosts negotiate again because another tunnel has taken the number or network they agreed on.
 pub const MOST_TRIES: u32 = 8;
 /// How long [`Tunnel::prove`] may take in a migration.
 pub const PROOF_LIMIT: Duration = Duration::from_secs(10);
@@ -104,8 +104,8 @@ impl Tunnel {
         })
     }
 
-    /// Destination: answers, and makes this host's half at once. Another tunnel may be made in
-    /// between and take what was answered: then it answers anew.
+    /// Destination: answers, and makes this host's half at once. Another tunnel made in between
+    /// may take what was agreed on: then it answers again.
     ///
     /// # Errors
     /// As [`Tunnel::answer`] and [`Tunnel::establish`].
@@ -137,7 +137,7 @@ impl Tunnel {
         keeper: KeeperCommand,
     ) -> Result<Self, TunnelError> {
         let agreement = &terms.agreement;
-        // Before addresses are worked out of them.
+        // Before addresses are computed from them.
         if !agreement.is_private() {
             let networks = format!("{} and {:?}", agreement.ipv4, agreement.ipv6);
             return Err(TunnelError::NotPrivate(networks));
@@ -148,8 +148,8 @@ impl Tunnel {
         let endpoint = SocketAddr::new(peer, view.peer.port);
         loop {
             let all = dirs.lock_all()?;
-            // Not to be had while the keeper looks whether there is one, or takes the tunnel down;
-            // it may need its turn for that.
+            // Fails while the keeper is checking for leases or taking the tunnel down. It may need the
+            // lock on all tunnels for that, so release ours and retry.
             let Some(lease) = Lock::try_shared(&dirs.lease(index))? else {
                 drop(all);
                 thread::sleep(RETRY);
@@ -181,7 +181,7 @@ impl Tunnel {
     pub fn prove(&self, timeout: Duration) -> Result<(), TunnelError> {
         let interface = self.interface();
         let (local, peer) = ends(&self.view)?;
-        // The other end asks as well.
+        // The other end sends requests as well.
         if let Err(error) = expect::echo(peer.into(), local.into(), echo::IDENTIFIER) {
             tracing::debug!("{error}");
         }
@@ -214,12 +214,12 @@ impl Tunnel {
         self.record.index.interface()
     }
 
-    /// Who moves the packets.
+    /// Which WireGuard moves the packets.
     pub fn backend(&self) -> Backend {
         self.record.backend
     }
 
-    /// Whether the tunnel was there already.
+    /// Whether the tunnel existed already.
     pub fn reused(&self) -> bool {
         self.reused
     }
@@ -234,8 +234,8 @@ impl Tunnel {
         self.view.peer_addresses[0]
     }
 
-    /// Gives the lease up and takes the tunnel down at once, unless somebody else has a lease or
-    /// it carries flows: then it is left to its keeper. Returns whether it was taken down.
+    /// Gives up the lease and takes the tunnel down at once. If somebody else has a lease or flows
+    /// use the tunnel, it is left to its keeper. Returns whether it was taken down.
     pub fn teardown(self) -> Result<bool, TunnelError> {
         drop(self.lease);
         take_down_if_idle(&self.dirs, self.record.index)
@@ -246,8 +246,8 @@ fn indexes(records: &[Record]) -> Vec<Index> {
     records.iter().map(|record| record.index).collect()
 }
 
-/// Waits until an echo has come back through a tunnel, at most for `timeout`: nothing is in it any more then
-/// that was sent before, in either direction. Says whether it has.
+/// Waits until an echo has come back through a tunnel, for at most `timeout`. By then everything sent
+/// earlier, in either direction, has left the tunnel. Returns whether the echo came back.
 pub fn echo(dirs: &Dirs, index: Index, timeout: Duration) -> Result<bool, TunnelError> {
     let record = Record::read(dirs, index)?.ok_or(TunnelError::NotOurs)?;
     let (local, peer) = ends(&record.view()?)?;

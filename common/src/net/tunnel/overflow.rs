@@ -1,12 +1,12 @@
-//! Whether more is sent into a tunnel than fits.
+//! Whether more is sent into a tunnel than it can carry.
 
 use std::fs;
 use std::io;
 
 use crate::net::mark::Index;
 
-/// How many packets the kernel has dropped that were to leave by the tunnel's interface: it, and WireGuard,
-/// have room for some thousand that wait to be encrypted.
+/// How many packets the kernel has dropped instead of sending them by the tunnel's interface. The interface
+/// and WireGuard together queue a few thousand packets that wait to be encrypted.
 ///
 /// # Errors
 /// If there is no such interface in the network namespace of the calling thread.

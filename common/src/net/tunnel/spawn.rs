@@ -1,4 +1,4 @@
-//! Starting the keeper of a tunnel, and asking after it.
+//! Starting a tunnel's keeper, and finding out whether it lives.
 
 use std::fs::File;
 use std::io;
@@ -29,16 +29,16 @@ pub enum SpawnError {
 
 /// How long a keeper may take to be ready.
 pub(super) const START: Duration = Duration::from_secs(5);
-/// Pause between looks whether it is.
+/// Pause between checks whether it is.
 pub(super) const POLL: Duration = Duration::from_millis(10);
 
 /// How a tunnel's keeper is started: the command that ends up in [`super::keeper::run`] for this index
-/// and the same [`Dirs`]. Its standard streams and its detachment are taken care of.
+/// and the same [`Dirs`]. [`spawn`] sets its standard streams; the keeper detaches itself.
 pub type KeeperCommand<'a> = &'a dyn Fn(Index) -> Command;
 
 /// How many tracked connections are marked for the tunnel, in either direction.
 ///
-/// The kernel does the picking; a connection that names the tunnel in both directions counts twice.
+/// The kernel selects them. A connection that names the tunnel in both directions counts twice.
 pub fn flows(index: Index) -> conntrack::Result<usize> {
     let mut table = Conntrack::open()?;
     let mut count = 0;
@@ -72,14 +72,14 @@ pub(crate) fn spawn(dirs: &Dirs, record: &Record, keeper: KeeperCommand) -> Resu
     while !is_ready(dirs, record)? {
         let ended = child.try_wait().map_err(failed)?.is_some();
         if ended || Instant::now() > deadline {
-            // Nothing to end, or nothing that could be left running.
+            // Either it has ended already or it must not go on: nothing to do if this fails.
             let _ = child.kill();
             let _ = child.wait();
             return Err(SpawnError::NotStarted(last_words(&log)));
         }
         thread::sleep(POLL);
     }
-    // It outlives a command, but a server outlives it: somebody must collect its exit status.
+    // It outlives a command, but a server outlives it, and must then collect its exit status.
     thread::spawn(move || child.wait());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The tunnels of this host: which there are, and cleaning up those that nothing needs.
+//! Listing this host's tunnels, and cleaning up those that nothing needs.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,9 +22,9 @@ pub struct Cleaned {
 /// Why a tunnel stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// It carries so many tracked connections.
+    /// So many tracked connections use it.
     Flows(usize),
-    /// It carries new connections to the containers of these names.
+    /// New connections to the containers of these names use it.
     Forwards(Vec<String>),
     /// A migration uses it.
     Lease,
@@ -50,8 +50,8 @@ impl std::fmt::Display for Cleaned {
     }
 }
 
-/// Takes down at once what nothing needs, which keepers do a while after the last connection, and
-/// what has died. What something needs is left alone, so it is safe at any time.
+/// Takes down tunnels that nothing needs, at once instead of a while after their last connection, and
+/// removes what dead keepers left. Tunnels in use are left alone, so it is safe at any time.
 ///
 /// # Errors
 /// As [`sweep`].
@@ -77,7 +77,7 @@ pub fn clean_up(dirs: &Dirs, keeper: KeeperCommand) -> Result<Vec<Cleaned>, Tunn
     before.into_iter().map(clean).collect()
 }
 
-/// The tunnels of this host that packets can take.
+/// This host's tunnels that work: keeper and interface are there.
 pub fn alive(dirs: &Dirs) -> Result<Vec<Index>, TunnelError> {
     let mut alive = Vec::new();
     for record in Record::read_all(dirs)? {
@@ -94,7 +94,7 @@ pub struct TunnelStatus {
     /// What is on record.
     #[serde(flatten)]
     pub record: Record,
-    /// Whether its keeper and its interface are there.
+    /// Whether its keeper and interface are there.
     pub alive: bool,
     /// How many tracked connections are marked for it.
     pub flows: usize,

@@ -1,11 +1,13 @@
-//! What of a tunnel somebody else has removed, and putting it back.
+//! Notices what somebody else has removed of a tunnel, and puts it back.
 //!
-//! Other programs take what they do not know for left-overs: `nft flush ruleset`, with which Debian's
-//! /etc/nftables.conf begins, an `ip rule del`, a network manager that is restarted. Moved connections need
-//! every rule and route of their tunnel, so its keeper looks each second whether they are there. All of it
-//! follows from the tunnel's record.
+//! Other programs remove what they do not know: `nft flush ruleset`, with which Debian's /etc/nftables.conf
+//! begins, an `ip rule del`, a network manager that restarts. Moved connections need every rule and route
+//! of their tunnel, so its keeper checks each second that they are there. All of them follow from the
+//! tunnel's record.
 
 use std::path::Path;
+
+use ipnet::IpNet;
 
 use super::TunnelError;
 use super::agreement::View;
@@ -14,18 +16,19 @@ use crate::net::flows::port_forwards;
 use crate::net::kernel::nfnetlink::Nfnetlink;
 use crate::net::kernel::routes::Routes;
 use crate::net::kernel::sysctl;
+use crate::net::mark::Index;
 use crate::net::rules;
 use crate::net::rules::nft;
 use crate::net::state::{Dirs, Record};
 
-/// What looks after one tunnel.
+/// Looks after one tunnel.
 pub(crate) struct Upkeep<'a> {
     dirs: &'a Dirs,
     record: &'a Record,
     view: View,
     routes: Routes,
     netfilter: Option<Nfnetlink>,
-    /// The ruleset as it was when all was found there.
+    /// Netfilter's generation number when nothing was missing.
     generation: Option<u32>,
 }
 
@@ -43,8 +46,8 @@ impl<'a> Upkeep<'a> {
     }
 
     /// Puts back what is missing. While a tunnel is made or taken down things are missing that nobody has
-    /// removed: so it is looked at again when nobody else is at work on tunnels. Starts no program as long as
-    /// nobody has changed the ruleset.
+    /// removed, so this checks again with the lock on all tunnels. Starts no program unless somebody has
+    /// changed the ruleset.
     pub(crate) fn look(&mut self) -> Result<(), TunnelError> {
         if self.missing()?.is_empty() {
             return Ok(());
@@ -56,7 +59,7 @@ impl<'a> Upkeep<'a> {
         self.put_back()
     }
 
-    /// The same for who has its turn.
+    /// The same for a caller that has the lock on all tunnels already.
     pub(crate) fn put_back(&mut self) -> Result<(), TunnelError> {
         let missing = self.missing()?;
         if missing.is_empty() {
@@ -64,10 +67,7 @@ impl<'a> Upkeep<'a> {
         }
         let (index, interface) = (self.record.index, self.record.index.interface());
         let addresses = &self.view.addresses;
-        let ipv6 = addresses.len() > 1;
-        sysctl::prepare_interface(&interface, ipv6)?;
-        sysctl::keeping_redirects(|| self.routes.configure(&interface, MTU, addresses))??;
-        self.routes.route(index, ipv6)?;
+        lead_in(&self.routes, index, addresses)?;
         rules::tunnel::put_back(index)?;
         port_forwards::put_back(self.dirs, index)?;
         tracing::warn!(
@@ -102,7 +102,7 @@ impl<'a> Upkeep<'a> {
         if generation.is_none() || generation != self.generation {
             let of_firewall =
                 rules::tunnel::missing(index, port_forwards::ways(self.dirs, index)?)?;
-            // The number is from before the look: a change in between is looked at next time.
+            // The number was read first, so a change made since is noticed next time.
             self.generation = generation.filter(|_| of_firewall.is_empty());
             missing.extend(of_firewall);
         }
@@ -110,7 +110,21 @@ impl<'a> Upkeep<'a> {
     }
 }
 
-/// Who it may have been.
+/// Prepares the interface, brings it up with these addresses, and leads marked packets to it, as far as that
+/// is not so already. The rules that mark packets come after this, when the route that those take is there.
+/// Undone by [`Routes::unroute`], and with the interface.
+pub(super) fn lead_in(
+    routes: &Routes,
+    index: Index,
+    addresses: &[IpNet],
+) -> Result<(), TunnelError> {
+    let (interface, ipv6) = (index.interface(), addresses.len() > 1);
+    sysctl::prepare_interface(&interface, ipv6)?;
+    sysctl::keeping_redirects(|| routes.configure(&interface, MTU, addresses))??;
+    Ok(routes.route(index, ipv6)?)
+}
+
+/// Who may have removed it.
 fn suspect(missing: &[String]) -> &'static str {
     let table = format!("inet {}", nft::TABLE);
     let routing = |what: &String| what.contains("rule") || what.contains("route");

@@ -15,8 +15,8 @@ use wireguard_control::{Device, DeviceUpdate, InterfaceName, Key, PeerConfigBuil
 
 use super::agreement::{PublicKey, View};
 
-/// Bytes an IP packet may have inside the tunnel: 1500 less 80, which an outer IPv6 header (40),
-/// UDP (8) and WireGuard (32) take at most. The default of wg-quick(8).
+/// The largest IP packet inside the tunnel, in bytes: 1500 less 80 for an outer IPv6 header (40),
+/// UDP (8) and WireGuard (32). The default of wg-quick(8).
 pub const MTU: u32 = 1420;
 
 /// Seconds between packets that keep firewalls and address translators on the way open, and tell
@@ -25,7 +25,7 @@ const KEEPALIVE: u16 = 25;
 
 const KEY_FILE: &str = "wireguard.key";
 
-/// Who moves the tunnel's packets.
+/// Which WireGuard moves the tunnel's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
@@ -64,7 +64,7 @@ pub enum WireguardError {
         /// Why.
         source: io::Error,
     },
-    /// A public key that is none.
+    /// Not a public key.
     #[error("{0:?} is not a WireGuard public key")]
     PublicKey(String),
     /// The interface cannot be read or configured.
@@ -82,7 +82,7 @@ pub struct PrivateKey(Key);
 
 impl PrivateKey {
     /// Reads the host's key from `state`, or makes it there: mode 0600, in a directory of mode
-    /// 0700, complete or not at all, and the same one for callers that come at once.
+    /// 0700, complete or not at all. Concurrent callers get the same key.
     pub fn load_or_create(state: &Path) -> Result<Self, WireguardError> {
         let path = state.join(KEY_FILE);
         let failed = |source| WireguardError::Key {

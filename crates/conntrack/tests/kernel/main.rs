@@ -1,4 +1,4 @@
-//! The crate against the real kernel, each test in network namespaces of its own.
+//! The crate against the real kernel, each test in its own network namespaces.
 
 mod namespace;
 
@@ -14,8 +14,8 @@ use conntrack::{
 };
 use namespace::{Namespace, Routed};
 
-/// Tracks and drops what the tracker calls invalid, as container networks do. The empty chains
-/// switch translation on.
+/// Tracks connections and drops what the tracker calls invalid, as container networks do. The empty
+/// chains turn translation on.
 const TRACK: &str = "
     table inet test {
         chain forward { type filter hook forward priority 0; ct state invalid drop; }
@@ -107,7 +107,7 @@ fn an_entry_is_inserted_listed_read_changed_and_deleted() {
         let listed = table.list(Filter::default()).unwrap();
         assert_eq!(listed.len(), 1);
         assert_eq!((listed[0].original, listed[0].id), (flow.original, read.id));
-        // The other direction names the entry as well.
+        // The reply tuple identifies the entry as well.
         assert_eq!(table.get(flow.reply).unwrap().id, read.id);
 
         set_mark(&mut table, &flow, exact(0x20)).unwrap();
@@ -164,7 +164,7 @@ fn mistakes_are_errors_that_say_what_was_attempted() {
 
     table.insert(&flow).unwrap();
     assert!(matches!(table.insert(&flow), Err(Error::Exists(_))));
-    // A flow whose answers could not be told from the first one's.
+    // A flow whose answers could not be told apart from the first one's.
     let mut collision = flow.clone();
     collision.original.source.set_port(4001);
     assert!(collision.is_snat());
@@ -186,8 +186,8 @@ fn without_the_capability_everything_is_refused() {
     };
     namespace.run(|| {
         const NOBODY: libc::uid_t = 65534;
-        // SAFETY: the call takes three numbers. Unlike the C library's function it changes the
-        // credentials of this thread alone, which ends with this closure.
+        // SAFETY: the call takes three numbers. Unlike the C library's function it only changes the
+        // credentials of this thread, which ends with this closure.
         let result = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
         assert_eq!(result, 0);
 
@@ -287,7 +287,7 @@ fn ten_thousand_marks_are_set_quickly() {
     println!("inserted 10,000 entries in {:?}", start.elapsed());
     assert!(inserted.iter().all(Result::is_ok));
 
-    // Entries end at any time: one that is gone must not disturb the others.
+    // Entries can end at any time: a missing one must not affect the others.
     table.delete(&flows[4321]).unwrap();
     let start = Instant::now();
     let marked = table
@@ -305,8 +305,8 @@ fn ten_thousand_marks_are_set_quickly() {
             }
         }
     }
-    // Far above what it takes, for a loaded machine; one request at a time fits too, but a
-    // connection per request would not.
+    // Far more than it takes, to allow for a loaded machine. One request at a time would also fit,
+    // but a connection per request would not.
     assert!(elapsed < Duration::from_secs(2));
 
     let filter = Filter {
@@ -355,7 +355,8 @@ fn an_identity_entry_is_not_masqueraded() {
         let seen = ask(&control, to, &server).unwrap();
         assert_eq!(seen.ip().to_string(), router, "the rule works");
 
-        // Even a flow that nobody has answered yet: an entry of the table is past the rules.
+        // Even for a flow that nobody has answered yet: an existing entry no longer meets the
+        // rules.
         let original = Tuple::udp(address(client), to);
         let client = udp(&net.client, original.source);
         for status in [Status::SEEN_REPLY | Status::ASSURED, Status::empty()] {
@@ -417,8 +418,8 @@ fn a_translation_needs_a_chain_of_type_nat() {
     };
     table.insert(&flow).unwrap();
     assert!(table.get(original).unwrap().is_snat());
-    // Only this way: the answer to an untranslated packet would be a new flow that takes the
-    // entry's tuple, and is dropped for that.
+    // Only in this direction: the answer to an untranslated packet would be a new flow that takes
+    // the entry's tuple, and would be dropped for that.
     client.send_to(b"ask", original.destination).unwrap();
     let (_, seen) = server.recv_from(&mut [0; 16]).unwrap();
     assert_eq!(seen, original.source);
@@ -454,7 +455,7 @@ fn an_inserted_translation_translates_packets() {
         let client = udp(&net.client, client);
         let original = Tuple::udp(client.local_addr().unwrap(), published);
 
-        // The destination alone, then the source too.
+        // The destination only, then the source as well.
         for source in [original.source, outside] {
             let flow = Flow {
                 reply: Tuple::udp(container, source),
@@ -473,7 +474,7 @@ fn an_inserted_translation_translates_packets() {
             table.delete(original).unwrap();
         }
 
-        // The source alone.
+        // The source only.
         let original = Tuple::udp(client.local_addr().unwrap(), container);
         let flow = Flow {
             reply: Tuple::udp(container, outside),
@@ -542,7 +543,7 @@ fn a_translated_connection_goes_on_through_an_entry_made_from_its_listing() {
     .map(|(to, listen)| Connection::open(&net, address(to), address(listen)));
     connections.iter().for_each(Connection::check);
 
-    // As between two hosts: listed and shipped; the rules that made the flows are not there.
+    // As between two hosts: listed and shipped, without the rules that made the flows.
     let listed: Vec<Flow> = table
         .list(Filter::default())
         .unwrap()

@@ -1,5 +1,5 @@
-//! Network namespaces to test in. They vanish with the last thing that holds them; the machine's
-//! own namespace is never touched.
+//! Network namespaces to test in. They vanish when nothing holds them any more; the machine's own
+//! namespace is never touched.
 
 use std::{
     fs::{self, File},
@@ -19,7 +19,7 @@ use nix::{
 pub(crate) struct Namespace(File);
 
 impl Namespace {
-    /// A fresh namespace, or nothing without root: the test is then to return.
+    /// A fresh namespace, or `None` without root: the test should return then.
     pub(crate) fn new() -> Option<Self> {
         if !geteuid().is_root() {
             // Not println!, which the test harness hides.
@@ -35,7 +35,7 @@ impl Namespace {
         Some(namespace)
     }
 
-    /// Runs `inside` on a thread of its own that has entered the namespace.
+    /// Runs `inside` on a new thread that has entered the namespace.
     pub(crate) fn run<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             scope
@@ -74,7 +74,7 @@ impl Namespace {
         self.run(|| fs::write(format!("/proc/sys/net/{path}"), value).unwrap());
     }
 
-    /// Connects the two by a cable, with these addresses at its ends.
+    /// Connects the two with a veth pair, with these addresses at its ends.
     fn connect(&self, interface: &str, addresses: [&str; 2], other: &Self, theirs: [&str; 2]) {
         let place = format!("/proc/{}/fd/{}", process::id(), other.0.as_raw_fd());
         self.ip(&format!(
@@ -93,7 +93,7 @@ impl Namespace {
     }
 }
 
-/// A client and a server in namespaces of their own, and a router between them whose rules track
+/// A client and a server in namespaces of their own, and between them a router whose rules track
 /// connections.
 pub(crate) struct Routed {
     /// 10.1.0.2, fd01::2.
@@ -105,7 +105,7 @@ pub(crate) struct Routed {
 }
 
 impl Routed {
-    /// Builds the three, or nothing without root.
+    /// Builds the three, or returns `None` without root.
     pub(crate) fn new() -> Option<Self> {
         let (client, router, server) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
         router.sysctl("ipv4/ip_forward", "1");

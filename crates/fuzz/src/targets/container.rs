@@ -1,3 +1,6 @@
+use std::path::Path;
+
+use common::container::spec::Spec;
 use common::fuzzing::{self, round_trip};
 use common::journal::MigrationRecord;
 use common::net::flows::apply::Installed;
@@ -29,7 +32,13 @@ pub(super) fn podman(input: &[u8]) {
 }
 
 pub(super) fn oci_config(input: &[u8]) {
-    fuzzing::oci_config(&text(input));
+    let Ok(spec) = serde_json::from_slice::<Spec>(input) else {
+        return;
+    };
+    spec.user_namespace();
+    for path in [spec.netns(), spec.bound_at("/dev/shm"), Some(spec.rootfs())] {
+        path.map(Path::file_name);
+    }
 }
 
 pub(super) fn records(input: &[u8]) {

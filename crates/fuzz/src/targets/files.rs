@@ -1,7 +1,8 @@
 use std::fs;
 use std::path::Path;
 
-use common::container::files::payload::{Places, unpack};
+use common::container::files::payload::unpack;
+use common::container::files::places::Places;
 use common::fuzzing;
 
 use crate::sandbox::Sandbox;
@@ -32,6 +33,7 @@ fn unpack_here(input: &[u8]) {
     let places = Places {
         checkpoint: at("checkpoint"),
         rootfs: at("rootfs"),
+        netns: None,
         shm: Some(at("shm")),
         volumes: [("/data".to_owned(), at("volume"))].into(),
         log: at("ctr.log"),

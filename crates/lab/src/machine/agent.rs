@@ -1,4 +1,4 @@
-//! What runs commands in a virtual machine: one connection each, from a [keeper](super::keeper).
+//! Runs commands in a virtual machine: one connection each, from a [keeper](super::keeper).
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -24,17 +24,17 @@ use super::wire::{self, Kind};
 nix::ioctl_write_ptr_bad!(set_size, libc::TIOCSWINSZ, Winsize);
 nix::ioctl_write_int_bad!(take_terminal, libc::TIOCSCTTY);
 
-/// Serves the connections of the socket that stdin is, for good.
+/// Serves the connections of the socket that is stdin, for ever.
 pub(crate) fn serve_stdin() -> Result<()> {
     // SAFETY: this program was started with a listening socket as its stdin, and does not read it.
     let listener = TcpListener::from(unsafe { OwnedFd::from_raw_fd(0) });
-    // Its commands must not get it.
+    // Its commands must not inherit it.
     close_on_exec(listener.as_fd().as_raw_fd())?;
     serve(&listener, &[])
 }
 
-/// Serves the connections of a socket, for good. What is to be run is run by `runner`, a command line
-/// that it is the rest of, if there is one.
+/// Serves the connections of a socket, for ever. If `runner` is not empty, it is the beginning of a
+/// command line whose rest is the command to run.
 pub(crate) fn serve(listener: &TcpListener, runner: &'static [OsString]) -> Result<()> {
     loop {
         let (stream, _) = listener.accept().context("cannot accept")?;
@@ -46,7 +46,7 @@ pub(crate) fn serve(listener: &TcpListener, runner: &'static [OsString]) -> Resu
     }
 }
 
-/// Runs the one command of a connection. It is killed if the connection ends before it does.
+/// Runs the command of one connection. It is killed if the connection ends first.
 fn serve_one(stream: TcpStream, runner: &[OsString]) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut requests = BufReader::new(stream.try_clone()?);
@@ -83,7 +83,7 @@ fn serve_one(stream: TcpStream, runner: &[OsString]) -> Result<()> {
     thread::spawn(move || feed(running.input, &inputs, &taken));
     let ended = command.clone();
     thread::spawn(move || {
-        // Not reaped yet, so that whoever holds the lock may send it a signal.
+        // Not reaped yet, so whoever holds the lock may still send it a signal.
         let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
         let status = lock(&ended).take().map(|mut child| child.wait());
         drop(finished);
@@ -109,7 +109,7 @@ fn serve_one(stream: TcpStream, runner: &[OsString]) -> Result<()> {
     loop {
         match wire::receive(&mut requests) {
             Ok(Some((Kind::Input, bytes))) => {
-                // Whoever fed it may have ended with it.
+                // The thread that fed it may have ended with it.
                 let _ = input.send(bytes);
             }
             Ok(Some((Kind::Signal, bytes))) => {
@@ -138,7 +138,7 @@ struct Request {
 }
 
 impl Request {
-    /// None if the keeper asks for nothing: it only wanted to know whether someone is here.
+    /// `None` if the keeper asks for nothing: it only wanted to know whether the agent is there.
     fn read(from: &mut impl Read) -> io::Result<Option<Self>> {
         let mut request = Self::default();
         while let Some((kind, mut bytes)) = wire::receive(&mut *from)? {
@@ -200,7 +200,7 @@ impl Request {
         // SAFETY: it makes only system calls and allocates nothing.
         unsafe { command.pre_exec(own) };
         let child = command.spawn()?;
-        // The command's ends are open in `command` until it goes.
+        // `command` keeps the command's ends open until it is dropped.
         drop(command);
         let master = File::from(terminal.master);
         Ok(Running {
@@ -212,7 +212,7 @@ impl Request {
     }
 }
 
-/// A command, and the near ends of what it reads and writes.
+/// A command, and our ends of what it reads and writes.
 #[derive(Debug)]
 struct Running {
     child: Child,
@@ -221,8 +221,8 @@ struct Running {
     terminal: Option<File>,
 }
 
-/// Sends what a command prints, until all writers are done, or until the command is and what it left
-/// was sent: a daemon that it started does not hold the caller.
+/// Sends what a command prints, until all writers are done, or until the command has ended and what
+/// it left has been sent: a daemon that it started does not keep the caller waiting.
 fn pass_on(kind: Kind, mut output: File, done: &OwnedFd, to_keeper: &Mutex<TcpStream>) {
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -236,7 +236,8 @@ fn pass_on(kind: Kind, mut output: File, done: &OwnedFd, to_keeper: &Mutex<TcpSt
         if ready[0].revents().is_none_or(|events| events.is_empty()) {
             return;
         }
-        // A terminal that nobody has open any more is an error to read, which is an end as well.
+        // Reading a terminal that nobody has open any more fails, which is an end of the output as
+        // well.
         match output.read(&mut buffer) {
             Ok(length @ 1..) => {
                 if wire::send(&*lock(to_keeper), kind, &buffer[..length]).is_err() {
@@ -248,8 +249,8 @@ fn pass_on(kind: Kind, mut output: File, done: &OwnedFd, to_keeper: &Mutex<TcpSt
     }
 }
 
-/// Writes input to a command and tells the keeper how much, until there is none. What the command
-/// does not want to read counts as written.
+/// Writes input to a command and tells the keeper how much, until there is no more. What the
+/// command does not want to read counts as written.
 fn feed(mut input: Option<File>, inputs: &mpsc::Receiver<Vec<u8>>, to_keeper: &Mutex<TcpStream>) {
     while let Ok(bytes) = inputs.recv() {
         if bytes.is_empty() {

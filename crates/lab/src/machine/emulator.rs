@@ -1,5 +1,5 @@
-//! QEMU and what else virtual machines are made with, from the suite that the hosts are of: the
-//! machine needs none of it, and all see the same version.
+//! QEMU and the other tools that virtual machines are made with, from the same suite as the hosts:
+//! the machine need not have them, and the version is the same everywhere.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -12,7 +12,7 @@ use crate::cache::{SUITE, cached, debian};
 
 const PACKAGES: &[&str] = &["e2fsprogs", "kmod", "qemu-system-x86", "qemu-utils"];
 
-/// Unpacked only: nothing in it is ever the root of a process.
+/// Unpacked only: it is never the root of a process.
 pub(super) const OPTIONS: &[&str] = &[
     "--variant=extract",
     "--aptopt=Apt::Install-Recommends \"false\"",
@@ -34,12 +34,12 @@ impl Emulator {
         Ok(Self(dir))
     }
 
-    /// Where its files are.
+    /// The path of one of its files.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// One of its programs, with its own libraries and not the machine's.
+    /// One of its programs, run with its own libraries rather than the machine's.
     pub(crate) fn program(&self, path: &str) -> Command {
         let mut libraries = OsString::new();
         for directory in ["usr/lib/x86_64-linux-gnu", "usr/lib"] {
@@ -59,7 +59,7 @@ impl Emulator {
     }
 }
 
-/// Runs a program to its end; an error, with what it said, if it fails.
+/// Runs a program to its end; if it fails, the error contains what it printed.
 pub(crate) fn finish(command: &mut Command) -> Result<()> {
     let output = command
         .output()

@@ -1,4 +1,4 @@
-//! The disks that virtual machines start from, and the kernels to start with.
+//! The disks that virtual machines start from, and the kernels to start them with.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -12,13 +12,13 @@ use super::system;
 use crate::cache::{SUITE, cached};
 use crate::{Distribution, rootfs};
 
-/// More than namespace hosts need.
+/// What they need in addition to namespace hosts.
 const PACKAGES: &[&str] = &["kmod"];
 
-/// How large the disk is, most of it holes.
+/// The size of the disk, most of it holes.
 const SIZE: &str = "8G";
 
-/// The first process, until the lab's own program can be one: that comes on a second disk, because it
+/// The first process, until the lab's own program takes over: that comes on a second disk, because it
 /// changes more often than this one.
 const INIT: &str = "\
 #!/bin/sh -e
@@ -36,7 +36,7 @@ exec /run/lab/lab machine init
 /// Where that is.
 pub(super) const INIT_PATH: &str = "usr/sbin/lab-init";
 
-/// There are controllers, so Podman's own limits hold.
+/// There are cgroup controllers, so Podman's own limits work.
 const NO_LIMIT: &str = "pids_limit = 0\n";
 
 /// A disk, and the kernel whose modules are on it.
@@ -47,7 +47,7 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Of hosts with the lab's own init. Builds it if there is none yet.
+    /// The disk of hosts with the lab's own init. Builds it if there is none yet.
     pub(crate) fn bare(emulator: &Emulator) -> Result<Self> {
         let recipe = format!("{} {PACKAGES:?} {INIT}", rootfs::recipe());
         Self::get(emulator, SUITE, &recipe, |root, lock, log| {
@@ -60,7 +60,7 @@ impl Image {
         })
     }
 
-    /// Of hosts with a distribution's defaults. Builds it if there is none yet.
+    /// The disk of hosts with a distribution's defaults. Builds it if there is none yet.
     pub(crate) fn of(distribution: Distribution, emulator: &Emulator) -> Result<Self> {
         let suite = distribution.suite.name();
         let recipe = system::recipe(distribution);

@@ -1,4 +1,4 @@
-//! The process on the machine that stands for a command in a virtual machine: it passes on input,
+//! The process on the machine that represents a command in a virtual machine: it passes on input,
 //! output and signals, and ends as the command does.
 
 use std::ffi::OsString;
@@ -23,7 +23,7 @@ use crate::pidfd;
 
 nix::ioctl_read_bad!(get_size, libc::TIOCGWINSZ, Winsize);
 
-/// As a shell says that signal 9 ended a command.
+/// The status with which a shell reports that signal 9 ended a command.
 const KILLED: u8 = 128 + 9;
 
 /// Runs a command in the virtual machine whose emulator is the only process of `emulator`, with this
@@ -47,7 +47,7 @@ pub(crate) fn run(emulator: &Cgroup, argv: &[OsString]) -> Result<u8> {
     thread::spawn(move || {
         let mut ended = [PollFd::new(power.as_fd(), PollFlags::POLLIN)];
         while poll(&mut ended, PollTimeout::NONE).is_err() {}
-        // Nobody is left to say how the command ended; a power cut ends it so.
+        // Nobody is left to say how the command ended; a power cut ends it like this.
         std::process::exit(KILLED.into());
     });
     let stream = link::connect(&process).context("the host does not answer")?;
@@ -81,11 +81,11 @@ fn relay(stream: TcpStream, argv: &[OsString], signals: SigSet, terminal: bool) 
     receive(answers, &window)
 }
 
-/// Prints what the command does, until its end; returns its status.
+/// Prints the command's output until its end; returns its status.
 fn receive(mut answers: impl Read, window: &Window) -> Result<u8> {
     while let Some((kind, bytes)) = wire::receive(&mut answers).context("the host is lost")? {
-        // Whoever no longer reads does not end the command, as it would not if this were a pipe of
-        // the command's own that it does not write to.
+        // If nobody reads our output any more, that does not end the command. It would not either
+        // if the output were a pipe that the command itself does not write to.
         let _ = match kind {
             Kind::Output => print(io::stdout().lock(), &bytes),
             Kind::Error => print(io::stderr().lock(), &bytes),
@@ -104,7 +104,7 @@ fn receive(mut answers: impl Read, window: &Window) -> Result<u8> {
     anyhow::bail!("the host is lost")
 }
 
-/// Says that a command could not be started, and why; returns the status to exit with.
+/// Reports that a command could not be started, and why; returns the status to exit with.
 pub(super) fn not_started(error: &io::Error) -> u8 {
     eprintln!("lab: cannot run it: {error}");
     match error.kind() {
@@ -119,7 +119,7 @@ fn print(mut to: impl Write, bytes: &[u8]) -> io::Result<()> {
     to.flush()
 }
 
-/// Sends stdin to its end. If it cannot be read, that is its end.
+/// Sends all of stdin. If it cannot be read, that is its end.
 fn send_input(to_agent: &Mutex<TcpStream>, window: &Window) {
     let mut stdin = match io::stdin().as_fd().try_clone_to_owned() {
         Ok(stdin) => File::from(stdin),
@@ -140,8 +140,8 @@ fn send_input(to_agent: &Mutex<TcpStream>, window: &Window) {
     }
 }
 
-/// Sends on the signals that this process gets. What is typed on a terminal whose input goes to the
-/// command is no signal here but input.
+/// Forwards the signals that this process gets. What is typed on a terminal that is the command's
+/// input is not a signal here but input.
 fn send_signals(signals: SigSet, to_agent: &Mutex<TcpStream>) {
     while let Ok(signal) = signals.wait() {
         let to_agent = &*lock(to_agent);
@@ -155,7 +155,7 @@ fn send_signals(signals: SigSet, to_agent: &Mutex<TcpStream>) {
     }
 }
 
-/// How much input is on its way.
+/// How much input is under way.
 #[derive(Debug, Default)]
 struct Window {
     bytes: Mutex<usize>,
@@ -163,7 +163,7 @@ struct Window {
 }
 
 impl Window {
-    /// Waits until this much more may be on its way, and counts it.
+    /// Waits until this much more may be under way, and counts it.
     fn open(&self, length: usize) {
         let bytes = lock(&self.bytes);
         let mut bytes = self
@@ -181,12 +181,12 @@ impl Window {
     }
 }
 
-/// This process's terminal, passing everything on as it is typed. Undone when dropped.
+/// This process's terminal, in raw mode. Undone when dropped.
 #[derive(Debug)]
 struct Raw(Termios);
 
 impl Raw {
-    /// Makes it so if stdin and stdout are one.
+    /// Puts it into raw mode if stdin and stdout are a terminal.
     fn if_terminal() -> Result<Option<Self>> {
         let stdin = io::stdin();
         if !stdin.is_terminal() || !io::stdout().is_terminal() {
@@ -202,12 +202,12 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // If the terminal is gone, it needs nothing.
+        // If the terminal is gone, there is nothing to restore.
         let _ = termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.0);
     }
 }
 
-/// Rows and columns of the terminal on stdout, as a frame has them.
+/// Rows and columns of the terminal on stdout, in a frame's format.
 fn size() -> [u8; 4] {
     let mut size = Winsize {
         ws_row: 24,

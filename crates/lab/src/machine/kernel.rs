@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use super::emulator::{Emulator, OPTIONS, finish};
 use crate::cache::{cached, debian};
 
-/// Debian's own, without the drivers of real hardware.
+/// Debian's own, without the drivers for real hardware.
 const PACKAGES: &[&str] = &["linux-image-cloud-amd64"];
 
 /// The kernel of a suite, unpacked.
@@ -39,7 +39,7 @@ impl Kernel {
         Ok(Self { directory, version })
     }
 
-    /// Where it is, to name a disk that it is on.
+    /// Its directory, which identifies it in the recipe of a disk that it is on.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -55,7 +55,7 @@ impl Kernel {
         self.directory.join("boot").join(name)
     }
 
-    /// Puts its modules into a root file system.
+    /// Installs its modules into a root file system.
     pub(crate) fn install(&self, root: &Path, emulator: &Emulator) -> Result<()> {
         let mut copy = Command::new("cp");
         let modules = modules(&self.directory);

@@ -1,9 +1,9 @@
 //! How a virtual machine is connected: to the lab's switch, and to the machine by a link of its own
 //! that only its agent and the keepers of its commands see.
 //!
-//! The emulator has a network namespace to itself, with this end of that link in it; the other end
-//! is in a namespace of the agent's in the virtual machine. So a host that is cut off can still be
-//! given commands, and neither the host's network nor the machine's shows anything of it.
+//! The emulator has its own network namespace with this end of that link; the other end is in a
+//! namespace of the agent's in the virtual machine. So a host that is cut off can still be given
+//! commands, and neither the host's network nor the machine's shows any of this.
 
 use std::fs::File;
 use std::io;
@@ -22,12 +22,12 @@ pub(crate) const NEAR: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The agent's end.
 pub(crate) const FAR: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(169, 254, 1, 2), 1);
 
-/// How long an agent that runs may take to answer.
+/// How long a running agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 nix::ioctl_write_ptr_bad!(set_interface, libc::TUNSETIFF, libc::ifreq);
 
-/// Makes a TAP interface in the calling thread's network namespace. It goes with the file.
+/// Creates a TAP interface in the calling thread's network namespace. It goes away with the file.
 pub(crate) fn tap(device: &Path, name: &str) -> Result<OwnedFd> {
     let file = File::options()
         .read(true)
@@ -49,7 +49,7 @@ pub(crate) fn tap(device: &Path, name: &str) -> Result<OwnedFd> {
 
 /// Connects to the agent of the virtual machine that this emulator runs.
 pub(crate) fn connect(emulator: &OwnedFd) -> io::Result<TcpStream> {
-    // A thread can leave the machine's network without taking the caller along.
+    // A separate thread can leave the machine's network without taking the caller along.
     let connect = || {
         setns(emulator, CloneFlags::CLONE_NEWNET)?;
         let stream = TcpStream::connect_timeout(&FAR.into(), PATIENCE)?;

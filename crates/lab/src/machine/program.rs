@@ -1,4 +1,4 @@
-//! The program `lab`, which is the agent in a virtual machine and the keeper of its commands.
+//! The program `lab`, which is both the agent in a virtual machine and the keeper of its commands.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 
-/// Where it is. Whoever uses the library without being it gets it from cargo, asked once.
+/// Where it is. If the caller is not that program itself, cargo is asked, once.
 ///
 /// # Panics
 /// If it does not build.

@@ -1,4 +1,4 @@
-//! The [agent](super::agent) in a host that systemd runs: a service.
+//! The [agent](super::agent) as a service, in a host that runs systemd.
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -12,8 +12,8 @@ use super::{agent, setup};
 /// Its name.
 pub(super) const NAME: &str = "lab-agent.service";
 
-/// The unit. It takes its link away before anything that manages networks can see it, and stays to the
-/// very end of a shutdown. Commands that it was killed with are their sessions' business.
+/// The unit. It removes its link before anything that manages networks can see it, and stays to the
+/// very end of a shutdown. When it is killed, its commands are left to their sessions.
 pub(super) const UNIT: &str = "\
 [Unit]
 Description=Runs commands for the lab
@@ -30,15 +30,15 @@ KillMode=process
 WantedBy=sysinit.target
 ";
 
-/// How systemd calls a boot that has ended.
+/// What systemd calls a boot that has ended.
 const BOOTED: [&str; 3] = ["running", "degraded", "maintenance"];
 
-/// Serves for good, from the moment when the host has booted: a command in a session must find all that
-/// makes sessions.
+/// Serves for ever, from the moment the host has booted: a command in a session must find everything
+/// that makes a session.
 pub(crate) fn run() -> Result<()> {
     let listener = setup::listen()?;
     while !booted()? {
-        // Early, there may be nobody yet who could be asked.
+        // Early on, there may be nobody to ask yet.
         sleep(Duration::from_millis(500));
     }
     let lab = std::env::current_exe()?.into_os_string();

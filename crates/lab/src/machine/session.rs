@@ -1,5 +1,6 @@
-//! Runs one command in a session of its own, as a login by ssh does: PAM registers it with systemd,
-//! which gives it a scope, and root a runtime directory and a service manager for as long as it lasts.
+//! Runs one command in a session of its own, like a login over ssh: PAM registers it with systemd,
+//! which gives it a scope and, for as long as it lasts, gives root a runtime directory and a service
+//! manager.
 
 use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -13,7 +14,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use super::keeper::not_started;
 use crate::enter::HANDED_IN;
 
-/// The name of the rules in `/etc/pam.d` and what they are: Debian's for ssh, but for who may log in and
+/// The name of the rules in `/etc/pam.d`, and the rules: Debian's for ssh, except for who may log in and
 /// what is said to them.
 pub(super) const SERVICE: &str = "lab";
 pub(super) const RULES: &str = "\
@@ -26,20 +27,20 @@ session required pam_env.so
 
 const LIBRARY: &CStr = c"libpam.so.0";
 
-/// Of `pam_set_item` and `pam_setcred`, from security/_pam_types.h.
+/// For `pam_set_item` and `pam_setcred`, from security/_pam_types.h.
 const TTY: c_int = 3;
 const RHOST: c_int = 4;
 const ESTABLISH_CRED: c_int = 2;
 const SUCCESS: c_int = 0;
 const CONV_ERR: c_int = 19;
 
-/// Runs a command, with this process's input, output and environment, in a session of root's; passes
-/// signals on to it. Returns the status to exit with, as the keeper of a command in any host would.
+/// Runs a command as root in a session, with this process's input, output and environment; forwards
+/// signals to it. Returns the status to exit with, as the keeper of a command in any host would.
 pub(crate) fn run(argv: &[OsString]) -> Result<u8> {
     let mut waited_for: SigSet = HANDED_IN.into_iter().collect();
     waited_for.add(Signal::SIGCHLD);
     let mut before = SigSet::empty();
-    // Before the first library that might start a thread.
+    // Before loading a library that might start a thread.
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&waited_for), Some(&mut before))?;
     let session = Session::open()?;
 
@@ -49,7 +50,7 @@ pub(crate) fn run(argv: &[OsString]) -> Result<u8> {
     let as_sshd = [("LOGNAME", "root"), ("SHELL", "/bin/bash")];
     let as_sshd = as_sshd.map(|(name, value)| (name.into(), value.into()));
     for (name, value) in as_sshd.into_iter().chain(session.environment()) {
-        // What was asked for has precedence.
+        // Variables that were asked for take precedence.
         if std::env::var_os(&name).is_none() {
             command.env(name, value);
         }
@@ -71,7 +72,7 @@ pub(crate) fn run(argv: &[OsString]) -> Result<u8> {
     Ok(code as u8)
 }
 
-/// Waits for the command, handing signals in.
+/// Waits for the command, forwarding signals to it.
 fn wait(child: &mut Child, waited_for: &SigSet) -> io::Result<std::process::ExitStatus> {
     loop {
         if let Some(status) = child.try_wait()? {
@@ -81,7 +82,7 @@ fn wait(child: &mut Child, waited_for: &SigSet) -> io::Result<std::process::Exit
         let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
         // SAFETY: both point to live values of the right type.
         let signal = unsafe { libc::sigwaitinfo(waited_for.as_ref(), &mut info) };
-        // Sent by a process. What a terminal sends (si_code > 0), the command got as well.
+        // Sent by a process. A signal from a terminal (si_code > 0) reached the command as well.
         if signal > 0 && signal != libc::SIGCHLD && info.si_code <= 0 {
             // SAFETY: the command has not been waited for, so the number is still its own.
             unsafe { libc::kill(child.id().cast_signed(), signal) };
@@ -89,7 +90,7 @@ fn wait(child: &mut Child, waited_for: &SigSet) -> io::Result<std::process::Exit
     }
 }
 
-/// A function that PAM asks for what it wants to know of a user. There is none.
+/// A function by which PAM asks the user questions. Here there is no user to ask.
 type Converse = extern "C" fn(c_int, *const *const c_void, *mut *mut c_void, *mut c_void) -> c_int;
 
 extern "C" fn say_nothing(
@@ -107,7 +108,7 @@ struct Conversation {
     data: *mut c_void,
 }
 
-/// An open session. Ends when this goes: systemd then stops what only sessions need.
+/// An open session. Ends when dropped: systemd then stops what only sessions need.
 struct Session {
     library: Library,
     handle: *mut c_void,
@@ -147,7 +148,7 @@ impl Session {
             handle,
             _conversation: conversation,
         };
-        // As sshd calls them: what PAM makes of a session depends on it.
+        // With the same settings as sshd: they affect what PAM makes of a session.
         session.set(TTY, c"ssh")?;
         session.set(RHOST, c"198.51.100.254")?;
         session.call(c"pam_setcred", ESTABLISH_CRED)?;
@@ -182,7 +183,7 @@ impl Session {
         Ok(())
     }
 
-    /// What PAM wants to be in the environment of whoever logs in.
+    /// The environment variables that PAM wants a login to have.
     fn environment(&self) -> Vec<(OsString, OsString)> {
         type List = unsafe extern "C" fn(*mut c_void) -> *mut *mut c_char;
         let Ok(function) = self.library.function(c"pam_getenvlist") else {
@@ -209,13 +210,14 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Its descriptor ends with this process in any case, which systemd takes for its end too.
+        // Its descriptor ends with this process anyway, which systemd also takes for the session's
+        // end.
         let _ = self.call(c"pam_close_session", 0);
         let _ = self.call(c"pam_end", SUCCESS);
     }
 }
 
-/// The host's own library: the machine that this program is built on need not have it.
+/// The host's own library: the machine that builds this program need not have it.
 struct Library(*mut c_void);
 
 impl Library {

@@ -1,4 +1,4 @@
-//! What the first process of a virtual machine does, instead of systemd, until it becomes the same
+//! What the first process of a virtual machine does instead of systemd, until it becomes the same
 //! do-nothing init that namespace hosts have.
 
 use std::fs;
@@ -18,23 +18,25 @@ use super::link::FAR;
 use crate::mounts::attach;
 use crate::{init, switch};
 
-/// Where the second disk was unpacked to.
+/// Where the second disk has been unpacked.
 const SEED: &str = "/run/lab";
 
-/// In the seed: the host's name, what its `/etc/hosts` says, and what `ip` does to its network.
+/// In the seed: the host's name, the content of its `/etc/hosts`, and `ip` commands for its
+/// network.
 pub(crate) const NAME: &str = "hostname";
 pub(crate) const NAMES: &str = "hosts";
 pub(crate) const NETWORK: &str = "network";
 
-/// What udev loads, or systemd makes a device for, on a real host. Everything else is loaded when it
-/// is first asked for.
+/// Modules that udev loads on a real host, or for which systemd makes a device. All others are
+/// loaded when they are first needed.
 const MODULES: &[&str] = &["virtio_net", "tun", "fuse"];
 
-/// Where commands run, below the root of cgroups: as in a namespace host.
+/// Where commands run, below the root cgroup: as in a namespace host.
 const COMMANDS: &str = "/sys/fs/cgroup/commands";
 const INIT: &str = "/sys/fs/cgroup/init";
 
-/// Makes a host of the virtual machine and becomes its init. Only its first process may call this.
+/// Turns the virtual machine into a host and becomes its init. Only its first process may call
+/// this.
 pub(crate) fn run() -> Result<()> {
     ensure!(
         std::process::id() == 1,
@@ -95,12 +97,12 @@ fn file_systems() -> Result<()> {
     ] {
         symlink(target, link).context(link)?;
     }
-    // As systemd leaves it on a real host.
+    // As systemd sets it up on a real host.
     attach("none", "/", "", MsFlags::MS_REC | MsFlags::MS_SHARED, "")
 }
 
-/// Makes the agent's socket, in a network namespace that holds its link and that nothing but the
-/// socket keeps.
+/// Creates the agent's socket, in a network namespace that contains its link and that only the
+/// socket keeps alive.
 pub(super) fn listen() -> Result<TcpListener> {
     let listen = || -> Result<TcpListener> {
         unshare(CloneFlags::CLONE_NEWNET)?;
@@ -122,7 +124,7 @@ pub(super) fn listen() -> Result<TcpListener> {
         .context("cannot make the agent's socket")
 }
 
-/// The cgroups that a namespace host has, and all controllers for those that Podman makes.
+/// The same cgroups as in a namespace host, and all controllers for those that Podman creates.
 fn cgroups() -> Result<()> {
     for path in [INIT, COMMANDS] {
         fs::create_dir(path).context(path)?;

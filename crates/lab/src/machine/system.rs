@@ -1,5 +1,5 @@
-//! What is on the disk of a host with a distribution's defaults: packages as apt installs them, with what
-//! they recommend, and nothing configured but the network.
+//! What is on the disk of a host with a distribution's defaults: packages as apt installs them, with
+//! their recommendations, and nothing configured but the network.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -11,8 +11,8 @@ use super::{image, service, session};
 use crate::cache::debian;
 use crate::{Distribution, Flavour, Host};
 
-/// What makes a host of it, what a person would install to run and to move containers, and a few tools
-/// that tests look at it with.
+/// What makes it a host, what a person would install to run and move containers, and a few tools for
+/// tests to look at it with.
 const PACKAGES: &[&str] = &[
     "apparmor",
     "ca-certificates",
@@ -35,15 +35,15 @@ const PACKAGES: &[&str] = &[
 
 const OPTIONS: &[&str] = &[
     "--variant=minbase",
-    // mmdebstrap installs none unless it is told to.
+    // mmdebstrap installs no recommendations unless it is told to.
     "--aptopt=Apt::Install-Recommends \"true\"",
     "--dpkgopt=path-exclude=/usr/share/doc/*",
     "--dpkgopt=path-exclude=/usr/share/locale/*",
     "--dpkgopt=path-exclude=/usr/share/man/*",
 ];
 
-/// The first process: unpacks what is on the second disk, and becomes systemd. What it mounts is mounted
-/// as an initramfs of Debian's does; the program `lab` needs a place from which it can be executed.
+/// The first process: unpacks the second disk and becomes systemd. It mounts what Debian's initramfs
+/// would mount; the program `lab` needs a place from which it can be executed.
 const INIT: &str = "\
 #!/bin/sh -e
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
@@ -59,8 +59,8 @@ cp -a /run/lab/etc/. /etc/
 exec /usr/lib/systemd/systemd
 ";
 
-/// What looks after a host that is there for longer than a test is. It would take the processor at some
-/// moment or other.
+/// Maintenance services for hosts that live longer than a test does. They would take processor time at
+/// random moments.
 const MASKED: &[&str] = &[
     "apt-daily-upgrade.timer",
     "apt-daily.timer",
@@ -79,7 +79,7 @@ fn packages(distribution: Distribution) -> Vec<&'static str> {
     packages.extend_from_slice(match distribution.flavour {
         Flavour::Firewalld => &["network-manager", "firewalld"],
         Flavour::Ufw => &["ufw"],
-        // Podman of Debian 13 prefers it where it is.
+        // Debian 13's Podman prefers it if it is installed.
         Flavour::Runc => &["runc"],
         Flavour::Plain => &[],
     });
@@ -94,7 +94,7 @@ fn services(flavour: Flavour) -> &'static [&'static str] {
     }
 }
 
-/// All that such a disk is made of.
+/// Everything that such a disk is made of.
 pub(super) fn recipe(distribution: Distribution) -> String {
     format!(
         "{distribution} {:?} {:?} {OPTIONS:?} {INIT} {MASKED:?} {RESOLVER} {} {}",
@@ -147,16 +147,16 @@ pub(super) fn build(
 
     image::write_init(root, INIT)?;
     fs::write(root.join("etc/resolv.conf"), RESOLVER)?;
-    // Each host makes one of its own. "uninitialized" would make systemd ask questions on the console.
+    // Each host generates its own. With "uninitialized", systemd would ask questions on the console.
     fs::write(root.join("etc/machine-id"), "")?;
-    // As a second boot finds it: what the first does for a new /usr, the packages have done.
+    // As at a second boot: the packages have already done what a first boot does for a new /usr.
     for directory in ["etc", "var"] {
         fs::write(root.join(directory).join(".updated"), "")?;
     }
     Ok(())
 }
 
-/// Writes what is to be in the host's `/etc` into `etc`.
+/// Writes the host's own files into its `/etc`, which is `etc`.
 pub(super) fn configure(
     distribution: Distribution,
     host: &Host,

@@ -1,13 +1,13 @@
-//! What a command's keeper on the machine and the agent in the host say to each other: frames of a
-//! kind, a length and that many bytes.
+//! What a command's keeper on the machine and the agent in the host say to each other: frames that
+//! consist of a kind, a length and that many bytes.
 
 use std::io::{self, Read, Write};
 
-/// No frame is longer: whoever sends one that claims to be is not one of the two.
+/// Longest frame: whoever sends one that claims to be longer is neither of the two.
 const LONGEST: usize = 1 << 20;
 
-/// How much of a command's input may be on its way before the agent has passed it on: with a limit,
-/// the agent can always read on, and a signal behind the input arrives.
+/// How much of a command's input may be under way before the agent has passed it on. Because of the
+/// limit, the agent never stops reading, and a signal behind the input arrives.
 pub(crate) const WINDOW: usize = 256 << 10;
 
 /// What a frame is about.
@@ -23,7 +23,7 @@ pub(crate) enum Kind {
     Terminal,
     /// To the agent: run it.
     Start,
-    /// To the agent: input; none is its end.
+    /// To the agent: input; an empty frame is its end.
     Input,
     /// To the agent: a signal's number.
     Signal,
@@ -63,7 +63,7 @@ pub(crate) fn send(mut to: impl Write, kind: Kind, bytes: &[u8]) -> io::Result<(
     to.write_all(&frame)
 }
 
-/// Reads one frame; none at the end of the stream.
+/// Reads one frame; `None` at the end of the stream.
 pub(crate) fn receive(mut from: impl Read) -> io::Result<Option<(Kind, Vec<u8>)>> {
     let mut kind = [0];
     if from.read(&mut kind)? == 0 {
@@ -82,7 +82,7 @@ pub(crate) fn receive(mut from: impl Read) -> io::Result<Option<(Kind, Vec<u8>)>
     Ok(Some((kind, bytes)))
 }
 
-/// The number that a frame is.
+/// The number that a frame contains.
 pub(crate) fn number(bytes: &[u8]) -> io::Result<u32> {
     let bytes = bytes.try_into().map_err(io::Error::other)?;
     Ok(u32::from_be_bytes(bytes))

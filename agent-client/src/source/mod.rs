@@ -1,0 +1,281 @@
+//! What a migration does to the container and the network of this host.
+
+mod data;
+mod flows;
+mod standstill;
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use anyhow::Context;
+use common::bulk::Sender;
+use common::command;
+use common::container::checkpoint::dump;
+use common::container::checkpoint::freezer::Freezer;
+use common::container::files::payload::{self, Frozen, Sent};
+use common::container::files::places::Places;
+use common::container::podman;
+use common::container::podman::image;
+use common::container::podman::inspect::Local;
+use common::container::restore::skeleton;
+use common::container::service::Parted;
+use common::container::{ContainerFacts, health, service};
+use common::durable;
+use common::net::flows::apply;
+use common::net::mark::Index;
+use common::protocol::{MissingImage, StreamDigest};
+use common::systemd::ServiceName;
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::data::Data;
+use self::data::{buffered, finished};
+pub(crate) use self::flows::Flows;
+use self::standstill::Standstill;
+
+/// Pause between looks whether CRIU has written more.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What is sent of the frozen container.
+pub(crate) type Payload = Frozen<BufWriter<Sender>>;
+
+/// File in the scratch space that lists the volumes that go with the container.
+const VOLUMES: &str = "volumes.json";
+
+/// Removes the volumes of a container that was removed, as the scratch space says.
+pub(crate) async fn remove_volumes(work: &Path) -> anyhow::Result<()> {
+    let Ok(bytes) = std::fs::read(work.join(VOLUMES)) else {
+        return Ok(());
+    };
+    for volume in serde_json::from_slice::<Vec<String>>(&bytes)? {
+        podman::objects::remove_volume(&volume).await?;
+    }
+    Ok(())
+}
+
+/// The container that moves, with everything of it that is touched here.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) facts: ContainerFacts,
+    places: Places,
+    /// The overlay's upper directory.
+    upper: PathBuf,
+    standstill: Standstill,
+    runtime: PathBuf,
+    work: PathBuf,
+}
+
+impl Source {
+    /// Prepares for the container `facts`, with `work` for scratch files.
+    pub(crate) fn new(facts: ContainerFacts, local: Local, work: PathBuf) -> anyhow::Result<Self> {
+        let places = Places::read(&local.bundle, work.join("images"), &facts.volumes)?;
+        let standstill = Standstill {
+            pid: local.pid,
+            freezer: Freezer::of_running(&facts.runtime, &facts.id, &local.cgroup)?,
+            netns: places.netns.clone(),
+        };
+        Ok(Source {
+            runtime: command::find(&facts.runtime)
+                .with_context(|| format!("{} is not installed", facts.runtime))?,
+            upper: local.upper,
+            facts,
+            places,
+            standstill,
+            work,
+        })
+    }
+
+    /// Has Podman write the container's configuration. Changes nothing here but scratch files.
+    pub(crate) async fn write_skeleton(&self) -> anyhow::Result<()> {
+        let volumes: Vec<_> = self.facts.volumes.iter().map(|v| &v.name).collect();
+        // For a removal that is cut short: nobody else knows them once the container is gone.
+        durable::replace(
+            &self.work.join(VOLUMES),
+            0o644,
+            &serde_json::to_vec(&volumes)?,
+        )
+        .context("cannot write down which volumes go with the container")?;
+        skeleton::write(
+            &self.facts.id,
+            &self.facts.runtime,
+            &self.runtime,
+            &self.work,
+            &self.skeleton(),
+        )
+        .await
+        .context("cannot write down the container's configuration")
+    }
+
+    /// Sends what the destination lacks of the image.
+    pub(crate) async fn send_image(
+        &self,
+        stream: u32,
+        data: &Data,
+        missing: MissingImage,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<StreamDigest> {
+        let image = self.facts.image_id.clone();
+        let data = data.clone();
+        spawn_blocking(move || {
+            let mut sender = buffered(data.open(stream, cancel)?);
+            image::save(&image, &missing.layers_present, &mut sender)?;
+            finished(sender)
+        })
+        .await?
+    }
+
+    /// Sends the skeleton once it is written.
+    pub(crate) async fn send_skeleton(
+        &self,
+        stream: u32,
+        data: &Data,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<StreamDigest> {
+        let archive = self.skeleton();
+        let data = data.clone();
+        spawn_blocking(move || {
+            let mut sender = data.open(stream, cancel)?;
+            std::io::copy(&mut std::fs::File::open(&archive)?, &mut sender)?;
+            Ok(sender.finish()?)
+        })
+        .await?
+    }
+
+    /// Keeps those who look after the container from reacting to what happens to it: its service and its
+    /// health checks. Undone by [`Source::release`].
+    pub(crate) async fn hold(&self) -> anyhow::Result<()> {
+        if let Some(facts) = &self.facts.service {
+            service::hold(facts, &self.work).await?;
+        }
+        if let Some(facts) = &self.facts.health {
+            health::hold(&self.facts.id, facts, &self.work).await?;
+        }
+        Ok(())
+    }
+
+    /// From now on a boot of this host does not bring the container's service back. Undone by
+    /// [`Source::release`].
+    pub(crate) async fn keep_service_down(&self) -> anyhow::Result<()> {
+        Ok(service::keep_down(&self.work).await?)
+    }
+
+    /// Gives the container back to them. Harmless if it was not held.
+    pub(crate) async fn release(&self) -> anyhow::Result<()> {
+        health::resume(&self.facts.id, &self.work).await?;
+        Ok(service::release(&self.work).await?)
+    }
+
+    /// Does of [`Source::freeze`] what can be done before. Undone by [`Source::thaw`].
+    pub(crate) async fn prepare_freeze(&self) -> anyhow::Result<()> {
+        let standstill = self.standstill.clone();
+        spawn_blocking(move || standstill.prepare()).await?
+    }
+
+    /// Waits while the container runs on until no connection waits to be accepted: those cannot
+    /// move.
+    pub(crate) async fn wait_accepted(&self) -> anyhow::Result<()> {
+        let standstill = self.standstill.clone();
+        spawn_blocking(move || standstill.wait_accepted()).await?
+    }
+
+    /// Gives the container a moment to read what it has, stops it, and keeps all packets from it.
+    /// Its flows lead to the destination by now. Undone by [`Source::thaw`].
+    pub(crate) async fn freeze(&self) -> anyhow::Result<()> {
+        let standstill = self.standstill.clone();
+        spawn_blocking(move || standstill.freeze()).await?
+    }
+
+    /// Lets the container run on, with its network. Harmless if it was never stopped.
+    pub(crate) async fn thaw(&self) -> anyhow::Result<()> {
+        let standstill = self.standstill.clone();
+        spawn_blocking(move || standstill.thaw()).await?
+    }
+
+    /// Whether the container stands still.
+    pub(crate) fn frozen(&self) -> anyhow::Result<bool> {
+        Ok(self.standstill.freezer.frozen()?)
+    }
+
+    /// Writes CRIU's images of the frozen container.
+    pub(crate) async fn dump(&self, cancel: &CancellationToken) -> Result<(), dump::DumpError> {
+        let (runtime, id) = (&self.runtime, &self.facts.id);
+        dump::dump(runtime, id, &self.places.checkpoint, &self.work, cancel).await
+    }
+
+    /// Sends the files of the running container, or what has changed of them since `sent`.
+    pub(crate) async fn send_files(
+        &self,
+        stream: u32,
+        data: &Data,
+        sent: Option<Sent>,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<(StreamDigest, Sent)> {
+        let (places, upper) = (self.places.clone(), self.upper.clone());
+        let (data, cancel) = (data.clone(), cancel.clone());
+        spawn_blocking(move || {
+            let sender = buffered(data.open(stream, cancel)?);
+            let (sender, sent) = payload::pack_files(&places, &upper, sent.as_ref(), sender)?;
+            Ok((finished(sender)?, sent))
+        })
+        .await?
+    }
+
+    /// Sends images over an open stream as CRIU writes them, until `dumping` ends.
+    pub(crate) async fn ship_dump(
+        &self,
+        sender: Sender,
+        dumping: mpsc::Receiver<Infallible>,
+    ) -> anyhow::Result<Payload> {
+        let images = self.places.checkpoint.clone();
+        spawn_blocking(move || {
+            std::fs::create_dir_all(&images)?;
+            let mut payload = Frozen::new(buffered(sender), &images);
+            while dumping.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                payload.follow_dump()?;
+            }
+            Ok(payload)
+        })
+        .await?
+    }
+
+    /// Sends the rest of the images after the dump, and what has changed of the files since `sent`.
+    pub(crate) async fn ship(&self, payload: Payload, sent: Sent) -> anyhow::Result<StreamDigest> {
+        let (places, upper) = (self.places.clone(), self.upper.clone());
+        spawn_blocking(move || finished(payload.finish(&places, &upper, Some(&sent))?)).await?
+    }
+
+    /// The container's flows as they are now, without those that were there `earlier`.
+    pub(crate) async fn flows(&self, earlier: Option<&Flows>) -> anyhow::Result<Flows> {
+        Flows::find(&self.facts, self.standstill.pid, earlier).await
+    }
+
+    /// After the old container's removal: how many flows lead to it still.
+    pub(crate) async fn left_behind(&self, tunnel: Index) -> anyhow::Result<usize> {
+        let addresses: HashSet<_> = self.facts.addresses().into_iter().collect();
+        Ok(spawn_blocking(move || apply::left_behind(&addresses, tunnel)).await??)
+    }
+
+    /// Removes the container and the volumes that went with it. Not undone; cut short, it is
+    /// finished by [`remove_volumes`].
+    pub(crate) async fn remove(&self) -> anyhow::Result<()> {
+        podman::objects::remove_container(&self.facts.id).await?;
+        for volume in &self.facts.volumes {
+            podman::objects::remove_volume(&volume.name).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends its service, if it was held, once it is removed. Returns that and what keeps it from
+    /// coming back.
+    pub(crate) async fn part_from_service(&self) -> anyhow::Result<Option<(ServiceName, Parted)>> {
+        Ok(service::part(&self.work).await?)
+    }
+
+    fn skeleton(&self) -> PathBuf {
+        self.work.join("skeleton.tar")
+    }
+}

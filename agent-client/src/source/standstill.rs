@@ -1,0 +1,91 @@
+//! The container stands still, and runs on.
+
+use std::path::PathBuf;
+
+use common::container::checkpoint::freezer::Freezer;
+use common::container::checkpoint::{drain, dump, repair};
+use common::net::packets::quarantine;
+
+/// How often the container is given time to read what came in while it was being frozen.
+const MOST_DRAINS: usize = 3;
+
+/// What it takes to stop a container. All of this blocks.
+#[derive(Clone)]
+pub(super) struct Standstill {
+    pub(super) pid: i32,
+    pub(super) freezer: Freezer,
+    pub(super) netns: Option<PathBuf>,
+}
+
+impl Standstill {
+    /// Does of [`Standstill::freeze`] what can be done before. Undone by [`Standstill::thaw`].
+    pub(super) fn prepare(&self) -> anyhow::Result<()> {
+        match &self.netns {
+            Some(netns) => Ok(quarantine::prepare(netns)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits while the container runs on until no connection waits to be accepted: those cannot
+    /// move.
+    pub(super) fn wait_accepted(&self) -> anyhow::Result<()> {
+        let left = drain::wait_accepted(self.pid);
+        anyhow::ensure!(left == 0, unaccepted(left));
+        Ok(())
+    }
+
+    /// Gives the container a moment to read what it has, stops it, and keeps all packets from it.
+    /// Undone by [`Standstill::thaw`].
+    pub(super) fn freeze(&self) -> anyhow::Result<()> {
+        for left in (0..MOST_DRAINS).rev() {
+            let drained = drain::drain(self.pid);
+            self.freezer.freeze()?;
+            if drain::waiting(self.pid) == 0 {
+                break;
+            }
+            if !drained || left == 0 {
+                let unaccepted_left = drain::unaccepted(self.pid);
+                anyhow::ensure!(unaccepted_left == 0, unaccepted(unaccepted_left));
+                tracing::warn!(
+                    "the container did not read all that was waiting for it; datagrams may be \
+                     lost"
+                );
+                break;
+            }
+            // Some came between the look and the freeze: they were on their way already.
+            self.freezer.thaw()?;
+        }
+        // After the freeze, so that what the container sent until then has left, and before
+        // the dump, so that its sockets stay as they are dumped.
+        if let Some(netns) = &self.netns {
+            quarantine::wake(netns)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the container run on, with its network. Harmless if it was never stopped.
+    pub(super) fn thaw(&self) -> anyhow::Result<()> {
+        if !dump::leave(&self.freezer) {
+            tracing::warn!("a process still traces the container: it is thawed all the same");
+        }
+        // While nothing can use them.
+        match repair::end(&self.freezer.processes()) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!("{count} connections were left in repair mode by CRIU"),
+            Err(error) => tracing::warn!("connections may be in repair mode still: {error}"),
+        }
+        // Thawed first: packets that came in between would find nobody to read them.
+        self.freezer.thaw()?;
+        if let Some(netns) = &self.netns {
+            quarantine::lift(netns)?;
+        }
+        Ok(())
+    }
+}
+
+fn unaccepted(count: u64) -> String {
+    format!(
+        "{count} connections wait for the container to accept them, and would be reset by a move: \
+         try again when it accepts faster"
+    )
+}

@@ -1,0 +1,12 @@
+//! Links, addresses, routes and policy rules, over rtnetlink.
+//!
+//! Blocking, like the rest of `net`: call from a thread that may block
+//! (`tokio::task::spawn_blocking`), never from within an asynchronous task.
+
+mod connection;
+mod facts;
+mod links;
+mod tables;
+
+pub use connection::{RouteError, Routes};
+pub use facts::{Facts, PolicyRule};
