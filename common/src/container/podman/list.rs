@@ -133,7 +133,7 @@ pub fn resolve<'a>(containers: &'a [Listed], given: &str) -> Result<&'a Listed, 
             prefix: given.to_owned(),
             candidates: fits
                 .iter()
-                .map(|c| format!("{} ({})", c.name, &c.id[..c.id.len().min(12)]))
+                .map(|c| format!("{} ({})", c.name, &c.id[..c.id.floor_char_boundary(12)]))
                 .collect(),
         }),
     }
@@ -151,6 +151,13 @@ mod tests {
             ports: String::new(),
             state: "running".into(),
         }
+    }
+
+    #[test]
+    fn an_id_may_be_any_text() {
+        let all = [listed("eleven byte\u{e4}s", "a1"), listed("", "a2")];
+        let error = resolve(&all, "a").unwrap_err();
+        assert!(error.to_string().contains("a1 (eleven byte"), "{error}");
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Nfnetlink {
             };
             return match code {
                 0 => Ok(()),
-                code => Err(io::Error::from_raw_os_error(-code)),
+                code => Err(io::Error::from_raw_os_error(code.saturating_neg())),
             };
         }
     }
