@@ -45,7 +45,7 @@ pub fn save(image_id: &str, present: &[String], sink: &mut impl Write) -> Result
 /// Podman does not read a layer that it has. In an archive in Docker's format there must still be a file
 /// for it (`prepareLayerData` in containers/image, docker/internal/tarfile/src.go), which is left empty; in
 /// one in OCI's format Podman does not even look for the file.
-fn copy_without(
+pub(crate) fn copy_without(
     layers: &[String],
     archive: &mut impl Read,
     sink: &mut impl Write,

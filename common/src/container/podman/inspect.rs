@@ -209,6 +209,18 @@ fn init(spec: &Spec) -> Option<InitProgram> {
     })
 }
 
+/// What is taken from what Podman prints of a container, without looking at the host.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read(text: &str) -> Option<(Vec<PublishedPort>, Option<HealthFacts>)> {
+    let _ = serde_json::from_str::<Vec<Image>>(text);
+    let _ = serde_json::from_str::<Vec<Volume>>(text);
+    let _ = serde_json::from_str::<Vec<Other>>(text);
+    let containers: Vec<Container> = serde_json::from_str(text).ok()?;
+    let container = containers.into_iter().next()?;
+    let ports = container.network_settings.ports.unwrap_or_default();
+    Some((published(ports), health(&container.config)))
+}
+
 /// What there is to know of the volumes that are mounted in `container`; `others` may use them, too.
 async fn volumes(
     container: &Container,

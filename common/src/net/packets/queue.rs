@@ -378,7 +378,7 @@ fn wait_for_mode(changed: &EventFd, limit_ms: u8) {
 /// Number of the packet that a message is about; they are numbered from 1 in the order they came.
 /// Its header is the first attribute (nfqnl_build_packet_message in the kernel's
 /// net/netfilter/nfnetlink_queue.c).
-fn packet(message: &[u8]) -> Option<u32> {
+pub(crate) fn packet(message: &[u8]) -> Option<u32> {
     let kind = u16::from_ne_bytes(message.get(22..24)?.try_into().ok()?);
     let number = u32::from_be_bytes(message.get(24..28)?.try_into().ok()?);
     (kind == NFQA_PACKET_HDR).then_some(number)

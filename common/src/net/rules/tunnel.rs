@@ -65,7 +65,7 @@ pub(crate) fn missing(index: Index, ways: usize) -> Result<Vec<String>, Firewall
     Ok(incomplete(&text, index, ways))
 }
 
-fn incomplete(text: &str, index: Index, ways: usize) -> Vec<String> {
+pub(crate) fn incomplete(text: &str, index: Index, ways: usize) -> Vec<String> {
     let all: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
     let objects = all["nftables"].as_array();
     let of_kind = |kind: &'static str| objects.into_iter().flatten().map(move |o| &o[kind]);

@@ -13,7 +13,7 @@
 
 pub mod agreement;
 pub mod bypass;
-mod echo;
+pub(crate) mod echo;
 pub mod error;
 pub mod expect;
 pub mod features;
