@@ -53,11 +53,10 @@ pub(super) fn moved_flows(input: &[u8]) {
                 panic!("nothing is there to be marked");
             };
             decide::depart(&moved, &flow, tunnel);
-            let seen = decide::seen_by_container(&flow, &[moved.container()].into());
+            let _ = decide::seen_by_container(&flow, &[moved.container()].into());
             if let Some(message) = conntrack::fuzzing::insertion(&flow) {
                 conntrack::fuzzing::flows(&message);
             }
-            drop(seen);
         }
     }
 }
