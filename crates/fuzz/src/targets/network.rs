@@ -1,6 +1,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use ::conntrack::Protocol;
 use common::fuzzing::{self, round_trip};
 use common::net::flows::decide::{self, Arrival, MovedFlow};
 use common::net::mark::Index;
@@ -52,11 +53,10 @@ pub(super) fn moved_flows(input: &[u8]) {
                 panic!("nothing is there to be marked");
             };
             decide::depart(&moved, &flow, tunnel);
-            let seen = decide::seen_by_container(&flow, &[moved.container()].into());
+            let _ = decide::seen_by_container(&flow, &[moved.container()].into());
             if let Some(message) = conntrack::fuzzing::insertion(&flow) {
                 conntrack::fuzzing::flows(&message);
             }
-            drop(seen);
         }
     }
 }
@@ -77,7 +77,13 @@ pub(super) fn conntrack(input: &[u8]) {
         let [again] = &again[..] else {
             panic!("an entry that cannot be read again: {flow:?}");
         };
-        assert_eq!(again.original, flow.original);
+        if !matches!(
+            flow.original.protocol,
+            Protocol::Icmp { .. } | Protocol::Icmpv6 { .. }
+        ) {
+            // Queries have no ports, whatever was read.
+            assert_eq!(again.original, flow.original);
+        }
         assert_eq!((again.mark, again.zone), (flow.mark, flow.zone));
     }
 }
