@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use anyhow::Context;
 use common::command::CommandError;
 use common::container::{ContainerFacts, podman};
 use common::host::{self, HostFacts};
 use common::journal::{Journal, MigrationRecord, Progress, Role};
 use common::multicall::keeper_command;
-use common::net::state::Dirs;
+use common::net::flows::guests;
+use common::net::state::{Claim, Dirs, Record};
 use common::net::tunnel::Tunnel;
 use common::net::tunnel::agreement::{Offer, Terms};
 use common::preflight::{self, Check, Side, Verdict};
@@ -169,11 +171,18 @@ impl Destination for PodmanHost {
         ))
     }
 
-    async fn introduce(&self, offer: Offer, address: IpAddr) -> Step<Terms> {
+    async fn introduce(&self, offer: Offer, address: IpAddr, peer: &Peer) -> Step<Terms> {
+        let peer = peer.fingerprint;
         let made = spawn_blocking(move || {
             let dirs = Dirs::default();
+            let introducer = Record::of_client(&dirs, peer)?;
+            let introducer = introducer.context("no container came from the host that asks")?;
+            let claim = Claim::Introduced(introducer.view()?.peer.public_key);
             // Without a lease, its keeper waits a while for it to be used.
-            Tunnel::accept(&dirs, &offer, address, &keeper_command).map(|(_, terms)| terms)
+            let (tunnel, terms) = Tunnel::accept(&dirs, &offer, address, &claim, &keeper_command)?;
+            // New connections to what came from there may come from here from now on.
+            guests::share(&dirs, introducer.index, tunnel.index())?;
+            anyhow::Ok(terms)
         });
         made.await.map_err(failed)?.map_err(failed)
     }

@@ -81,7 +81,7 @@ pub fn nft(ruleset: &str) -> Vec<String> {
     let value: Value = serde_json::from_str(ruleset).unwrap_or_default();
     said.extend(in_use::mark_conflicts(&value));
     let index = Index::all().next().expect("there are some");
-    said.extend(rules::tunnel::incomplete(ruleset, index, 1));
+    said.extend(rules::tunnel::incomplete_forwards(ruleset, index));
     said
 }
 

@@ -17,7 +17,7 @@ use common::container::restore::timerfds;
 use common::container::{ContainerFacts, health, service};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::flows::decide::MovedFlow;
-use common::net::flows::{neighbours, port_forwards};
+use common::net::flows::{guests, neighbours, port_forwards};
 use common::net::state::Dirs;
 use common::net::tunnel::agreement::{Offer, Terms};
 use common::paths;
@@ -80,6 +80,7 @@ impl PodmanIncoming {
         reservation: Reservation,
         cancel: CancellationToken,
     ) -> anyhow::Result<Self> {
+        let peer = record.owner.context("the migration belongs to no peer")?;
         let work = paths::work_dir(&record.migration);
         journal
             .write(&record)
@@ -91,7 +92,7 @@ impl PodmanIncoming {
         Ok(PodmanIncoming {
             container,
             undo,
-            link: Link::new(source.ip().to_canonical(), cancel.clone()),
+            link: Link::new(source.ip().to_canonical(), peer, cancel.clone()),
             cancel,
             staged: None,
             places: None,
@@ -140,8 +141,21 @@ impl PodmanIncoming {
         self.network = Network::new(places.netns.clone());
         self.staged = Some(staged);
         self.places = Some(places);
+        self.welcome().await?;
         // Nothing may reach the container or leave it before the commit.
         self.network.cut_off().await
+    }
+
+    /// Lets the source reach the container through the tunnel.
+    async fn welcome(&mut self) -> anyhow::Result<()> {
+        let tunnel = self.link.tunnel()?.index();
+        let (id, addresses) = (self.container.id.clone(), self.container.addresses());
+        let leaving = id.clone();
+        self.undo.actions.register("guest", move || async move {
+            Ok(spawn_blocking(move || guests::leave(&Dirs::default(), &leaving)).await??)
+        });
+        spawn_blocking(move || guests::arrive(&Dirs::default(), tunnel, &id, &addresses)).await??;
+        Ok(())
     }
 
     /// Records the commit and releases the packets.

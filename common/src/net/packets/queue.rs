@@ -37,8 +37,9 @@ pub(crate) const LEAVING: u16 = 0xC115;
 /// The calling thread's namespace, for it and others.
 const HERE: &str = "/proc/thread-self/ns/net";
 
-/// Most packets that may wait in a queue; further ones are dropped.
-const MOST_PACKETS: u32 = 1 << 18;
+/// Most packets that may wait in a queue; further ones are dropped. Anybody who can send to the container can
+/// fill it, and the kernel has no other limit: with some 2.3 KiB for a full packet that is 150 MiB.
+const MOST_PACKETS: u32 = 1 << 16;
 
 /// Room for one message of the queue.
 const DATAGRAM_BYTES: usize = 8192;
