@@ -122,16 +122,13 @@ impl Destination for PodmanHost {
             ));
         }
         recovery::prune(&self.journal);
+        // The source has applied these rules too, if it is what it should be.
+        refuse_failed(&preflight::source(&container, source))?;
         // Leftovers of an earlier migration of the same container would be in the way.
         self.recover_all(&container.id).await.map_err(failed)?;
         // The source has asked for these checks before, but the answers may have changed.
         let checks = self.check(&container, source, false).await?;
-        if let Some(failed) = checks.iter().find(|c| c.verdict == Verdict::Failed) {
-            return Err(Refused::new(
-                RefusalCode::Preflight,
-                format!("{}: {}", failed.name, failed.detail),
-            ));
-        }
+        refuse_failed(&checks)?;
         let missing_image = missing_image(&container).await.map_err(failed)?;
         let record = MigrationRecord {
             migration,
@@ -188,6 +185,18 @@ impl Destination for PodmanHost {
     }
 }
 
+/// Refuses a container that cannot come.
+fn refuse_failed(checks: &[Check]) -> Step<()> {
+    let failed = checks.iter().filter(|c| c.verdict == Verdict::Failed);
+    let why: Vec<_> = failed
+        .map(|check| format!("{}: {}", check.name, check.detail))
+        .collect();
+    match why.is_empty() {
+        true => Ok(()),
+        false => Err(Refused::new(RefusalCode::Preflight, why.join("\n"))),
+    }
+}
+
 /// What this host lacks of the container's image.
 async fn missing_image(container: &ContainerFacts) -> Result<Option<MissingImage>, CommandError> {
     if podman::exists("image", &container.image_id).await? {
@@ -206,6 +215,32 @@ mod tests {
 
     fn peer(name: &str, byte: &str) -> Peer {
         Peer::new(name, byte.repeat(32).parse().unwrap(), None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_rules_of_the_source_hold_here_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = PodmanHost::new(Journal::at(dir.path().to_owned()));
+        let container = ContainerFacts {
+            bind_mounts: vec!["/etc".into()],
+            devices: vec!["/dev/sda".into()],
+            ..ContainerFacts::default()
+        };
+        let source = HostFacts::default();
+        let owner = peer("source", "a1");
+        let begun = host.begin(
+            MigrationId::random(),
+            container,
+            &source,
+            &owner,
+            SocketAddr::from(([192, 0, 2, 1], 1)),
+            CancellationToken::new(),
+        );
+        let refused = begun.await.err().expect("it cannot come");
+        assert_eq!(refused.code, RefusalCode::Preflight);
+        for rule in ["bind mounts: /etc", "devices: /dev/sda"] {
+            assert!(refused.message.contains(rule), "{}", refused.message);
+        }
     }
 
     #[tokio::test]

@@ -57,6 +57,7 @@ pub struct PodmanIncoming {
     record: MigrationRecord,
     journal: Journal,
     container: ContainerFacts,
+    image_missing: bool,
     undo: UndoList,
     cancel: CancellationToken,
     link: Link,
@@ -91,6 +92,7 @@ impl PodmanIncoming {
         }
         Ok(PodmanIncoming {
             container,
+            image_missing,
             undo,
             link: Link::new(source.ip().to_canonical(), peer, cancel.clone()),
             cancel,
@@ -236,6 +238,12 @@ impl Incoming for PodmanIncoming {
     }
 
     async fn receive(&mut self, stream: u32, kind: StreamKind) -> Step<()> {
+        if kind == StreamKind::Image && !self.image_missing {
+            return Err(Refused::new(
+                RefusalCode::Protocol,
+                "the image is here and was not asked for",
+            ));
+        }
         self.link
             .receive(stream, kind, self.undo.work(), self.places.clone())
             .await

@@ -2,10 +2,13 @@
 
 use std::net::IpAddr;
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Context;
 use common::container::files::places::Places;
 use common::container::restore::gate::{self, Owner, Staged};
 use common::container::service::{self, ServiceFacts};
+use common::container::spec::Spec;
 use common::container::{ContainerFacts, apparmor, podman};
 use common::net::flows::port_forwards;
 use common::net::foreign_firewalls::{self, Part};
@@ -59,6 +62,10 @@ impl Stage<'_> {
             self.container.addresses(),
         );
         let staged = self.bring_to_gate().await?;
+        if let Err(error) = is_as_agreed(self.container, &staged).await {
+            staged.cancel().await;
+            return Err(error);
+        }
         match find_pieces(self.container, &staged, bridges, addresses).await {
             Ok(places) => Ok((staged, places)),
             Err(error) => {
@@ -120,6 +127,40 @@ impl Stage<'_> {
         self.undo
             .will_create(Created::Service(Box::new(service.clone())))?;
         Ok(service::prepare_arrival(service).await?)
+    }
+}
+
+/// Compares what Podman is about to restore with what the source has said of it: the id, what it may
+/// do, and what it has of this host's files.
+async fn is_as_agreed(container: &ContainerFacts, staged: &Staged) -> anyhow::Result<()> {
+    let id = &container.id;
+    let info = podman::info::info().await?;
+    let own = |root: &str| Path::new(root).join("overlay-containers").join(id);
+    let (kept, run) = (own(&info.graph_root), own(&info.run_root));
+    anyhow::ensure!(
+        staged.bundle.starts_with(&kept),
+        "the archive is not of the container {id}"
+    );
+    let spec = Spec::read(&staged.bundle)?;
+    if let Some(beyond) = spec.privileges().beyond(&container.privileges) {
+        anyhow::bail!("the archive's container has more than its source has told: {beyond}");
+    }
+    // The merged root, and the volumes that were made for it.
+    let root = Path::new(&info.graph_root).join("overlay");
+    let volumes = container.volumes.iter();
+    let volumes: Vec<PathBuf> = volumes
+        .map(|volume| Path::new(&info.volumes).join(&volume.name))
+        .collect();
+    let roots = [kept.as_path(), &run];
+    let roots: Vec<&Path> = roots
+        .into_iter()
+        .chain(volumes.iter().map(PathBuf::as_path))
+        .collect();
+    let init = container.init.as_ref().map(|init| init.path.as_path());
+    let files: Vec<&Path> = init.into_iter().collect();
+    match spec.foreign_mount(&root, &roots, &files) {
+        Some(foreign) => anyhow::bail!("the archive's container mounts {foreign}"),
+        None => Ok(()),
     }
 }
 

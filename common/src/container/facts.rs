@@ -10,6 +10,7 @@ use super::health::HealthFacts;
 use super::init::InitProgram;
 use super::names;
 use super::service::ServiceFacts;
+use super::spec::Privileges;
 use crate::protocol::ContainerRef;
 
 /// A running container as its source host sees it.
@@ -66,6 +67,8 @@ pub struct ContainerFacts {
     /// Whether it has a user namespace of its own (`--userns`, `--uidmap`).
     #[serde(default)]
     pub user_namespace: bool,
+    /// What it may do on its host.
+    pub privileges: Privileges,
     /// What runs before its own program (`--init`), if anything.
     #[serde(default)]
     pub init: Option<InitProgram>,

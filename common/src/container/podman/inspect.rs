@@ -178,6 +178,7 @@ async fn facts(
         dependencies: container.dependencies.unwrap_or_default(),
         exec_sessions,
         terminal: container.config.tty,
+        privileges: spec.as_ref().map(Spec::privileges).unwrap_or_default(),
         user_namespace: spec.as_ref().is_some_and(Spec::user_namespace),
         init: spec.as_ref().and_then(init),
         overlay: container.graph_driver.name == "overlay" && local.upper != Path::new(""),
