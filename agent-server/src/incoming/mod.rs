@@ -140,6 +140,8 @@ impl PodmanIncoming {
         self.network = Network::new(places.netns.clone());
         self.staged = Some(staged);
         self.places = Some(places);
+        let parameters = self.container.sysctls.clone();
+        self.network.set_parameters(parameters).await?;
         // Nothing may reach the container or leave it before the commit.
         self.network.cut_off().await
     }
