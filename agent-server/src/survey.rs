@@ -12,11 +12,12 @@ use common::container::podman::info::Info;
 use common::container::podman::list::Listed;
 use common::container::podman::objects::Network;
 use common::container::service::ServiceHere;
-use common::container::{ContainerFacts, apparmor, podman};
+use common::container::{ContainerFacts, apparmor, podman, secrets};
 use common::host::Room;
 use common::net::flows::port_forward::Forward;
 use common::net::flows::port_forwards;
 use common::net::foreign_firewalls::{self, Obstacle, Part};
+use common::net::kernel::sysctl;
 use common::net::state::Dirs;
 use common::preflight::DestinationFacts;
 use tokio::task::spawn_blocking;
@@ -40,12 +41,13 @@ pub async fn survey(
         let obstacles = obstacles(container, &networks, forward_new).await;
         (networks, obstacles)
     };
-    let (containers, (networks, obstacles), volumes, podman, service) = tokio::join!(
+    let (containers, (networks, obstacles), volumes, podman, service, secrets) = tokio::join!(
         containers,
         networks,
         taken_volumes(container),
         podman::info::info(),
         service(container),
+        secrets::here(&container.id, &container.secrets),
     );
     let present = containers.as_ref().map(|(_, present)| present);
     let taken = |is: fn(&Listed, &ContainerFacts) -> bool| match &containers {
@@ -82,6 +84,8 @@ pub async fn survey(
             let here = InitProgram::at(&init.path);
             here.ok().filter(|here| here.path == init.path)
         }),
+        unknown_sysctls: sysctl::unknown(&container.sysctls),
+        secrets: secrets.unwrap_or_default(),
         service,
         runtime_found: command::find(&container.runtime).is_some(),
         storage: room(|podman| &podman.graph_root),

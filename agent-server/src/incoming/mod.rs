@@ -144,6 +144,8 @@ impl PodmanIncoming {
         self.staged = Some(staged);
         self.places = Some(places);
         self.welcome().await?;
+        let parameters = self.container.sysctls.clone();
+        self.network.set_parameters(parameters).await?;
         // Nothing may reach the container or leave it before the commit.
         self.network.cut_off().await
     }

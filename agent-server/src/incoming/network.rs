@@ -1,9 +1,11 @@
 //! A container's network during the outage: nothing passes, and packets wait until something may.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use common::net::kernel::sysctl;
 use common::net::packets::mss::{self, Mtus};
 use common::net::packets::quarantine;
 use common::net::packets::queue::PacketQueue;
@@ -34,6 +36,18 @@ impl Network {
     /// The container's network namespace.
     pub(super) fn netns(&self) -> Option<PathBuf> {
         self.netns.clone()
+    }
+
+    /// Sets the container's own kernel parameters: a restored container does not get them from its
+    /// runtime. They go away with its network namespace.
+    pub(super) async fn set_parameters(
+        &self,
+        parameters: BTreeMap<String, String>,
+    ) -> anyhow::Result<()> {
+        let Some(netns) = self.netns.clone() else {
+            return Ok(());
+        };
+        Ok(spawn_blocking(move || sysctl::set_inside(&netns, &parameters)).await??)
     }
 
     /// Makes sure that nothing reaches the container or leaves it. Goes away with its network

@@ -1,6 +1,6 @@
 //! What a migration needs to know of a container. Pure data; [`super::podman`] gathers it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::health::HealthFacts;
 use super::init::InitProgram;
 use super::names;
+use super::secrets::SecretFacts;
 use super::service::ServiceFacts;
 use super::spec::Privileges;
 use crate::protocol::ContainerRef;
@@ -56,6 +57,22 @@ pub struct ContainerFacts {
     pub bind_mounts: Vec<String>,
     /// Host devices passed in.
     pub devices: Vec<String>,
+    /// Whether it may do what the host's root may (`--privileged`).
+    pub privileged: bool,
+    /// The kinds of namespaces of which it has the host's: `ipc`, `pid`, `uts`, `cgroup`.
+    pub host_namespaces: Vec<String>,
+    /// Kernel parameters of its own, by name.
+    pub sysctls: BTreeMap<String, String>,
+    /// What differs in its network namespace from what Podman makes, in words.
+    pub network_changes: Vec<String>,
+    /// Multicast groups that it has joined.
+    pub multicast: BTreeSet<IpAddr>,
+    /// What its processes use that CRIU cannot dump, in words.
+    pub unmovable: BTreeSet<String>,
+    /// Its secrets.
+    pub secrets: Vec<SecretFacts>,
+    /// Those of its secrets that nobody has the content of any more.
+    pub lost_secrets: Vec<String>,
     /// The pod it belongs to, if any.
     pub pod: Option<String>,
     /// Containers whose namespaces it shares.

@@ -12,6 +12,7 @@ pub mod names;
 pub mod podman;
 pub mod restore;
 pub mod runtime;
+pub mod secrets;
 pub mod service;
 pub mod spec;
 

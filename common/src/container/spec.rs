@@ -108,6 +108,8 @@ struct Linux {
     #[serde(default)]
     namespaces: Vec<Namespace>,
     #[serde(default)]
+    sysctl: Option<BTreeMap<String, String>>,
+    #[serde(default)]
     devices: Option<Vec<Device>>,
     #[serde(default)]
     resources: Resources,
@@ -240,6 +242,25 @@ impl Spec {
         self.namespace("user").is_some()
     }
 
+    /// The kinds of namespaces, named as in the configuration, of which it has the host's: `ipc`
+    /// (`--ipc=host`) and so on.
+    pub fn host_namespaces(&self) -> Vec<String> {
+        let kinds = ["ipc", "pid", "uts", "cgroup"];
+        let missing = kinds.iter().filter(|kind| self.namespace(kind).is_none());
+        missing.map(|kind| (*kind).to_owned()).collect()
+    }
+
+    /// Kernel parameters (`--sysctl`) that the runtime has set in its namespaces, and their values.
+    pub fn sysctls(&self) -> BTreeMap<String, String> {
+        self.linux.sysctl.clone().unwrap_or_default()
+    }
+
+    /// Paths in the container of the host's devices that it has.
+    pub fn devices(&self) -> Vec<String> {
+        let devices = self.linux.devices.iter().flatten();
+        devices.map(|device| device.path.clone()).collect()
+    }
+
     fn namespace(&self, kind: &str) -> Option<&Namespace> {
         let mut namespaces = self.linux.namespaces.iter();
         namespaces.find(|namespace| namespace.r#type == kind)
@@ -272,6 +293,16 @@ mod tests {
         .unwrap();
         assert!(spec.user_namespace());
         assert_eq!(spec.netns(), None);
+        assert_eq!(spec.host_namespaces(), ["ipc", "pid", "uts", "cgroup"]);
+        assert!(spec.sysctls().is_empty() && spec.devices().is_empty());
+        let spec: Spec = serde_json::from_str(
+            r#"{"root":{"path":"/m"},"linux":{"namespaces":[{"type":"ipc"},{"type":"uts"}],
+                "sysctl":{"net.core.somaxconn":"9"},"devices":[{"path":"/dev/fuse","type":"c"}]}}"#,
+        )
+        .unwrap();
+        assert_eq!(spec.host_namespaces(), ["pid", "cgroup"]);
+        assert_eq!(spec.sysctls()["net.core.somaxconn"], "9");
+        assert_eq!(spec.devices(), ["/dev/fuse"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 
 pub mod flows;
 pub mod foreign_firewalls;
+pub mod inside;
 pub mod kernel;
 pub mod mark;
 pub mod packets;

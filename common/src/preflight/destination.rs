@@ -1,5 +1,6 @@
 //! What the destination must have, and what must not be in the way there.
 
+use super::apart;
 use super::confinement::confinement;
 use super::cpu::cpu;
 use super::facts::DestinationFacts;
@@ -180,6 +181,7 @@ pub fn destination(
              both hosts",
         );
     }
+    apart::at_destination(&mut checks, container, facts);
     service::at_destination(
         &mut checks,
         container.service.as_ref(),

@@ -7,6 +7,7 @@ use crate::container::facts::PublishedPort;
 use crate::container::init::InitProgram;
 use crate::container::podman::info::Info;
 use crate::container::podman::objects::Network;
+use crate::container::secrets::SecretFacts;
 use crate::container::service::ServiceHere;
 use crate::host::Room;
 
@@ -41,6 +42,10 @@ pub struct DestinationFacts {
     pub volume_storage: Room,
     /// What it has at the path of the container's [`crate::container::ContainerFacts::init`].
     pub init: Option<InitProgram>,
+    /// The container's own kernel parameters that its kernel does not have.
+    pub unknown_sysctls: Vec<String>,
+    /// Those secrets that it has under the names of the container's.
+    pub secrets: Vec<SecretFacts>,
     /// What it has of the container's service.
     pub service: Option<ServiceHere>,
 }

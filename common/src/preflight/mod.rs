@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::net::foreign_firewalls::Obstacle;
 
+mod apart;
 mod confinement;
 mod cpu;
 mod destination;

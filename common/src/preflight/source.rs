@@ -1,5 +1,6 @@
 //! What only the source can check.
 
+use super::apart;
 use super::log::log;
 use super::programs::programs;
 use super::room::{Wanted, room};
@@ -138,6 +139,7 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         "pull it on either host first: it cannot be sent",
     );
     log(&mut checks, container);
+    apart::at_source(&mut checks, container);
     // CRIU writes all memory here before it is sent.
     let memory = Wanted {
         what: "memory",

@@ -7,6 +7,7 @@ use crate::container::facts::{NetworkFacts, Roots, VolumeFacts};
 use crate::container::init::InitProgram;
 use crate::container::podman::info::Info;
 use crate::container::podman::objects::Network;
+use crate::container::secrets::SecretFacts;
 use crate::host::{HostFacts, Room};
 
 fn host() -> HostFacts {
@@ -65,6 +66,7 @@ fn here() -> DestinationFacts {
                 driver: "bridge".into(),
                 bridge: Some("podman0".into()),
                 subnets: vec!["10.88.0.0/16".parse().unwrap()],
+                ..Default::default()
             },
         )]
         .into(),
@@ -485,4 +487,74 @@ fn a_runtime_may_be_a_path() {
     };
     assert_eq!(go(true), "");
     assert_eq!(go(false), "runtime's path");
+}
+
+fn verdicts(checks: &[Check], name: &str) -> Vec<Verdict> {
+    let found = checks.iter().filter(|check| check.name == name);
+    found.map(|check| check.verdict).collect()
+}
+
+#[test]
+fn what_sets_a_container_apart_is_refused_or_named() {
+    type Change = fn(&mut ContainerFacts);
+    let cases: [(&str, Verdict, Change); 9] = [
+        ("host's namespaces", Verdict::Failed, |c| {
+            c.host_namespaces = vec!["ipc".into()];
+        }),
+        ("host's namespaces", Verdict::Failed, |c| {
+            c.host_namespaces = vec!["pid".into()];
+        }),
+        ("host's namespaces", Verdict::Warning, |c| {
+            c.host_namespaces = vec!["uts".into()];
+        }),
+        ("host's namespaces", Verdict::Warning, |c| {
+            c.host_namespaces = vec!["cgroup".into()];
+        }),
+        ("privileged", Verdict::Warning, |c| c.privileged = true),
+        ("network set up", Verdict::Failed, |c| {
+            c.network_changes = vec!["interface wg0 (wireguard)".into()];
+        }),
+        ("multicast", Verdict::Warning, |c| {
+            c.multicast = ["239.1.2.3".parse().unwrap()].into();
+        }),
+        ("programs", Verdict::Failed, |c| {
+            c.unmovable = ["fio: uses io_uring".into()].into();
+        }),
+        ("secret", Verdict::Failed, |c| {
+            c.lost_secrets = vec!["s".into()]
+        }),
+    ];
+    for (name, verdict, change) in cases {
+        let mut changed = container();
+        change(&mut changed);
+        let checks = source(&changed, &host());
+        assert_eq!(verdicts(&checks, name), [verdict], "{name}");
+        assert_eq!(passed(&checks), verdict == Verdict::Warning, "{name}");
+    }
+}
+
+#[test]
+fn secrets_are_the_same() {
+    let secret = |digest| SecretFacts {
+        name: "s".into(),
+        blake3: [digest; 32],
+    };
+    let mut moving = container();
+    moving.secrets = vec![secret(1)];
+    let judged = |there: Vec<SecretFacts>| {
+        let mut facts = here();
+        facts.secrets = there;
+        verdicts(&destination(&moving, &host(), &host(), &facts), "secret")
+    };
+    assert_eq!(judged(vec![secret(1)]), [Verdict::Ok]);
+    assert_eq!(judged(vec![secret(2)]), [Verdict::Failed]);
+    assert_eq!(judged(vec![]), [Verdict::Failed]);
+}
+
+#[test]
+fn a_sysctl_must_exist() {
+    let mut facts = here();
+    facts.unknown_sysctls = vec!["net.ipv4.no_such_thing".into()];
+    let checks = destination(&container(), &host(), &host(), &facts);
+    assert_eq!(failures(&checks), ["sysctls"]);
 }

@@ -20,6 +20,10 @@ const LOOK: Duration = Duration::from_secs(1);
 const LEAVE_LIMIT: Duration = Duration::from_secs(20);
 const KILL_LIMIT: Duration = Duration::from_secs(2);
 
+/// CRIU's options that runtimes have no option for. CRIU's own limit for a file that is open but
+/// deleted is 1 MiB; this is the largest one that it can be given, in bytes.
+const OPTIONS: &str = "network-lock skip\nghost-limit 4294967295\n";
+
 /// The dump failed. The container is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
@@ -71,10 +75,10 @@ pub async fn dump(
         move |source| DumpError::Io { path, source }
     };
     std::fs::create_dir_all(images).map_err(io(images))?;
-    // The option is in a file named by an environment variable: in the runtime's own configuration
-    // file it crashes CRIU up to 4.2.
+    // The options are in a file named by an environment variable: in the runtime's own configuration
+    // file the first crashes CRIU up to 4.2.
     let configuration = scratch.join("criu.conf");
-    std::fs::write(&configuration, "network-lock skip\n").map_err(io(&configuration))?;
+    std::fs::write(&configuration, OPTIONS).map_err(io(&configuration))?;
 
     let mut command = command::new(runtime);
     command

@@ -4,6 +4,8 @@ pub mod drain;
 pub mod dump;
 pub mod freezer;
 pub(crate) mod images;
+pub mod memberships;
 pub mod processes;
 pub mod repair;
 pub mod sockets;
+pub mod unmovable;

@@ -1,6 +1,6 @@
 //! What a container is, and how its own host gets at it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use super::objects::{Network, networks};
 use super::shapes::{self, Container, HostPort, Image, Mount, Other, Volume};
 use super::{inspect_all, inspected, podman, unexpected};
 use crate::command::CommandError;
-use crate::container::checkpoint::{freezer, processes};
+use crate::container::checkpoint::{freezer, memberships, processes, unmovable};
 use crate::container::facts::{
     ContainerFacts, LogFacts, NetworkFacts, PublishedPort, Roots, VolumeFacts,
 };
@@ -20,8 +20,10 @@ use crate::container::files::places::LOG_NAME;
 use crate::container::files::usage;
 use crate::container::health::HealthFacts;
 use crate::container::init::{self, InitProgram};
+use crate::container::secrets;
 use crate::container::service::ServiceFacts;
 use crate::container::spec::Spec;
+use crate::net::inside::{self, Ordinary};
 
 /// What only a container's own host can use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +95,7 @@ async fn facts(
     let bind_mounts = others.into_iter().filter(|mount| mount.r#type == "bind");
     let bind_mounts = bind_mounts.map(|mount| mount.source).collect();
     let joined = container.network_settings.networks.unwrap_or_default();
+    let ordinary = ordinary(&joined, known);
     let networks = joined.into_iter().map(|(name, network)| {
         let found = known.get(&name).cloned().unwrap_or_default();
         NetworkFacts {
@@ -122,6 +125,19 @@ async fn facts(
     });
     let (changed_bytes, volume_bytes) = counted.await.unwrap_or_default();
     let pids = processes::of(&local.cgroup, local.pid);
+    let pid = local.pid;
+    let looked = tokio::task::spawn_blocking(move || match pid {
+        0 => Vec::new(),
+        pid => inside::look(&PathBuf::from(format!("/proc/{pid}/ns/net")), &ordinary),
+    });
+    let network_changes = looked.await.unwrap_or_default();
+    let secrets = container.config.secrets.iter().flatten();
+    let secret_names: BTreeSet<String> = secrets.map(|secret| secret.name.clone()).collect();
+    let secret_names: Vec<String> = secret_names.into_iter().collect();
+    let secrets = secrets::of_container(&container.id, &local.bundle, &secret_names).await?;
+    let known_secret = |name: &String| secrets.iter().any(|secret| secret.name == *name);
+    let lost_secrets = secret_names.into_iter().filter(|name| !known_secret(name));
+    let lost_secrets = lost_secrets.collect();
     // A container that does not run has no configuration.
     let spec = Spec::read(&local.bundle).ok();
     // Podman keeps those that have ended for a while.
@@ -146,14 +162,36 @@ async fn facts(
         driver: log.r#type,
         path: elsewhere.then_some(log.path),
     };
+    let devices = container.host_config.devices.unwrap_or_default();
+    let mut devices: Vec<String> = devices
+        .iter()
+        .map(|device| device["PathOnHost"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    // Some are only in the OCI configuration: those of CDI.
+    if let Some(spec) = spec
+        .as_ref()
+        .filter(|_| devices.is_empty() && !container.host_config.privileged)
+    {
+        devices = spec.devices();
+    }
     let facts = ContainerFacts {
+        devices,
+        privileged: container.host_config.privileged,
+        host_namespaces: spec.as_ref().map(Spec::host_namespaces).unwrap_or_default(),
+        sysctls: spec.as_ref().map(Spec::sysctls).unwrap_or_default(),
+        network_changes,
+        multicast: memberships::of(local.pid),
+        unmovable: unmovable::found(&pids, local.pid),
+        secrets,
+        lost_secrets,
         log,
         roots,
         changed_bytes,
         volume_bytes,
         labels: processes::labels(&pids),
         aio_rings: processes::aio_rings(&pids),
-        memory_bytes: freezer::memory_bytes(&local.cgroup, local.pid),
+        memory_bytes: freezer::memory_bytes(&local.cgroup, local.pid)
+            + unmovable::deleted_bytes(&pids),
         ports: published(container.network_settings.ports.unwrap_or_default()),
         id: container.id,
         name: container.name,
@@ -167,13 +205,6 @@ async fn facts(
         networks,
         volumes,
         bind_mounts,
-        devices: container
-            .host_config
-            .devices
-            .unwrap_or_default()
-            .iter()
-            .map(|d| d["PathOnHost"].as_str().unwrap_or_default().to_owned())
-            .collect(),
         pod: container.pod.filter(|p| !p.is_empty()),
         dependencies: container.dependencies.unwrap_or_default(),
         exec_sessions,
@@ -281,6 +312,40 @@ fn published_port(inside: &str, host: &HostPort) -> Option<PublishedPort> {
         container_port: port.parse().ok()?,
         protocol: protocol.to_owned(),
     })
+}
+
+/// What Podman has made for `joined` in a container's network namespace.
+fn ordinary(
+    joined: &BTreeMap<String, shapes::Network>,
+    known: &BTreeMap<String, Network>,
+) -> Ordinary {
+    let mut ordinary = Ordinary::default();
+    for (name, network) in joined {
+        let hardware = Some(&network.mac_address).filter(|address| !address.is_empty());
+        ordinary
+            .hardware
+            .extend(hardware.map(|address| address.to_lowercase()));
+        ordinary.addresses.extend(addresses(network));
+        let secondary = [
+            &network.secondary_ip_addresses,
+            &network.secondary_ipv6_addresses,
+        ];
+        let secondary = secondary.into_iter().flatten().flatten();
+        ordinary
+            .addresses
+            .extend(secondary.filter_map(|s| s.addr.parse::<IpAddr>().ok()));
+        let routers = [&network.gateway, &network.ipv6_gateway];
+        let routers = routers.into_iter().filter_map(|router| router.parse().ok());
+        let routers: Vec<IpAddr> = routers.collect();
+        if let Some(known) = known.get(name) {
+            ordinary.routes.extend(&known.routes);
+            if known.default_route {
+                ordinary.default_routers.extend(&routers);
+            }
+        }
+        ordinary.routers.extend(routers);
+    }
+    ordinary
 }
 
 fn addresses(network: &shapes::Network) -> Vec<IpAddr> {

@@ -7,6 +7,7 @@ pub mod info;
 pub mod inspect;
 pub mod list;
 pub mod objects;
+pub mod secrets;
 mod shapes;
 
 use serde::de::DeserializeOwned;

@@ -19,6 +19,10 @@ pub struct Network {
     pub bridge: Option<String>,
     /// Subnets.
     pub subnets: Vec<ipnet::IpNet>,
+    /// Destinations of the routes that its containers get besides the default one.
+    pub routes: Vec<ipnet::IpNet>,
+    /// Whether its containers get a default route.
+    pub default_route: bool,
 }
 
 #[derive(Deserialize)]
@@ -29,6 +33,17 @@ struct NetworkEntry {
     network_interface: String,
     #[serde(default)]
     subnets: Option<Vec<NetworkSubnet>>,
+    #[serde(default)]
+    routes: Option<Vec<NetworkRoute>>,
+    #[serde(default)]
+    internal: bool,
+    #[serde(default)]
+    options: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+struct NetworkRoute {
+    destination: ipnet::IpNet,
 }
 
 #[derive(Deserialize)]
@@ -44,10 +59,16 @@ pub async fn networks() -> Result<BTreeMap<String, Network>, CommandError> {
 fn by_name(found: Vec<NetworkEntry>) -> BTreeMap<String, Network> {
     let network = |found: NetworkEntry| {
         let subnets = found.subnets.unwrap_or_default();
+        let options = found.options.unwrap_or_default();
+        let none = options.get("no_default_route");
+        let none = none.is_some_and(|value| matches!(value.as_str(), "1" | "t" | "true" | "True"));
+        let routes = found.routes.into_iter().flatten();
         let network = Network {
             driver: found.driver,
             bridge: Some(found.network_interface).filter(|name| !name.is_empty()),
             subnets: subnets.into_iter().map(|s| s.subnet).collect(),
+            routes: routes.map(|route| route.destination).collect(),
+            default_route: !found.internal && !none,
         };
         (found.name, network)
     };

@@ -97,6 +97,22 @@ pub(super) struct Network {
     pub(super) ip_address: String,
     #[serde(rename = "GlobalIPv6Address", default)]
     pub(super) global_ipv6_address: String,
+    #[serde(default)]
+    pub(super) mac_address: String,
+    #[serde(default)]
+    pub(super) gateway: String,
+    #[serde(rename = "IPv6Gateway", default)]
+    pub(super) ipv6_gateway: String,
+    #[serde(rename = "SecondaryIPAddresses", default)]
+    pub(super) secondary_ip_addresses: Option<Vec<Secondary>>,
+    #[serde(rename = "SecondaryIPv6Addresses", default)]
+    pub(super) secondary_ipv6_addresses: Option<Vec<Secondary>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Secondary {
+    pub(super) addr: String,
 }
 
 #[derive(Deserialize)]
@@ -108,6 +124,14 @@ pub(super) struct Config {
     pub(super) startup_health_check: Option<Healthcheck>,
     #[serde(rename = "sdNotifyMode", default)]
     pub(super) sd_notify_mode: String,
+    #[serde(default)]
+    pub(super) secrets: Option<Vec<Secret>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Secret {
+    pub(super) name: String,
 }
 
 #[derive(Deserialize)]
@@ -123,6 +147,8 @@ pub(super) struct HostConfig {
     pub(super) network_mode: String,
     #[serde(default)]
     pub(super) devices: Option<Vec<serde_json::Value>>,
+    #[serde(default)]
+    pub(super) privileged: bool,
     #[serde(default)]
     pub(super) log_config: Log,
 }

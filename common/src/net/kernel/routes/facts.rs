@@ -142,7 +142,7 @@ pub(super) fn table(route: &RouteMessage) -> u32 {
         .unwrap_or(route.header.table.into())
 }
 
-fn destination(route: &RouteMessage) -> Option<IpNet> {
+pub(super) fn destination(route: &RouteMessage) -> Option<IpNet> {
     route.attributes.iter().find_map(|attribute| {
         let address = match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(ip)) => IpAddr::V4(*ip),

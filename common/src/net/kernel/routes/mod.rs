@@ -4,9 +4,11 @@
 //! (`tokio::task::spawn_blocking`), never from within an asynchronous task.
 
 mod connection;
+mod contents;
 mod facts;
 mod links;
 mod tables;
 
 pub use connection::{RouteError, Routes};
+pub use contents::{Address, Contents, Link, Route, Rule};
 pub use facts::{Facts, PolicyRule};
