@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use common::container::files::places::Places;
+use common::container::podman::info::Info;
 use common::container::restore::gate::{self, Owner, Staged};
 use common::container::service::{self, ServiceFacts};
 use common::container::spec::Spec;
@@ -61,8 +62,11 @@ impl Stage<'_> {
             survey::bridges(self.container).await,
             self.container.addresses(),
         );
-        let staged = self.bring_to_gate().await?;
-        if let Err(error) = is_as_agreed(self.container, &staged).await {
+        // Not later: Podman's restore holds the container's lock at the gate, and `podman info` waits for
+        // the locks of all containers.
+        let info = podman::info::info().await?;
+        let staged = self.bring_to_gate(&info.conmon).await?;
+        if let Err(error) = is_as_agreed(self.container, &staged, &info) {
             staged.cancel().await;
             return Err(error);
         }
@@ -91,7 +95,7 @@ impl Stage<'_> {
     /// Not interrupted at once when the migration is cancelled: a Podman that is killed on the way to the
     /// gate leaves a network namespace and mounts behind. It takes about a second, and closing the
     /// gate afterwards leaves nothing behind.
-    async fn bring_to_gate(&mut self) -> anyhow::Result<Staged> {
+    async fn bring_to_gate(&mut self, conmon: &str) -> anyhow::Result<Staged> {
         let owner = match self.container.service.clone() {
             Some(service) => {
                 self.prepare_service(&service).await?;
@@ -105,6 +109,7 @@ impl Stage<'_> {
             &owner,
             &self.undo.work().join(SKELETON),
             &self.container.runtime,
+            conmon,
             &scratch,
             self.cancel,
         )
@@ -132,9 +137,8 @@ impl Stage<'_> {
 
 /// Compares what Podman is about to restore with what the source has said of it: the id, what it may
 /// do, and what it has of this host's files.
-async fn is_as_agreed(container: &ContainerFacts, staged: &Staged) -> anyhow::Result<()> {
+fn is_as_agreed(container: &ContainerFacts, staged: &Staged, info: &Info) -> anyhow::Result<()> {
     let id = &container.id;
-    let info = podman::info::info().await?;
     let own = |root: &str| Path::new(root).join("overlay-containers").join(id);
     let (kept, run) = (own(&info.graph_root), own(&info.run_root));
     anyhow::ensure!(
