@@ -59,8 +59,8 @@ const NAMESPACES: [Case; 12] = [
     case(
         "rules",
         "--cap-add NET_ADMIN",
-        "nft add table inet killswitch; nft add chain inet killswitch all; \
-         nft add rule inet killswitch all drop; exec sleep 1000",
+        "nft add table inet killswitch; nft add chain inet killswitch out; \
+         nft add rule inet killswitch out drop; exec sleep 1000",
         Refused(&["network set up", "nftables table inet killswitch"]),
         "",
     ),
@@ -250,7 +250,7 @@ fn namespaces() {
 
 #[test]
 fn programs() {
-    try_all("m-kinds-programs", &PROGRAMS);
+    try_all("m-kinds-prog", &PROGRAMS);
 }
 
 fn try_all(lab: &str, cases: &[Case]) {
