@@ -401,7 +401,7 @@ impl<'a> Migration<'a> {
         source.prepare_freeze().await?;
         let stream = Stream::open(data, control, &self.outage.cancel).await?;
         self.outage.stop_if_cancelled()?;
-        source.wait_accepted().await?;
+        source.wait_ready().await?;
         Ok((flows, stream))
     }
 
@@ -416,7 +416,8 @@ impl<'a> Migration<'a> {
         let control = connected(&mut self.control)?;
         flows.redirect(control, &mut self.undo).await?;
         let frozen = source.freeze().await;
-        frozen.context("cannot freeze the container")?;
+        let lost = frozen.context("cannot freeze the container")?;
+        self.report.warnings.extend(lost);
         Ok(flood::Watch::begin(flows.first().clone(), flows.tunnel))
     }
 

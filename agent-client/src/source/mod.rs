@@ -175,16 +175,17 @@ impl Source {
         spawn_blocking(move || standstill.prepare()).await?
     }
 
-    /// Waits, while the container runs on, until no connection waits to be accepted: such a connection
-    /// cannot move.
-    pub(crate) async fn wait_accepted(&self) -> anyhow::Result<()> {
+    /// Waits, while the container runs on, for connections that cannot move: those that wait to be
+    /// accepted, and those that it has closed and that have data left to send.
+    pub(crate) async fn wait_ready(&self) -> anyhow::Result<()> {
         let standstill = self.standstill.clone();
-        spawn_blocking(move || standstill.wait_accepted()).await?
+        spawn_blocking(move || standstill.wait_ready()).await?
     }
 
     /// Gives the container a moment to read what it has, stops it, and keeps all packets from it.
-    /// Its flows lead to the destination by now. Undone by [`Source::thaw`].
-    pub(crate) async fn freeze(&self) -> anyhow::Result<()> {
+    /// Its flows lead to the destination by now. Returns what is lost by that, in words. Undone by
+    /// [`Source::thaw`].
+    pub(crate) async fn freeze(&self) -> anyhow::Result<Vec<String>> {
         let standstill = self.standstill.clone();
         spawn_blocking(move || standstill.freeze()).await?
     }

@@ -9,6 +9,9 @@ use common::net::packets::quarantine;
 /// How often the container is given time to read what came in while it was being frozen.
 const MOST_DRAINS: usize = 3;
 
+const UNREAD: &str = "the container had not read all datagrams that waited for it when it was frozen: \
+                      these are lost";
+
 /// What it takes to stop a container. All of this blocks.
 #[derive(Clone)]
 pub(super) struct Standstill {
@@ -26,17 +29,20 @@ impl Standstill {
         }
     }
 
-    /// Waits, while the container runs on, until no connection waits to be accepted: such a connection
-    /// cannot move.
-    pub(super) fn wait_accepted(&self) -> anyhow::Result<()> {
+    /// Waits, while the container runs on, until no connection waits to be accepted, and none that a
+    /// program has closed has anything left to send: such connections cannot move. The latter may take
+    /// as long as their clients like, so they do not prevent the migration.
+    pub(super) fn wait_ready(&self) -> anyhow::Result<()> {
+        drain::wait_sent(self.pid);
         let left = drain::wait_accepted(self.pid);
         anyhow::ensure!(left == 0, unaccepted(left));
         Ok(())
     }
 
     /// Gives the container a moment to read what it has, stops it, and keeps all packets from it.
-    /// Undone by [`Standstill::thaw`].
-    pub(super) fn freeze(&self) -> anyhow::Result<()> {
+    /// Returns what is lost by that, in words. Undone by [`Standstill::thaw`].
+    pub(super) fn freeze(&self) -> anyhow::Result<Vec<String>> {
+        let mut lost = Vec::new();
         for left in (0..MOST_DRAINS).rev() {
             let drained = drain::drain(self.pid);
             self.freezer.freeze()?;
@@ -46,10 +52,7 @@ impl Standstill {
             if !drained || left == 0 {
                 let unaccepted_left = drain::unaccepted(self.pid);
                 anyhow::ensure!(unaccepted_left == 0, unaccepted(unaccepted_left));
-                tracing::warn!(
-                    "the container did not read all that was waiting for it; datagrams may be \
-                     lost"
-                );
+                lost.push(UNREAD.to_owned());
                 break;
             }
             // Some came just before the freeze: they were on their way already.
@@ -60,7 +63,14 @@ impl Standstill {
         if let Some(netns) = &self.netns {
             quarantine::wake(netns)?;
         }
-        Ok(())
+        let unsent = drain::closed_unsent(self.pid);
+        if unsent > 0 {
+            lost.push(format!(
+                "{unsent} connections that the container had closed had data left to send: their other \
+                 ends do not get the rest"
+            ));
+        }
+        Ok(lost)
     }
 
     /// Lets the container run on, with its network. Harmless if it was never stopped.

@@ -14,7 +14,7 @@ use common::container::checkpoint::dump;
 use common::container::files::places::Places;
 use common::container::restore::gate::{self, Staged};
 use common::container::restore::timerfds;
-use common::container::{ContainerFacts, health, service};
+use common::container::{ContainerFacts, health, secrets, service};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::flows::decide::MovedFlow;
 use common::net::flows::{guests, neighbours, port_forwards};
@@ -144,6 +144,7 @@ impl PodmanIncoming {
         self.staged = Some(staged);
         self.places = Some(places);
         self.welcome().await?;
+        secrets::make_mount_points(&self.bundle).context("cannot prepare its secrets")?;
         let parameters = self.container.sysctls.clone();
         self.network.set_parameters(parameters).await?;
         // Nothing may reach the container or leave it before the commit.

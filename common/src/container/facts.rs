@@ -69,6 +69,10 @@ pub struct ContainerFacts {
     pub multicast: BTreeSet<IpAddr>,
     /// What its processes use that CRIU cannot dump, in words.
     pub unmovable: BTreeSet<String>,
+    /// Which of `hosts`, `resolv.conf` and `hostname` in its `/etc` were changed since its start.
+    pub edited: Vec<String>,
+    /// Other running containers of its host that find it, and that it finds, by name.
+    pub known_by_name: Vec<String>,
     /// Its secrets.
     pub secrets: Vec<SecretFacts>,
     /// Those of its secrets that nobody has the content of any more.

@@ -3,6 +3,7 @@
 
 pub mod apparmor;
 pub mod checkpoint;
+mod edited;
 pub mod facts;
 pub mod files;
 pub mod health;

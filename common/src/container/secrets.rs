@@ -4,15 +4,20 @@
 //! them do, and each container's are different.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::podman::secrets::contents;
+use super::spec::Spec;
 use crate::command::CommandError;
 
 /// Directory in Podman's directory of a container that holds those secrets that are files in it.
 const DIRECTORY: &str = "secrets";
+
+/// Where they are in a container, unless they have another target.
+const MOUNTED: &str = "/run/secrets";
 
 /// A secret of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +48,24 @@ pub async fn of_container(
     Ok(digests(id, found))
 }
 
+/// Makes the files to which the secrets of a container that is to be restored from `bundle` are bound. They
+/// are in a directory of Podman's that is itself bound into the container; the runtime makes them when it
+/// starts a container, and not when it restores one. They go with the container.
+pub fn make_mount_points(bundle: &Path) -> std::io::Result<()> {
+    let spec = Spec::read(bundle)?;
+    let Some(directory) = spec.bound_at(MOUNTED) else {
+        return Ok(());
+    };
+    for name in spec.bound_below(MOUNTED) {
+        // Podman names them after secrets or their targets, which are no paths.
+        if name.components().count() == 1 {
+            let path = directory.join(name);
+            OpenOptions::new().append(true).create(true).open(path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Those of these secrets, of the container `id`, that this host has under the same names.
 pub async fn here(id: &str, wanted: &[SecretFacts]) -> Result<Vec<SecretFacts>, CommandError> {
     let names: Vec<&str> = wanted.iter().map(|secret| secret.name.as_str()).collect();
@@ -61,6 +84,25 @@ fn digests(id: &str, contents: BTreeMap<String, Vec<u8>>) -> Vec<SecretFacts> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_secret_gets_a_file_to_be_bound_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().join("run");
+        std::fs::create_dir(&directory).unwrap();
+        let bind = |destination: &str, source: &Path| serde_json::json!({"type": "bind", "destination": destination, "source": source});
+        let spec = serde_json::json!({"root": {"path": "/m"}, "mounts": [
+            bind("/run/secrets", &directory),
+            bind("/run/secrets/s", Path::new("/there/s")),
+            bind("/elsewhere", Path::new("/there/t")),
+        ]});
+        std::fs::write(dir.path().join("config.json"), spec.to_string()).unwrap();
+        make_mount_points(dir.path()).unwrap();
+        make_mount_points(dir.path()).unwrap();
+        let made: Vec<_> = std::fs::read_dir(&directory).unwrap().flatten().collect();
+        assert_eq!(made.len(), 1);
+        assert_eq!(made[0].file_name(), "s");
+    }
 
     #[tokio::test]
     async fn a_digest_depends_on_content_and_container() {

@@ -160,6 +160,18 @@ impl Spec {
         Some(&found.source)
     }
 
+    /// The rests of the paths below this one to which something of the host is bound.
+    pub fn bound_below(&self, destination: &str) -> Vec<&Path> {
+        let binds = self.mounts.iter().filter(|mount| mount.r#type == "bind");
+        let below = binds.filter_map(|mount| {
+            let rest = Path::new(&mount.destination)
+                .strip_prefix(destination)
+                .ok()?;
+            (rest != Path::new("")).then_some(rest)
+        });
+        below.collect()
+    }
+
     /// Path of the network namespace, unless the container has the host's.
     pub fn netns(&self) -> Option<&Path> {
         self.namespace("network")?.path.as_deref()

@@ -36,6 +36,28 @@ pub(super) fn at_source(checks: &mut Checks, container: &ContainerFacts) {
             ),
         );
     }
+    if !container.edited.is_empty() {
+        let files = container.edited.iter().map(|name| format!("/etc/{name}"));
+        checks.add(
+            "edited files",
+            Verdict::Warning,
+            format!(
+                "{} changed since its start: podman writes it anew at the destination, without the change",
+                join(&files.collect::<Vec<_>>())
+            ),
+        );
+    }
+    if !container.known_by_name.is_empty() {
+        checks.add(
+            "names",
+            Verdict::Warning,
+            format!(
+                "{} and {} no longer find each other by name once it has moved",
+                container.name,
+                container.known_by_name.join(", ")
+            ),
+        );
+    }
     let unmovable: Vec<String> = container.unmovable.iter().cloned().collect();
     checks.expect(
         "programs",

@@ -497,7 +497,7 @@ fn verdicts(checks: &[Check], name: &str) -> Vec<Verdict> {
 #[test]
 fn what_sets_a_container_apart_is_refused_or_named() {
     type Change = fn(&mut ContainerFacts);
-    let cases: [(&str, Verdict, Change); 9] = [
+    let cases: [(&str, Verdict, Change); 11] = [
         ("host's namespaces", Verdict::Failed, |c| {
             c.host_namespaces = vec!["ipc".into()];
         }),
@@ -516,6 +516,12 @@ fn what_sets_a_container_apart_is_refused_or_named() {
         }),
         ("multicast", Verdict::Warning, |c| {
             c.multicast = ["239.1.2.3".parse().unwrap()].into();
+        }),
+        ("edited files", Verdict::Warning, |c| {
+            c.edited = vec!["hosts".into()];
+        }),
+        ("names", Verdict::Warning, |c| {
+            c.known_by_name = vec!["db".into()];
         }),
         ("programs", Verdict::Failed, |c| {
             c.unmovable = ["fio: uses io_uring".into()].into();

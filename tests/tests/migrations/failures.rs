@@ -22,7 +22,7 @@ fn a_dump_that_criu_refuses() {
     // It holds a removed file open, and CRIU is told not to dump any of that size.
     f.sh(
         "a",
-        "mkdir -p /etc/criu; echo ghost-limit 1 >/etc/criu/default.conf",
+        "mkdir -p /etc/criu; echo ghost-limit 1 >/etc/criu/runc.conf",
     );
     let migration = f.migrate("a", "open", "b");
     migration.assert_failed(FAILED, &["Error (criu/", "ghost"]);
@@ -37,7 +37,7 @@ fn a_dump_that_criu_refuses() {
     f.assert_talks("a", "open");
     f.assert_as_before(&before);
 
-    f.sh("a", "rm /etc/criu/default.conf");
+    f.sh("a", "rm /etc/criu/runc.conf");
     f.migrate("a", "open", "b").assert_moved();
     pause(300);
     client.finish_whole();

@@ -13,6 +13,7 @@ mod forwards;
 mod images;
 mod inits;
 mod journeys;
+mod kinds;
 mod neighbours;
 mod outages;
 mod questions;

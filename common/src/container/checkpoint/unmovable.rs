@@ -93,7 +93,12 @@ const SHARED: [&str; 9] = [
 fn nested(process: &Path, first: &Path) -> Option<String> {
     let of = |process: &Path, kind: &str| fs::read_link(process.join("ns").join(kind)).ok();
     let differs = |kind: &&&str| {
-        let (its, containers) = (of(process, kind), of(first, kind));
+        // A first process may have made itself one. Containers begin with the host's users.
+        let ordinary = match **kind {
+            "user" => Path::new("/proc/self"),
+            _ => first,
+        };
+        let (its, containers) = (of(process, kind), of(ordinary, kind));
         its.is_some() && containers.is_some() && its != containers
     };
     let kind = SHARED.iter().find(differs)?;
@@ -204,9 +209,7 @@ mod tests {
         let process = |name: &str, pid: &str| {
             let process = dir.path().join(name);
             fs::create_dir_all(process.join("ns")).unwrap();
-            for (kind, target) in [("pid", pid), ("user", "user:[1]")] {
-                std::os::unix::fs::symlink(target, process.join("ns").join(kind)).unwrap();
-            }
+            std::os::unix::fs::symlink(pid, process.join("ns").join("pid")).unwrap();
             process
         };
         let (first, same) = (process("1", "pid:[1]"), process("2", "pid:[1]"));

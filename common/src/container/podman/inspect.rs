@@ -13,6 +13,7 @@ use super::shapes::{self, Container, HostPort, Image, Mount, Other, Volume};
 use super::{inspect_all, inspected, podman, unexpected};
 use crate::command::CommandError;
 use crate::container::checkpoint::{freezer, memberships, processes, unmovable};
+use crate::container::edited;
 use crate::container::facts::{
     ContainerFacts, LogFacts, NetworkFacts, PublishedPort, Roots, VolumeFacts,
 };
@@ -59,7 +60,24 @@ pub async fn inspect(given: &str) -> Result<(ContainerFacts, Local), PodmanError
     }
     let container = container.ok_or_else(|| PodmanError::NoSuchContainer(given.to_owned()))?;
     let volumes = volumes(&container, &others).await?;
-    Ok(facts(container, image, volumes, &networks?).await?)
+    let networks = networks?;
+    let known_by_name = known_by_name(found, &listed, &networks);
+    let (mut facts, local) = facts(container, image, volumes, &networks).await?;
+    facts.known_by_name = known_by_name;
+    Ok((facts, local))
+}
+
+/// Names of the running containers in those networks of `container` that have Podman's DNS.
+fn known_by_name(
+    container: &Listed,
+    all: &[Listed],
+    networks: &BTreeMap<String, Network>,
+) -> Vec<String> {
+    let named = |name: &&String| networks.get(*name).is_some_and(|network| network.names);
+    let mine: BTreeSet<&String> = container.networks.iter().filter(named).collect();
+    let others = running(all).filter(|other| other.id != container.id);
+    let known = others.filter(|other| other.networks.iter().any(|name| mine.contains(name)));
+    known.map(|other| other.name.clone()).collect()
 }
 
 /// Containers and images with these ids, all of them from one process. Those that do not exist are left
@@ -174,7 +192,16 @@ async fn facts(
     {
         devices = spec.devices();
     }
+    let written = [
+        &container.hosts_path,
+        &container.resolv_conf_path,
+        &container.hostname_path,
+    ];
+    let written: Vec<&Path> = written.into_iter().map(Path::new).collect();
+    let edited = edited::since_start(&oci_config, &written);
     let facts = ContainerFacts {
+        edited,
+        known_by_name: Vec::new(),
         devices,
         privileged: container.host_config.privileged,
         host_namespaces: spec.as_ref().map(Spec::host_namespaces).unwrap_or_default(),
@@ -365,7 +392,7 @@ pub struct Present {
 /// Looks for this image and for the addresses of `containers`, which are all those of this host.
 pub async fn present(image_id: &str, containers: &[Listed]) -> Result<Present, CommandError> {
     let mut ids = vec![image_id];
-    let networked = running(containers).filter(|container| container.has_networks);
+    let networked = running(containers).filter(|container| !container.networks.is_empty());
     ids.extend(networked.map(|container| container.id.as_str()));
     let mut present = Present::default();
     for object in objects(&ids).await? {

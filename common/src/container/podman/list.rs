@@ -41,8 +41,8 @@ pub struct Listed {
     pub image_id: String,
     /// Whether volumes or directories of the host were mounted into it.
     pub has_mounts: bool,
-    /// Whether it has joined networks.
-    pub has_networks: bool,
+    /// Networks it has joined.
+    pub networks: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -121,7 +121,7 @@ fn listed(entries: Option<Vec<PsEntry>>) -> Vec<Listed> {
             state: e.state,
             image_id: e.image_id,
             has_mounts: e.mounts.is_some_and(|mounts| !mounts.is_empty()),
-            has_networks: e.networks.is_some_and(|networks| !networks.is_empty()),
+            networks: e.networks.unwrap_or_default(),
         })
         .collect()
 }
@@ -167,7 +167,7 @@ mod tests {
             state: "running".into(),
             image_id: String::new(),
             has_mounts: false,
-            has_networks: false,
+            networks: Vec::new(),
         }
     }
 

@@ -21,6 +21,8 @@ pub struct Network {
     pub subnets: Vec<ipnet::IpNet>,
     /// Destinations of the routes that its containers get besides the default one.
     pub routes: Vec<ipnet::IpNet>,
+    /// Whether its containers find each other by name.
+    pub names: bool,
     /// Whether its containers get a default route.
     pub default_route: bool,
 }
@@ -35,6 +37,8 @@ struct NetworkEntry {
     subnets: Option<Vec<NetworkSubnet>>,
     #[serde(default)]
     routes: Option<Vec<NetworkRoute>>,
+    #[serde(default)]
+    dns_enabled: bool,
     #[serde(default)]
     internal: bool,
     #[serde(default)]
@@ -68,6 +72,7 @@ fn by_name(found: Vec<NetworkEntry>) -> BTreeMap<String, Network> {
             bridge: Some(found.network_interface).filter(|name| !name.is_empty()),
             subnets: subnets.into_iter().map(|s| s.subnet).collect(),
             routes: routes.map(|route| route.destination).collect(),
+            names: found.dns_enabled,
             default_route: !found.internal && !none,
         };
         (found.name, network)

@@ -19,6 +19,10 @@ pub(super) struct Container {
     pub(super) oci_config_path: Option<String>,
     #[serde(default)]
     pub(super) resolv_conf_path: String,
+    #[serde(default)]
+    pub(super) hosts_path: String,
+    #[serde(default)]
+    pub(super) hostname_path: String,
     pub(super) pod: Option<String>,
     #[serde(default)]
     pub(super) dependencies: Option<Vec<String>>,
