@@ -26,12 +26,14 @@ pub use source::source;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// What was checked, in a word or two.
+    #[serde(deserialize_with = "crate::protocol::text::one")]
     pub name: String,
     /// Which host it is about.
     pub host: Side,
     /// Whether it passed.
     pub verdict: Verdict,
     /// What was found; for a failure, also what to do about it.
+    #[serde(deserialize_with = "crate::protocol::text::one")]
     pub detail: String,
 }
 

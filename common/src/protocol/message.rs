@@ -69,8 +69,10 @@ pub enum Request {
         /// Protocol versions the source speaks.
         versions: Versions,
         /// Software version, for messages only.
+        #[serde(deserialize_with = "super::text::one")]
         software: String,
         /// The source's host name, for messages only.
+        #[serde(deserialize_with = "super::text::one")]
         host: String,
     },
     /// Redeems an invitation; the only request open to an unpaired peer.
@@ -78,6 +80,7 @@ pub enum Request {
         /// The secret from the invitation's token.
         secret: trust::Secret,
         /// The name this host wants to be listed under.
+        #[serde(deserialize_with = "super::text::one")]
         name: String,
     },
     /// Asks whether this container could come; changes nothing.
@@ -134,6 +137,7 @@ pub enum Request {
     /// Undo everything since `Begin`.
     Abort {
         /// Why, for the destination's log.
+        #[serde(deserialize_with = "super::text::one")]
         reason: String,
     },
     /// Asks what became of a migration, after a lost connection.
@@ -163,8 +167,10 @@ pub enum Reply {
         /// The version both will speak.
         version: u32,
         /// Software version, for messages only.
+        #[serde(deserialize_with = "super::text::one")]
         software: String,
         /// The destination's host name, for messages only.
+        #[serde(deserialize_with = "super::text::one")]
         host: String,
         /// Whether this peer is paired; if not, only `Pair` is legal.
         paired: bool,
@@ -198,6 +204,7 @@ pub enum Reply {
     /// To `StreamEnd`: length and digest agree, and the data is in place.
     Received {
         /// What the destination could not accept of it, in sentences for the operator.
+        #[serde(deserialize_with = "super::text::many")]
         warnings: Vec<String>,
     },
     /// To `Stage`: Podman waits at the gate.
@@ -220,6 +227,7 @@ pub enum Reply {
     /// To `Abort`: the destination is as it was before `Begin`.
     Aborted {
         /// What could not be undone, if anything.
+        #[serde(deserialize_with = "super::text::many")]
         leftovers: Vec<String>,
     },
     /// To `Fate`.
@@ -277,8 +285,10 @@ pub struct Refused {
     /// Class of the refusal.
     pub code: RefusalCode,
     /// For a person: what is wrong and what to do next.
+    #[serde(deserialize_with = "super::text::one")]
     pub message: String,
     /// Where the destination keeps more details (a log file), if anywhere.
+    #[serde(deserialize_with = "super::text::maybe")]
     pub log: Option<String>,
 }
 

@@ -48,6 +48,7 @@ pub mod id;
 pub mod liveness;
 pub mod message;
 pub mod state;
+pub mod text;
 pub mod version;
 
 pub use id::{ContainerRef, MigrationId};
