@@ -129,7 +129,7 @@ const NAMESPACES: [Case; 12] = [
     ),
 ];
 
-/// What programs do.
+/// What programs do. A perl's `sleep` ends early when its process is restored.
 const PROGRAMS: [Case; 15] = [
     case(
         "own-pids",
@@ -162,7 +162,7 @@ const PROGRAMS: [Case; 15] = [
     case(
         "own-mounts",
         "--cap-add SYS_ADMIN",
-        "exec unshare -m sleep 1000",
+        "unshare -m sleep 1000 & exec sleep 1000",
         Nothing,
         "",
     ),
@@ -170,7 +170,7 @@ const PROGRAMS: [Case; 15] = [
         "io-uring",
         "--security-opt seccomp=unconfined",
         // io_uring_setup(2) has the same number on all of its architectures.
-        r#"exec perl -e '$p = "\0" x 120; syscall(425, 4, $p) > 0 or die; sleep 1000'"#,
+        r#"exec perl -e '$p = "\0" x 120; syscall(425, 4, $p) > 0 or die; sleep 9 while 1'"#,
         Refused(&["io_uring"]),
         "",
     ),
@@ -191,21 +191,21 @@ const PROGRAMS: [Case; 15] = [
     case(
         "raw",
         "--cap-add NET_RAW",
-        "exec perl -e 'socket(A, 2, 3, 1) && socket(B, 17, 3, 768) or die; sleep 1000'",
+        "exec perl -e 'socket(A, 2, 3, 1) && socket(B, 17, 3, 768) or die; sleep 9 while 1'",
         Nothing,
         "",
     ),
     case(
         "ping",
         "",
-        "exec perl -e 'socket(A, 2, 2, 1) or die; sleep 1000'",
+        "exec perl -e 'socket(A, 2, 2, 1) or die; sleep 9 while 1'",
         Nothing,
         "",
     ),
     case(
         "netlink",
         "",
-        "exec perl -e 'socket(A, 16, 3, 0) or die; sleep 1000'",
+        "exec perl -e 'socket(A, 16, 3, 0) or die; sleep 9 while 1'",
         Nothing,
         "",
     ),
@@ -214,7 +214,7 @@ const PROGRAMS: [Case; 15] = [
         "",
         // IP_ADD_MEMBERSHIP
         "exec perl -MSocket -e 'socket(A, 2, 2, 17); \
-         setsockopt(A, 0, 35, inet_aton(\"239.1.2.3\") . inet_aton(\"0.0.0.0\")) or die; sleep 1000'",
+         setsockopt(A, 0, 35, inet_aton(\"239.1.2.3\") . inet_aton(\"0.0.0.0\")) or die; sleep 9 while 1'",
         Warned(&["multicast", "239.1.2.3"]),
         "",
     ),
@@ -230,7 +230,7 @@ const PROGRAMS: [Case; 15] = [
         "--cap-add SYS_PTRACE",
         // PTRACE_TRACEME in the child, on x86-64 or arm64.
         "exec perl -e '$n = `uname -m` =~ /x86/ ? 101 : 117; \
-         if (fork) { sleep 1000 } else { syscall($n, 0, 0, 0, 0); sleep 1000 }'",
+         if (fork) { sleep 9 while 1 } else { syscall($n, 0, 0, 0, 0); sleep 9 while 1 }'",
         Refused(&["traced"]),
         "",
     ),
