@@ -380,18 +380,15 @@ fn a_download_whose_server_has_closed() {
         while (accept(C, L)) {
             setsockopt(C, 1, 7, 1 << 20); syswrite(C, "x" x 200_000); close(C);
         }'"#;
-    f.sh(
-        "a",
-        &format!(
-            "podman run -qd --name web -p 9000:9000 tools sh -c {}",
-            quoted(server)
-        ),
-    );
+    for (name, port) in [("web", 9000), ("slow", 9001)] {
+        let run = format!("podman run -qd --name {name} -p {port}:9000 tools sh -c");
+        f.sh("a", &format!("{run} {}", quoted(server)));
+    }
     // Its window is too small for what the server sends.
-    let client = |wait: u32| {
+    let client = |port: u16, wait: u32| {
         let program = format!(
             r#"perl -MSocket -e 'socket(S, 2, 1, 6); setsockopt(S, 1, 8, 4000);
-            connect(S, sockaddr_in(9000, inet_aton("{}"))) or die; open(O, ">/tmp/connected");
+            connect(S, sockaddr_in({port}, inet_aton("{}"))) or die; open(O, ">/tmp/connected");
             sleep {wait}; $n += length($b) while sysread(S, $b, 65536); print $n' </dev/null"#,
             f.at("a", 9000).split(':').next().expect("an address")
         );
@@ -403,11 +400,17 @@ fn a_download_whose_server_has_closed() {
         );
     };
     // One that reads on gets all: it is waited for.
-    client(2);
+    client(9000, 2);
     let migration = f.migrate("a", "web", "b");
     migration.assert_moved();
     assert_eq!(migration.report["warnings"], serde_json::json!([]));
     assert_eq!(f.sh("c", "sleep 3; cat /tmp/got"), "200000");
+    // One that does not is named.
+    client(9001, 60);
+    let migration = f.migrate("a", "slow", "b");
+    migration
+        .assert_moved()
+        .assert_says(&["1 connections that the container had closed"]);
 }
 
 /// Makes an image named `tools` on `a`, which the first migration sends, with what the programs of the table need, made of
