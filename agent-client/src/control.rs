@@ -49,6 +49,8 @@ pub(crate) struct Control {
     frames: Frames<TlsStream<TcpStream>, Reply, Request>,
     /// The destination's address, as this host reaches it.
     pub(crate) peer: IpAddr,
+    /// Its key.
+    pub(crate) server: Fingerprint,
     /// Ends the wait for any answer except in [`Control::insist`].
     cancel: CancellationToken,
     /// A migration is open, which the destination has to be told to undo.
@@ -85,6 +87,7 @@ impl Control {
         let mut control = Control {
             frames: Frames::new(stream, MAX_FRAME_BYTES),
             peer,
+            server,
             cancel: CancellationToken::new(),
             open: false,
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use common::container::{leftover_processes, podman, service};
 use common::journal::{Journal, MigrationRecord, Progress};
-use common::net::flows::{apply, neighbours, port_forwards};
+use common::net::flows::{apply, guests, neighbours, port_forwards};
 use common::net::state::Dirs;
 use common::paths;
 use common::protocol::{Fate, MigrationId};
@@ -151,7 +151,8 @@ pub(crate) async fn carry_out(
     let id = record.container.id.clone();
     let moved = step != Some(SourceStep::Thaw);
     tokio::task::spawn_blocking(move || match moved {
-        true => port_forwards::activate(&Dirs::default(), &id),
+        true => port_forwards::activate(&Dirs::default(), &id)
+            .and_then(|()| guests::leave(&Dirs::default(), &id)),
         false => port_forwards::remove(&Dirs::default(), &id).map(drop),
     })
     .await??;

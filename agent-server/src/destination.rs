@@ -57,7 +57,12 @@ pub trait Destination: Send + Sync {
 
     /// Brings up this end of a tunnel to the host at `address`, where flows of a container that came
     /// here enter. It goes away without being told to if the other end does not use it.
-    fn introduce(&self, offer: Offer, address: IpAddr) -> impl Future<Output = Step<Terms>> + Send;
+    fn introduce(
+        &self,
+        offer: Offer,
+        address: IpAddr,
+        peer: &Peer,
+    ) -> impl Future<Output = Step<Terms>> + Send;
 }
 
 /// One migration at the destination. Called in the order that

@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use anyhow::Context;
 use common::command::CommandError;
 use common::container::{ContainerFacts, podman};
 use common::host::{self, HostFacts};
 use common::journal::{Journal, MigrationRecord, Progress, Role};
 use common::multicall::keeper_command;
-use common::net::state::Dirs;
+use common::net::flows::guests;
+use common::net::state::{Claim, Dirs, Record};
 use common::net::tunnel::Tunnel;
 use common::net::tunnel::agreement::{Offer, Terms};
 use common::preflight::{self, Check, Side, Verdict};
@@ -120,16 +122,13 @@ impl Destination for PodmanHost {
             ));
         }
         recovery::prune(&self.journal);
+        // The source has applied these rules too, if it is what it should be.
+        refuse_failed(&preflight::source(&container, source))?;
         // Leftovers of an earlier migration of the same container would be in the way.
         self.recover_all(&container.id).await.map_err(failed)?;
         // The source has asked for these checks before, but the answers may have changed.
         let checks = self.check(&container, source, false).await?;
-        if let Some(failed) = checks.iter().find(|c| c.verdict == Verdict::Failed) {
-            return Err(Refused::new(
-                RefusalCode::Preflight,
-                format!("{}: {}", failed.name, failed.detail),
-            ));
-        }
+        refuse_failed(&checks)?;
         let missing_image = missing_image(&container).await.map_err(failed)?;
         let record = MigrationRecord {
             migration,
@@ -169,13 +168,32 @@ impl Destination for PodmanHost {
         ))
     }
 
-    async fn introduce(&self, offer: Offer, address: IpAddr) -> Step<Terms> {
+    async fn introduce(&self, offer: Offer, address: IpAddr, peer: &Peer) -> Step<Terms> {
+        let peer = peer.fingerprint;
         let made = spawn_blocking(move || {
             let dirs = Dirs::default();
+            let introducer = Record::of_client(&dirs, peer)?;
+            let introducer = introducer.context("no container came from the host that asks")?;
+            let claim = Claim::Introduced(introducer.view()?.peer.public_key);
             // Without a lease, its keeper waits a while for it to be used.
-            Tunnel::accept(&dirs, &offer, address, &keeper_command).map(|(_, terms)| terms)
+            let (tunnel, terms) = Tunnel::accept(&dirs, &offer, address, &claim, &keeper_command)?;
+            // New connections to what came from there may come from here from now on.
+            guests::share(&dirs, introducer.index, tunnel.index())?;
+            anyhow::Ok(terms)
         });
         made.await.map_err(failed)?.map_err(failed)
+    }
+}
+
+/// Refuses a container that cannot come.
+fn refuse_failed(checks: &[Check]) -> Step<()> {
+    let failed = checks.iter().filter(|c| c.verdict == Verdict::Failed);
+    let why: Vec<_> = failed
+        .map(|check| format!("{}: {}", check.name, check.detail))
+        .collect();
+    match why.is_empty() {
+        true => Ok(()),
+        false => Err(Refused::new(RefusalCode::Preflight, why.join("\n"))),
     }
 }
 
@@ -197,6 +215,32 @@ mod tests {
 
     fn peer(name: &str, byte: &str) -> Peer {
         Peer::new(name, byte.repeat(32).parse().unwrap(), None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_rules_of_the_source_hold_here_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = PodmanHost::new(Journal::at(dir.path().to_owned()));
+        let container = ContainerFacts {
+            bind_mounts: vec!["/etc".into()],
+            devices: vec!["/dev/sda".into()],
+            ..ContainerFacts::default()
+        };
+        let source = HostFacts::default();
+        let owner = peer("source", "a1");
+        let begun = host.begin(
+            MigrationId::random(),
+            container,
+            &source,
+            &owner,
+            SocketAddr::from(([192, 0, 2, 1], 1)),
+            CancellationToken::new(),
+        );
+        let refused = begun.await.err().expect("it cannot come");
+        assert_eq!(refused.code, RefusalCode::Preflight);
+        for rule in ["bind mounts: /etc", "devices: /dev/sda"] {
+            assert!(refused.message.contains(rule), "{}", refused.message);
+        }
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use common::container::spec::Spec;
 use common::container::{ContainerFacts, leftover_processes, podman};
 use common::host;
 use common::journal::{self, Journal, MigrationRecord, Progress, Records};
-use common::net::flows::{neighbours, port_forwards};
+use common::net::flows::{guests, neighbours, port_forwards};
 use common::net::packets::quarantine;
 use common::net::state::Dirs;
 use common::paths;
@@ -101,6 +101,8 @@ async fn undo(journal: &Journal, mut record: MigrationRecord) -> anyhow::Result<
     podman::objects::remove_container(&record.container.id).await?;
     let id = record.container.id.clone();
     spawn_blocking(move || port_forwards::activate(&Dirs::default(), &id)).await??;
+    let id = record.container.id.clone();
+    spawn_blocking(move || guests::leave(&Dirs::default(), &id)).await??;
     for installed in scratch::installed(&work) {
         spawn_blocking(move || installed.remove()).await??;
     }

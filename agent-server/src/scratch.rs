@@ -69,7 +69,7 @@ pub(crate) struct UndoList {
 impl UndoList {
     /// For the migration with this work directory, which is created if need be.
     pub(crate) fn new(work: PathBuf) -> anyhow::Result<Self> {
-        durable::create_dir_all(&work)
+        durable::create_private_dir(&work)
             .with_context(|| format!("cannot create {}", work.display()))?;
         Ok(UndoList {
             work,

@@ -255,7 +255,7 @@ where
                     fate: host.fate(&migration, paired(peer)?).await?,
                 }),
                 Request::Introduce { offer, address } => Ok(Reply::Introduced {
-                    terms: host.introduce(offer, address).await?,
+                    terms: host.introduce(offer, address, paired(peer)?).await?,
                 }),
                 Request::Begin {
                     migration,

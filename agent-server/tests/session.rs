@@ -476,6 +476,22 @@ async fn the_whole_way() {
     );
 }
 
+/// By then all that came with the container is on disk, which is what the source waits for.
+#[tokio::test]
+async fn a_question_behind_the_commit_is_answered_when_nothing_is_left_to_do() {
+    let server = Server::new();
+    let mut client = server.connect_paired();
+    client.go(whole_way()).await;
+    let told = client.ask(&fate()).await;
+    assert!(matches!(told, Reply::Fate { .. }), "{told:?}");
+    let calls = server.host.calls();
+    let [.., commit, finished, asked] = &calls[..] else {
+        panic!("{calls:?}");
+    };
+    assert_eq!([commit, finished], ["commit", "finish_outage"]);
+    assert!(asked.starts_with("fate"), "{asked}");
+}
+
 #[tokio::test]
 async fn a_connection_is_good_for_a_second_migration() {
     let server = Server::new();

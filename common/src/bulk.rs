@@ -34,7 +34,7 @@ use crate::ticket::{self, Ticket};
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Bytes that a connection opens with.
-const PREAMBLE: usize = ticket::BYTES + 4;
+pub(crate) const PREAMBLE: usize = ticket::BYTES + 4;
 
 /// How long it may take to connect.
 const CONNECT_LIMIT: i64 = 10;
@@ -264,7 +264,7 @@ impl Receiving {
                 let mut connection = presenting.pop_front().expect("it was counted");
                 match connection.read() {
                     Ok(false) => presenting.push_back(connection),
-                    Ok(true) => match self.check_ticket(&connection, stream) {
+                    Ok(true) => match check_preamble(&connection.preamble, &self.ticket, stream) {
                         Ok(()) => return connection.into_receiver(cancel.clone()),
                         Err(error) => connection.refuse(&error),
                     },
@@ -273,26 +273,28 @@ impl Receiving {
             }
         }
     }
+}
 
-    fn check_ticket(&self, connection: &Presenting, stream: u32) -> io::Result<()> {
-        let presented = *connection
-            .preamble
-            .first_chunk()
-            .expect("a preamble is longer");
-        if !self.ticket.is(presented) {
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                "wrong ticket",
-            ));
-        }
-        if connection.preamble[ticket::BYTES..] != stream.to_be_bytes() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "unexpected stream number",
-            ));
-        }
-        Ok(())
+/// Whether a connection may begin that opens with this.
+pub(crate) fn check_preamble(
+    preamble: &[u8; PREAMBLE],
+    ticket: &Ticket,
+    stream: u32,
+) -> io::Result<()> {
+    let presented = *preamble.first_chunk().expect("a preamble is longer");
+    if !ticket.is(presented) {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "wrong ticket",
+        ));
     }
+    if preamble[ticket::BYTES..] != stream.to_be_bytes() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "unexpected stream number",
+        ));
+    }
+    Ok(())
 }
 
 fn listen(address: SocketAddr, interface: &str) -> io::Result<TcpListener> {

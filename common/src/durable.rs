@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use nix::unistd::syncfs;
@@ -44,6 +44,23 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
     let missing = path.ancestors().take_while(|above| !above.exists()).count();
     fs::create_dir_all(path)?;
     path.ancestors().skip(1).take(missing).try_for_each(sync)
+}
+
+/// Makes a directory that only its owner may look into, or makes one that is there such a directory. Those
+/// above it are made as by [`create_dir_all`]. It is on disk when this returns.
+///
+/// # Errors
+/// Those of the file system.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    let above = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    create_dir_all(above)?;
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+        }
+        made => made?,
+    }
+    sync(above)
 }
 
 /// Has everything that was written to the file systems of `paths` put on disk, once for each of them. What
@@ -97,8 +114,6 @@ fn sync(directory: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn names(directory: &Path) -> Vec<OsString> {
@@ -131,6 +146,27 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         replace(&path, 0o600, b"for root alone").unwrap();
         assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn a_private_directory_is_private_whatever_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("on/the/way");
+        create_private_dir(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        create_private_dir(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+    }
+
+    #[test]
+    fn what_was_written_is_put_on_disk_wherever_it_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let nothing = dir.path().join("nothing");
+        // Nobody is waited for at the FIFO.
+        sync_file_systems([&fifo, &nothing, dir.path(), dir.path()]).unwrap();
     }
 
     #[test]

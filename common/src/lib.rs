@@ -9,6 +9,8 @@ pub mod command;
 pub mod container;
 pub mod durable;
 pub mod faults;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod host;
 pub mod journal;
 pub mod lock;

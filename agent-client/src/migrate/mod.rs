@@ -285,7 +285,7 @@ impl<'a> Migration<'a> {
         self.undo.register("scratch files", move || async move {
             Ok(paths::remove_work_dir(&removed)?)
         });
-        durable::create_dir_all(&work).with_context(|| work.display().to_string())?;
+        durable::create_private_dir(&work).with_context(|| work.display().to_string())?;
         Source::new(facts.clone(), local, work)
     }
 

@@ -2,7 +2,10 @@
 
 use anyhow::Context;
 use common::container::service::Parted;
+use common::net::flows::guests;
+use common::net::state::Dirs;
 use common::report::Report;
+use tokio::task::spawn_blocking;
 
 use super::bypass::Moved;
 use super::flows::MovingFlows;
@@ -43,6 +46,11 @@ pub(super) async fn remove(
         let bypassed = moved.bypass(control).await;
         report.bypassed = bypassed.flows;
         report.warnings.extend(bypassed.warnings);
+    }
+    let id = source.facts.id.clone();
+    let left = spawn_blocking(move || guests::leave(&Dirs::default(), &id)).await;
+    if let Err(error) = left.map_err(anyhow::Error::from).and_then(|left| Ok(left?)) {
+        tracing::warn!("tunnels may still let packets to the container's address pass: {error:#}");
     }
     match source.left_behind(flows.tunnel).await {
         Ok(0) => {}

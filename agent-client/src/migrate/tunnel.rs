@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use common::bulk;
 use common::multicall::keeper_command;
-use common::net::state::Dirs;
+use common::net::state::{Claim, Dirs};
 use common::net::tunnel::{MOST_TRIES, PROOF_LIMIT, Tunnel, TunnelError};
 use common::protocol::{Reply, Request};
 use common::undo::Undo;
@@ -15,7 +15,7 @@ use crate::source::Data;
 
 /// Agrees on a tunnel with the destination and sets up this end of it.
 pub(super) async fn establish(control: &mut Control) -> anyhow::Result<Tunnel> {
-    let peer = control.peer;
+    let (peer, server) = (control.peer, control.server);
     let mut tries = 1..=MOST_TRIES;
     loop {
         let offer = spawn_blocking(|| Tunnel::offer(&Dirs::default(), &keeper_command));
@@ -25,7 +25,8 @@ pub(super) async fn establish(control: &mut Control) -> anyhow::Result<Tunnel> {
             other => return Err(unexpected(&other).into()),
         };
         let established = spawn_blocking(move || {
-            Tunnel::establish(&Dirs::default(), &terms, peer, &keeper_command)
+            let claim = Claim::Server(server);
+            Tunnel::establish(&Dirs::default(), &terms, peer, &claim, &keeper_command)
         });
         match established.await? {
             Err(TunnelError::Taken(..)) if tries.next().is_some() => {}

@@ -11,7 +11,7 @@ use common::container::files::payload::{self, Kind};
 use common::container::files::places::Places;
 use common::container::podman::image;
 use common::multicall::keeper_command;
-use common::net::state::Dirs;
+use common::net::state::{Claim, Dirs};
 use common::net::tunnel::agreement::{Offer, Terms};
 use common::net::tunnel::expect;
 use common::net::tunnel::{PROOF_LIMIT, Tunnel};
@@ -19,6 +19,7 @@ use common::protocol::{RefusalCode, Refused, StreamDigest, StreamKind};
 use common::ticket::Ticket;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
+use trust::Fingerprint;
 
 use crate::destination::{Step, failed};
 use crate::scratch::SKELETON;
@@ -29,6 +30,7 @@ type Arrived = (StreamDigest, Vec<String>);
 /// The tunnel to the source and what comes through it.
 pub(super) struct Link {
     source: IpAddr,
+    peer: Fingerprint,
     cancel: CancellationToken,
     tunnel: Option<Arc<Tunnel>>,
     receiving: Option<Arc<Receiving>>,
@@ -37,9 +39,10 @@ pub(super) struct Link {
 
 impl Link {
     /// A link to the host at `source`; `cancel` ends a stream.
-    pub(super) fn new(source: IpAddr, cancel: CancellationToken) -> Self {
+    pub(super) fn new(source: IpAddr, peer: Fingerprint, cancel: CancellationToken) -> Self {
         Link {
             source,
+            peer,
             cancel,
             tunnel: None,
             receiving: None,
@@ -55,12 +58,13 @@ impl Link {
     /// Chooses a tunnel, in place of any that did not work, and brings up this end of it.
     pub(super) async fn open_tunnel(&mut self, offer: Offer) -> Step<Terms> {
         let source = self.source;
+        let claim = Claim::Client(self.peer);
         let unusable = self.tunnel.take().and_then(Arc::into_inner);
         let (tunnel, terms) = spawn_blocking(move || {
             if let Some(tunnel) = unusable {
                 tunnel.teardown()?;
             }
-            Tunnel::accept(&Dirs::default(), &offer, source, &keeper_command)
+            Tunnel::accept(&Dirs::default(), &offer, source, &claim, &keeper_command)
         })
         .await
         .map_err(failed)?

@@ -17,7 +17,7 @@ use common::container::restore::timerfds;
 use common::container::{ContainerFacts, health, secrets, service};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::flows::decide::MovedFlow;
-use common::net::flows::{neighbours, port_forwards};
+use common::net::flows::{guests, neighbours, port_forwards};
 use common::net::state::Dirs;
 use common::net::tunnel::agreement::{Offer, Terms};
 use common::paths;
@@ -57,6 +57,7 @@ pub struct PodmanIncoming {
     record: MigrationRecord,
     journal: Journal,
     container: ContainerFacts,
+    image_missing: bool,
     undo: UndoList,
     cancel: CancellationToken,
     link: Link,
@@ -80,6 +81,7 @@ impl PodmanIncoming {
         reservation: Reservation,
         cancel: CancellationToken,
     ) -> anyhow::Result<Self> {
+        let peer = record.owner.context("the migration belongs to no peer")?;
         let work = paths::work_dir(&record.migration);
         journal
             .write(&record)
@@ -90,8 +92,9 @@ impl PodmanIncoming {
         }
         Ok(PodmanIncoming {
             container,
+            image_missing,
             undo,
-            link: Link::new(source.ip().to_canonical(), cancel.clone()),
+            link: Link::new(source.ip().to_canonical(), peer, cancel.clone()),
             cancel,
             staged: None,
             places: None,
@@ -140,11 +143,24 @@ impl PodmanIncoming {
         self.network = Network::new(places.netns.clone());
         self.staged = Some(staged);
         self.places = Some(places);
+        self.welcome().await?;
         secrets::make_mount_points(&self.bundle).context("cannot prepare its secrets")?;
         let parameters = self.container.sysctls.clone();
         self.network.set_parameters(parameters).await?;
         // Nothing may reach the container or leave it before the commit.
         self.network.cut_off().await
+    }
+
+    /// Lets the source reach the container through the tunnel.
+    async fn welcome(&mut self) -> anyhow::Result<()> {
+        let tunnel = self.link.tunnel()?.index();
+        let (id, addresses) = (self.container.id.clone(), self.container.addresses());
+        let leaving = id.clone();
+        self.undo.actions.register("guest", move || async move {
+            Ok(spawn_blocking(move || guests::leave(&Dirs::default(), &leaving)).await??)
+        });
+        spawn_blocking(move || guests::arrive(&Dirs::default(), tunnel, &id, &addresses)).await??;
+        Ok(())
     }
 
     /// Records the commit and releases the packets.
@@ -225,6 +241,12 @@ impl Incoming for PodmanIncoming {
     }
 
     async fn receive(&mut self, stream: u32, kind: StreamKind) -> Step<()> {
+        if kind == StreamKind::Image && !self.image_missing {
+            return Err(Refused::new(
+                RefusalCode::Protocol,
+                "the image is here and was not asked for",
+            ));
+        }
         self.link
             .receive(stream, kind, self.undo.work(), self.places.clone())
             .await

@@ -2,10 +2,14 @@
 
 use std::net::IpAddr;
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Context;
 use common::container::files::places::Places;
+use common::container::podman::info::Info;
 use common::container::restore::gate::{self, Owner, Staged};
 use common::container::service::{self, ServiceFacts};
+use common::container::spec::Spec;
 use common::container::{ContainerFacts, apparmor, podman};
 use common::net::flows::port_forwards;
 use common::net::foreign_firewalls::{self, Part};
@@ -58,7 +62,14 @@ impl Stage<'_> {
             survey::bridges(self.container).await,
             self.container.addresses(),
         );
-        let staged = self.bring_to_gate().await?;
+        // Not later: Podman's restore holds the container's lock at the gate, and `podman info` waits for
+        // the locks of all containers.
+        let info = podman::info::info().await?;
+        let staged = self.bring_to_gate(&info.conmon).await?;
+        if let Err(error) = is_as_agreed(self.container, &staged, &info) {
+            staged.cancel().await;
+            return Err(error);
+        }
         match find_pieces(self.container, &staged, bridges, addresses).await {
             Ok(places) => Ok((staged, places)),
             Err(error) => {
@@ -84,7 +95,7 @@ impl Stage<'_> {
     /// Not interrupted at once when the migration is cancelled: a Podman that is killed on the way to the
     /// gate leaves a network namespace and mounts behind. It takes about a second, and closing the
     /// gate afterwards leaves nothing behind.
-    async fn bring_to_gate(&mut self) -> anyhow::Result<Staged> {
+    async fn bring_to_gate(&mut self, conmon: &str) -> anyhow::Result<Staged> {
         let owner = match self.container.service.clone() {
             Some(service) => {
                 self.prepare_service(&service).await?;
@@ -98,6 +109,7 @@ impl Stage<'_> {
             &owner,
             &self.undo.work().join(SKELETON),
             &self.container.runtime,
+            conmon,
             &scratch,
             self.cancel,
         )
@@ -120,6 +132,39 @@ impl Stage<'_> {
         self.undo
             .will_create(Created::Service(Box::new(service.clone())))?;
         Ok(service::prepare_arrival(service).await?)
+    }
+}
+
+/// Compares what Podman is about to restore with what the source has said of it: the id, what it may
+/// do, and what it has of this host's files.
+fn is_as_agreed(container: &ContainerFacts, staged: &Staged, info: &Info) -> anyhow::Result<()> {
+    let id = &container.id;
+    let own = |root: &str| Path::new(root).join("overlay-containers").join(id);
+    let (kept, run) = (own(&info.graph_root), own(&info.run_root));
+    anyhow::ensure!(
+        staged.bundle.starts_with(&kept),
+        "the archive is not of the container {id}"
+    );
+    let spec = Spec::read(&staged.bundle)?;
+    if let Some(beyond) = spec.privileges().beyond(&container.privileges) {
+        anyhow::bail!("the archive's container has more than its source has told: {beyond}");
+    }
+    // The merged root, and the volumes that were made for it.
+    let root = Path::new(&info.graph_root).join("overlay");
+    let volumes = container.volumes.iter();
+    let volumes: Vec<PathBuf> = volumes
+        .map(|volume| Path::new(&info.volumes).join(&volume.name))
+        .collect();
+    let roots = [kept.as_path(), &run];
+    let roots: Vec<&Path> = roots
+        .into_iter()
+        .chain(volumes.iter().map(PathBuf::as_path))
+        .collect();
+    let init = container.init.as_ref().map(|init| init.path.as_path());
+    let files: Vec<&Path> = init.into_iter().collect();
+    match spec.foreign_mount(&root, &roots, &files) {
+        Some(foreign) => anyhow::bail!("the archive's container mounts {foreign}"),
+        None => Ok(()),
     }
 }
 

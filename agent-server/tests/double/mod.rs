@@ -166,7 +166,7 @@ impl Destination for Host {
         Ok(Fate::Committed)
     }
 
-    async fn introduce(&self, offer: Offer, address: IpAddr) -> Step<Terms> {
+    async fn introduce(&self, offer: Offer, address: IpAddr, _peer: &Peer) -> Step<Terms> {
         self.step("introduce", address, &CancellationToken::new())
             .await?;
         Ok(terms(&offer))

@@ -62,7 +62,7 @@ pub fn label(process: &Path) -> Option<String> {
 }
 
 /// AppArmor prints `profile (enforce)`, SELinux just the context.
-fn parse_label(text: &str) -> Option<String> {
+pub(crate) fn parse_label(text: &str) -> Option<String> {
     let text = text.trim_end_matches(['\0', '\n']).trim();
     let name = match text.rsplit_once(" (") {
         Some((name, mode)) if mode.ends_with(')') => name,

@@ -11,6 +11,7 @@ use super::init::InitProgram;
 use super::names;
 use super::secrets::SecretFacts;
 use super::service::ServiceFacts;
+use super::spec::Privileges;
 use crate::protocol::ContainerRef;
 
 /// A running container as its source host sees it.
@@ -87,6 +88,8 @@ pub struct ContainerFacts {
     /// Whether it has a user namespace of its own (`--userns`, `--uidmap`).
     #[serde(default)]
     pub user_namespace: bool,
+    /// What it may do on its host.
+    pub privileges: Privileges,
     /// What runs before its own program (`--init`), if anything.
     #[serde(default)]
     pub init: Option<InitProgram>,

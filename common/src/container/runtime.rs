@@ -37,12 +37,12 @@ pub fn cgroup(runtime: &str, id: &str) -> Option<String> {
     of_runc(&read("state.json")?)
 }
 
-fn of_crun(status: &Value) -> Option<String> {
+pub(crate) fn of_crun(status: &Value) -> Option<String> {
     Some(status["cgroup-path"].as_str()?.to_owned())
 }
 
 /// Runc records its path in the file system; the hierarchy without controllers is that of cgroup v2.
-fn of_runc(state: &Value) -> Option<String> {
+pub(crate) fn of_runc(state: &Value) -> Option<String> {
     let path = state["cgroup_paths"][""].as_str()?;
     Some(path.strip_prefix(CGROUP_MOUNT)?.to_owned())
 }

@@ -1,14 +1,20 @@
 //! The OCI `config.json` that Podman generates for a container
 //! (<https://github.com/opencontainers/runtime-spec/blob/main/config.md>), as far as it is read here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Its name in a container's bundle directory.
 const NAME: &str = "config.json";
+
+/// File systems that have nothing of the host's files.
+const IN_MEMORY: [&str; 7] = [
+    "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2",
+];
 
 /// A container's OCI configuration.
 #[derive(Debug, Deserialize)]
@@ -18,6 +24,58 @@ pub struct Spec {
     mounts: Vec<Mount>,
     #[serde(default)]
     linux: Linux,
+    #[serde(default)]
+    process: Process,
+    #[serde(default)]
+    hooks: Value,
+}
+
+/// What a container may do on its host, by its OCI configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Privileges {
+    /// Capabilities of any of its sets.
+    pub capabilities: BTreeSet<String>,
+    /// Kinds of namespaces that are not the host's.
+    pub namespaces: BTreeSet<String>,
+    /// Devices that it has, by path, and rules for those that it may use, as JSON.
+    pub devices: BTreeSet<String>,
+    /// Programs of the host that the runtime starts for it, as JSON.
+    pub hooks: BTreeSet<String>,
+    /// What restricts it beyond that: filters of system calls, no new privileges, paths that are masked or
+    /// may not be written.
+    pub restrictions: BTreeSet<String>,
+}
+
+impl Privileges {
+    /// What these allow beyond `agreed`, in words; nothing if that is all.
+    pub fn beyond(&self, agreed: &Privileges) -> Option<String> {
+        let more = |what: &str, ours: &BTreeSet<String>, theirs: &BTreeSet<String>| {
+            let more: Vec<&str> = ours.difference(theirs).map(String::as_str).collect();
+            (!more.is_empty()).then(|| format!("{what} {}", more.join(", ")))
+        };
+        let found = [
+            more("capabilities", &self.capabilities, &agreed.capabilities),
+            more(
+                "the host's namespaces",
+                &agreed.namespaces,
+                &self.namespaces,
+            ),
+            more("devices", &self.devices, &agreed.devices),
+            more("hooks", &self.hooks, &agreed.hooks),
+            more("no", &agreed.restrictions, &self.restrictions),
+        ];
+        let found: Vec<String> = found.into_iter().flatten().collect();
+        (!found.is_empty()).then(|| found.join("; "))
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Process {
+    #[serde(default)]
+    capabilities: Option<BTreeMap<String, Option<BTreeSet<String>>>>,
+    #[serde(default)]
+    no_new_privileges: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -32,9 +90,20 @@ struct Mount {
     r#type: String,
     #[serde(default)]
     source: PathBuf,
+    #[serde(default)]
+    options: Option<Vec<String>>,
+}
+
+impl Mount {
+    /// Runtimes go by the options.
+    fn is_bind(&self) -> bool {
+        let mut options = self.options.iter().flatten();
+        self.r#type == "bind" || options.any(|option| option == "bind" || option == "rbind")
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Linux {
     #[serde(default)]
     namespaces: Vec<Namespace>,
@@ -42,11 +111,25 @@ struct Linux {
     sysctl: Option<BTreeMap<String, String>>,
     #[serde(default)]
     devices: Option<Vec<Device>>,
+    #[serde(default)]
+    resources: Resources,
+    #[serde(default)]
+    seccomp: Option<Value>,
+    #[serde(default)]
+    masked_paths: Option<Vec<String>>,
+    #[serde(default)]
+    readonly_paths: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Device {
     path: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Resources {
+    #[serde(default)]
+    devices: Option<Vec<Value>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,7 +155,7 @@ impl Spec {
 
     /// What of the host is bound to this path in the container, if anything.
     pub fn bound_at(&self, destination: &str) -> Option<&Path> {
-        let mut binds = self.mounts.iter().filter(|mount| mount.r#type == "bind");
+        let mut binds = self.mounts.iter().filter(|mount| mount.is_bind());
         let found = binds.rfind(|mount| mount.destination == destination)?;
         Some(&found.source)
     }
@@ -92,6 +175,78 @@ impl Spec {
     /// Path of the network namespace, unless the container has the host's.
     pub fn netns(&self) -> Option<&Path> {
         self.namespace("network")?.path.as_deref()
+    }
+
+    /// What it may do on its host.
+    pub fn privileges(&self) -> Privileges {
+        let linux = &self.linux;
+        let sets = self.process.capabilities.iter().flatten();
+        let devices = linux.devices.iter().flatten();
+        let rules = linux.resources.devices.iter().flatten();
+        let rules = rules.filter(|rule| rule["allow"] == true);
+        let hooks = self.hooks.as_object().into_iter().flatten();
+        let hooks = hooks.flat_map(|(when, hooks)| {
+            let hooks = hooks.as_array().into_iter().flatten();
+            hooks.map(move |hook| format!("{when}: {hook}"))
+        });
+        let paths = |what: &'static str, paths: &'_ Option<Vec<String>>| {
+            let named = paths.clone().unwrap_or_default().into_iter();
+            named.map(move |path| format!("{what} {path}"))
+        };
+        let restrictions = linux.seccomp.as_ref().map(|_| "seccomp filter".to_owned());
+        let restrictions = restrictions
+            .into_iter()
+            .chain(
+                self.process
+                    .no_new_privileges
+                    .then(|| "no-new-privileges".into()),
+            )
+            .chain(paths("masked", &linux.masked_paths))
+            .chain(paths("read-only", &linux.readonly_paths));
+        Privileges {
+            capabilities: sets
+                .flat_map(|(_, set)| set.iter().flatten().cloned())
+                .collect(),
+            namespaces: linux.namespaces.iter().map(|n| n.r#type.clone()).collect(),
+            devices: devices
+                .map(|device| device.path.clone())
+                .chain(rules.map(Value::to_string))
+                .collect(),
+            hooks: hooks.collect(),
+            restrictions: restrictions.collect(),
+        }
+    }
+
+    /// What it mounts of the host that it may not, if it does: a root that is not below `storage`, or anything
+    /// that is not below one of `roots`, nor one of `files`. Links are followed.
+    pub fn foreign_mount(
+        &self,
+        storage: &Path,
+        roots: &[&Path],
+        files: &[&Path],
+    ) -> Option<String> {
+        let real = |path: &Path| path.canonicalize().ok();
+        let roots: Vec<PathBuf> = roots.iter().filter_map(|root| real(root)).collect();
+        let files: Vec<PathBuf> = files.iter().filter_map(|file| real(file)).collect();
+        let own = |path: &Path| {
+            real(path).is_some_and(|path| {
+                files.contains(&path) || roots.iter().any(|root| path.starts_with(root))
+            })
+        };
+        let root = real(&self.root.path).zip(real(storage));
+        if root.is_none_or(|(root, storage)| !root.starts_with(storage)) {
+            return Some(format!("{} as its root", self.root.path.display()));
+        }
+        let mut mounts = self.mounts.iter();
+        let foreign = mounts.find(|mount| match mount.is_bind() {
+            true => !own(&mount.source),
+            false => !IN_MEMORY.contains(&mount.r#type.as_str()),
+        })?;
+        Some(format!(
+            "{} at {}",
+            foreign.source.display(),
+            foreign.destination
+        ))
     }
 
     /// Whether it has users of its own (`--userns`, `--uidmap`).
@@ -160,6 +315,76 @@ mod tests {
         assert_eq!(spec.host_namespaces(), ["pid", "cgroup"]);
         assert_eq!(spec.sysctls()["net.core.somaxconn"], "9");
         assert_eq!(spec.devices(), ["/dev/fuse"]);
+    }
+
+    #[test]
+    fn what_is_staged_allows_no_more_than_was_agreed() {
+        let spec = |more: &str| -> Spec {
+            let text = format!(
+                r#"{{"root":{{"path":"/m"}},"process":{{"capabilities":{{"bounding":["CAP_CHOWN"]}},
+                "noNewPrivileges":true}},"linux":{{"namespaces":[{{"type":"pid"}}],"seccomp":{{}},
+                "maskedPaths":["/proc/kcore"]}}{more}}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let agreed = spec("").privileges();
+        assert_eq!(agreed.beyond(&agreed), None);
+        let hooked = r#","hooks":{"poststop":[{"path":"/bin/sh"}]}"#;
+        assert!(
+            spec(hooked)
+                .privileges()
+                .beyond(&agreed)
+                .unwrap()
+                .contains("hooks")
+        );
+        let privileged: Spec = serde_json::from_str(
+            r#"{"root":{"path":"/m"},"process":{"capabilities":{"effective":["CAP_SYS_ADMIN"]}},
+            "linux":{"devices":[{"path":"/dev/sda"}],"resources":{"devices":[{"allow":true}]}}}"#,
+        )
+        .unwrap();
+        let beyond = privileged.privileges().beyond(&agreed).unwrap();
+        for word in [
+            "CAP_SYS_ADMIN",
+            "namespaces pid",
+            "/dev/sda",
+            "seccomp",
+            "kcore",
+            "no-new",
+        ] {
+            assert!(beyond.contains(word), "{word}: {beyond}");
+        }
+        assert!(agreed.beyond(&privileged.privileges()).is_some());
+    }
+
+    #[test]
+    fn nothing_of_the_host_is_mounted() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("own");
+        std::fs::create_dir(&own).unwrap();
+        std::os::unix::fs::symlink("/etc", own.join("shm")).unwrap();
+        std::fs::create_dir(own.join("data")).unwrap();
+        let foreign = |mount: &str, source: &str| {
+            let text = format!(
+                r#"{{"root":{{"path":{own:?}}},"mounts":[{{"destination":"/x","source":{source:?},{mount}}}]}}"#
+            );
+            let spec: Spec = serde_json::from_str(&text).unwrap();
+            spec.foreign_mount(&own, &[&own], &[Path::new("/etc/hostname")])
+        };
+        let path = |name: &str| own.join(name).display().to_string();
+        assert_eq!(foreign(r#""type":"bind""#, &path("data")), None);
+        assert_eq!(foreign(r#""type":"bind""#, "/etc/hostname"), None);
+        assert_eq!(foreign(r#""type":"tmpfs""#, "tmpfs"), None);
+        for (mount, source) in [
+            (r#""type":"bind""#, "/etc".to_owned()),
+            (r#""type":"none","options":["rbind"]"#, "/etc".to_owned()),
+            (r#""type":"ext4""#, "/dev/sda1".to_owned()),
+            // A link in the archive, for one.
+            (r#""type":"bind""#, path("shm")),
+            (r#""type":"bind""#, path("../..")),
+            (r#""type":"bind""#, path("missing")),
+        ] {
+            assert!(foreign(mount, &source).is_some(), "{mount} {source}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | `tunnels/lmwgN.json` | the record: written before anything is made, removed after everything is gone |
 //! | `tunnels/lmwgN.ticket` | the secret that a peer must present before the keeper talks to it |
 //! | `tunnels/lmwgN.forwards` | [`crate::net::flows::port_forwards`] |
+//! | `tunnels/lmwgN.guests` | [`crate::net::flows::guests`] |
 //! | `tunnels/lmwgN.lock` | locked (flock): shared by each lease, exclusively to take the tunnel down |
 //! | `tunnels/lmwgN.keeper` | locked by the keeper while it lives |
 //! | `tunnels/lmwgN.log` | the keeper's log |
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use trust::Fingerprint;
 
 use super::mark::Index;
 use super::tunnel::agreement::{Agreement, PublicKey, View};
@@ -76,6 +78,11 @@ impl Dirs {
         self.file(index, "forwards")
     }
 
+    /// The containers that came through the tunnel.
+    pub(crate) fn guests(&self, index: Index) -> PathBuf {
+        self.file(index, "guests")
+    }
+
     /// Waits for the lock on all tunnels: only its owner may make, change or remove one.
     pub(crate) fn lock_all(&self) -> Result<Lock, LockError> {
         Lock::exclusive(&self.run.join("net.lock"))
@@ -115,6 +122,23 @@ pub struct Record {
     pub endpoint: SocketAddr,
     /// Which WireGuard moves the packets.
     pub backend: Backend,
+    /// The other host's key as a client of this one, if it has asked for the tunnel as that: no other may.
+    pub client: Option<Fingerprint>,
+    /// The other host's key as a server that this one has asked, likewise.
+    pub server: Option<Fingerprint>,
+    /// Hosts, by their WireGuard keys, past which flows were led into this tunnel.
+    pub introduced_by: Vec<PublicKey>,
+}
+
+/// On whose word a tunnel is made or used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The other end, which has asked this host and is paired.
+    Client(Fingerprint),
+    /// The other end, which this host has asked.
+    Server(Fingerprint),
+    /// A host between the two ends, with this WireGuard key: the other end need not be paired.
+    Introduced(PublicKey),
 }
 
 impl Record {
@@ -128,20 +152,60 @@ impl Record {
             .collect()
     }
 
+    /// That of the tunnel to the host that has asked for it with this key.
+    ///
+    /// # Errors
+    /// Those of the records.
+    pub fn of_client(dirs: &Dirs, key: Fingerprint) -> Result<Option<Self>, StateError> {
+        let all = Self::read_all(dirs)?;
+        Ok(all.into_iter().find(|record| record.client == Some(key)))
+    }
+
     pub(crate) fn write(&self, dirs: &Dirs) -> Result<(), StateError> {
         write(&dirs.file(self.index, "json"), self)
     }
 
     pub(crate) fn remove(&self, dirs: &Dirs) -> Result<(), StateError> {
         remove_file(&dirs.forwards(self.index))?;
+        remove_file(&dirs.guests(self.index))?;
         remove_file(&dirs.file(self.index, "ticket"))?;
         remove_file(&dirs.file(self.index, "json"))
     }
 
     /// The agreement as seen from this end.
-    pub(crate) fn view(&self) -> Result<View, StateError> {
+    ///
+    /// # Errors
+    /// [`StateError::NotOurs`].
+    pub fn view(&self) -> Result<View, StateError> {
         let view = self.agreement.view(&self.public_key);
         view.ok_or(StateError::NotOurs)
+    }
+
+    /// Adds who asks for the tunnel. Says whether that is new.
+    pub(crate) fn claim(&mut self, claim: &Claim) -> bool {
+        match claim {
+            Claim::Client(key) => self.client.replace(*key) != Some(*key),
+            Claim::Server(key) => self.server.replace(*key) != Some(*key),
+            Claim::Introduced(by) if self.introduced_by.contains(by) => false,
+            Claim::Introduced(by) => {
+                self.introduced_by.push(by.clone());
+                true
+            }
+        }
+    }
+
+    /// Whether `claim` may use the tunnel: `known` says that the other end has its half of it already.
+    pub(crate) fn admits(&self, claim: &Claim, known: bool) -> bool {
+        match claim {
+            Claim::Client(key) => self.client.is_none_or(|client| client == *key),
+            Claim::Server(key) => self.server.is_none_or(|server| server == *key),
+            Claim::Introduced(by) => known || self.introduced_by.contains(by),
+        }
+    }
+
+    /// Whether the other end has asked for the tunnel, or was asked.
+    pub(crate) fn is_owned(&self) -> bool {
+        self.client.is_some() || self.server.is_some()
     }
 
     pub(crate) fn exists(dirs: &Dirs, index: Index) -> bool {

@@ -21,7 +21,8 @@ use super::kernel::netns;
 use super::mark::{Direction, Index, Mark};
 use super::packets::keep_order::Waiting;
 use super::packets::{mss, quarantine};
-use super::state::Dirs;
+use super::state::{Claim, Dirs};
+use super::tunnel::agreement::PublicKey;
 use super::tunnel::lifecycle;
 use super::tunnel::wireguard::Backend;
 use super::tunnel::{Tunnel, TunnelError};
@@ -244,7 +245,7 @@ fn establish_and_die() {
         run: "/run/live-migration".into(),
     };
     let peer = "198.18.1.2".parse().unwrap();
-    let _tunnel = Tunnel::establish(&dirs, &terms, peer, &keeper_command(&dirs)).unwrap();
+    let _tunnel = Tunnel::establish(&dirs, &terms, peer, &owner(), &keeper_command(&dirs)).unwrap();
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).unwrap();
 }
 
@@ -266,15 +267,26 @@ fn hosts() -> (Host, Host) {
     (source, destination)
 }
 
+/// The one peer that either host has.
+fn owner() -> Claim {
+    client(1)
+}
+
+fn client(number: u8) -> Claim {
+    Claim::Client(format!("{number:064x}").parse().unwrap())
+}
+
 fn negotiate(source: &Host, destination: &Host) -> crate::net::tunnel::agreement::Terms {
     let offer = source.with_dirs(|dirs| Tunnel::offer(dirs, &keeper_command(dirs)).unwrap());
-    destination.with_dirs(move |dirs| Tunnel::answer(dirs, &offer, &keeper_command(dirs)).unwrap())
+    destination.with_dirs(move |dirs| {
+        Tunnel::answer(dirs, &offer, &owner(), &keeper_command(dirs)).unwrap()
+    })
 }
 
 fn establish(host: &Host, terms: &crate::net::tunnel::agreement::Terms, peer: &str) -> Tunnel {
     let (terms, peer): (_, IpAddr) = (terms.clone(), peer.parse().unwrap());
     host.with_dirs(move |dirs| {
-        Tunnel::establish(dirs, &terms, peer, &keeper_command(dirs)).unwrap()
+        Tunnel::establish(dirs, &terms, peer, &owner(), &keeper_command(dirs)).unwrap()
     })
 }
 
@@ -314,7 +326,8 @@ fn a_tunnel_is_proven_reused_and_leaves_nothing() {
 
     // Either direction finds it again.
     let again = negotiate(&source, &destination);
-    assert_eq!(again, negotiate(&destination, &source));
+    let back = negotiate(&destination, &source);
+    assert_eq!(again.agreement, back.agreement);
     let second = establish(&source, &again, "198.18.1.2");
     assert!(second.reused());
     assert_eq!(second.index(), here.index());
@@ -328,6 +341,90 @@ fn a_tunnel_is_proven_reused_and_leaves_nothing() {
         eventually("keepers end", TIMEOUT, || !host.has_keeper());
         assert_same(before, &host.snapshot());
     }
+}
+
+#[test]
+fn a_tunnel_belongs_to_the_peer_that_asked_for_it() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    let (here, there) = tunnel(&source, &destination);
+    let here = prove(&source, here);
+    let before = destination.sh("cat /run/live-migration/tunnels/lmwg1.*");
+    // Another peer, which knows all that is told of the tunnel, names its key.
+    let answer = |claim: Claim, listed: bool| {
+        let mut offer =
+            source.with_dirs(|dirs| Tunnel::offer(dirs, &keeper_command(dirs)).unwrap());
+        if !listed {
+            offer.tunnels.clear();
+        }
+        destination
+            .with_dirs(move |dirs| Tunnel::answer(dirs, &offer, &claim, &keeper_command(dirs)))
+    };
+    for listed in [true, false] {
+        let refused = answer(client(2), listed);
+        assert!(
+            matches!(refused, Err(TunnelError::KeyOfAnother(_))),
+            "{refused:?}"
+        );
+    }
+    let between = PublicKey("between".to_owned());
+    let introduced = answer(Claim::Introduced(between.clone()), false);
+    assert!(
+        matches!(introduced, Err(TunnelError::KeyOfAnother(_))),
+        "{introduced:?}"
+    );
+    // Its own peer, and who leads flows past a host to an end that has its half, may use it. Neither needs
+    // to be told its ticket, and who brings the answer to that end does not learn it.
+    let ticket = destination.sh("cat /run/live-migration/tunnels/lmwg1.ticket");
+    for claim in [owner(), Claim::Introduced(between)] {
+        let terms = answer(claim, true).unwrap();
+        assert_ne!(serde_json::to_string(&terms.ticket).unwrap(), ticket);
+    }
+    assert_eq!(
+        before,
+        destination.sh("cat /run/live-migration/tunnels/lmwg1.*")
+    );
+    drop((here, there));
+}
+
+#[test]
+fn one_host_introduces_only_so_many_others() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    let claim = Claim::Introduced(PublicKey("between".to_owned()));
+    let mut refused = None;
+    let mut leases = Vec::new();
+    for number in 0..20 {
+        // Each offer has another key.
+        source.sh("rm -f /run/state/wireguard.key");
+        let mut offer =
+            source.with_dirs(|dirs| Tunnel::offer(dirs, &keeper_command(dirs)).unwrap());
+        offer.port += number;
+        let claim = claim.clone();
+        let made = destination.with_dirs(move |dirs| {
+            let peer = "198.18.1.1".parse().unwrap();
+            Tunnel::accept(dirs, &offer, peer, &claim, &keeper_command(dirs))
+        });
+        match made {
+            Ok((tunnel, _)) => leases.push(tunnel),
+            Err(error) => {
+                refused = Some((number, error));
+                break;
+            }
+        }
+    }
+    let (number, error) = refused.expect("there is a limit");
+    assert!(
+        matches!(error, TunnelError::TooManyIntroduced(16)),
+        "{number}: {error}"
+    );
+    assert_eq!(leases.len(), 16);
+    drop(leases);
+    destination.with_dirs(|dirs| status::clean_up(dirs, &keeper_command(dirs)).unwrap());
 }
 
 #[test]
@@ -445,6 +542,65 @@ fn marked_flows_take_the_tunnel_and_hold_it() {
     }
 }
 
+/// Whether a TCP connection to there comes about.
+fn connects(host: &Host, to: &str) -> bool {
+    let to: SocketAddr = to.parse().unwrap();
+    host.run(move || TcpStream::connect_timeout(&to, Duration::from_millis(400)).is_ok())
+}
+
+#[test]
+fn only_what_moved_and_the_agents_pass_a_tunnel() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    // As containers on bridges of theirs.
+    let (near, far) = (Host::new(), Host::new());
+    near.connect("eth0", &source, "near", 3);
+    far.connect("eth0", &destination, "far", 4);
+    near.sh("ip route add default via 198.18.3.2; ip -6 route add default via 2001:db8:3::2");
+    far.sh("ip route add default via 198.18.4.2; ip -6 route add default via 2001:db8:4::2");
+    for host in [&source, &destination] {
+        host.sh("sysctl -qw net.ipv6.conf.all.forwarding=1");
+    }
+    let (here, there) = tunnel(&source, &destination);
+    let (here, there) = (prove(&source, here), prove(&destination, there));
+    source.sh("ip route add 198.18.4.0/24 dev lmwg1; ip -6 route add 2001:db8:4::/64 dev lmwg1");
+    destination
+        .sh("ip route add 198.18.3.0/24 dev lmwg1; ip -6 route add 2001:db8:3::/64 dev lmwg1");
+    let _listeners =
+        [&far, &destination].map(|host| host.run(|| TcpListener::bind("[::]:7000").unwrap()));
+    let own = there.local_address();
+    let services = [
+        "198.18.4.1:7000".to_owned(),
+        "[2001:db8:4::1]:7000".to_owned(),
+        "198.18.4.2:7000".to_owned(),
+        "198.18.1.2:7000".to_owned(),
+        format!("{own}:7000"),
+    ];
+    source.sh("ip route add 198.18.1.2/32 dev lmwg1 table 99; ip rule add to 198.18.1.2 ipproto tcp lookup 99");
+    // Root at one end has no rules, and those of the other end are enough.
+    let open = |host: &Host, chain: &str| {
+        host.sh(&format!(
+            "nft flush chain inet live_migration {chain} 2>/dev/null || true"
+        ));
+    };
+    for (host, chain) in [(&source, "to_tunnel_1"), (&destination, "from_tunnel_1")] {
+        for from in [&source, &near] {
+            for service in &services {
+                open(host, chain);
+                assert!(
+                    !connects(from, service),
+                    "{service} is reached without {chain}"
+                );
+            }
+        }
+    }
+    // What the agents need goes on.
+    let (here, there) = (prove(&source, here), prove(&destination, there));
+    drop((here, there));
+}
+
 #[test]
 fn packets_that_leave_through_a_tunnel_wait_for_others() {
     if unable() {
@@ -456,7 +612,9 @@ fn packets_that_leave_through_a_tunnel_wait_for_others() {
     let here = prove(&source, here);
     let index = here.index();
     let to = Mark(0).with(Direction::Original, Some(index)).0;
+    let back = Mark(0).with(Direction::Reply, Some(there.index())).0;
     mark_flows(&source, "eth1", to);
+    mark_flows(&destination, "lmwg1", back);
     let peer = destination.run(|| UdpSocket::bind("198.51.100.7:7000").unwrap());
     peer.set_read_timeout(Some(Duration::from_millis(300)))
         .unwrap();
@@ -617,7 +775,7 @@ fn failure_to_start_leaves_nothing() {
     let elsewhere = terms.clone();
     let error = source.with_dirs(move |dirs| {
         let peer = "198.18.1.2".parse().unwrap();
-        Tunnel::establish(dirs, &terms, peer, &|_| Command::new("false")).unwrap_err()
+        Tunnel::establish(dirs, &terms, peer, &owner(), &|_| Command::new("false")).unwrap_err()
     });
     assert!(matches!(error, TunnelError::Spawn(_)), "{error}");
     assert_same(&before, &source.snapshot());
@@ -859,6 +1017,32 @@ fn held_packets_wait_and_go_in_order() {
     quarantine::lift(&inside.netns).unwrap();
     send(&there, 360..361);
     assert_eq!(receive(&here), Some(360));
+}
+
+#[test]
+fn a_flood_does_not_fill_the_memory_with_packets_that_wait() {
+    if unable() {
+        return;
+    }
+    let (inside, outside) = (Host::new(), Host::new());
+    inside.connect("eth0", &outside, "eth0", 1);
+    let there = outside.run(|| UdpSocket::bind("198.18.1.2:7000").unwrap());
+    there.connect("198.18.1.1:7000").unwrap();
+    let packets = quarantine::queue_packets(&inside.netns).unwrap();
+    for _ in 0..100_000 {
+        there.send(&[0]).unwrap();
+    }
+    let waiting = inside.sh("awk '{ print $3 }' /proc/net/netfilter/nfnetlink_queue");
+    let waiting: u32 = waiting
+        .lines()
+        .map(|line| line.parse::<u32>().unwrap())
+        .sum();
+    assert!(
+        (60_000..70_000).contains(&waiting),
+        "{waiting} packets wait"
+    );
+    drop(packets);
+    quarantine::lift(&inside.netns).unwrap();
 }
 
 #[test]

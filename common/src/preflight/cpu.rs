@@ -127,5 +127,7 @@ fn ring_made(bytes: u64, host: &HostFacts) -> u64 {
     let asked = (bytes.saturating_sub(RING_HEADER) / RING_EVENT).saturating_sub(2) / 2;
     let events = asked.max(4 * u64::from(host.possible_cpus)) * 2 + 2;
     let page = host.page_bytes.max(1);
-    (RING_HEADER + events * RING_EVENT).div_ceil(page) * page
+    (RING_HEADER + events * RING_EVENT)
+        .div_ceil(page)
+        .saturating_mul(page)
 }

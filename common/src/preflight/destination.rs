@@ -151,11 +151,13 @@ pub fn destination(
     // keeps those with the container. What is in /dev/shm is memory at both ends, and counted as such.
     let image = match facts.image_present {
         true => 0,
-        false => 2 * container.image_bytes,
+        false => container.image_bytes.saturating_mul(2),
     };
     let mut wanted = vec![Wanted {
         what: "image, files and memory",
-        bytes: image + container.changed_bytes + container.memory_bytes,
+        bytes: image
+            .saturating_add(container.changed_bytes)
+            .saturating_add(container.memory_bytes),
         room: &facts.storage,
     }];
     if !container.volumes.is_empty() {

@@ -125,5 +125,5 @@ fn list_or_none(items: &[String]) -> String {
 }
 
 fn short(id: &str) -> &str {
-    &id[..id.len().min(12)]
+    &id[..id.floor_char_boundary(12)]
 }

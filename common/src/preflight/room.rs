@@ -26,7 +26,9 @@ pub(super) fn room(checks: &mut Checks, wanted: &[Wanted<'_>]) {
         disks.entry(each.room.device).or_default().push(each);
     }
     for on_it in disks.into_values() {
-        let needed = on_it.iter().map(|each| each.bytes).sum::<u64>() + MARGIN;
+        // The source can claim any number.
+        let bytes = on_it.iter().map(|each| each.bytes);
+        let needed = bytes.fold(MARGIN, u64::saturating_add);
         // They differ by what was written between the measurements.
         let free = on_it.iter().map(|each| each.room.free_bytes).min();
         let free = free.unwrap_or_default();

@@ -399,6 +399,22 @@ fn room_is_counted_on_each_file_system() {
 }
 
 #[test]
+fn any_number_and_any_id_can_be_claimed() {
+    let mut moving = container();
+    moving.image_bytes = u64::MAX;
+    moving.changed_bytes = u64::MAX;
+    moving.memory_bytes = u64::MAX;
+    moving.volume_bytes = u64::MAX;
+    moving.aio_rings = [u64::MAX].into();
+    let checks = destination(&moving, &host(), &host(), &here());
+    assert!(failures(&checks).contains(&"disk space"), "{checks:?}");
+
+    moving.pod = Some("eleven byte\u{e4}s".into());
+    let checks = source(&moving, &host());
+    assert!(failures(&checks).contains(&"disk space"), "{checks:?}");
+}
+
+#[test]
 fn a_log_that_stays_is_named() {
     let check = |driver: &str, path: Option<&str>| {
         let mut moving = container();

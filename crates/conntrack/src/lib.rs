@@ -14,6 +14,8 @@
 
 mod error;
 mod flow;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod message;
 mod socket;
 mod tuple;

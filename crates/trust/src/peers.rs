@@ -145,8 +145,9 @@ impl Peers {
     }
 
     /// Removes the one peer that has this name, this address, or a fingerprint with this prefix (of
-    /// at least eight digits), and returns it. Its next connection is refused; whoever holds
-    /// open ones ends them. Undone only by pairing again.
+    /// at least eight digits), and returns it. Its next connection is refused; open ones are for the
+    /// server to end.
+    /// Undone only by pairing again.
     ///
     /// # Errors
     ///

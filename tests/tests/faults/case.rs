@@ -90,6 +90,7 @@ pub(crate) fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     phases(&mut cases);
     requests(&mut cases);
+    removal(&mut cases);
     network(&mut cases);
     programs(&mut cases);
     disks(&mut cases);
@@ -292,6 +293,19 @@ fn requests(cases: &mut Vec<Case>) {
                 );
             }
         }
+    }
+}
+
+/// Before the source removes its copy it waits for the word that the other one is on disk.
+fn removal(cases: &mut Vec<Case>) {
+    for when in ["before", "after"] {
+        let name = format!("{when} on_disk");
+        let what = format!("SIGKILL to agent-client {when} it hears that all is on disk");
+        let case = Case::new("client killed", &name, what);
+        cases.push(case.client(&format!("client.fate.{when}"), "1*return(kill)"));
+        let what = format!("SIGKILL to agent-server {when} it looks whether all is on disk");
+        let case = Case::new("server killed", &name, what);
+        cases.push(case.server(&format!("server.fate.{when}"), "1*return(kill)"));
     }
 }
 

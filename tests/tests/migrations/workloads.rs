@@ -214,6 +214,34 @@ fn everything_at_once() {
     f.assert_as_before(&before);
 }
 
+/// Podman mounts the root file system of one with `--rm` so that nothing in it is ever synced.
+#[test]
+fn a_mapped_file_in_a_container_that_goes_when_it_ends() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-mapped", &["everything"]);
+    let before = f.look(&["a", "b"]);
+    f.start("a", "everything", "--rm -p 7001:7001 localhost/everything");
+    let status = |host: &str| -> Value {
+        let text = f.sh("c", &format!("timeout 5 nc -d {host} 7001"));
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text:?}"))
+    };
+    pause(500);
+    let there = status("a");
+    assert_eq!(there["ok"], true, "{there:#}");
+
+    f.migrate("a", "everything", "b").assert_moved();
+    pause(500);
+    let here = status("b");
+    assert_eq!(here["ok"], true, "{here:#}");
+    assert_eq!(here["server"], there["server"], "the same process");
+
+    f.sh("b", "podman stop -t 1 everything");
+    assert!(f.containers("b").is_empty(), "{:?}", f.containers("b"));
+    f.assert_as_before(&before);
+}
+
 #[test]
 fn redis_under_load() {
     if !lab::can_run() {

@@ -152,7 +152,7 @@ pub fn criu_error(log: &Path) -> Option<String> {
     error_line(&text)
 }
 
-fn error_line(log: &str) -> Option<String> {
+pub(crate) fn error_line(log: &str) -> Option<String> {
     log.lines()
         .filter_map(|line| line.split_once("Error (").map(|(_, rest)| rest))
         .map(|rest| format!("Error ({rest}"))

@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Component, Path};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 
+use serde_json::Value;
 use tar::{Archive, Builder};
 
 use crate::command::{self, CommandError};
@@ -45,7 +46,7 @@ pub fn save(image_id: &str, present: &[String], sink: &mut impl Write) -> Result
 /// Podman does not read a layer that it has. In an archive in Docker's format there must still be a file
 /// for it (`prepareLayerData` in containers/image, docker/internal/tarfile/src.go), which is left empty; in
 /// one in OCI's format Podman does not even look for the file.
-fn copy_without(
+pub(crate) fn copy_without(
     layers: &[String],
     archive: &mut impl Read,
     sink: &mut impl Write,
@@ -107,11 +108,100 @@ pub fn load(source: &mut impl Read, work: &Path) -> Result<(), ImageError> {
             .stdout(Stdio::null()),
     )?;
     let mut stdin = child.child.stdin.take().expect("stdin is piped");
-    let copied = io::copy(source, &mut stdin);
+    let copied = copy_nameless(source, &mut stdin);
+    // Killed first: an archive that was refused must not look like one that ends here.
+    if matches!(&copied, Err(error) if error.kind() != io::ErrorKind::BrokenPipe) {
+        drop(child);
+        return copied.map_err(ImageError::Stream);
+    }
     drop(stdin);
     // Podman's own message says more than the broken pipe that its failure causes here.
     finish(child, "image load")?;
-    copied.map(drop).map_err(ImageError::Stream)
+    copied.map_err(ImageError::Stream)
+}
+
+/// Longest list of an archive's images, in bytes.
+const MOST_LIST: u64 = 1 << 20;
+
+/// Annotations by which an image in an archive of OCI's is named (containers/image, oci/layout and
+/// oci/internal).
+const NAMES: [&str; 2] = [
+    "org.opencontainers.image.ref.name",
+    "io.containerd.image.name",
+];
+
+/// Copies an image's archive, unless it says how an image is to be called: loading it would take that name
+/// from the image that has it here.
+///
+/// The archive is of the kind that [`save`] sends: its files have short names, which no other entry
+/// can replace.
+fn copy_nameless(archive: &mut impl Read, sink: &mut impl Write) -> io::Result<()> {
+    let refused = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("refused: {why}"));
+    let mut copy = Builder::new(sink);
+    let mut seen = HashSet::new();
+    let mut entries = Archive::new(&mut *archive);
+    for entry in entries.entries()?.raw(true) {
+        let mut entry = entry?;
+        let header = entry.header().clone();
+        let kind = header.entry_type();
+        if !(kind.is_file() || kind.is_dir() || kind.is_symlink()) {
+            return Err(refused("an entry that is no file"));
+        }
+        let path = header.path()?.into_owned();
+        let plain = path
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+        if !plain {
+            return Err(refused("a path that leads elsewhere"));
+        }
+        let list = path.to_str().filter(|name| LISTS.contains(name));
+        let Some(list) = list else {
+            copy.append(&header, &mut entry)?;
+            continue;
+        };
+        if !kind.is_file() || header.size()? > MOST_LIST || !seen.insert(list.to_owned()) {
+            return Err(refused(list));
+        }
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content)?;
+        if !is_nameless(list, &serde_json::from_slice(&content)?) {
+            return Err(refused("an image that brings a name with it"));
+        }
+        copy.append(&header, content.as_slice())?;
+    }
+    copy.into_inner()?;
+    // Padding after the archive's end.
+    io::copy(archive, &mut io::sink()).map(drop)
+}
+
+/// The files of an archive that say which images are in it, and their names: the first two are Docker's.
+const LISTS: [&str; 3] = ["manifest.json", "repositories", "index.json"];
+
+/// Whether a list names nothing, and has one image at most.
+fn is_nameless(list: &str, content: &Value) -> bool {
+    let empty = |value: Option<&Value>| match value {
+        None | Some(Value::Null) => true,
+        Some(Value::Array(items)) => items.is_empty(),
+        Some(_) => false,
+    };
+    match list {
+        "repositories" => content.as_object().is_some_and(|names| names.is_empty()),
+        "manifest.json" => match content.as_array().map(Vec::as_slice) {
+            Some([image]) => {
+                // Go's decoder takes no notice of the case of letters.
+                let mut keys = image.as_object().into_iter().flatten();
+                keys.all(|(key, value)| !key.eq_ignore_ascii_case("RepoTags") || empty(Some(value)))
+            }
+            _ => false,
+        },
+        _ => match content["manifests"].as_array().map(Vec::as_slice) {
+            Some([_]) => {
+                let text = content.to_string();
+                !NAMES.iter().any(|name| text.contains(name))
+            }
+            _ => false,
+        },
+    }
 }
 
 /// The image could not be saved or loaded.
@@ -231,6 +321,45 @@ mod tests {
             (name, content)
         });
         entries.collect()
+    }
+
+    #[test]
+    fn an_image_with_a_name_is_not_loaded() {
+        let copied = |files: &[(&str, &str)]| {
+            let (full, mut out) = (archive(files), Vec::new());
+            copy_nameless(&mut full.as_slice(), &mut out).map(|()| out)
+        };
+        let docker = r#"[{"Config":"aa.json","RepoTags":null,"Layers":["aa.tar"]}]"#;
+        let oci = r#"{"schemaVersion":2,"manifests":[{"digest":"sha256:aa","annotations":{}}]}"#;
+        for good in [
+            &[
+                ("aa.tar", "layer"),
+                ("manifest.json", docker),
+                ("repositories", "{}"),
+            ][..],
+            &[("blobs/sha256/aa", "layer"), ("index.json", oci)],
+        ] {
+            assert_eq!(copied(good).unwrap(), archive(good));
+        }
+        let tagged = docker.replace("null", r#"["docker.io/library/nginx:latest"]"#);
+        let other_case = tagged.replace("RepoTags", "repotags");
+        let two = r#"[{"Config":"aa.json"},{"Config":"bb.json"}]"#;
+        let named = oci.replace("{}", r#"{"org.opencontainers.image.ref.name":"nginx"}"#);
+        let old = r#"{"nginx":{"latest":"aa"}}"#;
+        let twice = [("manifest.json", docker), ("manifest.json", &tagged)];
+        let long = "l".repeat(150);
+        for bad in [
+            &[("manifest.json", tagged.as_str())][..],
+            &[("manifest.json", &other_case)],
+            &[("manifest.json", two)],
+            &[("index.json", &named)],
+            &[("repositories", old)],
+            &[(&long, "a name of its own kind")],
+            &twice,
+        ] {
+            let error = copied(bad).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{bad:?}");
+        }
     }
 
     #[test]

@@ -236,6 +236,7 @@ async fn facts(
         dependencies: container.dependencies.unwrap_or_default(),
         exec_sessions,
         terminal: container.config.tty,
+        privileges: spec.as_ref().map(Spec::privileges).unwrap_or_default(),
         user_namespace: spec.as_ref().is_some_and(Spec::user_namespace),
         init: spec.as_ref().and_then(init),
         overlay: container.graph_driver.name == "overlay" && local.upper != Path::new(""),
@@ -265,6 +266,18 @@ fn init(spec: &Spec) -> Option<InitProgram> {
         tracing::warn!("{}: {error}", init::DESTINATION);
         None
     })
+}
+
+/// What is taken from what Podman prints of a container, without looking at the host.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read(text: &str) -> Option<(Vec<PublishedPort>, Option<HealthFacts>)> {
+    let _ = serde_json::from_str::<Vec<Image>>(text);
+    let _ = serde_json::from_str::<Vec<Volume>>(text);
+    let _ = serde_json::from_str::<Vec<Other>>(text);
+    let containers: Vec<Container> = serde_json::from_str(text).ok()?;
+    let container = containers.into_iter().next()?;
+    let ports = container.network_settings.ports.unwrap_or_default();
+    Some((published(ports), health(&container.config)))
 }
 
 /// What there is to know of the volumes that are mounted in `container`; `others` may use them, too.

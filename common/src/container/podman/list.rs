@@ -84,7 +84,11 @@ fn one() -> u16 {
 pub async fn list() -> Result<Vec<Listed>, CommandError> {
     let entries: Option<Vec<PsEntry>> =
         json(&["ps", "--all", "--no-trunc", "--format", "json"]).await?;
-    Ok(entries
+    Ok(listed(entries))
+}
+
+fn listed(entries: Option<Vec<PsEntry>>) -> Vec<Listed> {
+    entries
         .unwrap_or_default()
         .into_iter()
         .map(|e| Listed {
@@ -119,7 +123,13 @@ pub async fn list() -> Result<Vec<Listed>, CommandError> {
             has_mounts: e.mounts.is_some_and(|mounts| !mounts.is_empty()),
             networks: e.networks.unwrap_or_default(),
         })
-        .collect())
+        .collect()
+}
+
+/// What [`list`] makes of what Podman prints.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read(text: &str) -> Option<Vec<Listed>> {
+    Some(listed(serde_json::from_str(text).ok()?))
 }
 
 /// Finds the container meant by a name, an id, or a unique prefix of an id.
@@ -138,7 +148,7 @@ pub fn resolve<'a>(containers: &'a [Listed], given: &str) -> Result<&'a Listed, 
             prefix: given.to_owned(),
             candidates: fits
                 .iter()
-                .map(|c| format!("{} ({})", c.name, &c.id[..c.id.len().min(12)]))
+                .map(|c| format!("{} ({})", c.name, &c.id[..c.id.floor_char_boundary(12)]))
                 .collect(),
         }),
     }
@@ -159,6 +169,13 @@ mod tests {
             has_mounts: false,
             networks: Vec::new(),
         }
+    }
+
+    #[test]
+    fn an_id_may_be_any_text() {
+        let all = [listed("eleven byte\u{e4}s", "a1"), listed("", "a2")];
+        let error = resolve(&all, "a").unwrap_err();
+        assert!(error.to_string().contains("a1 (eleven byte"), "{error}");
     }
 
     #[test]

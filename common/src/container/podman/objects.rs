@@ -57,7 +57,10 @@ struct NetworkSubnet {
 
 /// All networks of this host, by name.
 pub async fn networks() -> Result<BTreeMap<String, Network>, CommandError> {
-    let found: Vec<NetworkEntry> = json(&["network", "ls", "--format", "json"]).await?;
+    Ok(by_name(json(&["network", "ls", "--format", "json"]).await?))
+}
+
+fn by_name(found: Vec<NetworkEntry>) -> BTreeMap<String, Network> {
     let network = |found: NetworkEntry| {
         let subnets = found.subnets.unwrap_or_default();
         let options = found.options.unwrap_or_default();
@@ -74,7 +77,13 @@ pub async fn networks() -> Result<BTreeMap<String, Network>, CommandError> {
         };
         (found.name, network)
     };
-    Ok(found.into_iter().map(network).collect())
+    found.into_iter().map(network).collect()
+}
+
+/// What [`networks`] makes of what Podman prints.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read(text: &str) -> Option<BTreeMap<String, Network>> {
+    Some(by_name(serde_json::from_str(text).ok()?))
 }
 
 /// Names of all volumes of this host.

@@ -117,7 +117,8 @@ pub enum Owner {
 }
 
 /// Starts `podman container restore` of the skeleton `archive` and returns once it waits at the gate.
-/// `runtime` is the container's, by name or path; `scratch` receives the socket and two small files.
+/// `runtime` is the container's, by name or path; `conmon` is the path of the real one; `scratch` receives the
+/// socket and two small files.
 ///
 /// For a service, its unit stays changed until [`crate::container::service::arrived`] or
 /// [`crate::container::service::undo_arrival`].
@@ -130,6 +131,7 @@ pub async fn stage(
     owner: &Owner,
     archive: &Path,
     runtime: &str,
+    conmon: &str,
     scratch: &Path,
     cancel: &CancellationToken,
 ) -> Result<Staged, GateError> {
@@ -163,10 +165,7 @@ pub async fn stage(
     let environment = BTreeMap::from([
         ("CONTAINERS_CONF_OVERRIDE".to_owned(), text(&overrides)),
         (GATE_SOCKET.to_owned(), text(&socket)),
-        (
-            REAL_CONMON.to_owned(),
-            crate::container::podman::info::info().await?.conmon,
-        ),
+        (REAL_CONMON.to_owned(), conmon.to_owned()),
     ]);
     let mut command = match owner {
         Owner::Scope(name) => {

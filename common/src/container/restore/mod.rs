@@ -5,4 +5,4 @@ pub mod profile;
 pub mod skeleton;
 pub mod starter;
 pub mod timerfds;
-mod watch;
+pub(crate) mod watch;

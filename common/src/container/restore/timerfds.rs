@@ -96,7 +96,7 @@ pub fn mend(images: &Path) -> Result<usize, TimerfdError> {
 }
 
 /// Copies an image, repairing timers on the way.
-fn copy(image: impl Read, new: impl Write) -> io::Result<usize> {
+pub(crate) fn copy(image: impl Read, new: impl Write) -> io::Result<usize> {
     let (mut image, mut new) = (BufReader::new(image), BufWriter::new(new));
     for magic in MAGIC {
         if number(&mut image)? != Some(magic) {

@@ -154,13 +154,16 @@ impl RestoreWatch {
 /// The last error in the runtime's log, a file of JSON lines that Podman has it write (`ociLog` in
 /// libpod/oci_conmon_common.go).
 pub(crate) fn runtime_error(log: &Path) -> Option<String> {
+    last_error(&String::from_utf8_lossy(&fs::read(log).ok()?))
+}
+
+pub(crate) fn last_error(log: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Line {
         level: String,
         msg: String,
     }
-    let text = String::from_utf8_lossy(&fs::read(log).ok()?).into_owned();
-    let lines = text
+    let lines = log
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok());
     let mut errors = lines.filter(|line: &Line| line.level == "error");

@@ -31,6 +31,9 @@ use crate::net::mark::{Direction, Index, Mark};
 /// Least time an entry gets at the destination, so that it outlives the outage.
 const LEAST_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The longest time an entry gets there: the kernel's default for established TCP connections.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(5 * 24 * 3600);
+
 /// A flow as the container sees it: what the source tells the destination of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MovedFlow {
@@ -54,6 +57,22 @@ impl MovedFlow {
         } else {
             self.original.destination.ip()
         }
+    }
+
+    /// Whether the container with these addresses can have this flow: what another host says of one may be
+    /// of any connection.
+    pub fn can_be_of(&self, addresses: &[IpAddr]) -> bool {
+        let (container, peer) = (self.container(), self.peer());
+        let fits = match self.original.protocol {
+            Protocol::Icmp { .. } => container.is_ipv4(),
+            Protocol::Icmpv6 { .. } => container.is_ipv6(),
+            _ => true,
+        };
+        addresses.contains(&container)
+            && container.is_ipv4() == peer.is_ipv4()
+            && fits
+            && moves(self.original.protocol)
+            && (self.tcp.is_none() || self.original.protocol == Protocol::Tcp)
     }
 
     /// The address that the container talks to.
@@ -174,7 +193,7 @@ pub fn seen_by_container(flow: &Flow, addresses: &HashSet<IpAddr>) -> Option<Mov
 /// flow, and the entry that it would have. Timeouts are the kernel's for established connections.
 pub fn untracked(own: Tuple) -> (MovedFlow, Flow) {
     let timeout = match own.protocol {
-        Protocol::Tcp => Duration::from_secs(5 * 24 * 3600),
+        Protocol::Tcp => LONGEST_TIMEOUT,
         _ => Duration::from_secs(120),
     };
     let entry = Flow::identity(own, timeout);
@@ -258,7 +277,7 @@ pub fn arrive(
             mark: Mark(entry.mark).with(seen.to_container(), None),
         };
     }
-    let timeout = Duration::from_secs(moved.timeout_s).max(LEAST_TIMEOUT);
+    let timeout = Duration::from_secs(moved.timeout_s).clamp(LEAST_TIMEOUT, LONGEST_TIMEOUT);
     let mut flow = Flow::identity(moved.original, timeout);
     if here.contains(&moved.peer()) {
         let peer = match moved.outgoing {
@@ -287,12 +306,17 @@ pub fn rerouted(moved: &MovedFlow, mark: Mark, through: Index, instead: Index) -
     (mark.get(direction) == Some(through)).then(|| mark.with(direction, Some(instead)))
 }
 
-/// The mark of a flow's entry at the container's host, when its packets for the peer take `tunnel`
-/// instead of another one; `None` if they take none.
-pub fn returned_through(moved: &MovedFlow, mark: Mark, tunnel: Index) -> Option<Mark> {
+/// The mark of a flow's entry at the container's host, when its packets for the peer take tunnel `instead` of
+/// one of `through`; `None` if they take none of these.
+pub fn returned_through(
+    moved: &MovedFlow,
+    mark: Mark,
+    through: &[Index],
+    instead: Index,
+) -> Option<Mark> {
     let direction = moved.to_peer();
-    mark.get(direction)
-        .map(|_| mark.with(direction, Some(tunnel)))
+    let now = mark.get(direction)?;
+    (now == instead || through.contains(&now)).then(|| mark.with(direction, Some(instead)))
 }
 
 #[cfg(test)]
@@ -483,7 +507,8 @@ mod tests {
             assert_eq!(turned.get(moved.to_peer()), None);
             assert_eq!(rerouted(&moved, turned, through, instead), None);
             let there = Mark(entries[2].1.mark);
-            let returned = returned_through(&moved, there, index(3 + 8)).unwrap();
+            let returned =
+                returned_through(&moved, there, &[index(3 + 8 * 2)], index(3 + 8)).unwrap();
             assert_eq!(returned.get(moved.to_peer()), Some(index(3 + 8)));
             assert_eq!(returned.get(moved.to_container()), None);
 
@@ -505,7 +530,21 @@ mod tests {
     #[test]
     fn a_flow_that_enters_at_the_containers_host_stays_as_it_is() {
         let moved = seen_by_container(&inbound(), &addresses()).unwrap();
-        assert_eq!(returned_through(&moved, Mark(0), index(1)), None);
+        assert_eq!(
+            returned_through(&moved, Mark(0), &[index(2)], index(1)),
+            None
+        );
+    }
+
+    #[test]
+    fn a_host_gets_no_flows_but_by_way_of_those_that_introduced_it() {
+        let moved = seen_by_container(&inbound(), &addresses()).unwrap();
+        let of_another = Mark(0).with(moved.to_peer(), Some(index(7)));
+        assert_eq!(
+            returned_through(&moved, of_another, &[index(2)], index(1)),
+            None
+        );
+        assert_eq!(returned_through(&moved, of_another, &[], index(1)), None);
     }
 
     #[test]
@@ -582,6 +621,45 @@ mod tests {
         flow.mark = 0xf000_2000;
         let entries = journey(flow, &[1, 2, 1]);
         assert_eq!(entries[0].1.mark, 0xf000_2000);
+    }
+
+    #[test]
+    fn what_another_host_says_of_a_flow_must_fit_the_container() {
+        let own = [CONTAINER.parse().unwrap()];
+        for flow in [inbound(), outbound()] {
+            let seen = seen_by_container(&flow, &addresses()).unwrap();
+            assert!(seen.can_be_of(&own));
+            assert!(!seen.can_be_of(&["10.88.0.6".parse().unwrap()]));
+            let turned = MovedFlow {
+                outgoing: !seen.outgoing,
+                ..seen.clone()
+            };
+            assert!(!turned.can_be_of(&own));
+            let mut mixed = seen.clone();
+            let peer = match seen.outgoing {
+                true => &mut mixed.original.destination,
+                false => &mut mixed.original.source,
+            };
+            peer.set_ip("2001:db8::9".parse().unwrap());
+            assert!(!mixed.can_be_of(&own));
+            let mut other = seen;
+            other.original.protocol = Protocol::Icmpv6 {
+                kind: 128,
+                code: 0,
+                id: 1,
+            };
+            assert!(!other.can_be_of(&own));
+        }
+    }
+
+    #[test]
+    fn no_entry_lasts_longer_than_the_kernel_lets_one_last() {
+        let mut moved = seen_by_container(&inbound(), &addresses()).unwrap();
+        moved.timeout_s = u64::from(u32::MAX);
+        let Arrival::Insert(entry) = arrive(&moved, None, index(1), &here()) else {
+            panic!("nothing was there");
+        };
+        assert_eq!(entry.timeout, Some(LONGEST_TIMEOUT));
     }
 
     #[test]

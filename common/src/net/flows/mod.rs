@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod decide;
+pub mod guests;
 pub mod neighbours;
 pub mod placeholder;
 pub mod port_forward;

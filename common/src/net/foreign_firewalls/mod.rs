@@ -139,21 +139,43 @@ fn judge(table: &Table, part: Part<'_>, packets: &[Packet]) -> Option<Obstacle> 
 /// Both families' rules of all other programs, as far as they can be read.
 fn tables() -> Vec<Table> {
     let ruleset = crate::net::rules::nft::ruleset().unwrap_or_default();
-    let ruleset: Value = serde_json::from_str(&ruleset).unwrap_or_default();
-    let (mut tables, opaque) = nft::tables(&ruleset);
-    // Only iptables-save shows the conditions of rules made through iptables.
-    for (program, family) in [("iptables", "ip"), ("ip6tables", "ip6")] {
+    parsed(&ruleset, |program| {
         let saved = Command::new(format!("{program}-save"))
             .args(["-t", "filter"])
             .output();
         let text = saved.map(|output| output.stdout).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        if let Some(table) = iptables::table(program, &text) {
+        String::from_utf8_lossy(&text).into_owned()
+    })
+}
+
+fn parsed(ruleset: &str, saved_by: impl Fn(&str) -> String) -> Vec<Table> {
+    let ruleset: Value = serde_json::from_str(ruleset).unwrap_or_default();
+    let (mut tables, opaque) = nft::tables(&ruleset);
+    // Only iptables-save shows the conditions of rules made through iptables.
+    for (program, family) in [("iptables", "ip"), ("ip6tables", "ip6")] {
+        if let Some(table) = iptables::table(program, &saved_by(program)) {
             tables.retain(|t| !(t.name == format!("{family} filter") && opaque.contains(&t.name)));
             tables.push(table);
         }
     }
     tables
+}
+
+/// What there is to say of these rules, printed by nft and by iptables-save, in any part.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn judged(ruleset: &str, saved: &str) -> Vec<Obstacle> {
+    let tables = parsed(ruleset, |_| saved.to_owned());
+    let mut found = Vec::new();
+    for address in [IpAddr::from([10, 88, 0, 5]), IpAddr::from([0xfd00; 8])] {
+        for part in [Part::Source, Part::Destination(&[]), Part::Staged(&[])] {
+            for near in [None, Some("eth0".to_owned())] {
+                let ways = packets(part, address, near, true);
+                let seen = tables.iter().filter(|table| table.sees(address));
+                found.extend(seen.filter_map(|table| judge(table, part, &ways)));
+            }
+        }
+    }
+    found
 }
 
 /// The interfaces of the default routes of one family.

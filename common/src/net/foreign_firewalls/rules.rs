@@ -1,6 +1,7 @@
 //! What matters here of a firewall's rules, and what they do to a packet. Pure.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -147,6 +148,7 @@ impl Table {
                     packet,
                     guess,
                     netavark,
+                    known: RefCell::default(),
                 }
                 .chain(chain, 0);
                 // The policy decides about what gets to the end.
@@ -192,10 +194,21 @@ struct Walk<'a> {
     /// Whether to assume that conditions that are not understood may be true.
     guess: bool,
     netavark: Netavark,
+    /// How chains end, by name and depth: there may be more ways to a chain than can be walked.
+    known: RefCell<HashMap<(&'a str, usize), Ends>>,
 }
 
-impl Walk<'_> {
-    fn chain(&self, name: &str, depth: usize) -> Ends {
+impl<'a> Walk<'a> {
+    fn chain(&self, name: &'a str, depth: usize) -> Ends {
+        if let Some(known) = self.known.borrow().get(&(name, depth)) {
+            return *known;
+        }
+        let ends = self.walk(name, depth);
+        self.known.borrow_mut().insert((name, depth), ends);
+        ends
+    }
+
+    fn walk(&self, name: &str, depth: usize) -> Ends {
         let mut ends = Ends::default();
         let rules = self.table.chains.get(name).map_or(&[][..], Vec::as_slice);
         for rule in rules {
@@ -220,7 +233,7 @@ impl Walk<'_> {
         ends
     }
 
-    fn verdict(&self, verdict: &Verdict, depth: usize) -> Ends {
+    fn verdict(&self, verdict: &'a Verdict, depth: usize) -> Ends {
         let through = Ends {
             through: true,
             ..Ends::default()

@@ -91,6 +91,22 @@ fn rules_of_netavark_are_not_there_for_ever() {
 }
 
 #[test]
+fn many_ways_through_the_same_chains_take_no_longer() {
+    let chain = |depth: usize| {
+        let jump = format!("-A c{depth} -j c{}\n", depth + 1);
+        format!(":c{depth} - [0:0]\n{}", jump.repeat(20))
+    };
+    let chains: String = (1..16).map(chain).collect();
+    let deep = format!(":FORWARD DROP [0:0]\n:c16 - [0:0]\n{chains}-A FORWARD -j c1\n");
+    assert_eq!(saved(&deep), [Fate::Dropped; 2]);
+    let accepted = format!("{deep}-A c16 -m set --match-set good src -j ACCEPT");
+    assert_eq!(saved(&accepted), [Fate::Unclear; 2]);
+    // The kernel takes no such rules.
+    let circle = ":FORWARD ACCEPT [0:0]\n".to_owned() + &"-A FORWARD -j FORWARD\n".repeat(20);
+    assert_eq!(saved(&circle), [Fate::Passes; 2]);
+}
+
+#[test]
 fn what_is_not_known_makes_it_unclear() {
     let with = |rule: &str| saved(&format!(":FORWARD DROP [0:0]\n-A FORWARD {rule}"))[0];
     assert_eq!(with("-m set --match-set good src -j ACCEPT"), Fate::Unclear);

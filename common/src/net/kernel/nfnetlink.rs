@@ -165,21 +165,21 @@ impl Nfnetlink {
             };
             return match code {
                 0 => Ok(()),
-                code => Err(io::Error::from_raw_os_error(-code)),
+                code => Err(io::Error::from_raw_os_error(code.saturating_neg())),
             };
         }
     }
 }
 
 /// The errno in an answer, negative, or 0 for success.
-fn answer(datagram: &[u8]) -> Option<i32> {
+pub(crate) fn answer(datagram: &[u8]) -> Option<i32> {
     let kind = u16::from_ne_bytes(datagram.get(4..6)?.try_into().ok()?);
     let code = i32::from_ne_bytes(datagram.get(16..20)?.try_into().ok()?);
     (kind == NLMSG_ERROR).then_some(code)
 }
 
 /// The generation number in an answer.
-fn generation(datagram: &[u8]) -> Option<u32> {
+pub(crate) fn generation(datagram: &[u8]) -> Option<u32> {
     let number = |at: usize| {
         Some(u16::from_ne_bytes(
             datagram.get(at..at + 2)?.try_into().ok()?,

@@ -37,8 +37,9 @@ pub(crate) const LEAVING: u16 = 0xC115;
 /// The calling thread's namespace, for it and others.
 const HERE: &str = "/proc/thread-self/ns/net";
 
-/// Most packets that may wait in a queue; further ones are dropped.
-const MOST_PACKETS: u32 = 1 << 18;
+/// Most packets that may wait in a queue; further ones are dropped. Anybody who can send to the container can
+/// fill it, and the kernel has no other limit: with some 2.3 KiB for a full packet that is 150 MiB.
+const MOST_PACKETS: u32 = 1 << 16;
 
 /// Room for one message of the queue.
 const DATAGRAM_BYTES: usize = 8192;
@@ -378,7 +379,7 @@ fn wait_for_mode(changed: &EventFd, limit_ms: u8) {
 /// Number of the packet that a message is about; they are numbered from 1 in the order they came.
 /// Its header is the first attribute (nfqnl_build_packet_message in the kernel's
 /// net/netfilter/nfnetlink_queue.c).
-fn packet(message: &[u8]) -> Option<u32> {
+pub(crate) fn packet(message: &[u8]) -> Option<u32> {
     let kind = u16::from_ne_bytes(message.get(22..24)?.try_into().ok()?);
     let number = u32::from_be_bytes(message.get(24..28)?.try_into().ok()?);
     (kind == NFQA_PACKET_HDR).then_some(number)

@@ -55,18 +55,24 @@ pub(super) fn all_chains(index: Index) -> impl Iterator<Item = Chain<'static>> {
         .into_iter()
         .chain([guard_chain(index)])
         .chain(waiting_chains(index));
-    chains(index).into_iter().chain(others)
+    [guests_chain(index)]
+        .into_iter()
+        .chain(chains(index))
+        .chain(others)
 }
 
-/// For what arrives, first and last; for what this host sends itself (type `route`: after a change of the
-/// mark the route is looked up again); and for what leaves.
-pub(super) fn chains(index: Index) -> [Chain<'static>; 4] {
+/// For what arrives, first and last, and in between what of it may come out of the tunnel; for what this host
+/// sends itself (type `route`: after a change of the mark the route is looked up again); for what may enter
+/// the tunnel, and for what leaves.
+pub(super) fn chains(index: Index) -> [Chain<'static>; 6] {
     use NfChainType::{Filter, Route};
     use NfHook::{Output, Postrouting, Prerouting};
     [
         ("arriving", Prerouting, Filter, PRIORITY_FIRST),
+        ("from_tunnel", Prerouting, Filter, PRIORITY_LAST - 1),
         ("prerouting", Prerouting, Filter, PRIORITY_LAST),
         ("output", Output, Route, PRIORITY_MANGLE),
+        ("to_tunnel", Postrouting, Filter, PRIORITY_LEAVING - 1),
         ("leaving", Postrouting, Filter, PRIORITY_LEAVING),
     ]
     .map(|(name, hook, kind, priority)| {
@@ -97,20 +103,30 @@ pub(super) fn forward_chains(index: Index) -> [Chain<'static>; 2] {
 /// For what leaves, last of all; and the chain for the rule about the queue, which has no conditions.
 pub(super) fn waiting_chains(index: Index) -> [Chain<'static>; 2] {
     let (hook, kind) = (NfHook::Postrouting, NfChainType::Filter);
-    let queued = Chain {
-        family: NfFamily::INet,
-        table: TABLE.into(),
-        name: format!("queued_{index}").into(),
-        ..Chain::default()
-    };
+    let queued = inner_chain(format!("queued_{index}"));
     let name = format!("waiting_{index}").into();
     [base_chain(name, hook, kind, PRIORITY_LEAVING + 1), queued]
+}
+
+/// For packets of containers that came through the tunnel.
+pub(super) fn guests_chain(index: Index) -> Chain<'static> {
+    inner_chain(format!("guests_{index}"))
 }
 
 /// For what is for this host itself.
 pub(super) fn guard_chain(index: Index) -> Chain<'static> {
     let name = format!("guard_{index}").into();
     base_chain(name, NfHook::Input, NfChainType::Filter, PRIORITY_MANGLE)
+}
+
+/// A chain that others jump to.
+fn inner_chain(name: String) -> Chain<'static> {
+    Chain {
+        family: NfFamily::INet,
+        table: TABLE.into(),
+        name: name.into(),
+        ..Chain::default()
+    }
 }
 
 pub(super) fn base_chain(

@@ -9,6 +9,32 @@
 //!         iifname lmwg1 meta nfproto ipv4 fib saddr type local ip saddr set 192.0.0.8
 //!         … the same for IPv6 …
 //!     }
+//!     chain guests_1 {
+//!         ip daddr 10.88.0.5 accept
+//!         ip saddr 10.88.0.5 ct state established,related accept
+//!     }
+//!     chain from_tunnel_1 {
+//!         type filter hook prerouting priority 199; policy accept;
+//!         iifname != lmwg1 accept
+//!         ct direction original ct mark & 0x0fc00000 == 0x00400000 accept
+//!         ct direction reply ct mark & 0x003f0000 == 0x00010000 accept
+//!         ct state established,related ct mark & 0x0fff0000 != 0 accept
+//!         jump guests_1
+//!         ip saddr 10.1.2.2 ip daddr 10.1.2.1 ct direction reply accept
+//!         ip saddr 10.1.2.2 ip daddr 10.1.2.1 ct state related accept
+//!         ip saddr 10.1.2.2 ip daddr 10.1.2.1 icmp type echo-request accept
+//!         ip saddr 10.1.2.2 ip daddr 10.1.2.1 tcp dport 50052 accept
+//!         ip saddr 10.1.2.2 ip daddr 10.1.2.1 tcp dport 52000-52099 accept
+//!         … the same for IPv6 …
+//!         drop
+//!     }
+//!     chain to_tunnel_1 {
+//!         type filter hook postrouting priority 299; policy accept;
+//!         oifname != lmwg1 accept
+//!         meta mark & 0x003f0000 == 0x00010000 accept
+//!         … the ends' own traffic, as above, the other way round …
+//!         drop
+//!     }
 //!     chain forward_1 {
 //!         type nat hook prerouting priority dstnat - 1; policy accept;
 //!         meta nfproto ipv4 fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto tcp
@@ -40,6 +66,12 @@
 //!     chain nat_postrouting { type nat hook postrouting priority srcnat; }
 //! }
 //! ```
+//!
+//! The chains `from_tunnel_1` and `to_tunnel_1` drop what does not belong into the tunnel, whichever end it
+//! comes from: the other end need not be paired. A packet of a moved flow comes by the tunnel that the other
+//! direction takes. Right after a change of the mark packets are still on their way through the former tunnel,
+//! so established flows that name any tunnel pass. What goes in needs no such exception: it has been marked on
+//! this host, just before. For the rule of guests see [`crate::net::flows::guests`].
 //!
 //! A peer whose address is also this host's own has a placeholder within this host
 //! ([`crate::net::flows::placeholder`]). A packet that arrives gets it before conntrack sees the packet. A
@@ -81,6 +113,7 @@
 
 mod chains;
 mod expressions;
+pub(crate) mod filter;
 pub mod guard;
 pub mod nft;
 pub mod port_forward;

@@ -8,24 +8,28 @@ use nftables::helper::{self, NftablesError};
 use nftables::schema::{Chain, NfListObject};
 use nftables::stmt::{Limit, Mangle, Match, Operator, Statement};
 
-use super::chains::{all_chains, chains, emptied, forward_chains, made, nat_chains, table};
+use super::chains::{
+    all_chains, chains, emptied, forward_chains, guests_chain, made, nat_chains, table,
+};
 use super::expressions::{
     and, came_through, ct, equal, family, field, in_direction, is_local, leaves_through, mark,
     meta, prefix, set_ct_mark, set_mark, text,
 };
+use super::filter;
 use super::nft::{FirewallError, TABLE, apply, empty, fill};
 use crate::net::flows::placeholder;
 use crate::net::kernel::nfnetlink::Nfnetlink;
 use crate::net::mark::{Direction, FWMARK_MASK, Index, Mark};
+use crate::net::tunnel::agreement::View;
 use crate::net::tunnel::wireguard::MTU;
 
 /// The flag DF, alone in the 16 bits of flags and fragment offset (RFC 791, section 3.1).
 const DONT_FRAGMENT: u32 = 0x4000;
 
 /// Sends packets of flows whose connmark names this tunnel through it. Undone by [`remove_tunnel`].
-pub fn add_tunnel(index: Index) -> Result<(), FirewallError> {
+pub fn add_tunnel(index: Index, view: &View) -> Result<(), FirewallError> {
     let mut batch = emptied(index);
-    for (chain, rules) in lasting(index) {
+    for (chain, rules) in lasting(index, view) {
         fill(&mut batch, &chain, rules);
     }
     apply("add the tunnel's firewall rules", batch)
@@ -33,9 +37,9 @@ pub fn add_tunnel(index: Index) -> Result<(), FirewallError> {
 
 /// Recreates the rules of [`add_tunnel`], and chains that are missing. Temporary rules, and those of forwards,
 /// stay.
-pub(crate) fn put_back(index: Index) -> Result<(), FirewallError> {
+pub(crate) fn put_back(index: Index, view: &View) -> Result<(), FirewallError> {
     let mut batch = made(index);
-    for (chain, rules) in lasting(index) {
+    for (chain, rules) in lasting(index, view) {
         empty(&mut batch, &chain);
         fill(&mut batch, &chain, rules);
     }
@@ -43,10 +47,15 @@ pub(crate) fn put_back(index: Index) -> Result<(), FirewallError> {
 }
 
 /// Which chains of the tunnel are missing or have the wrong number of rules, in words; or the whole table, if
-/// that is gone. `ways` is how many rules forwards have.
+/// that is gone. `ways` is how many rules forwards have, and `guests` how many guests have.
 ///
 /// Starts `nft`.
-pub(crate) fn missing(index: Index, ways: usize) -> Result<Vec<String>, FirewallError> {
+pub(crate) fn missing(
+    index: Index,
+    view: &View,
+    ways: usize,
+    guests: usize,
+) -> Result<Vec<String>, FirewallError> {
     let what = "look at the firewall's rules";
     let exists = Nfnetlink::open().and_then(|netlink| netlink.has_table(TABLE));
     let exists = exists.map_err(|source| FirewallError::Nft {
@@ -62,28 +71,39 @@ pub(crate) fn missing(index: Index, ways: usize) -> Result<Vec<String>, Firewall
     let list = ["--json", "list", "table", "inet", TABLE];
     let text = helper::get_current_ruleset_raw(helper::DEFAULT_NFT, list)
         .map_err(|source| FirewallError::new(what, source))?;
-    Ok(incomplete(&text, index, ways))
+    let guests = (guests_chain(index), guests);
+    let forwards = forward_chains(index).map(|chain| (chain, ways));
+    let nat = nat_chains().map(|chain| (chain, 0));
+    let lasting = lasting(index, view).map(|(chain, rules)| (chain, rules.len()));
+    let others = forwards.into_iter().chain(nat).chain([guests]);
+    Ok(incomplete(&text, lasting.into_iter().chain(others)))
 }
 
-fn incomplete(text: &str, index: Index, ways: usize) -> Vec<String> {
+/// What is missing of the chains of forwards in what `nft` prints.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn incomplete_forwards(text: &str, index: Index) -> Vec<String> {
+    incomplete(
+        text,
+        forward_chains(index).into_iter().map(|chain| (chain, 1)),
+    )
+}
+
+fn incomplete(text: &str, expected: impl Iterator<Item = (Chain<'static>, usize)>) -> Vec<String> {
     let all: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
     let objects = all["nftables"].as_array();
     let of_kind = |kind: &'static str| objects.into_iter().flatten().map(move |o| &o[kind]);
-    let expected = lasting(index).map(|(chain, rules)| (chain, rules.len()));
-    let forwards = forward_chains(index).map(|chain| (chain, ways));
-    let nat = nat_chains().map(|chain| (chain, 0));
-    let all = expected.into_iter().chain(forwards).chain(nat);
-    all.filter(|(chain, rules)| {
-        let there = of_kind("chain").any(|found| found["name"] == *chain.name);
-        let found = of_kind("rule").filter(|rule| rule["chain"] == *chain.name);
-        !there || found.count() != *rules
-    })
-    .map(|(chain, _)| format!("the chain {}", chain.name))
-    .collect()
+    expected
+        .filter(|(chain, rules)| {
+            let there = of_kind("chain").any(|found| found["name"] == *chain.name);
+            let found = of_kind("rule").filter(|rule| rule["chain"] == *chain.name);
+            !there || found.count() != *rules
+        })
+        .map(|(chain, _)| format!("the chain {}", chain.name))
+        .collect()
 }
 
 /// The rules that a tunnel has for as long as it is there.
-fn lasting(index: Index) -> [(Chain<'static>, Vec<Vec<Statement<'static>>>); 4] {
+fn lasting(index: Index, view: &View) -> [(Chain<'static>, Vec<Vec<Statement<'static>>>); 6] {
     let diverts = || Direction::BOTH.map(|direction| divert(direction, index));
     let placeholders = [IpAddr::V4(placeholder::IPV4), IpAddr::V6(placeholder::IPV6)];
     let rules = [
@@ -104,12 +124,14 @@ fn lasting(index: Index) -> [(Chain<'static>, Vec<Vec<Statement<'static>>>); 4] 
             .flat_map(|peer| Direction::BOTH.map(|direction| show(peer, direction, index)))
             .collect(),
     ];
-    let [first, last, output, leaving] = chains(index);
+    let [first, from_tunnel, last, output, to_tunnel, leaving] = chains(index);
     let [of_first, of_last, of_output, of_leaving] = rules;
     [
         (first, of_first),
+        (from_tunnel, filter::from_tunnel(index, view)),
         (last, of_last),
         (output, of_output),
+        (to_tunnel, filter::to_tunnel(index, view)),
         (leaving, of_leaving),
     ]
 }

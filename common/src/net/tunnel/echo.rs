@@ -62,18 +62,20 @@ fn answered(raw: &impl AsRawFd, reply: &[u8; 8], until: Instant) -> io::Result<b
     let mut buffer = [0; 256];
     while Instant::now() < until {
         match recv(raw.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-            // An IPv4 header comes first, of as many 32-bit words as its low nibble says.
-            Ok(length) => {
-                let header = usize::from(buffer[0] & 0xf) * 4;
-                if buffer[..length].get(header..header + 8) == Some(&reply[..]) {
-                    return Ok(true);
-                }
-            }
+            Ok(length) if is(&buffer[..length], reply) => return Ok(true),
+            Ok(_) => {}
             Err(nix::Error::EAGAIN | nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
     Ok(false)
+}
+
+/// Whether a datagram is this reply. An IPv4 header comes first, of as many 32-bit words as its low nibble
+/// says.
+pub(crate) fn is(datagram: &[u8], reply: &[u8; 8]) -> bool {
+    let header = datagram.first().map(|first| usize::from(first & 0xf) * 4);
+    header.is_some_and(|header| datagram.get(header..header + 8) == Some(&reply[..]))
 }
 
 /// An ICMP echo message (RFC 792) without data: type, code, checksum, identifier and sequence.

@@ -57,6 +57,14 @@ pub enum TunnelError {
         "the other host wants a tunnel with the networks {0}, which is refused: tunnels have a private /30 and a unique local /126"
     )]
     NotPrivate(String),
+    /// The other end's WireGuard key is that of a tunnel that is not its own.
+    #[error(
+        "the other host uses the WireGuard key of tunnel {0}, which belongs to another peer: if that host was paired anew, wait until `agent-client status` shows the tunnel no more"
+    )]
+    KeyOfAnother(Index),
+    /// One host makes too many tunnels to others.
+    #[error("the host that leads connections here has introduced {0} others already")]
+    TooManyIntroduced(usize),
     /// Something else has taken the agreed number or networks since. Negotiate again.
     #[error("tunnel {0} has been taken in the meantime: {1}")]
     Taken(Index, String),

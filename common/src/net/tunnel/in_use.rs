@@ -120,7 +120,7 @@ fn udp_ports() -> Result<BTreeSet<u16>, InUseError> {
 }
 
 /// The port in a line such as `  12: 0100007F:0035 00000000:0000 07 …`.
-fn local_port(line: &str) -> Option<u16> {
+pub(crate) fn local_port(line: &str) -> Option<u16> {
     let local = line.split_whitespace().nth(1)?;
     u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()
 }
@@ -130,7 +130,7 @@ fn local_port(line: &str) -> Option<u16> {
 /// Read from nft's JSON without a schema, because a ruleset may contain things that no schema knows.
 /// Rules made through the legacy `iptables` extensions (`xt`) do not show what they set and are
 /// ignored; those in common use (netavark, kube-proxy) set single low bits.
-fn mark_conflicts(ruleset: &Value) -> Vec<String> {
+pub(crate) fn mark_conflicts(ruleset: &Value) -> Vec<String> {
     let mut conflicts = Vec::new();
     let objects = ruleset["nftables"].as_array().into_iter().flatten();
     for rule in objects.filter_map(|object| object.get("rule")) {

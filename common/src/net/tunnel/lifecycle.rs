@@ -18,7 +18,7 @@ use crate::net::flows::port_forwards;
 use crate::net::kernel::routes::Routes;
 use crate::net::mark::Index;
 use crate::net::rules;
-use crate::net::state::{self, Dirs, Record};
+use crate::net::state::{self, Claim, Dirs, Record};
 
 /// A handshake older than this proves nothing: WireGuard has discarded its keys (REJECT_AFTER_TIME
 /// in the WireGuard paper, section 6.1).
@@ -48,6 +48,7 @@ pub(super) fn reuse(
     key: &PrivateKey,
     view: &View,
     endpoint: SocketAddr,
+    claim: &Claim,
 ) -> Result<Record, TunnelError> {
     let heard = wireguard::last_handshake(&record.index.interface(), record.backend)?;
     if record.endpoint != endpoint && !heard.is_some_and(is_recent) {
@@ -56,12 +57,22 @@ pub(super) fn reuse(
         record.endpoint = endpoint;
         record.write(dirs)?;
     }
+    if record.claim(claim) {
+        record.write(dirs)?;
+    }
     // Its keeper may not have noticed yet what is missing.
     Upkeep::of(dirs, &record)?.put_back()?;
     Ok(record)
 }
 
+/// How many tunnels may exist that one host has introduced and whose other ends have not asked for them.
+const MOST_INTRODUCED: usize = 16;
+
 /// Makes a tunnel. The caller has the lock on all tunnels and a lease.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is one thing that a tunnel needs"
+)]
 pub(super) fn make(
     dirs: &Dirs,
     index: Index,
@@ -69,9 +80,18 @@ pub(super) fn make(
     key: &PrivateKey,
     view: &View,
     endpoint: SocketAddr,
+    claim: &Claim,
     keeper: KeeperCommand,
 ) -> Result<Record, TunnelError> {
     remove_orphan(dirs, view)?;
+    if let Claim::Introduced(by) = claim {
+        let all = Record::read_all(dirs)?.into_iter();
+        let introduced = all.filter(|r| !r.is_owned() && r.introduced_by.contains(by));
+        let count = introduced.count();
+        if count >= MOST_INTRODUCED {
+            return Err(TunnelError::TooManyIntroduced(count));
+        }
+    }
     let in_use = in_use::gather(&[])?;
     if let Some((_, why)) = in_use.indexes.into_iter().find(|(i, _)| *i == index) {
         return Err(TunnelError::Taken(index, why));
@@ -86,7 +106,11 @@ pub(super) fn make(
         public_key: key.public(),
         endpoint,
         backend: Backend::Userspace,
+        client: None,
+        server: None,
+        introduced_by: Vec::new(),
     };
+    record.claim(claim);
     record.write(dirs)?;
     let made = state::write(&dirs.file(index, "ticket"), &terms.ticket)
         .map_err(TunnelError::from)
@@ -132,7 +156,7 @@ fn make_recorded(
     spawn::spawn(dirs, record, keeper)?;
     wireguard::configure(&interface, record.backend, key, view, record.endpoint)?;
     upkeep::lead_in(&routes, record.index, &view.addresses)?;
-    rules::tunnel::add_tunnel(record.index)?;
+    rules::tunnel::add_tunnel(record.index, view)?;
     tracing::info!(interface, endpoint = %record.endpoint, backend = ?record.backend, "tunnel is up");
     Ok(())
 }

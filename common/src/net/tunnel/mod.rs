@@ -13,7 +13,7 @@
 
 pub mod agreement;
 pub mod bypass;
-mod echo;
+pub(crate) mod echo;
 pub mod error;
 pub mod expect;
 pub mod features;
@@ -41,7 +41,7 @@ use wireguard::{Backend, PrivateKey};
 
 use crate::lock::Lock;
 use crate::net::mark::Index;
-use crate::net::state::{Dirs, Record, ticket};
+use crate::net::state::{Claim, Dirs, Record, ticket};
 use crate::ticket::Ticket;
 
 /// Pause before retrying while a tunnel is being taken down.
@@ -84,18 +84,36 @@ impl Tunnel {
     }
 
     /// Destination, first step: the tunnel to use, an existing one if possible.
-    pub fn answer(dirs: &Dirs, offer: &Offer, keeper: KeeperCommand) -> Result<Terms, TunnelError> {
+    ///
+    /// # Errors
+    /// [`TunnelError::KeyOfAnother`] if a tunnel with the offer's key belongs to another peer.
+    pub fn answer(
+        dirs: &Dirs,
+        offer: &Offer,
+        claim: &Claim,
+        keeper: KeeperCommand,
+    ) -> Result<Terms, TunnelError> {
         sweep(dirs, keeper)?;
         let key = PrivateKey::load_or_create(&dirs.state)?;
         let records = Record::read_all(dirs)?;
         let in_use = in_use::gather(&indexes(&records))?;
+        for record in &records {
+            let has_its_key = |view: View| view.peer.public_key == offer.public_key;
+            let known = offer.tunnels.contains(&record.agreement);
+            if record.view().is_ok_and(has_its_key) && !record.admits(claim, known) {
+                return Err(TunnelError::KeyOfAnother(record.index));
+            }
+        }
         let tunnels: Vec<_> = records.into_iter().map(|record| record.agreement).collect();
         let agreement = agreement::answer(offer, &key.public(), &tunnels, &in_use)?;
         let index = agreement
             .view(&key.public())
             .and_then(|view| Index::from_port(view.local.port));
         let known = match index {
-            Some(index) if tunnels.contains(&agreement) => ticket(dirs, index)?,
+            // Whoever has the other half knows the ticket, and nobody else is told.
+            Some(index) if tunnels.contains(&agreement) && !has_both_halves(dirs, index)? => {
+                ticket(dirs, index)?
+            }
             _ => None,
         };
         Ok(Terms {
@@ -113,12 +131,13 @@ impl Tunnel {
         dirs: &Dirs,
         offer: &Offer,
         peer: IpAddr,
+        claim: &Claim,
         keeper: KeeperCommand,
     ) -> Result<(Self, Terms), TunnelError> {
         let mut tries = 1..=MOST_TRIES;
         loop {
-            let terms = Tunnel::answer(dirs, offer, keeper)?;
-            match Tunnel::establish(dirs, &terms, peer, keeper) {
+            let terms = Tunnel::answer(dirs, offer, claim, keeper)?;
+            match Tunnel::establish(dirs, &terms, peer, claim, keeper) {
                 Err(TunnelError::Taken(..)) if tries.next().is_some() => {}
                 established => return established.map(|tunnel| (tunnel, terms)),
             }
@@ -134,6 +153,7 @@ impl Tunnel {
         dirs: &Dirs,
         terms: &Terms,
         peer: IpAddr,
+        claim: &Claim,
         keeper: KeeperCommand,
     ) -> Result<Self, TunnelError> {
         let agreement = &terms.agreement;
@@ -158,9 +178,13 @@ impl Tunnel {
             let found = Record::read(dirs, index)?;
             let reused = found.is_some();
             let record = match found {
-                None => make(dirs, index, terms, &key, &view, endpoint, keeper)?,
+                None => make(dirs, index, terms, &key, &view, endpoint, claim, keeper)?,
                 Some(record) if record.agreement == *agreement && is_alive(dirs, &record)? => {
-                    reuse(dirs, record, &key, &view, endpoint)?
+                    // Both ends have it on record: the other one has just named it.
+                    if !record.admits(claim, true) {
+                        return Err(TunnelError::KeyOfAnother(index));
+                    }
+                    reuse(dirs, record, &key, &view, endpoint, claim)?
                 }
                 Some(record) => {
                     let whose = format!("it leads to {}", record.endpoint);
@@ -240,6 +264,15 @@ impl Tunnel {
         drop(self.lease);
         take_down_if_idle(&self.dirs, self.record.index)
     }
+}
+
+/// Whether the tunnel's other end has been heard of lately.
+fn has_both_halves(dirs: &Dirs, index: Index) -> Result<bool, TunnelError> {
+    let Some(record) = Record::read(dirs, index)? else {
+        return Ok(false);
+    };
+    let heard = wireguard::last_handshake(&record.index.interface(), record.backend)?;
+    Ok(heard.is_some_and(is_recent))
 }
 
 fn indexes(records: &[Record]) -> Vec<Index> {

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use super::TunnelError;
 use super::agreement::View;
 use super::wireguard::MTU;
-use crate::net::flows::port_forwards;
+use crate::net::flows::{guests, port_forwards};
 use crate::net::kernel::nfnetlink::Nfnetlink;
 use crate::net::kernel::routes::Routes;
 use crate::net::kernel::sysctl;
@@ -68,7 +68,8 @@ impl<'a> Upkeep<'a> {
         let (index, interface) = (self.record.index, self.record.index.interface());
         let addresses = &self.view.addresses;
         lead_in(&self.routes, index, addresses)?;
-        rules::tunnel::put_back(index)?;
+        rules::tunnel::put_back(index, &self.view)?;
+        guests::put_back(self.dirs, index)?;
         port_forwards::put_back(self.dirs, index)?;
         tracing::warn!(
             interface,
@@ -100,8 +101,9 @@ impl<'a> Upkeep<'a> {
         }
         let generation = self.netfilter.as_ref().and_then(|n| n.generation().ok());
         if generation.is_none() || generation != self.generation {
-            let of_firewall =
-                rules::tunnel::missing(index, port_forwards::ways(self.dirs, index)?)?;
+            let ways = port_forwards::ways(self.dirs, index)?;
+            let guests = guests::rules(self.dirs, index)?;
+            let of_firewall = rules::tunnel::missing(index, &self.view, ways, guests)?;
             // The number was read first, so a change made since is noticed next time.
             self.generation = generation.filter(|_| of_firewall.is_empty());
             missing.extend(of_firewall);

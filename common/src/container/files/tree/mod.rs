@@ -3,7 +3,7 @@
 //! overlay what was deleted from its lower layers.
 //!
 //! What tar's own headers have no room for is in records of our own (`records`). Sockets are left out:
-//! CRIU binds them anew.
+//! CRIU creates them again.
 //!
 //! Names, types, attributes and sizes are a container's or a peer's choice, and may change while they are
 //! looked at. They are data: nothing here follows a path that they make up.

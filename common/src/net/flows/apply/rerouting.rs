@@ -42,14 +42,18 @@ pub fn reroute(moved: &[MovedFlow], through: Index, instead: Index) -> Result<us
     })
 }
 
-/// Redirects flows whose packets for the peer leave through another tunnel into `tunnel`. Returns how
-/// many there were. Never undone.
+/// Redirects flows whose packets for the peer leave through one of the tunnels `through` into `instead`.
+/// Returns how many there were. Never undone.
 ///
 /// # Errors
 /// Those of the netlink socket.
-pub fn return_through(moved: &[MovedFlow], tunnel: Index) -> Result<usize, Error> {
+pub fn return_through(
+    moved: &[MovedFlow],
+    through: &[Index],
+    instead: Index,
+) -> Result<usize, Error> {
     remark(moved, |flow, mark| {
-        let mark = decide::returned_through(flow, mark, tunnel)?;
+        let mark = decide::returned_through(flow, mark, through, instead)?;
         Some(field(mark, flow.to_peer()))
     })
 }

@@ -19,7 +19,7 @@ use crate::net::flows::port_forwards;
 use crate::net::mark::Index;
 use crate::net::packets::keep_order::Waiting;
 use crate::net::ports;
-use crate::net::state::{self, Dirs, Record};
+use crate::net::state::{self, Claim, Dirs, Record, StateError};
 use crate::net::tunnel::Tunnel;
 use crate::net::tunnel::echo;
 use crate::net::tunnel::error::TunnelError;
@@ -178,7 +178,9 @@ impl Host {
             },
             BypassRequest::Meet { terms, address } => {
                 let met = spawn_blocking(move || {
-                    let tunnel = Tunnel::establish(&dirs, &terms, address, &keeper)?;
+                    let record = Record::read(&dirs, index)?.ok_or(TunnelError::NotOurs)?;
+                    let claim = Claim::Introduced(record.view()?.peer.public_key);
+                    let tunnel = Tunnel::establish(&dirs, &terms, address, &claim, &keeper)?;
                     tunnel.prove(PROOF).map(|()| tunnel)
                 });
                 let tunnel = match met.await? {
@@ -228,7 +230,11 @@ impl Host {
             BypassRequest::Return { flows } => {
                 self.waiting = wait(self.waiting.take(), &dirs, index).await;
                 BypassReply::Redirected {
-                    flows: spawn_blocking(move || apply::return_through(&flows, index)).await??,
+                    flows: spawn_blocking(move || {
+                        let introducers = introducers(&dirs, index)?;
+                        anyhow::Ok(apply::return_through(&flows, &introducers, index)?)
+                    })
+                    .await??,
                 }
             }
             BypassRequest::Arrived => {
@@ -240,6 +246,19 @@ impl Host {
             }
         })
     }
+}
+
+/// The tunnels to the hosts that have introduced the one at the other end of this tunnel: only what comes by
+/// way of these may take this one instead.
+fn introducers(dirs: &Dirs, index: Index) -> Result<Vec<Index>, StateError> {
+    let introduced_by = Record::read(dirs, index)?.map(|record| record.introduced_by);
+    let introduced_by = introduced_by.unwrap_or_default();
+    let leads_there = |record: &Record| {
+        let view = record.view();
+        view.is_ok_and(|view| introduced_by.contains(&view.peer.public_key))
+    };
+    let all = Record::read_all(dirs)?.into_iter();
+    Ok(all.filter(leads_there).map(|record| record.index).collect())
 }
 
 /// Has packets that are to leave through a tunnel wait, unless they do already.

@@ -18,7 +18,7 @@ pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
-pub(super) enum BypassRequest {
+pub(crate) enum BypassRequest {
     /// To the entry: what must a tunnel from you to another host fit?
     Offer,
     /// To the entry: make your end of the tunnel to the host at `address`, and prove that it works.
@@ -39,7 +39,7 @@ pub(super) enum BypassRequest {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
-pub(super) enum BypassReply {
+pub(crate) enum BypassReply {
     Offered {
         offer: Offer,
     },

@@ -32,7 +32,7 @@
 
 mod answer;
 mod ask;
-mod messages;
+pub(crate) mod messages;
 
 pub(crate) use answer::{Stay, expect, serve};
 pub(crate) use ask::ask_to_stay;
