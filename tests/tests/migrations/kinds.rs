@@ -129,7 +129,7 @@ const NAMESPACES: [Case; 12] = [
     ),
 ];
 
-/// What programs do.
+/// What programs do. A perl's `sleep` ends early when its process is restored.
 const PROGRAMS: [Case; 15] = [
     case(
         "own-pids",
@@ -162,7 +162,7 @@ const PROGRAMS: [Case; 15] = [
     case(
         "own-mounts",
         "--cap-add SYS_ADMIN",
-        "exec unshare -m sleep 1000",
+        "unshare -m sleep 1000 & exec sleep 1000",
         Nothing,
         "",
     ),
@@ -170,7 +170,7 @@ const PROGRAMS: [Case; 15] = [
         "io-uring",
         "--security-opt seccomp=unconfined",
         // io_uring_setup(2) has the same number on all of its architectures.
-        r#"exec perl -e '$p = "\0" x 120; syscall(425, 4, $p) > 0 or die; sleep 1000'"#,
+        r#"exec perl -e '$p = "\0" x 120; syscall(425, 4, $p) > 0 or die; sleep 9 while 1'"#,
         Refused(&["io_uring"]),
         "",
     ),
@@ -191,21 +191,21 @@ const PROGRAMS: [Case; 15] = [
     case(
         "raw",
         "--cap-add NET_RAW",
-        "exec perl -e 'socket(A, 2, 3, 1) && socket(B, 17, 3, 768) or die; sleep 1000'",
+        "exec perl -e 'socket(A, 2, 3, 1) && socket(B, 17, 3, 768) or die; sleep 9 while 1'",
         Nothing,
         "",
     ),
     case(
         "ping",
         "",
-        "exec perl -e 'socket(A, 2, 2, 1) or die; sleep 1000'",
+        "exec perl -e 'socket(A, 2, 2, 1) or die; sleep 9 while 1'",
         Nothing,
         "",
     ),
     case(
         "netlink",
         "",
-        "exec perl -e 'socket(A, 16, 3, 0) or die; sleep 1000'",
+        "exec perl -e 'socket(A, 16, 3, 0) or die; sleep 9 while 1'",
         Nothing,
         "",
     ),
@@ -214,7 +214,7 @@ const PROGRAMS: [Case; 15] = [
         "",
         // IP_ADD_MEMBERSHIP
         "exec perl -MSocket -e 'socket(A, 2, 2, 17); \
-         setsockopt(A, 0, 35, inet_aton(\"239.1.2.3\") . inet_aton(\"0.0.0.0\")) or die; sleep 1000'",
+         setsockopt(A, 0, 35, inet_aton(\"239.1.2.3\") . inet_aton(\"0.0.0.0\")) or die; sleep 9 while 1'",
         Warned(&["multicast", "239.1.2.3"]),
         "",
     ),
@@ -230,7 +230,7 @@ const PROGRAMS: [Case; 15] = [
         "--cap-add SYS_PTRACE",
         // PTRACE_TRACEME in the child, on x86-64 or arm64.
         "exec perl -e '$n = `uname -m` =~ /x86/ ? 101 : 117; \
-         if (fork) { sleep 1000 } else { syscall($n, 0, 0, 0, 0); sleep 1000 }'",
+         if (fork) { sleep 9 while 1 } else { syscall($n, 0, 0, 0, 0); sleep 9 while 1 }'",
         Refused(&["traced"]),
         "",
     ),
@@ -380,18 +380,15 @@ fn a_download_whose_server_has_closed() {
         while (accept(C, L)) {
             setsockopt(C, 1, 7, 1 << 20); syswrite(C, "x" x 200_000); close(C);
         }'"#;
-    f.sh(
-        "a",
-        &format!(
-            "podman run -qd --name web -p 9000:9000 tools sh -c {}",
-            quoted(server)
-        ),
-    );
+    for (name, port) in [("web", 9000), ("slow", 9001)] {
+        let run = format!("podman run -qd --name {name} -p {port}:9000 tools sh -c");
+        f.sh("a", &format!("{run} {}", quoted(server)));
+    }
     // Its window is too small for what the server sends.
-    let client = |wait: u32| {
+    let client = |port: u16, wait: u32| {
         let program = format!(
             r#"perl -MSocket -e 'socket(S, 2, 1, 6); setsockopt(S, 1, 8, 4000);
-            connect(S, sockaddr_in(9000, inet_aton("{}"))) or die; open(O, ">/tmp/connected");
+            connect(S, sockaddr_in({port}, inet_aton("{}"))) or die; open(O, ">/tmp/connected");
             sleep {wait}; $n += length($b) while sysread(S, $b, 65536); print $n' </dev/null"#,
             f.at("a", 9000).split(':').next().expect("an address")
         );
@@ -403,11 +400,17 @@ fn a_download_whose_server_has_closed() {
         );
     };
     // One that reads on gets all: it is waited for.
-    client(2);
+    client(9000, 2);
     let migration = f.migrate("a", "web", "b");
     migration.assert_moved();
     assert_eq!(migration.report["warnings"], serde_json::json!([]));
     assert_eq!(f.sh("c", "sleep 3; cat /tmp/got"), "200000");
+    // One that does not is named.
+    client(9001, 60);
+    let migration = f.migrate("a", "slow", "b");
+    migration
+        .assert_moved()
+        .assert_says(&["1 connections that the container had closed"]);
 }
 
 /// Makes an image named `tools` on `a`, which the first migration sends, with what the programs of the table need, made of
