@@ -6,7 +6,7 @@ use std::io;
 use futures::TryStreamExt;
 use rtnetlink::packet_core::ErrorMessage;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::route::{RouteFlags, RouteMessage};
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::{Handle, IpVersion};
 use tokio::runtime::Runtime;
@@ -93,7 +93,11 @@ impl Routes {
         let mut filter = RouteMessage::default();
         filter.header.address_family = family;
         let routes = self.handle.route().get(filter).execute();
-        unsupported(self.request("list routes", routes.try_collect::<Vec<_>>()))
+        let mut routes = unsupported(self.request("list routes", routes.try_collect::<Vec<_>>()))?;
+        // What the kernel has learned about a route (a path's MTU, a redirect) is listed with the routes
+        // (fib_dump_info_fnhe in its fib_semantics.c), but nobody has set it up.
+        routes.retain(|route| !route.header.flags.contains(RouteFlags::Cloned));
+        Ok(routes)
     }
 }
 
