@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::Path;
 
-use common::container::files::payload::unpack;
+use common::container::files::payload::{Kind, unpack};
 use common::container::files::places::Places;
 use common::fuzzing;
 
@@ -38,7 +38,10 @@ fn unpack_here(input: &[u8]) {
         volumes: [("/data".to_owned(), at("volume"))].into(),
         log: at("ctr.log"),
     };
-    let _ = unpack(&places, input);
+    // The stream with more in it goes last: it may hold all that the other may.
+    for kind in [Kind::Files, Kind::Checkpoint] {
+        let _ = unpack(&places, kind, input);
+    }
     let names = |directory: &str| {
         let entries = fs::read_dir(directory).expect("it is there still");
         let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
