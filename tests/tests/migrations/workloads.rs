@@ -192,6 +192,18 @@ fn everything_at_once() {
     );
     let streams = f.client("echo", &f.at("a", 7000), &["--connections", "5"]);
     let datagrams = f.client("echo", &f.at("a", 7000), &["--udp"]);
+    moves_whole(&f);
+    streams.finish_whole();
+    datagrams.finish_whole();
+    let seen = server.finish();
+    assert_eq!(seen["ok"], true, "{seen:#}");
+
+    f.sh("b", "podman rm -ft0 everything");
+    f.assert_as_before(&before);
+}
+
+/// Moves `everything` from `a` to `b`, and asks it at both whether it is whole.
+fn moves_whole(f: &Fixture) {
     let status = |host: &str| -> Value {
         let text = f.sh("c", &format!("timeout 5 nc -d {host} 7001"));
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text:?}"))
@@ -205,13 +217,6 @@ fn everything_at_once() {
     let here = status("b");
     assert_eq!(here["ok"], true, "{here:#}");
     assert_eq!(here["server"], there["server"], "the same process");
-    streams.finish_whole();
-    datagrams.finish_whole();
-    let seen = server.finish();
-    assert_eq!(seen["ok"], true, "{seen:#}");
-
-    f.sh("b", "podman rm -ft0 everything");
-    f.assert_as_before(&before);
 }
 
 /// Podman mounts the root file system of one with `--rm` so that nothing in it is ever synced.
@@ -223,19 +228,7 @@ fn a_mapped_file_in_a_container_that_goes_when_it_ends() {
     let f = Fixture::new("m-mapped", &["everything"]);
     let before = f.look(&["a", "b"]);
     f.start("a", "everything", "--rm -p 7001:7001 localhost/everything");
-    let status = |host: &str| -> Value {
-        let text = f.sh("c", &format!("timeout 5 nc -d {host} 7001"));
-        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text:?}"))
-    };
-    pause(500);
-    let there = status("a");
-    assert_eq!(there["ok"], true, "{there:#}");
-
-    f.migrate("a", "everything", "b").assert_moved();
-    pause(500);
-    let here = status("b");
-    assert_eq!(here["ok"], true, "{here:#}");
-    assert_eq!(here["server"], there["server"], "the same process");
+    moves_whole(&f);
 
     f.sh("b", "podman stop -t 1 everything");
     assert!(f.containers("b").is_empty(), "{:?}", f.containers("b"));
