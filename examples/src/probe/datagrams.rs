@@ -29,8 +29,8 @@ pub struct Disorder {
     pub alive: bool,
 }
 
-/// Sends `server` a datagram every `interval` over `socket`, connected or not, until `stop`, then
-/// waits for the echoes still due. `on_echo` gets the round trip of each echo.
+/// Sends `server` a datagram every `interval` over `socket`, connected or not, until `stop`, at least
+/// one, then waits for the echoes still due. `on_echo` gets the round trip of each echo.
 ///
 /// # Errors
 /// Those of setting up the socket. A datagram that cannot be sent, or that the other side refuses,
@@ -49,7 +49,7 @@ pub fn probe_datagrams(
 
     let disorder = thread::scope(|scope| {
         scope.spawn(|| {
-            while !stop.is_set() {
+            loop {
                 let frame = Frame {
                     sequence: sent.load(Ordering::Relaxed) + 1,
                     sent_ns: clock.now_ns(),
@@ -58,6 +58,9 @@ pub fn probe_datagrams(
                 let _ = socket.send_to(&frame.encode(), server);
                 sent.store(frame.sequence, Ordering::Relaxed);
                 thread::sleep(interval);
+                if stop.is_set() {
+                    break;
+                }
             }
         });
         receive(socket, clock, stop, &sent, &mut seen, on_echo)

@@ -51,8 +51,8 @@ pub enum Fault {
     Silent(u64),
 }
 
-/// Sends a frame every `interval` until `stop`, then half-closes the connection, waits for the
-/// echoes still due, and closes it. `on_echo` gets the round trip of each echo.
+/// Sends a frame every `interval` until `stop`, at least one, then half-closes the connection, waits
+/// for the echoes still due, and closes it. `on_echo` gets the round trip of each echo.
 ///
 /// The returned fault is the first one; it ends the probe.
 pub fn probe_stream(
@@ -115,7 +115,7 @@ fn send(
     sent: &AtomicU64,
     done: impl Fn() -> bool,
 ) -> io::Result<()> {
-    while !done() {
+    loop {
         let frame = Frame {
             sequence: sent.load(Ordering::Relaxed) + 1,
             sent_ns: clock.now_ns(),
@@ -124,6 +124,9 @@ fn send(
         stream.write_all(&frame.encode())?;
         sent.store(frame.sequence, Ordering::Relaxed);
         thread::sleep(interval);
+        if done() {
+            break;
+        }
     }
     stream.shutdown(Shutdown::Write)
 }

@@ -56,6 +56,35 @@ fn a_good_server_passes() {
 }
 
 #[test]
+fn one_that_ends_at_once_has_seen_an_echo() {
+    let server = |stream: TcpStream| {
+        let mut reader = &stream;
+        let mut bytes = [0; SIZE];
+        while reader.read_exact(&mut bytes).is_ok() {
+            let echo = good(Frame::decode(&bytes).unwrap()).encode();
+            (&stream).write_all(&echo).unwrap();
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || server(listener.accept().unwrap().0));
+    let (ok, report) = load(&["echo", &address, "--duration-s", "0"]);
+    assert!(ok, "{report}");
+
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        let mut bytes = [0; SIZE];
+        while let Ok((_, from)) = socket.recv_from(&mut bytes) {
+            let echo = good(Frame::decode(&bytes).unwrap()).encode();
+            socket.send_to(&echo, from).unwrap();
+        }
+    });
+    let (ok, report) = load(&["echo", &address, "--udp", "--duration-s", "0"]);
+    assert!(ok, "{report}");
+}
+
+#[test]
 fn a_pause_is_a_stall_and_no_fault() {
     let (ok, report) = against(|frame| {
         if frame.sequence == TENTH {
