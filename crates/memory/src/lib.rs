@@ -1,0 +1,8 @@
+//! The memory of a container's processes on its own way to another host: ahead of the checkpoint, and
+//! into the processes after they have been restored.
+
+pub mod stream;
+
+/// Bytes of a page. Other architectures have larger ones; CRIU's images of them cannot be restored
+/// here anyway.
+pub const PAGE_BYTES: usize = 4096;
