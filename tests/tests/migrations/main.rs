@@ -10,6 +10,7 @@ mod firewalls;
 mod floods;
 mod flows;
 mod forwards;
+mod growth;
 mod images;
 mod inits;
 mod journeys;

@@ -1,10 +1,11 @@
 //! What travels of a container besides its image, as tar: its files while it runs, and while it is
-//! frozen CRIU's images and the files that have changed since. Each piece is below a prefix that
+//! frozen CRIU's images and what has changed of the files since. Each piece is below a prefix that
 //! says where it belongs.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use tar::{Builder, EntryType, Header};
@@ -31,16 +32,27 @@ const ROOTFS: &str = "rootfs";
 const SHM: &str = "shm";
 const VOLUMES: &str = "volumes";
 const LOG: &str = "log";
+/// What the log has grown by.
+const REST_OF_LOG: &str = "rest-of-log";
 
 /// What the files of a container were when they were sent.
 #[derive(Debug, Default)]
-pub struct Sent(BTreeMap<PathBuf, Index>);
+pub struct Sent {
+    trees: BTreeMap<PathBuf, Index>,
+    log: Option<SentLog>,
+}
 
-/// Writes the files of a running container from `places` to `sink`: volumes, and of the root file
-/// system the changes in `upper`; only what has changed since `sent`, if that is given. What
+/// What was sent of the log. conmon only appends to it, and begins another file when it has grown too long
+/// (`reopen_k8s_file` in conmon's src/ctr_logging.c).
+#[derive(Debug)]
+struct SentLog {
+    inode: u64,
+    bytes: u64,
+}
+
+/// Writes the files of a running container from `places` to `sink`: volumes, /dev/shm, of the root file
+/// system the changes in `upper`, and the log; only what has changed since `sent`, if that is given. What
 /// changes meanwhile is for a later pass, or for [`Frozen`]. Also returns what was sent so far.
-///
-/// Not /dev/shm: memory that is mapped there can change without a trace.
 pub fn pack_files<W: Write>(
     places: &Places,
     upper: &Path,
@@ -76,30 +88,8 @@ impl<W: Write> Frozen<W> {
     /// Writes everything else from `places` when the dump is over; of the files only what has
     /// changed since `sent`, if that is given.
     pub fn finish(mut self, places: &Places, upper: &Path, sent: Option<&Sent>) -> io::Result<W> {
-        let builder = &mut self.builder;
-        self.images.finish(builder)?;
-        if let Some(shm) = &places.shm {
-            let (prefix, source) = (Path::new(SHM), Source::Plain(shm));
-            tree::pack(builder, prefix, source, Pass::Frozen, None)?;
-        }
-        files(builder, places, upper, Pass::Frozen, sent)?;
-        if places.log.exists() {
-            // Only what is there now: conmon is not frozen, and may still have something to write.
-            let file = fs::File::open(&places.log)?;
-            let metadata = file.metadata()?;
-            let left = metadata.len();
-            let mut header = Header::new_gnu();
-            header.set_metadata(&metadata);
-            builder.append_data(
-                &mut header,
-                LOG,
-                Exactly {
-                    file,
-                    left,
-                    pass: Pass::Frozen,
-                },
-            )?;
-        }
+        self.images.finish(&mut self.builder)?;
+        files(&mut self.builder, places, upper, Pass::Frozen, sent)?;
         self.builder.into_inner()
     }
 }
@@ -122,21 +112,57 @@ fn files<W: Write>(
         let prefix = Path::new(VOLUMES).join(number.to_string());
         trees.push((prefix, Source::Plain(directory)));
     }
+    if let Some(shm) = &places.shm {
+        trees.push((PathBuf::from(SHM), Source::Plain(shm)));
+    }
     let mut now = Sent::default();
     for (prefix, source) in trees {
-        let since = sent.and_then(|sent| sent.0.get(&prefix));
+        let since = sent.and_then(|sent| sent.trees.get(&prefix));
         let index = tree::pack(builder, &prefix, source, pass, since)?;
-        now.0.insert(prefix, index);
+        now.trees.insert(prefix, index);
     }
+    now.log = log(
+        builder,
+        &places.log,
+        sent.and_then(|sent| sent.log.as_ref()),
+    )?;
     Ok(now)
+}
+
+/// Writes the log, if there is one, or what is new of it.
+fn log<W: Write>(
+    builder: &mut Builder<W>,
+    path: &Path,
+    sent: Option<&SentLog>,
+) -> io::Result<Option<SentLog>> {
+    let mut file = match fs::File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    // Only what is there now: conmon is not frozen, and may still have something to write.
+    let metadata = file.metadata()?;
+    let (inode, bytes) = (metadata.ino(), metadata.len());
+    let same = sent.filter(|sent| sent.inode == inode && sent.bytes <= bytes);
+    let (name, known) = match same {
+        Some(sent) => (REST_OF_LOG, sent.bytes),
+        None => (LOG, 0),
+    };
+    file.seek(SeekFrom::Start(known))?;
+    let left = bytes - known;
+    let mut header = Header::new_gnu();
+    header.set_metadata(&metadata);
+    header.set_size(left);
+    let pass = Pass::Frozen;
+    builder.append_data(&mut header, name, Exactly { file, left, pass })?;
+    Ok(Some(SentLog { inode, bytes }))
 }
 
 /// What a stream holds, and so may bring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// What [`pack_files`] wrote: files below volumes and the root file system.
+    /// What [`pack_files`] wrote: files, last the log.
     Files,
-    /// What [`Frozen`] wrote: first CRIU's images, then those and /dev/shm, last the log.
+    /// What [`Frozen`] wrote: first CRIU's images, then the same.
     Checkpoint,
 }
 
@@ -165,7 +191,7 @@ pub fn unpack<R: Read>(places: &Places, kind: Kind, source: R) -> io::Result<Vec
         let prefix = Path::new(VOLUMES).join(number.to_string());
         trees.insert(prefix, Unpacker::new(directory)?);
     }
-    if let Some(shm) = places.shm.as_ref().filter(|_| kind == Kind::Checkpoint) {
+    if let Some(shm) = &places.shm {
         trees.insert(SHM.into(), Unpacker::new(shm)?);
     }
     fs::create_dir_all(&places.checkpoint)?;
@@ -186,12 +212,12 @@ pub fn unpack<R: Read>(places: &Places, kind: Kind, source: R) -> io::Result<Vec
         let (prefix, relative) = split(&path)?;
         let part = match prefix.to_str() {
             Some(CHECKPOINT) => Part::Images,
-            Some(LOG) => Part::Log,
+            Some(LOG | REST_OF_LOG) => Part::Log,
             _ => Part::Trees,
         };
         let of_the_agent = part != Part::Trees;
         if part < reached
-            || of_the_agent && (kind == Kind::Files || extended.is_some())
+            || of_the_agent && extended.is_some()
             || of_the_agent && entry.header().entry_type() != EntryType::Regular
         {
             return Err(unexpected());
@@ -200,7 +226,11 @@ pub fn unpack<R: Read>(places: &Places, kind: Kind, source: R) -> io::Result<Vec
         match part {
             Part::Images => return images.entry(&relative, entry),
             Part::Log if relative.as_os_str().is_empty() => {
-                return io::copy(entry, &mut fs::File::create(&places.log)?).map(drop);
+                let mut file = match prefix == Path::new(LOG) {
+                    true => fs::File::create(&places.log)?,
+                    false => fs::File::options().append(true).open(&places.log)?,
+                };
+                return io::copy(entry, &mut file).map(drop);
             }
             Part::Log => return Err(unexpected()),
             Part::Trees => {}

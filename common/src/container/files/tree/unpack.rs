@@ -13,7 +13,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
 use tar::{Entry, EntryType, Header};
 
-use super::beneath::{Beneath, path_in};
+use super::beneath::{Beneath, hold, path_in, write_held};
 use super::contents::write_pieces;
 use super::invalid;
 use super::records::{Records, travels};
@@ -86,6 +86,10 @@ impl Unpacker {
             self.remember(relative, records);
             return self.attributes(&parent, name, &header, mode, records);
         }
+        if records.patch {
+            patch(&parent, name, header.entry_type(), records, entry)?;
+            return self.finish_file(&parent, name, &header, mode, records);
+        }
         if existing.is_some() {
             remove(&at)?;
         }
@@ -134,9 +138,21 @@ impl Unpacker {
             }
             other => return Err(invalid(format!("unexpected entry type {other:?}"))),
         }
-        self.attributes(&parent, name, &header, mode, records)?;
+        self.finish_file(&parent, name, &header, mode, records)
+    }
+
+    /// What is no directory is there: sets everything else of it.
+    fn finish_file(
+        &mut self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        header: &Header,
+        mode: Mode,
+        records: &Records,
+    ) -> io::Result<()> {
+        self.attributes(parent, name, header, mode, records)?;
         if let Some(mtime) = &records.mtime {
-            utimensat(&parent, name, mtime, mtime, UtimensatFlags::NoFollowSymlink)?;
+            utimensat(parent, name, mtime, mtime, UtimensatFlags::NoFollowSymlink)?;
         }
         Ok(())
     }
@@ -199,6 +215,23 @@ impl Unpacker {
             }
         }
         Ok(self.untaken)
+    }
+}
+
+/// Changes a file that an earlier pass has brought.
+fn patch(
+    parent: &OwnedFd,
+    name: &OsStr,
+    entry_type: EntryType,
+    records: &Records,
+    pieces: impl Read,
+) -> io::Result<()> {
+    let held = hold(parent, name)?;
+    match records.size {
+        Some(size) if entry_type == EntryType::Regular && held.metadata()?.is_file() => {
+            write_pieces(pieces, &mut write_held(&held)?, size)
+        }
+        _ => Err(invalid("a change of what is no file")),
     }
 }
 
