@@ -41,11 +41,6 @@ impl Stage<'_> {
             podman::objects::tag_image(&id, &name).await?;
         }
         self.load_profiles().await?;
-        for volume in self.container.volumes.clone() {
-            self.undo
-                .will_create(Created::Volume(volume.name.clone()))?;
-            podman::objects::create_volume(&volume).await?;
-        }
         let id = self.container.id.clone();
         let removed = id.clone();
         self.undo.actions.register("container", move || async move {

@@ -22,6 +22,8 @@ pub enum StreamKind {
     Image,
     /// Podman's checkpoint archive without memory: configuration only.
     Skeleton,
+    /// Files of volumes of the running container, as a tar of [`crate::container::files::payload`].
+    Volumes,
     /// Files of the running container, as a tar of [`crate::container::files::payload`].
     Files,
     /// CRIU's images and the files changed since, as a tar of [`crate::container::files::payload`].

@@ -53,3 +53,41 @@ fn shared_memory_and_the_log_go_ahead() {
     f.sh("b", "podman rm -ft0 counter");
     f.assert_as_before(&before);
 }
+
+/// Podman at the destination waits 4 minutes from its preparation on: a volume may take longer.
+#[test]
+fn a_volume_goes_before_the_destination_is_prepared() {
+    if !lab::can_run() {
+        return;
+    }
+    const MIB: u64 = 1 << 20;
+    let f = Fixture::new("m-volume", &["counter-file"]);
+    let before = f.look(&["a", "b"]);
+    f.start(
+        "a",
+        "file",
+        "-p 9000:9000 -v big:/data localhost/counter-file",
+    );
+    let directory = "$(podman volume inspect -f '{{.Mountpoint}}' big)";
+    f.sh("a", &format!("head -c 60M /dev/urandom >{directory}/large"));
+    let sum = format!("sha256sum <{directory}/large");
+    let held = f.sh("a", &sum);
+    let client = f.client("count", &f.at("a", 9000), &[]);
+    pause(300);
+
+    let migration = f.migrate("a", "file", "b");
+    migration.assert_moved();
+    assert_eq!(f.sh("b", &sum), held);
+    client.finish_whole();
+    let phases = migration.report["phases"].as_array().expect("a list");
+    let names = phases.iter().map(|phase| phase["name"].as_str());
+    let names: Vec<&str> = names.map(|name| name.expect("a name")).collect();
+    let place = |name| names.iter().position(|n| *n == name).expect("it happened");
+    assert!(place("volumes") < place("stage"), "{names:?}");
+    let ahead = bytes_of(&migration.report, &["volumes"]);
+    assert!(ahead >= 60 * MIB, "{ahead} bytes");
+    let later = bytes_of(&migration.report, &["files", "ship"]);
+    assert!(later < 5 * MIB, "{later} bytes again");
+    f.sh("b", "podman rm -fvt0 file && podman volume rm big");
+    f.assert_as_before(&before);
+}

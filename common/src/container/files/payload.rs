@@ -3,29 +3,18 @@
 //! says where it belongs.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use tar::{Builder, EntryType, Header};
+use tar::{Builder, Entry, EntryType, Header};
 
 use super::entries::{self, Item};
-use super::places::Places;
+use super::places::{Places, Volumes};
 use super::tree::{self, Exactly, Index, Pass, Records, Source, Unpacker};
 use crate::container::checkpoint::images;
-
-impl Places {
-    /// Where the volume with this number is mounted.
-    fn volume_mounted(&self, number: &Path) -> String {
-        let number = number.to_str().and_then(|number| number.parse().ok());
-        let mut mounts = self.volumes.keys();
-        number
-            .and_then(|number| mounts.nth(number))
-            .cloned()
-            .unwrap_or_default()
-    }
-}
 
 const CHECKPOINT: &str = "checkpoint";
 const ROOTFS: &str = "rootfs";
@@ -48,6 +37,17 @@ pub struct Sent {
 struct SentLog {
     inode: u64,
     bytes: u64,
+}
+
+/// Writes the files of volumes alone, as [`pack_files`] does: these need no container at the other end.
+pub fn pack_volumes<W: Write>(
+    volumes: &Volumes,
+    sent: Option<&Sent>,
+    sink: W,
+) -> io::Result<(W, Sent)> {
+    let mut builder = Builder::new(sink);
+    let now = pack_trees(&mut builder, volume_trees(volumes), Pass::Live, sent)?;
+    Ok((builder.into_inner()?, now))
 }
 
 /// Writes the files of a running container from `places` to `sink`: volumes, /dev/shm, of the root file
@@ -106,26 +106,41 @@ fn files<W: Write>(
         merged: &places.rootfs,
     };
     let mut trees = vec![(PathBuf::from(ROOTFS), rootfs)];
-    // Volumes go by their place in the sorted list of mount points: the mount points themselves
-    // contain slashes.
-    for (number, directory) in places.volumes.values().enumerate() {
-        let prefix = Path::new(VOLUMES).join(number.to_string());
-        trees.push((prefix, Source::Plain(directory)));
-    }
+    trees.extend(volume_trees(&places.volumes));
     if let Some(shm) = &places.shm {
         trees.push((PathBuf::from(SHM), Source::Plain(shm)));
     }
+    let mut now = pack_trees(builder, trees, pass, sent)?;
+    let known = sent.and_then(|sent| sent.log.as_ref());
+    now.log = log(builder, &places.log, known)?;
+    Ok(now)
+}
+
+/// Volumes go by their place in the sorted list of mount points: the mount points themselves contain
+/// slashes.
+fn volume_trees(volumes: &Volumes) -> Vec<(PathBuf, Source<'_>)> {
+    let numbered = (0..).zip(volumes.values());
+    numbered
+        .map(|(number, directory)| (volume_prefix(number), Source::Plain(directory)))
+        .collect()
+}
+
+fn volume_prefix(number: usize) -> PathBuf {
+    Path::new(VOLUMES).join(number.to_string())
+}
+
+fn pack_trees<W: Write>(
+    builder: &mut Builder<W>,
+    trees: Vec<(PathBuf, Source<'_>)>,
+    pass: Pass,
+    sent: Option<&Sent>,
+) -> io::Result<Sent> {
     let mut now = Sent::default();
     for (prefix, source) in trees {
         let since = sent.and_then(|sent| sent.trees.get(&prefix));
         let index = tree::pack(builder, &prefix, source, pass, since)?;
         now.trees.insert(prefix, index);
     }
-    now.log = log(
-        builder,
-        &places.log,
-        sent.and_then(|sent| sent.log.as_ref()),
-    )?;
     Ok(now)
 }
 
@@ -185,12 +200,8 @@ enum Part {
 /// Those of the source and of the file systems, and for any entry that the other end does not write. What
 /// came before it is in place then.
 pub fn unpack<R: Read>(places: &Places, kind: Kind, source: R) -> io::Result<Vec<String>> {
-    let mut trees: BTreeMap<PathBuf, Unpacker> = BTreeMap::new();
+    let mut trees = volume_unpackers(&places.volumes)?;
     trees.insert(ROOTFS.into(), Unpacker::new(&places.rootfs)?);
-    for (number, directory) in places.volumes.values().enumerate() {
-        let prefix = Path::new(VOLUMES).join(number.to_string());
-        trees.insert(prefix, Unpacker::new(directory)?);
-    }
     if let Some(shm) = &places.shm {
         trees.insert(SHM.into(), Unpacker::new(shm)?);
     }
@@ -224,36 +235,84 @@ pub fn unpack<R: Read>(places: &Places, kind: Kind, source: R) -> io::Result<Vec
         }
         reached = part;
         match part {
-            Part::Images => return images.entry(&relative, entry),
+            Part::Images => images.entry(&relative, entry),
             Part::Log if relative.as_os_str().is_empty() => {
                 let mut file = match prefix == Path::new(LOG) {
                     true => fs::File::create(&places.log)?,
                     false => fs::File::options().append(true).open(&places.log)?,
                 };
-                return io::copy(entry, &mut file).map(drop);
+                io::copy(entry, &mut file).map(drop)
             }
-            Part::Log => return Err(unexpected()),
-            Part::Trees => {}
+            Part::Log => Err(unexpected()),
+            Part::Trees => put(&mut trees, &prefix, &relative, link, extended, entry),
         }
-        let link = match entry.header().entry_type() {
-            EntryType::Link => {
-                let (target_prefix, target) = split(Path::new(&link))?;
-                if target_prefix != prefix {
-                    return Err(unexpected());
-                }
-                target.into_os_string()
-            }
-            _ => link,
-        };
-        let records = Records::parse(&extended.unwrap_or_default())?;
-        let tree = trees.get_mut(&prefix).ok_or_else(unexpected)?;
-        tree.entry(&relative, &link, &records, entry)
     })?;
+    finish(trees, &places.volumes)
+}
+
+/// Reads what [`pack_volumes`] wrote, as [`unpack`] does.
+///
+/// # Errors
+/// Those of [`unpack`].
+pub fn unpack_volumes<R: Read>(volumes: &Volumes, source: R) -> io::Result<Vec<String>> {
+    let mut trees = volume_unpackers(volumes)?;
+    entries::for_each(source, |item| {
+        let (prefix, relative) = split(&item.path)?;
+        put(
+            &mut trees,
+            &prefix,
+            &relative,
+            item.link,
+            item.extended,
+            item.entry,
+        )
+    })?;
+    finish(trees, volumes)
+}
+
+type Unpackers = BTreeMap<PathBuf, Unpacker>;
+
+fn volume_unpackers(volumes: &Volumes) -> io::Result<Unpackers> {
+    let numbered = (0..).zip(volumes.values());
+    numbered
+        .map(|(number, directory)| Ok((volume_prefix(number), Unpacker::new(directory)?)))
+        .collect()
+}
+
+/// Puts an entry into its tree.
+fn put<R: Read>(
+    trees: &mut Unpackers,
+    prefix: &Path,
+    relative: &Path,
+    link: OsString,
+    extended: Option<Vec<u8>>,
+    entry: &mut Entry<'_, R>,
+) -> io::Result<()> {
+    let unexpected = || malformed(&prefix.join(relative));
+    let link = match entry.header().entry_type() {
+        EntryType::Link => {
+            let (target_prefix, target) = split(Path::new(&link))?;
+            if target_prefix != prefix {
+                return Err(unexpected());
+            }
+            target.into_os_string()
+        }
+        _ => link,
+    };
+    let records = Records::parse(&extended.unwrap_or_default())?;
+    let tree = trees.get_mut(prefix).ok_or_else(unexpected)?;
+    tree.entry(relative, &link, &records, entry)
+}
+
+/// Sets what is left to set, and returns warnings.
+fn finish(trees: Unpackers, volumes: &Volumes) -> io::Result<Vec<String>> {
     let mut warnings = Vec::new();
     for (prefix, unpacker) in trees {
-        let place = match prefix.strip_prefix(VOLUMES) {
-            Ok(number) => places.volume_mounted(number),
-            Err(_) => "the root file system".to_owned(),
+        let number = prefix.strip_prefix(VOLUMES).ok().and_then(Path::to_str);
+        let place = match number.and_then(|number| number.parse().ok()) {
+            Some(number) => volumes.keys().nth(number).cloned().unwrap_or_default(),
+            None if prefix == Path::new(SHM) => "/dev/shm".to_owned(),
+            None => "the root file system".to_owned(),
         };
         warnings.extend(unpacker.finish()?.iter().map(|attribute| {
             format!(
