@@ -21,10 +21,10 @@ use super::kernel::netns;
 use super::mark::{Direction, Index, Mark};
 use super::packets::keep_order::Waiting;
 use super::packets::{mss, quarantine};
-use super::state::{Claim, Dirs};
-use super::tunnel::agreement::PublicKey;
+use super::state::{self, Claim, Dirs};
+use super::tunnel::agreement::{PublicKey, Terms};
 use super::tunnel::lifecycle;
-use super::tunnel::wireguard::Backend;
+use super::tunnel::wireguard::{Backend, PrivateKey};
 use super::tunnel::{Tunnel, TunnelError};
 use super::tunnel::{in_use, keeper, spawn, status};
 
@@ -276,14 +276,14 @@ fn client(number: u8) -> Claim {
     Claim::Client(format!("{number:064x}").parse().unwrap())
 }
 
-fn negotiate(source: &Host, destination: &Host) -> crate::net::tunnel::agreement::Terms {
+fn negotiate(source: &Host, destination: &Host) -> Terms {
     let offer = source.with_dirs(|dirs| Tunnel::offer(dirs, &keeper_command(dirs)).unwrap());
     destination.with_dirs(move |dirs| {
         Tunnel::answer(dirs, &offer, &owner(), &keeper_command(dirs)).unwrap()
     })
 }
 
-fn establish(host: &Host, terms: &crate::net::tunnel::agreement::Terms, peer: &str) -> Tunnel {
+fn establish(host: &Host, terms: &Terms, peer: &str) -> Tunnel {
     let (terms, peer): (_, IpAddr) = (terms.clone(), peer.parse().unwrap());
     host.with_dirs(move |dirs| {
         Tunnel::establish(dirs, &terms, peer, &owner(), &keeper_command(dirs)).unwrap()
@@ -386,6 +386,151 @@ fn a_tunnel_belongs_to_the_peer_that_asked_for_it() {
         before,
         destination.sh("cat /run/live-migration/tunnels/lmwg1.*")
     );
+    drop((here, there));
+}
+
+/// Good terms for `destination`, with its second tunnel.
+fn second_terms(source: &Host, destination: &Host) -> Terms {
+    let mut terms = negotiate(source, destination);
+    let key = destination.with_dirs(|dirs| PrivateKey::load_or_create(&dirs.state).unwrap());
+    for end in &mut terms.agreement.ends {
+        match end.public_key == key.public() {
+            true => end.port = 51_822,
+            false => end.public_key = PublicKey("another".into()),
+        }
+    }
+    let free = with_network(&terms, ("ipv4", "10.200.100.40/30"));
+    let terms = serde_json::from_value(free).unwrap();
+    serde_json::from_value(with_network(&terms, ("ipv6", "fd99::/126"))).unwrap()
+}
+
+/// What `foreign` and others of [`hosts`] use, and is the size of a tunnel's network; and what no tunnel has.
+const IN_USE: [(&str, &str); 4] = [
+    ("ipv4", "10.1.2.0/30"),
+    ("ipv4", "172.20.30.40/30"),
+    ("ipv6", "fd12:3456::/126"),
+    ("ipv6", "fd12:3456:0:1:2:3:4:5c/126"),
+];
+const NO_TUNNELS: [(&str, &str); 8] = [
+    ("ipv4", "0.0.0.0/0"),
+    ("ipv4", "128.0.0.0/1"),
+    ("ipv4", "10.9.8.0/24"),
+    ("ipv4", "198.18.1.0/30"),
+    ("ipv4", "255.255.255.255/32"),
+    ("ipv6", "::/0"),
+    ("ipv6", "2001:db8:1::/126"),
+    ("ipv6", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128"),
+];
+
+fn use_networks(host: &Host) {
+    host.sh("ip route add 172.20.0.0/16 via 10.1.2.9
+         ip -6 addr add fd12:3456::1/48 dev foreign nodad");
+}
+
+/// These terms in JSON, with another network.
+fn with_network(terms: &Terms, (family, network): (&str, &str)) -> serde_json::Value {
+    let mut json = serde_json::to_value(terms).unwrap();
+    json["agreement"][family] = network.into();
+    json
+}
+
+#[test]
+fn networks_that_a_peer_makes_up_are_not_brought_up() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    use_networks(&source);
+    let terms = negotiate(&source, &destination);
+    let before = source.snapshot();
+    let established = |terms: Terms| {
+        source.with_dirs(move |dirs| {
+            let peer = "198.18.1.2".parse().unwrap();
+            let made = Tunnel::establish(dirs, &terms, peer, &owner(), &keeper_command(dirs));
+            made.map(drop).map_err(|error| error.to_string())
+        })
+    };
+    for network in IN_USE {
+        let terms = serde_json::from_value(with_network(&terms, network)).unwrap();
+        let error = established(terms).unwrap_err();
+        assert!(
+            error.contains("networks are in use"),
+            "{network:?}: {error}"
+        );
+        assert_same(&before, &source.snapshot());
+    }
+    for network in NO_TUNNELS {
+        let terms = serde_json::from_value::<Terms>(with_network(&terms, network));
+        assert!(terms.is_err(), "{network:?}");
+    }
+    // Handshakes are not sent to a service.
+    let mut terms = terms;
+    let key = destination.with_dirs(|dirs| PrivateKey::load_or_create(&dirs.state).unwrap());
+    let mut ends = terms.agreement.ends.iter_mut();
+    let theirs = ends.find(|end| end.public_key == key.public()).unwrap();
+    theirs.port = 53;
+    let error = established(terms).unwrap_err();
+    assert!(error.contains("not for this host"), "{error}");
+    assert_same(&before, &source.snapshot());
+}
+
+/// Says this to the keeper at the other end of tunnel 1 and returns its answer, if it gives one.
+fn say_to_keeper(host: &Host, tunnel: &Tunnel, request: &serde_json::Value) -> Option<String> {
+    let (peer, request) = (tunnel.peer_address(), request.to_string());
+    host.with_dirs(move |dirs| {
+        let ticket = state::ticket(dirs, Index::try_from(1).unwrap())
+            .unwrap()
+            .unwrap();
+        let keeper = SocketAddr::new(peer, super::ports::KEEPER);
+        let mut stream = TcpStream::connect_timeout(&keeper, TIMEOUT).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(15)))
+            .unwrap();
+        stream.write_all(ticket.bytes()).unwrap();
+        let length = (request.len() as u32).to_be_bytes();
+        stream.write_all(&length).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).ok()?;
+        let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+        stream.read_exact(&mut answer).unwrap();
+        Some(String::from_utf8(answer).unwrap())
+    })
+}
+
+#[test]
+fn networks_that_an_introduction_makes_up_are_not_brought_up() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    use_networks(&destination);
+    let (here, there) = tunnel(&source, &destination);
+    let (here, there) = (prove(&source, here), prove(&destination, there));
+    let terms = second_terms(&source, &destination);
+    let before = destination.snapshot();
+    let meet = |terms: serde_json::Value| {
+        let request =
+            serde_json::json!({"request": "meet", "terms": terms, "address": "198.18.1.1"});
+        say_to_keeper(&source, &here, &request)
+    };
+    for network in IN_USE {
+        let answer = meet(with_network(&terms, network));
+        assert_eq!(
+            answer.as_deref(),
+            Some(r#"{"reply":"taken"}"#),
+            "{network:?}"
+        );
+        assert_same(&before, &destination.snapshot());
+    }
+    for network in NO_TUNNELS {
+        // It is no message, and ends the conversation.
+        assert_eq!(meet(with_network(&terms, network)), None, "{network:?}");
+        assert_same(&before, &destination.snapshot());
+    }
+    // This keeper cannot start another one, but terms like these are acceptable.
+    let answer = meet(serde_json::to_value(&terms).unwrap()).unwrap();
+    assert!(answer.contains("keeper"), "{answer}");
     drop((here, there));
 }
 
