@@ -693,6 +693,26 @@ fn connects(host: &Host, to: &str) -> bool {
     host.run(move || TcpStream::connect_timeout(&to, Duration::from_millis(400)).is_ok())
 }
 
+/// What keeps others' packets out of tunnel 1, at either end of it.
+const FILTERS: [&str; 2] = ["to_tunnel_1", "from_tunnel_1"];
+
+/// Removes the rules of these chains; a keeper puts them back within a second.
+fn open<'a>(filters: impl IntoIterator<Item = &'a (&'a Host, &'a str)>) {
+    for (host, chain) in filters {
+        host.sh(&format!("nft flush chain inet live_migration {chain}"));
+    }
+}
+
+/// Waits until they are back.
+fn closed<'a>(filters: impl IntoIterator<Item = &'a (&'a Host, &'a str)>) {
+    for (host, chain) in filters {
+        let list = format!("nft list chain inet live_migration {chain}");
+        eventually("the rules are back", TIMEOUT, || {
+            host.sh(&list).contains("drop")
+        });
+    }
+}
+
 #[test]
 fn only_what_moved_and_the_agents_pass_a_tunnel() {
     if unable() {
@@ -710,36 +730,75 @@ fn only_what_moved_and_the_agents_pass_a_tunnel() {
     }
     let (here, there) = tunnel(&source, &destination);
     let (here, there) = (prove(&source, here), prove(&destination, there));
-    source.sh("ip route add 198.18.4.0/24 dev lmwg1; ip -6 route add 2001:db8:4::/64 dev lmwg1");
-    destination
-        .sh("ip route add 198.18.3.0/24 dev lmwg1; ip -6 route add 2001:db8:3::/64 dev lmwg1");
-    let _listeners =
-        [&far, &destination].map(|host| host.run(|| TcpListener::bind("[::]:7000").unwrap()));
-    let own = there.local_address();
-    let services = [
-        "198.18.4.1:7000".to_owned(),
-        "[2001:db8:4::1]:7000".to_owned(),
-        "198.18.4.2:7000".to_owned(),
-        "198.18.1.2:7000".to_owned(),
-        format!("{own}:7000"),
+    let ends = [
+        (&source, &near, 3, 1, &here),
+        (&destination, &far, 4, 2, &there),
     ];
-    source.sh("ip route add 198.18.1.2/32 dev lmwg1 table 99; ip rule add to 198.18.1.2 ipproto tcp lookup 99");
-    // Root at one end has no rules, and those of the other end are enough.
-    let open = |host: &Host, chain: &str| {
-        host.sh(&format!(
-            "nft flush chain inet live_migration {chain} 2>/dev/null || true"
+    for ((attacker, behind_it, ..), (attacked, behind, net, number, end)) in
+        [(ends[0], ends[1]), (ends[1], ends[0])]
+    {
+        attacker.sh(&format!(
+            "ip route add 198.18.{net}.0/24 dev lmwg1; ip -6 route add 2001:db8:{net}::/64 dev lmwg1
+             ip route add 198.18.1.{number}/32 dev lmwg1 table 99
+             ip rule add to 198.18.1.{number} dport 7000 lookup 99"
         ));
-    };
-    for (host, chain) in [(&source, "to_tunnel_1"), (&destination, "from_tunnel_1")] {
-        for from in [&source, &near] {
-            for service in &services {
-                open(host, chain);
-                assert!(
-                    !connects(from, service),
-                    "{service} is reached without {chain}"
-                );
+        let listening = [behind, attacked].map(|host| {
+            let listening = host.run(|| {
+                (
+                    TcpListener::bind("[::]:7000").unwrap(),
+                    UdpSocket::bind("[::]:7000").unwrap(),
+                )
+            });
+            let wait = Duration::from_millis(200);
+            listening.1.set_read_timeout(Some(wait)).unwrap();
+            listening
+        });
+        let services = [
+            format!("198.18.{net}.1:7000"),
+            format!("[2001:db8:{net}::1]:7000"),
+            format!("198.18.{net}.2:7000"),
+            format!("198.18.1.{number}:7000"),
+            format!("{}:7000", end.local_address()),
+        ];
+        let filters = FILTERS.map(|chain| [(attacker, chain), (attacked, chain)]);
+        let [[entry, _], [_, exit]] = filters;
+        // One of them is enough: root at the one end has no rules, or root at the other.
+        for enough in [exit, entry] {
+            closed(filters.as_flattened());
+            let others = || {
+                filters
+                    .as_flattened()
+                    .iter()
+                    .filter(|filter| filter.1 != enough.1 || !std::ptr::eq(filter.0, enough.0))
+            };
+            for from in [attacker, behind_it] {
+                for service in &services {
+                    open(others());
+                    assert!(
+                        !connects(from, service),
+                        "{service} in spite of {}",
+                        enough.1
+                    );
+                    open(others());
+                    let to: SocketAddr = service.parse().unwrap();
+                    from.run(move || {
+                        let socket = UdpSocket::bind("[::]:0").unwrap();
+                        // There may be no route that way, which is as good.
+                        let _ = socket.send_to(b"from a peer", to);
+                    });
+                }
+                for (_, udp) in &listening {
+                    let heard = udp.recv(&mut [0; 64]);
+                    assert!(heard.is_err(), "datagrams in spite of {}", enough.1);
+                }
             }
         }
+        // It is these rules that keep them out.
+        open(filters.as_flattened());
+        assert!(connects(attacker, &services[0]));
+        attacker.sh(&format!(
+            "ip rule del to 198.18.1.{number} dport 7000 lookup 99"
+        ));
     }
     // What the agents need goes on.
     let (here, there) = (prove(&source, here), prove(&destination, there));
