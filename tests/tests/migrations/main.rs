@@ -25,5 +25,6 @@ mod series;
 mod services;
 mod strangers;
 mod timers;
+mod trespasses;
 mod trust;
 mod workloads;
