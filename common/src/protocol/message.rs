@@ -246,6 +246,32 @@ pub enum Reply {
     Refused(Refused),
 }
 
+impl Reply {
+    /// Whether this can be the answer to a request.
+    pub fn answers(&self, request: RequestName) -> bool {
+        use RequestName::*;
+        match self {
+            Reply::Welcome { .. } => request == Hello,
+            Reply::Paired => request == Pair,
+            Reply::Checked { .. } => request == Check,
+            Reply::Begun { .. } => request == Begin,
+            Reply::TunnelOpened { .. } => request == OpenTunnel,
+            Reply::TunnelProven { .. } => request == ProveTunnel,
+            Reply::Receiving => request == Receive,
+            Reply::Received { .. } => request == StreamEnd,
+            Reply::Staged { .. } => request == Stage,
+            Reply::FlowsInstalled { .. } => request == Flows,
+            Reply::Redirected => request == Redirect,
+            Reply::Restored => request == Restore,
+            Reply::Committed => request == Commit,
+            Reply::Aborted { .. } => request == Abort,
+            Reply::Fate { .. } => request == RequestName::Fate,
+            Reply::Introduced { .. } => request == Introduce,
+            Reply::Refused(_) => true,
+        }
+    }
+}
+
 /// An image that the destination lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingImage {
