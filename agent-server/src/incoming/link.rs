@@ -93,13 +93,14 @@ impl Link {
     }
 
     /// Gets ready for a bulk stream. Its content goes to `work`, or to the container's places once
-    /// they are known.
+    /// they are known. `image_bytes` is how large its image is by the source's word.
     pub(super) async fn receive(
         &mut self,
         stream: u32,
         kind: StreamKind,
         work: &Path,
         places: Option<Places>,
+        image_bytes: u64,
     ) -> Step<()> {
         let receiving = self
             .receiving
@@ -123,7 +124,10 @@ impl Link {
             let mut receiver = receiving.accept(stream, &cancel)?;
             let mut warnings = Vec::new();
             match kind {
-                StreamKind::Image => image::load(&mut receiver, &work)?,
+                StreamKind::Image => {
+                    let most = image::most_bytes(image_bytes);
+                    image::load(&mut receiver, most, &work, &cancel)?;
+                }
                 StreamKind::Skeleton => {
                     let mut file = std::fs::File::create(&skeleton)?;
                     io::copy(&mut receiver, &mut file)?;

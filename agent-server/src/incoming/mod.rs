@@ -159,7 +159,9 @@ impl PodmanIncoming {
         self.undo.actions.register("guest", move || async move {
             Ok(spawn_blocking(move || guests::leave(&Dirs::default(), &leaving)).await??)
         });
-        spawn_blocking(move || guests::arrive(&Dirs::default(), tunnel, &id, &addresses)).await??;
+        let bundle = self.bundle.clone();
+        let arrived = move || guests::arrive(&Dirs::default(), tunnel, &id, &addresses, &bundle);
+        spawn_blocking(arrived).await??;
         Ok(())
     }
 
@@ -247,8 +249,9 @@ impl Incoming for PodmanIncoming {
                 "the image is here and was not asked for",
             ));
         }
+        let image = self.container.image_bytes;
         self.link
-            .receive(stream, kind, self.undo.work(), self.places.clone())
+            .receive(stream, kind, self.undo.work(), self.places.clone(), image)
             .await
     }
 
