@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use common::container::checkpoint::dump;
 use common::container::files::places::{Places, Volumes};
+use common::container::podman::image;
 use common::container::restore::gate::{self, Staged};
 use common::container::restore::timerfds;
 use common::container::{ContainerFacts, health, podman, secrets, service};
@@ -185,7 +186,9 @@ impl PodmanIncoming {
         self.undo.actions.register("guest", move || async move {
             Ok(spawn_blocking(move || guests::leave(&Dirs::default(), &leaving)).await??)
         });
-        spawn_blocking(move || guests::arrive(&Dirs::default(), tunnel, &id, &addresses)).await??;
+        let bundle = self.bundle.clone();
+        let arrived = move || guests::arrive(&Dirs::default(), tunnel, &id, &addresses, &bundle);
+        spawn_blocking(arrived).await??;
         Ok(())
     }
 
@@ -274,7 +277,10 @@ impl Incoming for PodmanIncoming {
             ));
         }
         let content = match kind {
-            StreamKind::Image => Content::Image(self.undo.work().to_owned()),
+            StreamKind::Image => Content::Image {
+                work: self.undo.work().to_owned(),
+                most_bytes: image::most_bytes(self.container.image_bytes),
+            },
             StreamKind::Skeleton => Content::File(self.undo.work().join(SKELETON)),
             StreamKind::Volumes => Content::Volumes(self.make_volumes().await.map_err(failed)?),
             StreamKind::Files => Content::Files(self.places()?),
