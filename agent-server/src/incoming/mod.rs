@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::destination::{Incoming, Step, failed};
 use crate::reservation::Reservation;
-use crate::scratch::{Created, UndoList};
+use crate::scratch::{self, Created, UndoList};
 use flows::Flows;
 use link::Link;
 use network::Network;
@@ -302,6 +302,12 @@ impl Incoming for PodmanIncoming {
         let recorded = on_disk.and_then(|()| Ok(self.journal.write(&self.record)?));
         if let Err(error) = recorded {
             tracing::error!("{} may not be on disk: {error:#}", self.container.name);
+            return;
+        }
+        let work = self.undo.work().to_owned();
+        let forgotten = spawn_blocking(move || scratch::forget_old(&work)).await;
+        if let Err(error) = forgotten.map_err(anyhow::Error::from).flatten() {
+            tracing::error!("what had to make place is still there: {error:#}");
             return;
         }
         if let Err(error) = paths::remove_work_dir(&self.record.migration) {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use common::container::binds::{self, Made, Wish};
 use common::container::files::places::Places;
 use common::container::podman::info::Info;
 use common::container::restore::gate::{self, Owner, Staged};
@@ -18,7 +19,7 @@ use common::protocol::MigrationId;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use crate::scratch::{Created, SKELETON, UndoList};
+use crate::scratch::{self, Created, SKELETON, UndoList};
 use crate::survey;
 
 /// A container that is about to be brought to the gate.
@@ -45,6 +46,11 @@ impl Stage<'_> {
             self.undo
                 .will_create(Created::Volume(volume.name.clone()))?;
             podman::objects::create_volume(&volume).await?;
+        }
+        for (number, bind) in binds::sent(&self.container.binds).into_iter().enumerate() {
+            let made = Made::plan(bind, self.migration.as_str(), number)?;
+            let overwrite = bind.wish == Wish::Send { overwrite: true };
+            scratch::make_place(self.undo, made, overwrite).await?;
         }
         let id = self.container.id.clone();
         let removed = id.clone();
@@ -162,7 +168,7 @@ fn is_as_agreed(container: &ContainerFacts, staged: &Staged, info: &Info) -> any
         .collect();
     let init = container.init.as_ref().map(|init| init.path.as_path());
     let files: Vec<&Path> = init.into_iter().collect();
-    match spec.foreign_mount(&root, &roots, &files) {
+    match spec.foreign_mount(&root, &roots, &files, &container.binds) {
         Some(foreign) => anyhow::bail!("the archive's container mounts {foreign}"),
         None => Ok(()),
     }
@@ -183,6 +189,7 @@ async fn find_pieces(
         .map(|o| format!("{}: {}", o.found, o.advice))
         .collect();
     anyhow::ensure!(why.is_empty(), why.join("\n"));
-    let (checkpoint, volumes) = (staged.checkpoint.clone(), &container.volumes);
-    Ok(Places::read(&staged.bundle, checkpoint, volumes)?)
+    let checkpoint = staged.checkpoint.clone();
+    let (volumes, binds) = (&container.volumes, &container.binds);
+    Ok(Places::read(&staged.bundle, checkpoint, volumes, binds)?)
 }

@@ -15,14 +15,30 @@ use super::tree::{self, Exactly, Index, Pass, Records, Source, Unpacker};
 use crate::container::checkpoint::images;
 
 impl Places {
-    /// Where the volume with this number is mounted.
-    fn volume_mounted(&self, number: &Path) -> String {
-        let number = number.to_str().and_then(|number| number.parse().ok());
-        let mut mounts = self.volumes.keys();
-        number
-            .and_then(|number| mounts.nth(number))
+    /// What has this prefix, in words.
+    fn named(&self, prefix: &Path) -> String {
+        let number = prefix
+            .file_name()
+            .and_then(|number| number.to_str()?.parse().ok());
+        let mut mounts = match prefix.starts_with(FILES) {
+            true => self.files.keys(),
+            false => self.volumes.keys(),
+        };
+        let mounted = number.and_then(|number| mounts.nth(number));
+        mounted
             .cloned()
-            .unwrap_or_default()
+            .unwrap_or_else(|| "the root file system".to_owned())
+    }
+
+    /// The prefixes of what is mounted: volumes and files go by their place in the sorted list of mount
+    /// points, because the mount points themselves contain slashes.
+    fn mounted<'a>(
+        name: &'a str,
+        mounted: &'a BTreeMap<String, PathBuf>,
+    ) -> impl Iterator<Item = (PathBuf, &'a Path)> {
+        let numbered = mounted.values().enumerate();
+        numbered
+            .map(move |(number, path)| (Path::new(name).join(number.to_string()), path.as_path()))
     }
 }
 
@@ -30,6 +46,7 @@ const CHECKPOINT: &str = "checkpoint";
 const ROOTFS: &str = "rootfs";
 const SHM: &str = "shm";
 const VOLUMES: &str = "volumes";
+const FILES: &str = "files";
 const LOG: &str = "log";
 
 /// What the files of a container were when they were sent.
@@ -116,11 +133,11 @@ fn files<W: Write>(
         merged: &places.rootfs,
     };
     let mut trees = vec![(PathBuf::from(ROOTFS), rootfs)];
-    // Volumes go by their place in the sorted list of mount points: the mount points themselves
-    // contain slashes.
-    for (number, directory) in places.volumes.values().enumerate() {
-        let prefix = Path::new(VOLUMES).join(number.to_string());
+    for (prefix, directory) in Places::mounted(VOLUMES, &places.volumes) {
         trees.push((prefix, Source::Plain(directory)));
+    }
+    for (prefix, file) in Places::mounted(FILES, &places.files) {
+        trees.push((prefix, Source::File(file)));
     }
     let mut now = Sent::default();
     for (prefix, source) in trees {
@@ -161,9 +178,11 @@ enum Part {
 pub fn unpack<R: Read>(places: &Places, kind: Kind, source: R) -> io::Result<Vec<String>> {
     let mut trees: BTreeMap<PathBuf, Unpacker> = BTreeMap::new();
     trees.insert(ROOTFS.into(), Unpacker::new(&places.rootfs)?);
-    for (number, directory) in places.volumes.values().enumerate() {
-        let prefix = Path::new(VOLUMES).join(number.to_string());
+    for (prefix, directory) in Places::mounted(VOLUMES, &places.volumes) {
         trees.insert(prefix, Unpacker::new(directory)?);
+    }
+    for (prefix, file) in Places::mounted(FILES, &places.files) {
+        trees.insert(prefix, Unpacker::of_file(file)?);
     }
     if let Some(shm) = places.shm.as_ref().filter(|_| kind == Kind::Checkpoint) {
         trees.insert(SHM.into(), Unpacker::new(shm)?);
@@ -221,10 +240,7 @@ pub fn unpack<R: Read>(places: &Places, kind: Kind, source: R) -> io::Result<Vec
     })?;
     let mut warnings = Vec::new();
     for (prefix, unpacker) in trees {
-        let place = match prefix.strip_prefix(VOLUMES) {
-            Ok(number) => places.volume_mounted(number),
-            Err(_) => "the root file system".to_owned(),
-        };
+        let place = places.named(&prefix);
         warnings.extend(unpacker.finish()?.iter().map(|attribute| {
             format!(
                 "files of {place} are without their attribute {attribute:?}: the file system at the \
@@ -243,7 +259,7 @@ fn split(path: &Path) -> io::Result<(PathBuf, PathBuf)> {
         _ => Err(malformed(path)),
     };
     let mut prefix = next(path)?;
-    if prefix == Path::new(VOLUMES) {
+    if prefix == Path::new(VOLUMES) || prefix == Path::new(FILES) {
         prefix = prefix.join(next(path)?);
     }
     Ok((prefix, components.as_path().to_owned()))
