@@ -38,10 +38,10 @@ enum Command {
         /// Address and port to listen on. `[::]` means all addresses, IPv4 included.
         #[arg(long, default_value = "[::]:50051")]
         listen: SocketAddr,
-        /// Let containers that come bind what is below this directory, and let peers put there what their
-        /// containers have bound. May be given several times. Without it, they get only what they could
-        /// have anyway: see SECURITY.md.
-        #[arg(long, value_name = "DIR", value_parser = absolute)]
+        /// Let containers that come bind this directory or file and what is below, and let peers put there
+        /// what their containers have bound. May be given several times. Without it, they get only what
+        /// they could have anyway: see SECURITY.md.
+        #[arg(long, value_name = "PATH", value_parser = absolute)]
         allow_bind: Vec<PathBuf>,
     },
     /// Print a token that lets one host pair with this one, once.

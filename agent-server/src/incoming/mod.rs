@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use common::container::binds::{self, Made, Wish};
+use common::container::binds::{self, Bind, Made, Wish};
 use common::container::checkpoint::dump;
 use common::container::files::places::{Places, Volumes};
 use common::container::restore::gate::{self, Staged};
@@ -240,11 +240,13 @@ impl PodmanIncoming {
             .staged
             .as_mut()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "nothing is staged"))?;
-        let images = staged.checkpoint.clone();
-        spawn_blocking(move || timerfds::mend(&images))
-            .await
-            .map_err(failed)?
-            .map_err(failed)?;
+        let (images, binds) = (staged.checkpoint.clone(), self.container.binds.clone());
+        let prepared = spawn_blocking(move || {
+            // What has been sent since they were compared, or somebody here, may have put links there.
+            binds.iter().try_for_each(Bind::is_direct)?;
+            anyhow::Ok(timerfds::mend(&images)?)
+        });
+        prepared.await.map_err(failed)?.map_err(failed)?;
         let restored = staged
             .open(self.container.runtime_name(), &self.container.id)
             .await;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::binds::Bind;
+use super::binds::{self, Bind};
 
 /// Its name in a container's bundle directory.
 const NAME: &str = "config.json";
@@ -282,7 +282,8 @@ impl Spec {
         let mut mounts = self.mounts.iter();
         let foreign = mounts.find(|mount| match mount.is_bind() {
             true => {
-                let direct = real(&mount.source).is_some_and(|real| real == mount.source);
+                // Part of what is sent may not be there yet.
+                let direct = binds::real(&mount.source) == mount.source;
                 !(own(&mount.source) || direct && agreed.iter().any(|bind| mount.is(bind)))
             }
             false => !IN_MEMORY.contains(&mount.r#type.as_str()),
@@ -460,7 +461,8 @@ mod tests {
         assert!(foreign(&real, true, "/x", r#""rbind","ro","rw""#));
         assert!(foreign(&real, false, "/y", rw));
         assert!(foreign(&real.join("link"), false, "/x", rw));
-        assert!(foreign(&real.join("missing"), false, "/x", rw));
+        assert!(foreign(&real.join("link/missing"), false, "/x", rw));
+        assert!(!foreign(&real.join("not/yet"), false, "/x", rw));
     }
 
     #[test]

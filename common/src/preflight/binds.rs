@@ -163,10 +163,9 @@ fn sent_here(bind: &Bind, here: &Here, overwrite: bool) -> (Verdict, String) {
 }
 
 fn not_allowed(bind: &Bind) -> String {
-    let there = bind.there();
-    let parent = there.parent().unwrap_or(there);
     format!(
-        "the destination does not let its peers use it: start it with `agent-server serve --allow-bind {}`",
-        parent.display()
+        "the destination does not let its peers use it: start it with `agent-server serve --allow-bind {}`, or \
+         with a directory above",
+        bind.there().display()
     )
 }

@@ -22,7 +22,7 @@ impl Allowed {
 }
 
 /// The path with no symbolic link in that part of it which exists.
-fn real(path: &Path) -> PathBuf {
+pub fn real(path: &Path) -> PathBuf {
     let found = path.ancestors().find_map(|existing| {
         let rest = path.strip_prefix(existing).ok()?;
         Some(existing.canonicalize().ok()?.join(rest))

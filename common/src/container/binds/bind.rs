@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -120,6 +121,22 @@ impl Bind {
     pub fn has_changed(&self) -> bool {
         let writable = self.kind == Kind::File && !self.read_only && self.wish == Wish::Unsaid;
         writable && self.compared != changed(Path::new(&self.source))
+    }
+
+    /// Fails unless its path at the destination exists and has no symbolic link in it. Blocks.
+    pub fn is_direct(&self) -> io::Result<()> {
+        let there = self.there();
+        match there.canonicalize() {
+            Ok(real) if real == there.components().as_path() => Ok(()),
+            Ok(_) => Err(io::Error::other(format!(
+                "{}: a link leads there",
+                there.display()
+            ))),
+            Err(error) => Err(io::Error::new(
+                error.kind(),
+                format!("{}: {error}", there.display()),
+            )),
+        }
     }
 
     /// Whether it is sent.

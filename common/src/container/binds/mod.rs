@@ -9,7 +9,7 @@ mod look;
 mod place;
 mod shared;
 
-pub use allowed::Allowed;
+pub use allowed::{Allowed, real};
 pub use bind::{Bind, InUse, Kind, Wish, sent};
 pub use here::Here;
 pub use look::{measure, of_container};
