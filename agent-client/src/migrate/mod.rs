@@ -43,6 +43,7 @@ use self::flows::MovingFlows;
 use self::outage::Outage;
 use self::record::Record;
 use crate::address::Address;
+use crate::choices::Choices;
 use crate::control::{Control, RequestError, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
@@ -69,6 +70,7 @@ pub(crate) struct Migration<'a> {
     record: Record,
     control: Option<Control>,
     forward_new: bool,
+    choices: Choices,
     report: Report,
     /// Held to the end of the rollback: recovery takes an unlocked record to be that of a dead
     /// command.
@@ -113,6 +115,7 @@ impl<'a> Migration<'a> {
             record: Record::none(),
             control: None,
             forward_new: false,
+            choices: Choices::default(),
             lock: None,
         }
     }
@@ -126,6 +129,12 @@ impl<'a> Migration<'a> {
     /// Whether to forward new connections to the ports that the container publishes here.
     pub(crate) fn forward_new(mut self, forward: bool) -> Self {
         self.forward_new = forward;
+        self
+    }
+
+    /// What the user has decided about the container.
+    pub(crate) fn choices(mut self, choices: Choices) -> Self {
+        self.choices = choices;
         self
     }
 
@@ -188,7 +197,8 @@ impl<'a> Migration<'a> {
     async fn connect(&mut self, container: &str) -> Result<(Found, Vec<Check>, Control), Failure> {
         self.timeline.begin(PhaseName::Connect);
         let cancel = &self.outage.cancel;
-        let looked = cancel.run_until_cancelled(Found::look(container)).await;
+        let looked = Found::look(container, &self.choices);
+        let looked = cancel.run_until_cancelled(looked).await;
         let found = looked.context("cancelled")??;
         let facts = &found.facts;
         self.report.container = Some(facts.reference());
@@ -242,9 +252,10 @@ impl<'a> Migration<'a> {
     /// `self.control`, for the rollback. Returns what the destination lacks of the image.
     async fn begin(
         &mut self,
-        found: Found,
+        mut found: Found,
         mut control: Control,
     ) -> Result<(Source, Option<MissingImage>), Failure> {
+        found.mark_shared().await?;
         let migration = MigrationId::random();
         self.report.migration_id = Some(migration.clone());
         let source = self.open_journal(&migration, &found.facts, found.local)?;
@@ -441,6 +452,7 @@ impl<'a> Migration<'a> {
         let frozen = source.freeze().await;
         let lost = frozen.context("cannot freeze the container")?;
         self.report.warnings.extend(lost);
+        source.kept_is_still()?;
         Ok(flood::Watch::begin(flows.first().clone(), flows.tunnel))
     }
 

@@ -72,7 +72,12 @@ pub(crate) struct Source {
 impl Source {
     /// Prepares for the container `facts`, with `work` for scratch files.
     pub(crate) fn new(facts: ContainerFacts, local: Local, work: PathBuf) -> anyhow::Result<Self> {
-        let places = Places::read(&local.bundle, work.join("images"), &facts.volumes)?;
+        let places = Places::read(
+            &local.bundle,
+            work.join("images"),
+            &facts.volumes,
+            &facts.binds,
+        )?;
         let standstill = Standstill {
             pid: local.pid,
             freezer: Freezer::of_running(&facts.runtime, &facts.id, &local.cgroup)?,
@@ -105,6 +110,7 @@ impl Source {
             &self.runtime,
             &self.work,
             &self.skeleton(),
+            &self.facts.binds,
         )
         .await
         .context("cannot write down the container's configuration")
@@ -188,6 +194,19 @@ impl Source {
     pub(crate) async fn freeze(&self) -> anyhow::Result<Vec<String>> {
         let standstill = self.standstill.clone();
         spawn_blocking(move || standstill.freeze()).await?
+    }
+
+    /// Fails if the frozen container has changed a bind mount that the destination keeps because its content was
+    /// the same.
+    pub(crate) fn kept_is_still(&self) -> anyhow::Result<()> {
+        for bind in &self.facts.binds {
+            anyhow::ensure!(
+                !bind.has_changed(),
+                "{0} has changed since it was compared with the destination's: say `--bind {0}=send`",
+                bind.source
+            );
+        }
+        Ok(())
     }
 
     /// Lets the container run on, with its network. Harmless if it was never stopped.

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use common::container::binds::{self, Bind, Made, Wish};
 use common::container::checkpoint::dump;
 use common::container::files::places::{Places, Volumes};
 use common::container::podman::image;
@@ -29,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::destination::{Incoming, Step, failed};
 use crate::reservation::Reservation;
-use crate::scratch::{Created, SKELETON, UndoList};
+use crate::scratch::{self, Created, SKELETON, UndoList};
 use flows::Flows;
 use link::{Content, Link};
 use network::Network;
@@ -140,7 +141,8 @@ impl PodmanIncoming {
         self.places.clone().ok_or_else(nothing)
     }
 
-    /// Makes the container's volumes, unless they were made already.
+    /// Makes the container's volumes and places for bind mounts that are sent, unless they were made already.
+    /// Returns the directories among them.
     async fn make_volumes(&mut self) -> anyhow::Result<Volumes> {
         if let Some(made) = &self.volumes {
             return Ok(made.clone());
@@ -152,6 +154,14 @@ impl PodmanIncoming {
             podman::objects::create_volume(volume).await?;
             let directory = podman::objects::volume_directory(name).await?;
             made.insert(volume.destination.clone(), directory);
+        }
+        for (number, bind) in (0..).zip(binds::sent(&self.container.binds)) {
+            let place = Made::plan(bind, self.record.migration.as_str(), number)?;
+            if bind.kind == binds::Kind::Directory {
+                made.insert(bind.destination.clone(), place.path().to_owned());
+            }
+            let overwrite = bind.wish == Wish::Send { overwrite: true };
+            scratch::make_place(&mut self.undo, place, overwrite).await?;
         }
         self.volumes = Some(made.clone());
         Ok(made)
@@ -233,11 +243,13 @@ impl PodmanIncoming {
             .staged
             .as_mut()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "nothing is staged"))?;
-        let images = staged.checkpoint.clone();
-        spawn_blocking(move || timerfds::mend(&images))
-            .await
-            .map_err(failed)?
-            .map_err(failed)?;
+        let (images, binds) = (staged.checkpoint.clone(), self.container.binds.clone());
+        let prepared = spawn_blocking(move || {
+            // What has been sent since they were compared, or somebody here, may have put links there.
+            binds.iter().try_for_each(Bind::is_direct)?;
+            anyhow::Ok(timerfds::mend(&images)?)
+        });
+        prepared.await.map_err(failed)?.map_err(failed)?;
         let restored = staged
             .open(self.container.runtime_name(), &self.container.id)
             .await;
@@ -339,6 +351,12 @@ impl Incoming for PodmanIncoming {
         let recorded = on_disk.and_then(|()| Ok(self.journal.write(&self.record)?));
         if let Err(error) = recorded {
             tracing::error!("{} may not be on disk: {error:#}", self.container.name);
+            return;
+        }
+        let work = self.undo.work().to_owned();
+        let forgotten = spawn_blocking(move || scratch::forget_old(&work)).await;
+        if let Err(error) = forgotten.map_err(anyhow::Error::from).flatten() {
+            tracing::error!("what had to make place is still there: {error:#}");
             return;
         }
         if let Err(error) = paths::remove_work_dir(&self.record.migration) {

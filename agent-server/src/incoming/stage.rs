@@ -157,7 +157,7 @@ fn is_as_agreed(container: &ContainerFacts, staged: &Staged, info: &Info) -> any
         .collect();
     let init = container.init.as_ref().map(|init| init.path.as_path());
     let files: Vec<&Path> = init.into_iter().collect();
-    match spec.foreign_mount(&root, &roots, &files) {
+    match spec.foreign_mount(&root, &roots, &files, &container.binds) {
         Some(foreign) => anyhow::bail!("the archive's container mounts {foreign}"),
         None => Ok(()),
     }
@@ -178,6 +178,7 @@ async fn find_pieces(
         .map(|o| format!("{}: {}", o.found, o.advice))
         .collect();
     anyhow::ensure!(why.is_empty(), why.join("\n"));
-    let (checkpoint, volumes) = (staged.checkpoint.clone(), &container.volumes);
-    Ok(Places::read(&staged.bundle, checkpoint, volumes)?)
+    let checkpoint = staged.checkpoint.clone();
+    let (volumes, binds) = (&container.volumes, &container.binds);
+    Ok(Places::read(&staged.bundle, checkpoint, volumes, binds)?)
 }

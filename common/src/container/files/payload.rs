@@ -20,6 +20,7 @@ const CHECKPOINT: &str = "checkpoint";
 const ROOTFS: &str = "rootfs";
 const SHM: &str = "shm";
 const VOLUMES: &str = "volumes";
+const FILES: &str = "files";
 const LOG: &str = "log";
 /// What the log has grown by.
 const REST_OF_LOG: &str = "rest-of-log";
@@ -107,6 +108,9 @@ fn files<W: Write>(
     };
     let mut trees = vec![(PathBuf::from(ROOTFS), rootfs)];
     trees.extend(volume_trees(&places.volumes));
+    for (prefix, file) in numbered(FILES, &places.files) {
+        trees.push((prefix, Source::File(file)));
+    }
     if let Some(shm) = &places.shm {
         trees.push((PathBuf::from(SHM), Source::Plain(shm)));
     }
@@ -116,17 +120,36 @@ fn files<W: Write>(
     Ok(now)
 }
 
-/// Volumes go by their place in the sorted list of mount points: the mount points themselves contain
-/// slashes.
 fn volume_trees(volumes: &Volumes) -> Vec<(PathBuf, Source<'_>)> {
-    let numbered = (0..).zip(volumes.values());
-    numbered
-        .map(|(number, directory)| (volume_prefix(number), Source::Plain(directory)))
+    numbered(VOLUMES, volumes)
+        .map(|(prefix, directory)| (prefix, Source::Plain(directory)))
         .collect()
 }
 
-fn volume_prefix(number: usize) -> PathBuf {
-    Path::new(VOLUMES).join(number.to_string())
+/// The prefixes of what is mounted: it goes by its place in the sorted list of mount points, because the
+/// mount points themselves contain slashes.
+fn numbered<'a>(
+    name: &'static str,
+    mounted: &'a BTreeMap<String, PathBuf>,
+) -> impl Iterator<Item = (PathBuf, &'a Path)> {
+    let prefix = move |number: usize| Path::new(name).join(number.to_string());
+    (0..)
+        .zip(mounted.values())
+        .map(move |(number, path)| (prefix(number), path.as_path()))
+}
+
+/// What has this prefix, in words.
+fn named(prefix: &Path, volumes: &Volumes, files: &BTreeMap<String, PathBuf>) -> String {
+    let mounted = [(VOLUMES, volumes), (FILES, files)];
+    let mut mounted = mounted.into_iter().flat_map(|(name, mounted)| {
+        let points = mounted.keys();
+        numbered(name, mounted).zip(points)
+    });
+    match mounted.find(|((known, _), _)| known == prefix) {
+        Some((_, point)) => point.clone(),
+        None if prefix == Path::new(SHM) => "/dev/shm".to_owned(),
+        None => "the root file system".to_owned(),
+    }
 }
 
 fn pack_trees<W: Write>(
@@ -202,6 +225,9 @@ enum Part {
 pub fn unpack<R: Read>(places: &Places, kind: Kind, source: R) -> io::Result<Vec<String>> {
     let mut trees = volume_unpackers(&places.volumes)?;
     trees.insert(ROOTFS.into(), Unpacker::new(&places.rootfs)?);
+    for (prefix, file) in numbered(FILES, &places.files) {
+        trees.insert(prefix, Unpacker::of_file(file)?);
+    }
     if let Some(shm) = &places.shm {
         trees.insert(SHM.into(), Unpacker::new(shm)?);
     }
@@ -247,7 +273,7 @@ pub fn unpack<R: Read>(places: &Places, kind: Kind, source: R) -> io::Result<Vec
             Part::Trees => put(&mut trees, &prefix, &relative, link, extended, entry),
         }
     })?;
-    finish(trees, &places.volumes)
+    finish(trees, &places.volumes, &places.files)
 }
 
 /// Reads what [`pack_volumes`] wrote, as [`unpack`] does.
@@ -267,15 +293,14 @@ pub fn unpack_volumes<R: Read>(volumes: &Volumes, source: R) -> io::Result<Vec<S
             item.entry,
         )
     })?;
-    finish(trees, volumes)
+    finish(trees, volumes, &BTreeMap::new())
 }
 
 type Unpackers = BTreeMap<PathBuf, Unpacker>;
 
 fn volume_unpackers(volumes: &Volumes) -> io::Result<Unpackers> {
-    let numbered = (0..).zip(volumes.values());
-    numbered
-        .map(|(number, directory)| Ok((volume_prefix(number), Unpacker::new(directory)?)))
+    numbered(VOLUMES, volumes)
+        .map(|(prefix, directory)| Ok((prefix, Unpacker::new(directory)?)))
         .collect()
 }
 
@@ -305,15 +330,14 @@ fn put<R: Read>(
 }
 
 /// Sets what is left to set, and returns warnings.
-fn finish(trees: Unpackers, volumes: &Volumes) -> io::Result<Vec<String>> {
+fn finish(
+    trees: Unpackers,
+    volumes: &Volumes,
+    files: &BTreeMap<String, PathBuf>,
+) -> io::Result<Vec<String>> {
     let mut warnings = Vec::new();
     for (prefix, unpacker) in trees {
-        let number = prefix.strip_prefix(VOLUMES).ok().and_then(Path::to_str);
-        let place = match number.and_then(|number| number.parse().ok()) {
-            Some(number) => volumes.keys().nth(number).cloned().unwrap_or_default(),
-            None if prefix == Path::new(SHM) => "/dev/shm".to_owned(),
-            None => "the root file system".to_owned(),
-        };
+        let place = named(&prefix, volumes, files);
         warnings.extend(unpacker.finish()?.iter().map(|attribute| {
             format!(
                 "files of {place} are without their attribute {attribute:?}: the file system at the \
@@ -332,7 +356,7 @@ fn split(path: &Path) -> io::Result<(PathBuf, PathBuf)> {
         _ => Err(malformed(path)),
     };
     let mut prefix = next(path)?;
-    if prefix == Path::new(VOLUMES) {
+    if prefix == Path::new(VOLUMES) || prefix == Path::new(FILES) {
         prefix = prefix.join(next(path)?);
     }
     Ok((prefix, components.as_path().to_owned()))

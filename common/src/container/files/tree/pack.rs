@@ -20,7 +20,7 @@ use super::contents::Contents;
 use super::index::{Index, Stamp};
 use super::records::{Records, travels};
 use super::traced::Traced;
-use super::{Pass, Source};
+use super::{ONE_FILE, Pass, Source, directory_of};
 use crate::container::files::entries::write_link;
 
 /// Attributes in which overlayfs keeps what an upper directory stands for
@@ -41,9 +41,10 @@ pub fn pack<W: Write>(
 ) -> io::Result<Index> {
     let (names, merged) = match source {
         Source::Plain(root) => (Beneath::new(root)?, None),
+        Source::File(path) => (Beneath::new(directory_of(path)?)?, None),
         Source::Overlay { upper, merged } => (Beneath::new(upper)?, Some(Beneath::new(merged)?)),
     };
-    let packer = Packer {
+    let mut packer = Packer {
         builder,
         prefix,
         names,
@@ -54,7 +55,18 @@ pub fn pack<W: Write>(
         since,
         index: Index::default(),
     };
-    packer.run()
+    match source {
+        Source::File(path) => {
+            let directory = packer.names.root().try_clone()?;
+            let name = path.file_name().unwrap_or_default();
+            let fresh = since.is_none();
+            match packer.entry(Path::new(ONE_FILE), &directory, name, false, fresh)? {
+                Found::Directory => Err(super::invalid("is a directory now")),
+                Found::Packed | Found::Unchanged => Ok(packer.index),
+            }
+        }
+        _ => packer.run(),
+    }
 }
 
 struct Packer<'a, W: Write> {
