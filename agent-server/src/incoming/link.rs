@@ -123,7 +123,7 @@ impl Link {
             let mut receiver = receiving.accept(stream, &cancel)?;
             let mut warnings = Vec::new();
             match kind {
-                StreamKind::Image => image::load(&mut receiver, &work)?,
+                StreamKind::Image => image::load(&mut receiver, &work, &cancel)?,
                 StreamKind::Skeleton => {
                     let mut file = std::fs::File::create(&skeleton)?;
                     io::copy(&mut receiver, &mut file)?;

@@ -3,11 +3,15 @@
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::path::{Component, Path};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use serde_json::Value;
 use tar::{Archive, Builder};
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::command::{self, CommandError};
 use crate::container::leftover_processes;
@@ -15,14 +19,23 @@ use crate::container::leftover_processes;
 /// How much of what Podman writes to stderr is kept, in bytes.
 const MOST_WORDS: usize = 4096;
 
+/// Pause between looks whether Podman has ended.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// Streams `podman save` of the image into `sink`, without the layers `present`, which whoever loads it
-/// has already; they are named by the digests of what they unpack to. Blocks; returns when Podman is done.
+/// has already; they are named by the digests of what they unpack to. Blocks; returns when Podman is done, or has
+/// been killed because of `cancel`. Only for threads of tokio.
 ///
 /// Saved by id, without names, so that loading moves no tag at the destination; and in the format
 /// the image has, because converting it would change its id. Layers are not compressed, so that their
 /// digests are the ones in `present`.
-pub fn save(image_id: &str, present: &[String], sink: &mut impl Write) -> Result<(), ImageError> {
-    let format: &[&str] = if manifest_type(image_id)?.contains("oci") {
+pub fn save(
+    image_id: &str,
+    present: &[String],
+    sink: &mut impl Write,
+    cancel: &CancellationToken,
+) -> Result<(), ImageError> {
+    let format: &[&str] = if manifest_type(image_id, cancel)?.contains("oci") {
         &["oci-archive", "--uncompressed"]
     } else {
         &["docker-archive"]
@@ -34,8 +47,9 @@ pub fn save(image_id: &str, present: &[String], sink: &mut impl Write) -> Result
             .arg(image_id)
             .stdin(Stdio::null())
             .stdout(Stdio::piped()),
+        cancel,
     )?;
-    let mut stdout = child.child.stdout.take().expect("stdout is piped");
+    let mut stdout = child.stdout.take().expect("stdout is piped");
     copy_without(present, &mut stdout, sink).map_err(ImageError::Stream)?;
     drop(stdout);
     finish(child, "image save")
@@ -79,35 +93,41 @@ pub(crate) fn copy_without(
     io::copy(archive, &mut io::sink()).map(drop)
 }
 
-fn manifest_type(image_id: &str) -> Result<String, CommandError> {
-    let output = command::blocking("podman")
-        .args([
-            "image",
-            "inspect",
-            "--format",
-            "{{.ManifestType}}",
-            image_id,
-        ])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| CommandError::Start {
-            program: "podman".into(),
-            source,
-        })?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+fn manifest_type(image_id: &str, cancel: &CancellationToken) -> Result<String, ImageError> {
+    let mut child = spawn(
+        command::blocking("podman")
+            .args(["image", "inspect", "--format", "{{.ManifestType}}"])
+            .arg(image_id)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped()),
+        cancel,
+    )?;
+    let mut kind = String::new();
+    let mut stdout = child.stdout.take().expect("stdout is piped");
+    stdout
+        .read_to_string(&mut kind)
+        .map_err(ImageError::Stream)?;
+    finish(child, "image inspect")?;
+    Ok(kind)
 }
 
-/// Feeds `source` to `podman load`. Blocks; returns when Podman is done. Should Podman survive its caller,
-/// it is recognised by `work`, the migration's scratch space.
-pub fn load(source: &mut impl Read, work: &Path) -> Result<(), ImageError> {
+/// Feeds `source` to `podman load`. Blocks; returns when Podman is done, or has been killed because of `cancel`.
+/// Should Podman survive its caller, it is recognised by `work`, the migration's scratch space. Only for threads of
+/// tokio.
+pub fn load(
+    source: &mut impl Read,
+    work: &Path,
+    cancel: &CancellationToken,
+) -> Result<(), ImageError> {
     let mut child = spawn(
         command::blocking("podman")
             .args(["image", "load", "--quiet"])
             .env(leftover_processes::WORK, work)
             .stdin(Stdio::piped())
             .stdout(Stdio::null()),
+        cancel,
     )?;
-    let mut stdin = child.child.stdin.take().expect("stdin is piped");
+    let mut stdin = child.stdin.take().expect("stdin is piped");
     let copied = copy_nameless(source, &mut stdin);
     // Killed first: an archive that was refused must not look like one that ends here.
     if matches!(&copied, Err(error) if error.kind() != io::ErrorKind::BrokenPipe) {
@@ -215,22 +235,44 @@ pub enum ImageError {
     Stream(#[source] io::Error),
 }
 
-/// A child that does not outlive its owner.
+/// A child that does not outlive its owner, and is killed if the migration is cancelled: what is read from it then
+/// ends, and what is written to it fails.
 struct Owned {
-    child: Child,
+    child: Arc<Mutex<Child>>,
+    stdin: Option<ChildStdin>,
+    stdout: Option<ChildStdout>,
+    killer: AbortHandle,
     /// What it writes to stderr, read from the start: a child that writes more than a pipe holds while
     /// nobody reads would wait for ever.
     said: Option<JoinHandle<Vec<u8>>>,
 }
 
-impl Drop for Owned {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl Owned {
+    fn wait(&self) -> io::Result<ExitStatus> {
+        loop {
+            // Never locked for long: whoever cancels must be able to kill it.
+            if let Some(status) = lock(&self.child).try_wait()? {
+                return Ok(status);
+            }
+            thread::sleep(LOOK);
+        }
     }
 }
 
-fn spawn(command: &mut Command) -> Result<Owned, CommandError> {
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.killer.abort();
+        let mut child = lock(&self.child);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn lock(child: &Mutex<Child>) -> MutexGuard<'_, Child> {
+    child.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn spawn(command: &mut Command, cancel: &CancellationToken) -> Result<Owned, CommandError> {
     let child = command.stderr(Stdio::piped()).spawn();
     let mut child = child.map_err(|source| CommandError::Start {
         program: "podman".into(),
@@ -238,8 +280,19 @@ fn spawn(command: &mut Command) -> Result<Owned, CommandError> {
     })?;
     let stderr = child.stderr.take().expect("stderr is piped");
     let said = thread::spawn(move || last_of(stderr));
+    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    let child = Arc::new(Mutex::new(child));
+    let (killed, cancel) = (child.clone(), cancel.clone());
+    let killer = tokio::spawn(async move {
+        cancel.cancelled().await;
+        // It may have ended already.
+        let _ = lock(&killed).kill();
+    });
     Ok(Owned {
         child,
+        stdin,
+        stdout,
+        killer: killer.abort_handle(),
         said: Some(said),
     })
 }
@@ -257,7 +310,7 @@ fn last_of(mut source: impl Read) -> Vec<u8> {
 }
 
 fn finish(mut owned: Owned, verb: &str) -> Result<(), ImageError> {
-    let status = owned.child.wait().map_err(ImageError::Stream)?;
+    let status = owned.wait().map_err(ImageError::Stream)?;
     if status.success() {
         return Ok(());
     }
@@ -279,8 +332,8 @@ mod tests {
     use super::*;
     use tar::Header;
 
-    #[test]
-    fn one_that_says_much_does_not_wait() {
+    #[tokio::test]
+    async fn one_that_says_much_does_not_wait() {
         let script =
             "head -c 300000 /dev/zero | tr '\\0' x >&2; cat; echo >&2; echo why >&2; exit 1";
         let mut child = spawn(
@@ -288,12 +341,44 @@ mod tests {
                 .args(["-c", script])
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped()),
+            &CancellationToken::new(),
         )
         .unwrap();
-        let mut stdout = child.child.stdout.take().unwrap();
+        let mut stdout = child.stdout.take().unwrap();
         assert_eq!(io::copy(&mut stdout, &mut io::sink()).unwrap(), 0);
         let error = finish(child, "image load").unwrap_err().to_string();
         assert!(error.ends_with("image load failed: why"), "{error}");
+    }
+
+    /// Whatever is waited for: output, room for input, the end.
+    #[tokio::test]
+    async fn one_that_hangs_is_killed_when_the_migration_is_cancelled() {
+        for awaited in ["output", "room", "end"] {
+            let cancel = CancellationToken::new();
+            let child = spawn(
+                Command::new("sleep")
+                    .arg("600")
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped()),
+                &cancel,
+            );
+            let mut child = child.unwrap();
+            let waits = tokio::task::spawn_blocking(move || {
+                let (mut stdin, mut stdout) = (child.stdin.take(), child.stdout.take());
+                match awaited {
+                    "output" => io::copy(stdout.as_mut().unwrap(), &mut io::sink()).map(drop),
+                    "room" => io::copy(&mut io::repeat(0), stdin.as_mut().unwrap()).map(drop),
+                    _ => Ok(()),
+                }
+                .ok();
+                finish(child, "image load").unwrap_err()
+            });
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert!(!waits.is_finished(), "{awaited}");
+            cancel.cancel();
+            let error = waits.await.unwrap().to_string();
+            assert!(error.contains("signal: 9"), "{awaited}: {error}");
+        }
     }
 
     fn archive(files: &[(&str, &str)]) -> Vec<u8> {
