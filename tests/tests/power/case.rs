@@ -15,6 +15,17 @@ pub(crate) struct Case {
     /// It was started with `--rm`: what it writes to its root is never synced by the kernel.
     pub(crate) rm: bool,
     pub(crate) expected: Expected,
+    /// An agent does not sync something: the case has to fail, and to say this of it.
+    pub(crate) control: Option<Control>,
+}
+
+/// A case that shows that others could fail.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Control {
+    /// The fault of both agents.
+    pub(crate) fault: &'static str,
+    /// What is said of it.
+    pub(crate) words: &'static str,
 }
 
 /// What must be found when both hosts are up again and recovery has run.
@@ -136,6 +147,22 @@ pub(crate) fn all() -> Vec<Case> {
     for cut in [A, B] {
         cases.push(Case::moved(cut, 0, true));
     }
+    for rm in [false, true] {
+        cases.push(Case::moved(B, 0, rm).without(Control {
+            fault: "disk.files=return(skip)",
+            words: "on b: [",
+        }));
+    }
+    let case = Case::new(
+        A,
+        "server.commit.after",
+        "the destination has committed",
+        DestinationAndStopped,
+    );
+    cases.push(case.without(Control {
+        fault: "disk.records=return(skip)",
+        words: "recover",
+    }));
     cases
 }
 
@@ -154,6 +181,7 @@ impl Case {
             later_s: 0,
             rm: false,
             expected,
+            control: None,
         }
     }
 
@@ -171,7 +199,19 @@ impl Case {
             later_s,
             rm,
             expected: Expected::Destination,
+            control: None,
         }
+    }
+
+    /// The same while the agents leave something out, which must be noticed.
+    fn without(mut self, control: Control) -> Self {
+        self.name = format!(
+            "{}, without {}",
+            self.name,
+            control.fault.replace("=return(skip)", "")
+        );
+        self.control = Some(control);
+        self
     }
 
     /// Whether this host loses power.
