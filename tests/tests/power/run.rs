@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tests::{Job, eventually, pause};
+use tests::{Job, eventually};
 
 use crate::case::{Case, Expected};
 use crate::world::{HOSTS, NAME, World};
@@ -29,10 +29,7 @@ pub(crate) fn run(world: &mut World, case: &Case) -> String {
     for path in EARLY {
         world.write(path);
     }
-    let reaches_flows = !matches!(
-        case.place,
-        Some("client.phase.tunnel" | "server.open_tunnel.after" | "server.stage.after")
-    );
+    let reaches_flows = case.place != Some("server.stage.after");
     let mut places = Vec::new();
     places.extend(reaches_flows.then_some(FILES_SENT));
     places.extend(case.place);
@@ -63,7 +60,6 @@ pub(crate) fn run(world: &mut World, case: &Case) -> String {
         let moved = job.wait(LIMIT);
         assert_eq!(moved.status.code(), Some(0), "{moved}");
         said += "moved; ";
-        pause(case.later_s * 1000);
         world.cut_power(case.cut);
     } else {
         world.cut_power(case.cut);
