@@ -34,7 +34,7 @@ use crate::scratch::{self, Created, SKELETON, UndoList};
 use flows::Flows;
 use link::{Content, Link};
 use network::Network;
-use stage::Stage;
+use stage::{Stage, unless_cancelled};
 
 /// A container that now runs here for good gets back its service and the timer of its health
 /// checks. May be repeated.
@@ -151,8 +151,11 @@ impl PodmanIncoming {
         for volume in &self.container.volumes {
             let name = &volume.name;
             self.undo.will_create(Created::Volume(name.clone()))?;
-            podman::objects::create_volume(volume).await?;
-            let directory = podman::objects::volume_directory(name).await?;
+            let made_now = async {
+                podman::objects::create_volume(volume).await?;
+                podman::objects::volume_directory(name).await
+            };
+            let directory = unless_cancelled(&self.cancel, made_now).await?;
             made.insert(volume.destination.clone(), directory);
         }
         for (number, bind) in (0..).zip(binds::sent(&self.container.binds)) {

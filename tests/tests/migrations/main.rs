@@ -17,6 +17,7 @@ mod journeys;
 mod kinds;
 mod neighbours;
 mod outages;
+mod power;
 mod questions;
 mod refusals;
 mod removed;
