@@ -81,7 +81,7 @@ impl InUse {
         use std::os::unix::fs::MetadataExt;
         InUse {
             mode: metadata.mode(),
-            size: metadata.is_file().then(|| metadata.len()),
+            size: metadata.is_file().then_some(metadata.len()),
         }
     }
 }

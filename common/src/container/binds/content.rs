@@ -91,7 +91,8 @@ mod tests {
         };
         let of = |root: &Path| digest(root).unwrap().unwrap();
         let (_one, same) = tree();
-        let all: [(&str, fn(&Path)); 5] = [
+        type Change = fn(&Path);
+        let all: [(&str, Change); 5] = [
             ("name", |root| {
                 fs::rename(root.join("deep"), root.join("deeq")).unwrap()
             }),
