@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use common::faults;
 use common::protocol::frame::{FrameError, Frames, MAX_FRAME_BYTES, MAX_UNPAIRED_FRAME_BYTES};
+use common::protocol::lies;
 use common::protocol::version::Versions;
 use common::protocol::{RefusalCode, Refused, Reply, Request, State};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -150,7 +151,7 @@ where
             Ok(Reply::Committed) => {
                 self.state = next;
                 // The source waits for the answer, but nobody waits for the rest.
-                let sent = self.send(Reply::Committed).await;
+                let sent = self.tell(name, Reply::Committed).await;
                 if let Some(mut committed) = self.incoming.take() {
                     committed.finish_outage().await;
                 }
@@ -162,7 +163,7 @@ where
                     self.state = State::Unpaired;
                 }
                 let paired_now = matches!(reply, Reply::Paired);
-                self.send(reply).await?;
+                self.tell(name, reply).await?;
                 if paired_now {
                     return Err("paired; the next connection is a paired one".into());
                 }
@@ -207,7 +208,7 @@ where
         let leftovers = self.roll_back(reason).await;
         faults::reached(|| "server.abort.after".into());
         self.state = State::Idle;
-        self.send(Reply::Aborted { leftovers }).await
+        self.tell("abort", Reply::Aborted { leftovers }).await
     }
 
     async fn commit(&mut self) -> Step<Reply> {
@@ -319,6 +320,14 @@ where
             Some(mut incoming) => incoming.roll_back(why).await,
             None => Vec::new(),
         }
+    }
+
+    /// Answers the request of this name, which was met.
+    async fn tell(&mut self, request: &str, reply: Reply) -> Result<(), String> {
+        for said in lies::replies(request, reply) {
+            self.send(said).await?;
+        }
+        Ok(())
     }
 
     async fn send(&mut self, reply: Reply) -> Result<(), String> {

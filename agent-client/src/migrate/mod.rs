@@ -38,6 +38,7 @@ use self::checks::Found;
 pub(crate) use self::checks::check;
 use self::failure::Failure;
 pub(crate) use self::failure::is_usage_error;
+use self::files::Which;
 use self::flows::MovingFlows;
 use self::outage::Outage;
 use self::record::Record;
@@ -308,8 +309,9 @@ impl<'a> Migration<'a> {
     ) -> Result<Outcome, Failure> {
         let (tunnel, data) = self.tunnel().await?;
         self.image(source, &data, missing_image).await?;
+        let ahead = self.volumes(source, &data).await?;
         self.stage(source, &data).await?;
-        let sent = self.files(source, &data).await?;
+        let sent = self.files(source, &data, ahead).await?;
         let (mut flows, stream) = self.flows(source, &data, &tunnel).await?;
         let flood = self.freeze(source, &mut flows).await?;
         let begun = self.dump(source, &mut flows, stream).await?;
@@ -351,6 +353,15 @@ impl<'a> Migration<'a> {
             .await
     }
 
+    /// Before Podman prepares the destination, because it then waits for 4 minutes only.
+    async fn volumes(&mut self, source: &Source, data: &Data) -> anyhow::Result<Option<Sent>> {
+        if !source.has_volumes() {
+            return Ok(None);
+        }
+        self.timeline.begin(PhaseName::Volumes);
+        self.send_files(Which::Volumes, source, data, None).await
+    }
+
     /// Everything that does not need the memory image: the container runs on meanwhile.
     async fn stage(&mut self, source: &Source, data: &Data) -> anyhow::Result<()> {
         self.timeline.begin(PhaseName::Stage);
@@ -364,6 +375,7 @@ impl<'a> Migration<'a> {
         control
             .send(StreamKind::Skeleton, SKELETON_STREAM, sent, warnings)
             .await?;
+        self.outage.staged();
         match control.ask(Request::Stage).await? {
             Reply::Staged { packets } => self.report.packets = Some(packets),
             other => return Err(unexpected(&other).into()),
@@ -371,17 +383,27 @@ impl<'a> Migration<'a> {
         Ok(())
     }
 
-    async fn files(&mut self, source: &Source, data: &Data) -> anyhow::Result<Sent> {
+    async fn files(
+        &mut self,
+        source: &Source,
+        data: &Data,
+        ahead: Option<Sent>,
+    ) -> anyhow::Result<Sent> {
         self.timeline.begin(PhaseName::Files);
+        let sent = self.send_files(Which::All, source, data, ahead).await?;
+        Ok(sent.unwrap_or_default())
+    }
+
+    async fn send_files(
+        &mut self,
+        which: Which,
+        source: &Source,
+        data: &Data,
+        sent: Option<Sent>,
+    ) -> anyhow::Result<Option<Sent>> {
         let (cancel, warnings) = (&self.outage.cancel, &mut self.report.warnings);
-        files::send(
-            source,
-            data,
-            connected(&mut self.control)?,
-            cancel,
-            warnings,
-        )
-        .await
+        let control = connected(&mut self.control)?;
+        files::send(which, source, data, control, sent, cancel, warnings).await
     }
 
     /// The last phase before the outage, after everything else that can be done while the container
@@ -413,6 +435,7 @@ impl<'a> Migration<'a> {
         let stream = Stream::open(data, control, &self.outage.cancel).await?;
         self.outage.stop_if_cancelled()?;
         source.wait_ready().await?;
+        self.outage.is_in_time()?;
         Ok((flows, stream))
     }
 

@@ -226,6 +226,29 @@ impl Source {
         dump::dump(runtime, id, &self.places.checkpoint, &self.work, cancel).await
     }
 
+    /// Whether it has volumes.
+    pub(crate) fn has_volumes(&self) -> bool {
+        !self.places.volumes.is_empty()
+    }
+
+    /// Sends the files of the running container's volumes, or what has changed of them since `sent`.
+    pub(crate) async fn send_volumes(
+        &self,
+        stream: u32,
+        data: &Data,
+        sent: Option<Sent>,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<(StreamDigest, Sent)> {
+        let volumes = self.places.volumes.clone();
+        let (data, cancel) = (data.clone(), cancel.clone());
+        spawn_blocking(move || {
+            let sender = buffered(data.open(stream, cancel)?);
+            let (sender, sent) = payload::pack_volumes(&volumes, sent.as_ref(), sender)?;
+            Ok((finished(sender)?, sent))
+        })
+        .await?
+    }
+
     /// Sends the files of the running container, or what has changed of them since `sent`.
     pub(crate) async fn send_files(
         &self,

@@ -10,12 +10,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use common::container::binds::Bind;
+use common::container::binds::{self, Bind, Made, Wish};
 use common::container::checkpoint::dump;
-use common::container::files::places::Places;
+use common::container::files::places::{Places, Volumes};
 use common::container::restore::gate::{self, Staged};
 use common::container::restore::timerfds;
-use common::container::{ContainerFacts, health, secrets, service};
+use common::container::{ContainerFacts, health, podman, secrets, service};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::flows::decide::MovedFlow;
 use common::net::flows::{guests, neighbours, port_forwards};
@@ -29,9 +29,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::destination::{Incoming, Step, failed};
 use crate::reservation::Reservation;
-use crate::scratch::{self, Created, UndoList};
+use crate::scratch::{self, Created, SKELETON, UndoList};
 use flows::Flows;
-use link::Link;
+use link::{Content, Link};
 use network::Network;
 use stage::Stage;
 
@@ -63,6 +63,8 @@ pub struct PodmanIncoming {
     cancel: CancellationToken,
     link: Link,
     staged: Option<Staged>,
+    /// Its volumes, once they were made.
+    volumes: Option<Volumes>,
     /// Where its pieces belong, once it is staged.
     places: Option<Places>,
     bundle: PathBuf,
@@ -98,6 +100,7 @@ impl PodmanIncoming {
             link: Link::new(source.ip().to_canonical(), peer, cancel.clone()),
             cancel,
             staged: None,
+            volumes: None,
             places: None,
             bundle: PathBuf::new(),
             network: Network::default(),
@@ -132,7 +135,39 @@ impl PodmanIncoming {
         leftovers
     }
 
+    fn places(&self) -> Step<Places> {
+        let nothing = || Refused::new(RefusalCode::Protocol, "nothing is staged");
+        self.places.clone().ok_or_else(nothing)
+    }
+
+    /// Makes the container's volumes and places for bind mounts that are sent, unless they were made already.
+    /// Returns the directories among them.
+    async fn make_volumes(&mut self) -> anyhow::Result<Volumes> {
+        if let Some(made) = &self.volumes {
+            return Ok(made.clone());
+        }
+        let mut made = Volumes::new();
+        for volume in &self.container.volumes {
+            let name = &volume.name;
+            self.undo.will_create(Created::Volume(name.clone()))?;
+            podman::objects::create_volume(volume).await?;
+            let directory = podman::objects::volume_directory(name).await?;
+            made.insert(volume.destination.clone(), directory);
+        }
+        for (number, bind) in (0..).zip(binds::sent(&self.container.binds)) {
+            let place = Made::plan(bind, self.record.migration.as_str(), number)?;
+            if bind.kind == binds::Kind::Directory {
+                made.insert(bind.destination.clone(), place.path().to_owned());
+            }
+            let overwrite = bind.wish == Wish::Send { overwrite: true };
+            scratch::make_place(&mut self.undo, place, overwrite).await?;
+        }
+        self.volumes = Some(made.clone());
+        Ok(made)
+    }
+
     async fn try_stage(&mut self) -> anyhow::Result<Packets> {
+        self.make_volumes().await?;
         let mut stage = Stage {
             container: &self.container,
             migration: &self.record.migration,
@@ -250,9 +285,14 @@ impl Incoming for PodmanIncoming {
                 "the image is here and was not asked for",
             ));
         }
-        self.link
-            .receive(stream, kind, self.undo.work(), self.places.clone())
-            .await
+        let content = match kind {
+            StreamKind::Image => Content::Image(self.undo.work().to_owned()),
+            StreamKind::Skeleton => Content::File(self.undo.work().join(SKELETON)),
+            StreamKind::Volumes => Content::Volumes(self.make_volumes().await.map_err(failed)?),
+            StreamKind::Files => Content::Files(self.places()?),
+            StreamKind::Checkpoint => Content::Checkpoint(self.places()?),
+        };
+        self.link.receive(stream, content).await
     }
 
     async fn stream_end(&mut self, digest: StreamDigest) -> Step<Vec<String>> {

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use common::container::binds::{self, Made, Wish};
 use common::container::files::places::Places;
 use common::container::podman::info::Info;
 use common::container::restore::gate::{self, Owner, Staged};
@@ -19,7 +18,7 @@ use common::protocol::MigrationId;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use crate::scratch::{self, Created, SKELETON, UndoList};
+use crate::scratch::{Created, SKELETON, UndoList};
 use crate::survey;
 
 /// A container that is about to be brought to the gate.
@@ -42,16 +41,6 @@ impl Stage<'_> {
             podman::objects::tag_image(&id, &name).await?;
         }
         self.load_profiles().await?;
-        for volume in self.container.volumes.clone() {
-            self.undo
-                .will_create(Created::Volume(volume.name.clone()))?;
-            podman::objects::create_volume(&volume).await?;
-        }
-        for (number, bind) in binds::sent(&self.container.binds).into_iter().enumerate() {
-            let made = Made::plan(bind, self.migration.as_str(), number)?;
-            let overwrite = bind.wish == Wish::Send { overwrite: true };
-            scratch::make_place(self.undo, made, overwrite).await?;
-        }
         let id = self.container.id.clone();
         let removed = id.clone();
         self.undo.actions.register("container", move || async move {

@@ -181,7 +181,7 @@ fn terms(offer: &Offer) -> Terms {
     Terms {
         agreement: Agreement {
             ends: [end("a"), end("b")],
-            ipv4: "10.0.0.0/30".parse().unwrap(),
+            ipv4: serde_json::from_value("10.0.0.0/30".into()).unwrap(),
             ipv6: None,
         },
         ticket: Ticket::random(),

@@ -13,6 +13,9 @@ use crate::durable;
 /// another was asked for (`--log-opt path=`).
 pub const LOG_NAME: &str = "ctr.log";
 
+/// Volumes' directories, by the path they are mounted at in the container.
+pub type Volumes = BTreeMap<String, PathBuf>;
+
 /// Where a container's pieces are on one host. The same kinds on both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
@@ -24,10 +27,9 @@ pub struct Places {
     pub netns: Option<PathBuf>,
     /// The directory bound to /dev/shm: Podman's own, so not in CRIU's images.
     pub shm: Option<PathBuf>,
-    /// Directories of volumes, and those of the host that are sent, by the path they are mounted at in the
-    /// container.
-    pub volumes: BTreeMap<String, PathBuf>,
-    /// Files of the host that are sent, likewise.
+    /// Its volumes, and directories of the host that are sent.
+    pub volumes: Volumes,
+    /// Files of the host that are sent, by the path they are mounted at in the container.
     pub files: BTreeMap<String, PathBuf>,
     /// The file that conmon writes the container's output to; there is none with some log drivers.
     pub log: PathBuf,

@@ -29,6 +29,10 @@ const INVENTORY: &str = "inventory.img";
 const NEEDED: [&str; 2] = ["config.dump", SPEC];
 const SPEC: &str = "spec.dump";
 
+/// In the archive: /dev/shm. Podman restores without it as well
+/// (libpod/container_internal_common.go).
+const SHM: &str = "devshm-checkpoint.tar";
+
 /// Tells the substitute which runtime it replaces.
 const REAL_RUNTIME: &str = "LIVE_MIGRATION_RUNTIME";
 
@@ -65,11 +69,12 @@ pub async fn write(
     trim(archive, binds).map_err(failed)
 }
 
-/// Takes the container's log out of the archive and makes sure that the rest is complete.
+/// Takes the container's log and its /dev/shm out of the archive, which travel with the other files, and
+/// makes sure that the rest is complete.
 ///
 /// Podman adds the log while the container goes on writing to it. If the entry outgrows its header,
 /// the archive ends there, and Podman does not notice. The entries after it are then missing; those
-/// are the checkpoint's, which are ours and empty. The log travels with the other files.
+/// are the checkpoint's, which are ours and empty.
 fn trim(archive: &Path, binds: &[Bind]) -> io::Result<()> {
     let trimmed = archive.with_extension("trimmed");
     let mut builder = tar::Builder::new(File::create(&trimmed)?);
@@ -78,7 +83,8 @@ fn trim(archive: &Path, binds: &[Bind]) -> io::Result<()> {
         // Only the part from the end of the log on can be missing.
         let Ok(mut entry) = entry else { break };
         let path = entry.path()?.into_owned();
-        if path == Path::new(LOG_NAME) || path.starts_with(CHECKPOINT) {
+        let left_out = [LOG_NAME, SHM].iter().any(|name| path == Path::new(name));
+        if left_out || path.starts_with(CHECKPOINT) {
             continue;
         }
         let mut header = entry.header().clone();

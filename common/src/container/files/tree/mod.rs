@@ -9,6 +9,7 @@
 //! looked at. They are data: nothing here follows a path that they make up.
 
 mod beneath;
+mod blocks;
 mod contents;
 mod exactly;
 mod index;

@@ -13,7 +13,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
 use tar::{Entry, EntryType, Header};
 
-use super::beneath::{Beneath, path_in};
+use super::beneath::{Beneath, hold, path_in, write_held};
 use super::contents::write_pieces;
 use super::records::{Records, travels};
 use super::{ONE_FILE, directory_of, invalid};
@@ -78,16 +78,16 @@ impl Unpacker {
         if relative != Path::new(ONE_FILE) || !regular {
             return Err(invalid("not the one file"));
         }
-        let flags = OFlag::O_WRONLY | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-        let mut file = File::from(self.root.open(Path::new(name), flags)?);
-        write(entry, records, &mut file)?;
         let root = self.root.root().try_clone()?;
-        let mode = Mode::from_bits_truncate(header.mode()? & 0o7777);
-        self.attributes(&root, name, &header, mode, records)?;
-        if let Some(mtime) = &records.mtime {
-            utimensat(&root, name, mtime, mtime, UtimensatFlags::NoFollowSymlink)?;
+        if records.patch {
+            patch(&root, name, header.entry_type(), records, entry)?;
+        } else {
+            let flags = OFlag::O_WRONLY | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+            let mut file = File::from(self.root.open(Path::new(name), flags)?);
+            write(entry, records, &mut file)?;
         }
-        Ok(())
+        let mode = Mode::from_bits_truncate(header.mode()? & 0o7777);
+        self.finish_file(&root, name, &header, mode, records)
     }
 
     fn place<R: Read>(
@@ -124,6 +124,10 @@ impl Unpacker {
             }
             self.remember(relative, records);
             return self.attributes(&parent, name, &header, mode, records);
+        }
+        if records.patch {
+            patch(&parent, name, header.entry_type(), records, entry)?;
+            return self.finish_file(&parent, name, &header, mode, records);
         }
         if existing.is_some() {
             remove(&at)?;
@@ -169,9 +173,21 @@ impl Unpacker {
             }
             other => return Err(invalid(format!("unexpected entry type {other:?}"))),
         }
-        self.attributes(&parent, name, &header, mode, records)?;
+        self.finish_file(&parent, name, &header, mode, records)
+    }
+
+    /// What is no directory is there: sets everything else of it.
+    fn finish_file(
+        &mut self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        header: &Header,
+        mode: Mode,
+        records: &Records,
+    ) -> io::Result<()> {
+        self.attributes(parent, name, header, mode, records)?;
         if let Some(mtime) = &records.mtime {
-            utimensat(&parent, name, mtime, mtime, UtimensatFlags::NoFollowSymlink)?;
+            utimensat(parent, name, mtime, mtime, UtimensatFlags::NoFollowSymlink)?;
         }
         Ok(())
     }
@@ -234,6 +250,23 @@ impl Unpacker {
             }
         }
         Ok(self.untaken)
+    }
+}
+
+/// Changes a file that an earlier pass has brought.
+fn patch(
+    parent: &OwnedFd,
+    name: &OsStr,
+    entry_type: EntryType,
+    records: &Records,
+    pieces: impl Read,
+) -> io::Result<()> {
+    let held = hold(parent, name)?;
+    match records.size {
+        Some(size) if entry_type == EntryType::Regular && held.metadata()?.is_file() => {
+            write_pieces(pieces, &mut write_held(&held)?, size)
+        }
+        _ => Err(invalid("a change of what is no file")),
     }
 }
 
