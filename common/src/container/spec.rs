@@ -284,7 +284,8 @@ impl Spec {
             true => {
                 // Part of what is sent may not be there yet.
                 let direct = binds::real(&mount.source) == mount.source;
-                !(own(&mount.source) || direct && agreed.iter().any(|bind| mount.is(bind)))
+                let as_agreed = direct && agreed.iter().any(|bind| mount.is(bind));
+                !own(&mount.source) && !as_agreed
             }
             false => !IN_MEMORY.contains(&mount.r#type.as_str()),
         })?;

@@ -3,6 +3,7 @@
 //! One program, so that tests of all kinds share the processors.
 
 mod attributes;
+mod binds;
 mod cancelled;
 mod chains;
 mod failures;

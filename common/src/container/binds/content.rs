@@ -91,8 +91,8 @@ mod tests {
         };
         let of = |root: &Path| digest(root).unwrap().unwrap();
         let (_one, same) = tree();
-        type Make = fn(&Path);
-        let all: [(&str, Make); 5] = [
+        type Change = fn(&Path);
+        let all: [(&str, Change); 5] = [
             ("name", |root| {
                 fs::rename(root.join("deep"), root.join("deeq")).unwrap()
             }),
