@@ -1,6 +1,11 @@
 //! The memory of a container's processes on its own way to another host: ahead of the checkpoint, and
 //! into the processes after they have been restored.
 
+pub mod images;
+mod page_set;
+pub mod pager;
+pub mod protobuf;
+pub mod store;
 pub mod stream;
 
 /// Bytes of a page. Other architectures have larger ones; CRIU's images of them cannot be restored
