@@ -354,7 +354,7 @@ impl<'a> Migration<'a> {
             .send(StreamKind::Skeleton, SKELETON_STREAM, sent, warnings)
             .await?;
         match control.ask(Request::Stage).await? {
-            Reply::Staged { packets } => self.report.packets = Some(packets),
+            Reply::Staged { packets, .. } => self.report.packets = Some(packets),
             other => return Err(unexpected(&other).into()),
         }
         Ok(())

@@ -109,6 +109,12 @@ impl Freezer {
         }
     }
 
+    /// Tells every task to stop, and does not wait: some may wait for what does not come. Undone by
+    /// [`Freezer::thaw`].
+    pub fn stop(&self) -> Result<(), FreezeError> {
+        self.write("cgroup.freeze", "1")
+    }
+
     /// Waits until no process traces one of the tasks, as CRIU does while it dumps; it goes on if
     /// only its runtime was killed. Returns whether that was so before `limit`.
     pub fn wait_untraced(&self, limit: Duration) -> bool {

@@ -463,3 +463,8 @@ impl Pager<'_> {
         Ok(Filled::All)
     }
 }
+
+/// Whether this kernel has what a lazy restore needs (`NEED_UFFD_API_FEATURES` in criu/uffd.c).
+pub fn works() -> bool {
+    uffd::works()
+}

@@ -9,11 +9,12 @@ use nix::errno::Errno;
 use crate::PAGE_BYTES;
 
 mod ioctls {
-    use super::{CopyPages, Pages, ZeroPages};
+    use super::{Api, CopyPages, Pages, ZeroPages};
 
     nix::ioctl_read!(wake, 0xaa, 2, Pages);
     nix::ioctl_readwrite!(copy, 0xaa, 3, CopyPages);
     nix::ioctl_readwrite!(zero, 0xaa, 4, ZeroPages);
+    nix::ioctl_readwrite!(api, 0xaa, 0x3f, Api);
 }
 
 /// `struct uffdio_range`.
@@ -30,6 +31,36 @@ impl From<&Range<u64>> for Pages {
             bytes: range.end - range.start,
         }
     }
+}
+
+/// `struct uffdio_api`.
+#[repr(C)]
+struct Api {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+/// `UFFD_API`, and what it must be able to tell of: fork, remap, remove, unmap.
+const API: u64 = 0xaa;
+const FEATURES: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6;
+
+/// Whether this kernel makes userfaultfds that tell of all that.
+pub(super) fn works() -> bool {
+    // SAFETY: no pointers are passed.
+    let raw = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
+    let Some(raw) = i32::try_from(raw).ok().filter(|raw| *raw >= 0) else {
+        return false;
+    };
+    // SAFETY: the descriptor has just been made, and belongs to nobody else.
+    let made = unsafe { OwnedFd::from_raw_fd(raw) };
+    let mut wanted = Api {
+        api: API,
+        features: FEATURES,
+        ioctls: 0,
+    };
+    // SAFETY: the kernel reads and writes this structure only.
+    unsafe { ioctls::api(made.as_raw_fd(), &mut wanted) }.is_ok()
 }
 
 /// `struct uffdio_copy`.
