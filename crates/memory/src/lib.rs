@@ -1,7 +1,14 @@
 //! The memory of a container's processes on its own way to another host: ahead of the checkpoint, and
 //! into the processes after they have been restored.
 
+mod pagemap;
+pub mod process;
+pub mod ranges;
+mod reader;
+pub mod rounds;
+pub mod source;
 pub mod stream;
+pub mod tracker;
 
 /// Bytes of a page. Other architectures have larger ones; CRIU's images of them cannot be restored
 /// here anyway.
