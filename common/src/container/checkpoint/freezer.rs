@@ -86,6 +86,11 @@ impl Freezer {
         None
     }
 
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Stops every task of the cgroup and its descendants, and waits until they are stopped.
     ///
     /// Undone by [`Freezer::thaw`]. Blocks the calling thread, usually for well under 1 ms.
