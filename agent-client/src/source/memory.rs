@@ -1,6 +1,7 @@
 //! The container's memory goes ahead of its checkpoint.
 
 use std::io::BufWriter;
+use std::time::Duration;
 
 use anyhow::Context;
 use common::bulk::Sender;
@@ -21,6 +22,9 @@ use super::{Data, Source};
 /// Containers with less memory than this, in bytes, move it in the outage: leaving it out of the dump costs
 /// more than writing and sending it does (docs/outage.md).
 const WORTH_IT_BYTES: u64 = 64 << 20;
+
+/// Time for all rounds. The tunnel may be slow.
+const MOST_TIME: Duration = Duration::from_secs(600);
 
 /// The only runtime whose restore has been seen to be lazy.
 const RUNTIME: &str = "runc";
@@ -80,7 +84,11 @@ impl Source {
                 changing: Changing::new(&cgroup, first, Abilities::of_this_kernel()),
                 rounds: Vec::new(),
             };
-            let limits = Limits::default();
+            let limits = Limits {
+                // The container runs meanwhile.
+                most_time: MOST_TIME,
+                ..Limits::default()
+            };
             loop {
                 ahead.round(State::Running)?;
                 if let Next::Freeze(why) = rounds::next(&ahead.rounds, &limits) {
