@@ -333,7 +333,8 @@ fn nothing_is_lost(part: &str, kind: Kind) -> Option<Kind> {
     let (different, same) = compare();
     eprintln!("{same} pages are the same, {last:?}");
     assert_eq!(different, 0, "of {} pages", same);
-    assert!(same > 100);
+    // A program that has only just begun has few.
+    assert!(same > 0);
     assert_eq!(last.unread_pages, 0);
     // The comparison would have found a change.
     cgroup.thaw();
