@@ -220,5 +220,7 @@ pub(crate) async fn find(record: &MigrationRecord) -> anyhow::Result<Option<Sour
         return Ok(None);
     }
     let work = paths::work_dir(&record.migration);
-    Ok(Some(Source::new(facts, local, work)?))
+    // It dumps nothing.
+    let criu = String::new();
+    Ok(Some(Source::new(facts, local, criu, work)?))
 }

@@ -290,9 +290,18 @@ where
                     let warnings = open(incoming)?.stream_end(digest).await?;
                     Ok(Reply::Received { warnings })
                 }
+                Request::MemoryEnd { digest } => {
+                    open(incoming)?.memory_end(digest).await?;
+                    Ok(Reply::Received {
+                        warnings: Vec::new(),
+                    })
+                }
                 Request::Stage => {
-                    let packets = open(incoming)?.stage().await?;
-                    Ok(Reply::Staged { packets })
+                    let (packets, memory_bytes) = open(incoming)?.stage().await?;
+                    Ok(Reply::Staged {
+                        packets,
+                        memory_bytes,
+                    })
                 }
                 Request::Flows { flows } => {
                     let waiting = open(incoming)?.flows(flows).await?;

@@ -115,6 +115,15 @@ fn stream_end(bytes: u64) -> Request {
     }
 }
 
+fn memory_end(bytes: u64) -> Request {
+    Request::MemoryEnd {
+        digest: StreamDigest {
+            bytes,
+            blake3: [0; 32],
+        },
+    }
+}
+
 fn flows() -> Request {
     let address = |last| SocketAddr::from(([192, 0, 2, last], 80));
     Request::Flows {
@@ -191,11 +200,13 @@ fn whole_way() -> Vec<Request> {
         Request::Stage,
         receive(4, StreamKind::Files),
         stream_end(4000),
+        receive(9, StreamKind::Memory),
         flows(),
         receive(3, StreamKind::Checkpoint),
         Request::Redirect,
         flows(),
         stream_end(3000),
+        memory_end(9000),
         flows(),
         Request::Restore,
         Request::Commit,
@@ -246,6 +257,8 @@ fn every_request(secret: &Secret) -> Vec<Request> {
         receive(7, StreamKind::Skeleton),
         receive(7, StreamKind::Files),
         receive(7, StreamKind::Checkpoint),
+        receive(7, StreamKind::Memory),
+        memory_end(0),
         stream_end(0),
         Request::Stage,
         flows(),
@@ -463,11 +476,13 @@ async fn the_whole_way() {
             "stage",
             "receive 4 Files",
             "stream_end 4000",
+            "receive 9 Memory",
             "flows 1",
             "receive 3 Checkpoint",
             "redirect",
             "flows 1",
             "stream_end 3000",
+            "memory_end 9000",
             "flows 1",
             "restore",
             "commit",

@@ -9,6 +9,7 @@ mod files;
 mod flood;
 mod flows;
 mod forward;
+mod memory;
 mod outage;
 mod record;
 mod removal;
@@ -28,7 +29,9 @@ use common::net::flows::decide::FlowCount;
 use common::net::tunnel::Tunnel;
 use common::paths;
 use common::preflight::{Check, Verdict};
-use common::protocol::{MigrationId, MissingImage, RefusalCode, Reply, Request, StreamKind};
+use common::protocol::{
+    MigrationId, MissingImage, RefusalCode, Reply, Request, StreamDigest, StreamKind,
+};
 use common::report::{self, Outcome, PhaseName, Report};
 use common::undo::Undo;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +48,7 @@ use crate::address::Address;
 use crate::control::{Control, RequestError, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
-use crate::source::{Data, Source};
+use crate::source::{Ahead, Data, Source, Way};
 use crate::timeline::Timeline;
 
 const TOO_MANY_DATAGRAMS: &str = "datagrams to the container were dropped while the checkpoint was sent: \
@@ -99,6 +102,7 @@ impl<'a> Migration<'a> {
                 bypassed: 0,
                 forwarded_ports: Vec::new(),
                 tunnel: None,
+                memory: None,
                 packets: None,
                 notes: Vec::new(),
                 warnings: Vec::new(),
@@ -246,7 +250,8 @@ impl<'a> Migration<'a> {
     ) -> Result<(Source, Option<MissingImage>), Failure> {
         let migration = MigrationId::random();
         self.report.migration_id = Some(migration.clone());
-        let source = self.open_journal(&migration, &found.facts, found.local)?;
+        let criu = found.host.criu.clone().unwrap_or_default();
+        let source = self.open_journal(&migration, &found.facts, found.local, criu)?;
         let begin = Request::Begin {
             migration,
             container: Box::new(found.facts),
@@ -273,6 +278,7 @@ impl<'a> Migration<'a> {
         migration: &MigrationId,
         facts: &ContainerFacts,
         local: Local,
+        criu: String,
     ) -> anyhow::Result<Source> {
         let peer = self.destination.to_string();
         self.record.open(migration, facts.reference(), peer)?;
@@ -286,7 +292,7 @@ impl<'a> Migration<'a> {
             Ok(paths::remove_work_dir(&removed)?)
         });
         durable::create_private_dir(&work).with_context(|| work.display().to_string())?;
-        Source::new(facts.clone(), local, work)
+        Source::new(facts.clone(), local, criu, work)
     }
 
     /// From `Begin` to the end, a line per phase.
@@ -297,12 +303,14 @@ impl<'a> Migration<'a> {
     ) -> Result<Outcome, Failure> {
         let (tunnel, data) = self.tunnel().await?;
         self.image(source, &data, missing_image).await?;
-        self.stage(source, &data).await?;
+        let room = self.stage(source, &data).await?;
         let sent = self.files(source, &data).await?;
+        let ahead = self.memory(source, &data, room).await?;
         let (mut flows, stream) = self.flows(source, &data, &tunnel).await?;
         let flood = self.freeze(source, &mut flows).await?;
-        let begun = self.dump(source, &mut flows, stream).await?;
+        let (begun, memory) = self.dump(source, &mut flows, stream, ahead).await?;
         self.ship(source, &flows, begun, sent, flood).await?;
+        self.end_memory(memory).await?;
         self.restore(source).await?;
         self.cut_over(&flows).await?;
         Ok(self.remove(source, &flows).await)
@@ -340,8 +348,9 @@ impl<'a> Migration<'a> {
             .await
     }
 
-    /// Everything that does not need the memory image: the container runs on meanwhile.
-    async fn stage(&mut self, source: &Source, data: &Data) -> anyhow::Result<()> {
+    /// Everything that does not need the memory image: the container runs on meanwhile. Returns how much memory
+    /// may go ahead, in bytes.
+    async fn stage(&mut self, source: &Source, data: &Data) -> anyhow::Result<u64> {
         self.timeline.begin(PhaseName::Stage);
         let cancel = &self.outage.cancel;
         // The container is still unchanged, so a Podman that hangs can be abandoned.
@@ -354,10 +363,15 @@ impl<'a> Migration<'a> {
             .send(StreamKind::Skeleton, SKELETON_STREAM, sent, warnings)
             .await?;
         match control.ask(Request::Stage).await? {
-            Reply::Staged { packets } => self.report.packets = Some(packets),
-            other => return Err(unexpected(&other).into()),
+            Reply::Staged {
+                packets,
+                memory_bytes,
+            } => {
+                self.report.packets = Some(packets);
+                Ok(memory_bytes)
+            }
+            other => Err(unexpected(&other).into()),
         }
-        Ok(())
     }
 
     async fn files(&mut self, source: &Source, data: &Data) -> anyhow::Result<Sent> {
@@ -371,6 +385,29 @@ impl<'a> Migration<'a> {
             warnings,
         )
         .await
+    }
+
+    /// Sends the memory ahead, if that is worth it and can be done.
+    async fn memory(
+        &mut self,
+        source: &Source,
+        data: &Data,
+        room_bytes: u64,
+    ) -> anyhow::Result<Option<Ahead>> {
+        if let Way::InOutage(why) = source.way_of_memory(room_bytes) {
+            tracing::debug!("memory goes in the outage: {why}");
+            return Ok(None);
+        }
+        self.timeline.begin(PhaseName::Memory);
+        let control = connected(&mut self.control)?;
+        let sent = memory::send(source, data, control, &self.outage.cancel).await;
+        self.outage.stop_if_cancelled()?;
+        Ok(sent?
+            .map_err(|error| {
+                let why = format!("the memory went in the outage and not ahead of it: {error:#}");
+                self.report.warnings.push(why);
+            })
+            .ok())
     }
 
     /// The last phase before the outage, after everything else that can be done while the container
@@ -426,15 +463,33 @@ impl<'a> Migration<'a> {
         source: &Source,
         flows: &mut MovingFlows,
         stream: Stream,
-    ) -> anyhow::Result<Begun> {
+        ahead: Option<Ahead>,
+    ) -> anyhow::Result<(Begun, Option<StreamDigest>)> {
         self.timeline.begin(PhaseName::Dump);
         let follow = flows.follow(source, connected(&mut self.control)?, &mut self.undo);
         let cancel = &self.outage.cancel;
-        let (dumped, followed, begun) = outage::dump(source, stream, cancel, follow).await;
+        let (dumped, followed, begun) = outage::dump(source, stream, ahead, cancel, follow).await;
+        let (dumped, memory) = dumped;
         dumped.map_err(|error| self.record.keep_log(error))?;
         followed?;
         self.outage.stop_if_cancelled()?;
-        Ok(begun)
+        let memory = memory.transpose()?;
+        Ok((
+            begun,
+            memory.map(|(digest, memory)| {
+                self.report.memory = Some(memory);
+                digest
+            }),
+        ))
+    }
+
+    /// Compares the memory that was sent with what has arrived.
+    async fn end_memory(&mut self, memory: Option<StreamDigest>) -> anyhow::Result<()> {
+        if let Some(digest) = memory {
+            let control = connected(&mut self.control)?;
+            control.ask(Request::MemoryEnd { digest }).await?;
+        }
+        Ok(())
     }
 
     async fn ship(

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use common::container::checkpoint::dump::DumpError;
 use common::journal::Progress;
-use common::protocol::Request;
+use common::protocol::{Request, StreamDigest};
+use common::report;
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::{Begun, Stream};
 use super::record::Record;
 use crate::control::Control;
-use crate::source::Source;
+use crate::source::{Ahead, Source};
 
 /// The outage of one migration, and its clock.
 pub(super) struct Outage {
@@ -78,19 +79,38 @@ impl Outage {
     }
 }
 
+/// Of memory that went ahead: what its stream was, once the last of it is sent.
+type Sent = anyhow::Result<(StreamDigest, report::Memory)>;
+
 /// In parallel: CRIU writes its images of the container, they are sent as they grow, and `follow`
 /// moves the flows that began late. If `follow` fails, the stream ends.
+///
+/// What has changed of memory that went `ahead` is sent before CRIU begins: its code in the processes is in their
+/// memory for a while.
 pub(super) async fn dump(
     source: &Source,
     stream: Stream,
+    ahead: Option<Ahead>,
     cancel: &CancellationToken,
     follow: impl Future<Output = anyhow::Result<()>>,
-) -> (Result<(), DumpError>, anyhow::Result<()>, Begun) {
+) -> (
+    (Result<(), DumpError>, Option<Sent>),
+    anyhow::Result<()>,
+    Begun,
+) {
     let (dumping, ended) = mpsc::channel();
     let dump = async {
-        let dumped = source.dump(cancel).await;
+        let lazy = ahead.is_some();
+        let sent = match ahead {
+            Some(ahead) => Some(ahead.finish().await),
+            None => None,
+        };
+        let dumped = match sent {
+            Some(Err(_)) => Ok(()),
+            _ => source.dump(lazy, cancel).await,
+        };
         drop(dumping);
-        dumped
+        (dumped, sent)
     };
     let follow = async {
         let followed = follow.await;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use common::bulk::{self, Receiving};
+use common::bulk::{self, Receiver, Receiving};
 use common::container::files::payload::{self, Kind};
 use common::container::files::places::Places;
 use common::container::podman::image;
@@ -92,22 +92,16 @@ impl Link {
         Ok((address, ticket))
     }
 
-    /// Gets ready for a bulk stream. Its content goes to `work`, or to the container's places once
-    /// they are known.
-    pub(super) async fn receive(
-        &mut self,
+    /// Gets ready for the connection of a bulk stream, which the result waits for.
+    pub(super) async fn expect(
+        &self,
         stream: u32,
-        kind: StreamKind,
-        work: &Path,
-        places: Option<Places>,
-    ) -> Step<()> {
+    ) -> Step<impl FnOnce() -> io::Result<Receiver> + Send + 'static> {
         let receiving = self
             .receiving
             .clone()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "there is no tunnel yet"))?;
         let cancel = self.cancel.clone();
-        let work = work.to_owned();
-        let skeleton = work.join(SKELETON);
         let from = SocketAddr::new(
             self.tunnel().map_err(failed)?.peer_address(),
             bulk::source_port(stream),
@@ -119,8 +113,23 @@ impl Link {
         {
             tracing::debug!("{error}");
         }
+        Ok(move || receiving.accept(stream, &cancel))
+    }
+
+    /// Gets ready for a bulk stream. Its content goes to `work`, or to the container's places once
+    /// they are known. Memory is not for here.
+    pub(super) async fn receive(
+        &mut self,
+        stream: u32,
+        kind: StreamKind,
+        work: &Path,
+        places: Option<Places>,
+    ) -> Step<()> {
+        let accept = self.expect(stream).await?;
+        let work = work.to_owned();
+        let skeleton = work.join(SKELETON);
         self.stream = Some(spawn_blocking(move || {
-            let mut receiver = receiving.accept(stream, &cancel)?;
+            let mut receiver = accept()?;
             let mut warnings = Vec::new();
             match kind {
                 StreamKind::Image => image::load(&mut receiver, &work)?,
@@ -138,6 +147,7 @@ impl Link {
                     let places = places.context("nothing is staged")?;
                     warnings = payload::unpack(&places, Kind::Checkpoint, &mut receiver)?;
                 }
+                StreamKind::Memory => anyhow::bail!("memory goes elsewhere"),
             }
             Ok((receiver.finish()?, warnings))
         }));
@@ -151,15 +161,7 @@ impl Link {
             .take()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "no stream is open"))?;
         let (received, warnings) = stream.await.map_err(failed)?.map_err(failed)?;
-        if received != digest {
-            return Err(Refused::new(
-                RefusalCode::Corrupt,
-                format!(
-                    "a stream of {} bytes arrived as {} bytes or with other content",
-                    digest.bytes, received.bytes
-                ),
-            ));
-        }
+        compare(digest, received)?;
         Ok(warnings)
     }
 
@@ -184,4 +186,18 @@ impl Link {
             let _ = spawn_blocking(move || tunnel.teardown()).await;
         }
     }
+}
+
+/// Whether what was sent has arrived.
+pub(super) fn compare(sent: StreamDigest, received: StreamDigest) -> Step<()> {
+    if received == sent {
+        return Ok(());
+    }
+    Err(Refused::new(
+        RefusalCode::Corrupt,
+        format!(
+            "a stream of {} bytes arrived as {} bytes or with other content",
+            sent.bytes, received.bytes
+        ),
+    ))
 }

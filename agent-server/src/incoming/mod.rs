@@ -2,6 +2,7 @@
 
 mod flows;
 mod link;
+mod memory;
 mod network;
 mod stage;
 
@@ -13,7 +14,7 @@ use anyhow::Context;
 use common::container::checkpoint::dump;
 use common::container::files::places::Places;
 use common::container::restore::gate::{self, Staged};
-use common::container::restore::timerfds;
+use common::container::restore::{pager, timerfds};
 use common::container::{ContainerFacts, health, secrets, service};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::flows::decide::MovedFlow;
@@ -31,6 +32,7 @@ use crate::reservation::Reservation;
 use crate::scratch::{Created, UndoList};
 use flows::Flows;
 use link::Link;
+use memory::Memory;
 use network::Network;
 use stage::Stage;
 
@@ -52,6 +54,10 @@ async fn put_on_disk(places: Option<Places>) -> anyhow::Result<()> {
     Ok(spawn_blocking(move || places.sync()).await??)
 }
 
+fn not_staged() -> Refused {
+    Refused::new(RefusalCode::Protocol, "nothing is staged")
+}
+
 /// A migration under way at this host.
 pub struct PodmanIncoming {
     record: MigrationRecord,
@@ -66,6 +72,7 @@ pub struct PodmanIncoming {
     places: Option<Places>,
     bundle: PathBuf,
     network: Network,
+    memory: Memory,
     flows: Flows,
     reservation: Reservation,
 }
@@ -100,6 +107,7 @@ impl PodmanIncoming {
             places: None,
             bundle: PathBuf::new(),
             network: Network::default(),
+            memory: Memory::default(),
             flows: Flows::default(),
             record,
             journal,
@@ -119,6 +127,7 @@ impl PodmanIncoming {
                 tracing::warn!("{} may have left processes: {error}", self.container.name);
             }
         }
+        self.memory.give_up().await;
         let leftovers = self.undo.actions.unwind().await;
         self.network.give_up();
         // `created.json` there says what is left.
@@ -200,18 +209,17 @@ impl PodmanIncoming {
     }
 
     async fn try_restore(&mut self) -> Step<()> {
-        let staged = self
-            .staged
-            .as_mut()
-            .ok_or_else(|| Refused::new(RefusalCode::Protocol, "nothing is staged"))?;
+        let staged = self.staged.as_mut().ok_or_else(not_staged)?;
         let images = staged.checkpoint.clone();
         spawn_blocking(move || timerfds::mend(&images))
             .await
             .map_err(failed)?
             .map_err(failed)?;
-        let restored = staged
-            .open(self.container.runtime_name(), &self.container.id)
-            .await;
+        let (images, scratch) = (staged.checkpoint.clone(), self.undo.work());
+        let proven = self.memory.prove(images, scratch).await;
+        proven.map_err(|error| failed(error.context("not all memory is here")))?;
+        let (runtime, id) = (self.container.runtime_name(), &self.container.id);
+        let restored = staged.open(runtime, id, self.memory.pager()).await;
         let Err(error) = restored else {
             self.staged = None;
             return self.network.put_mtus_back().await.map_err(failed);
@@ -247,6 +255,15 @@ impl Incoming for PodmanIncoming {
                 "the image is here and was not asked for",
             ));
         }
+        if kind == StreamKind::Memory {
+            let staged = self.staged.as_ref().ok_or_else(not_staged)?;
+            let (id, undo) = (&self.container.id, &mut self.undo);
+            let store = self.memory.prepare(id, staged, undo).await;
+            let store = store.map_err(failed)?;
+            let accept = self.link.expect(stream).await?;
+            self.memory.receive(store, accept);
+            return Ok(());
+        }
         self.link
             .receive(stream, kind, self.undo.work(), self.places.clone())
             .await
@@ -256,8 +273,14 @@ impl Incoming for PodmanIncoming {
         self.link.stream_end(digest).await
     }
 
-    async fn stage(&mut self) -> Step<Packets> {
-        self.try_stage().await.map_err(failed)
+    async fn memory_end(&mut self, digest: StreamDigest) -> Step<()> {
+        self.memory.end(digest).await
+    }
+
+    async fn stage(&mut self) -> Step<(Packets, u64)> {
+        let packets = self.try_stage().await.map_err(failed)?;
+        let room = spawn_blocking(pager::room_bytes).await.map_err(failed)?;
+        Ok((packets, room))
     }
 
     async fn flows(&mut self, flows: Vec<MovedFlow>) -> Step<usize> {
@@ -284,6 +307,7 @@ impl Incoming for PodmanIncoming {
             return Err(failed(error));
         }
         self.undo.actions.disarm();
+        self.memory.leave();
         self.reservation.decided();
         tracing::info!(migration = %self.record.migration, container = self.container.name, "committed");
         Ok(())

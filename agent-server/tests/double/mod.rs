@@ -214,9 +214,14 @@ impl Incoming for Migration {
         Ok(Vec::new())
     }
 
-    async fn stage(&mut self) -> Step<Packets> {
+    async fn stage(&mut self) -> Step<(Packets, u64)> {
         self.step("stage", "").await?;
-        Ok(Packets::Held)
+        Ok((Packets::Held, 1 << 30))
+    }
+
+    async fn memory_end(&mut self, digest: StreamDigest) -> Step<()> {
+        self.step("memory_end", digest.bytes).await?;
+        Ok(())
     }
 
     async fn flows(&mut self, flows: Vec<MovedFlow>) -> Step<usize> {

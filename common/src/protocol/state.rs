@@ -14,13 +14,13 @@
 //!      Receive{image|skeleton}, StreamEnd ⟲  Connected ⇄ Receiving             │
 //!                                             │ Stage                          │
 //!                                             ▼                                │
-//!          Receive{files}, StreamEnd, Flows ⟲ Staged                          │
+//!  Receive{files}, StreamEnd, Receive{memory}, Flows ⟲ Staged                 │
 //!                                             │ Receive{checkpoint}            │
 //!                                             ▼                                │
 //!                           Redirect, Flows ⟲ Receiving                        │
 //!                                             │ StreamEnd                      │
 //!                                             ▼                                │
-//!                           Redirect, Flows ⟲ Loaded                           │
+//!                Redirect, Flows, MemoryEnd ⟲ Loaded                           │
 //!                                             │ Restore                        │
 //!                                             ▼                                │
 //!                                            Restored ─────────────────────────┘
@@ -121,6 +121,14 @@ impl State {
                 },
             ) => ReceivingFiles,
             (ReceivingFiles, Request::StreamEnd { .. }) => Staged,
+            (
+                Staged,
+                Request::Receive {
+                    kind: StreamKind::Memory,
+                    ..
+                },
+            ) => Staged,
+            (Loaded, Request::MemoryEnd { .. }) => Loaded,
             (ReceivingCheckpoint, Request::StreamEnd { .. }) => Loaded,
             (Staged | ReceivingCheckpoint | Loaded, Request::Flows { .. } | Request::Redirect) => {
                 self
@@ -194,6 +202,7 @@ mod tests {
             (Request::Stage, State::Staged),
             (receive(StreamKind::Files), State::ReceivingFiles),
             (end(), State::Staged),
+            (receive(StreamKind::Memory), State::Staged),
             (Request::Flows { flows: vec![] }, State::Staged),
             (receive(StreamKind::Checkpoint), State::ReceivingCheckpoint),
             (Request::Redirect, State::ReceivingCheckpoint),
