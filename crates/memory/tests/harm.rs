@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use memory::PAGE_BYTES;
 use memory::process;
 use memory::source::Source;
-use memory::tracker::{Abilities, Kind, State};
+use memory::tracker::{Abilities, Kind};
 
 use self::support::{Cgroup, Counter, PART, Part, Random, map, until};
 
@@ -183,7 +183,7 @@ fn follows() -> ! {
     loop {
         let mut source = Source::new(cgroup.as_ref(), first, Abilities::of_this_kernel());
         for _ in 0..2 {
-            source.round(State::Running, &mut |_| Ok(())).unwrap();
+            source.round(&mut |_| Ok(())).unwrap();
         }
     }
 }
@@ -232,7 +232,7 @@ fn follow(part: &str) {
     let part = Part::start(&cgroup, "parts", part);
     for _ in 0..20 {
         let mut source = Source::new(&cgroup.0, part.pid(), abilities);
-        let round = source.round(State::Running, &mut |_| Ok(())).unwrap();
+        let round = source.round(&mut |_| Ok(())).unwrap();
         assert!(round.sent_pages > 0);
         let way = source.ways().next().unwrap();
         assert_eq!(way.kind, Kind::Protection, "{:?}", way.doubt);
@@ -277,7 +277,7 @@ fn memory_that_is_borrowed_is_counted_once() {
     });
     let mut source = Source::new(&cgroup.0, part.pid(), abilities);
     for _ in 0..20 {
-        source.round(State::Running, &mut |_| Ok(())).unwrap();
+        source.round(&mut |_| Ok(())).unwrap();
     }
     drop(source);
     is_as_before(&part);
@@ -294,7 +294,7 @@ fn a_process_that_is_stopped_is_left_alone() {
     let state = || std::fs::read_to_string(format!("/proc/{}/status", part.pid())).unwrap();
     until("it has stopped", || state().contains("State:\tT"));
     let mut source = Source::new(&cgroup.0, part.pid(), abilities);
-    source.round(State::Running, &mut |_| Ok(())).unwrap();
+    source.round(&mut |_| Ok(())).unwrap();
     assert_eq!(source.ways().next().unwrap().kind, Kind::Hashes);
     assert!(state().contains("State:\tT"));
     drop(source);
