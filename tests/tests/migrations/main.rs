@@ -14,6 +14,7 @@ mod images;
 mod inits;
 mod journeys;
 mod kinds;
+mod memory;
 mod neighbours;
 mod outages;
 mod questions;

@@ -291,7 +291,8 @@ fn serve(place: &Place, images: &Path, bundle: &Path) -> anyhow::Result<pager::S
     std::env::set_current_dir(bundle)?;
     let _ = std::fs::remove_file(pager::SOCKET);
     let listener = UnixListener::bind(pager::SOCKET)?;
-    std::io::stdout().write_all(&[1])?;
+    io::stdout().write_all(b"\n")?;
+    io::stdout().flush()?;
     let sources = Sources {
         store: &place.directory,
         images,
