@@ -335,6 +335,7 @@ impl<'a> Migration<'a> {
         let sent = self.files(source, &data).await?;
         let ahead = self.memory(source, &data, room).await?;
         let (mut flows, stream) = self.flows(source, &data, &tunnel).await?;
+        let ahead = self.catch_up(ahead).await?;
         let flood = self.freeze(source, &mut flows).await?;
         let (begun, memory) = self.dump(source, &mut flows, stream, ahead).await?;
         self.ship(source, &flows, begun, sent, flood).await?;
@@ -431,12 +432,25 @@ impl<'a> Migration<'a> {
         let control = connected(&mut self.control)?;
         let sent = memory::send(source, data, control, &self.outage.cancel).await;
         self.outage.stop_if_cancelled()?;
-        Ok(sent?
-            .map_err(|error| {
-                let why = format!("the memory went in the outage and not ahead of it: {error:#}");
-                self.report.warnings.push(why);
-            })
-            .ok())
+        Ok(self.ahead_or_warning(sent?))
+    }
+
+    /// Sends what has changed of the memory while the phases since then went on.
+    async fn catch_up(&mut self, ahead: Option<Ahead>) -> anyhow::Result<Option<Ahead>> {
+        let Some(ahead) = ahead else {
+            return Ok(None);
+        };
+        let caught_up = ahead.catch_up().await;
+        self.outage.stop_if_cancelled()?;
+        Ok(self.ahead_or_warning(caught_up))
+    }
+
+    /// If the memory cannot go ahead, it goes in the outage.
+    fn ahead_or_warning(&mut self, ahead: anyhow::Result<Ahead>) -> Option<Ahead> {
+        let why = |error| format!("the memory went in the outage and not ahead of it: {error:#}");
+        ahead
+            .map_err(|error| self.report.warnings.push(why(error)))
+            .ok()
     }
 
     /// The last phase before the outage, after everything else that can be done while the container
@@ -498,14 +512,12 @@ impl<'a> Migration<'a> {
         let follow = flows.follow(source, connected(&mut self.control)?, &mut self.undo);
         let cancel = &self.outage.cancel;
         let (dumped, followed, begun) = outage::dump(source, stream, ahead, cancel, follow).await;
-        let (dumped, memory) = dumped;
-        dumped.map_err(|error| self.record.keep_log(error))?;
+        let sent = dumped?.map_err(|error| self.record.keep_log(error))?;
         followed?;
         self.outage.stop_if_cancelled()?;
-        let memory = memory.transpose()?;
         Ok((
             begun,
-            memory.map(|(digest, memory)| {
+            sent.map(|(digest, memory)| {
                 self.report.memory = Some(memory);
                 digest
             }),

@@ -28,18 +28,35 @@ pub enum Flags {
     Ignored,
 }
 
-/// The lazy ranges of a process, in ascending order; none if it has ended.
+/// The lazy ranges of a process, each list in ascending order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LazyRanges {
+    /// What may be executed. CRIU writes code of its own into memory of that kind while it dumps (`syscall_ip` in
+    /// compel/src/lib/infect.c), into no other.
+    pub executable: Vec<LazyRange>,
+    /// All others.
+    pub others: Vec<LazyRange>,
+}
+
+impl LazyRanges {
+    /// All of them.
+    pub fn all(&self) -> Vec<LazyRange> {
+        [self.executable.as_slice(), &self.others].concat()
+    }
+}
+
+/// The lazy ranges of a process; none if it has ended.
 ///
 /// # Errors
 /// If /proc cannot be read.
-pub fn lazy(process: &Process, flags: Flags) -> io::Result<Vec<LazyRange>> {
+pub fn lazy(process: &Process, flags: Flags) -> io::Result<LazyRanges> {
     let name = match flags {
         Flags::Read => "smaps",
         Flags::Ignored => "maps",
     };
     match std::fs::read_to_string(process.file(name)) {
         Ok(text) => Ok(parse(&text)),
-        Err(error) if is_gone(&error) => Ok(Vec::new()),
+        Err(error) if is_gone(&error) => Ok(LazyRanges::default()),
         Err(error) => Err(error),
     }
 }
@@ -50,24 +67,37 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
 }
 
 /// Parses /proc/PID/maps or /proc/PID/smaps.
-fn parse(text: &str) -> Vec<LazyRange> {
-    let mut found: Vec<LazyRange> = Vec::new();
-    // Whether the last mapping was lazy, and its flags therefore matter.
-    let mut open = false;
+fn parse(text: &str) -> LazyRanges {
+    let mut found = LazyRanges::default();
+    // The last mapping, until its flags are known, if they matter.
+    let mut last: Option<Mapping> = None;
     for line in text.lines() {
         if let Some(flags) = line.strip_prefix("VmFlags:") {
-            if open && flags.split_ascii_whitespace().any(is_never_lazy) {
-                found.pop();
+            if flags.split_ascii_whitespace().any(is_never_lazy) {
+                last = None;
             }
-            open = false;
-        } else if let Some((range, lazy)) = mapping(line) {
-            open = lazy;
-            if lazy {
-                found.push(range);
-            }
+        } else if let Some(mapping) = mapping(line) {
+            found.add(last.replace(mapping));
         }
     }
+    found.add(last);
     found
+}
+
+struct Mapping {
+    range: LazyRange,
+    lazy: bool,
+    executable: bool,
+}
+
+impl LazyRanges {
+    fn add(&mut self, mapping: Option<Mapping>) {
+        match mapping.filter(|mapping| mapping.lazy) {
+            Some(mapping) if mapping.executable => self.executable.push(mapping.range),
+            Some(mapping) => self.others.push(mapping.range),
+            None => {}
+        }
+    }
 }
 
 /// `VmFlags` in proc_pid_smaps(5): locked, huge pages of a pool, droppable; input/output and pages without a struct page, which CRIU
@@ -76,8 +106,8 @@ fn is_never_lazy(flag: &str) -> bool {
     matches!(flag, "lo" | "ht" | "dp" | "io" | "pf")
 }
 
-/// The first line of a mapping, and whether it may be lazy.
-fn mapping(line: &str) -> Option<(LazyRange, bool)> {
+/// The first line of a mapping.
+fn mapping(line: &str) -> Option<Mapping> {
     // 7f84fa70000-7fa84fa95000 rw-p 00000000 00:00 0    [heap]
     let mut fields = line.split_ascii_whitespace();
     let (begin, end) = fields.next()?.split_once('-')?;
@@ -86,13 +116,14 @@ fn mapping(line: &str) -> Option<(LazyRange, bool)> {
     let permissions = fields.next()?;
     let (_offset, device, inode) = (fields.next()?, fields.next()?, fields.next()?);
     let name = fields.next().unwrap_or_default();
-    let private = permissions.as_bytes().get(3) == Some(&b'p');
+    let permission = |at: usize| permissions.as_bytes().get(at).copied();
     // A file has a device. One without inode is not a file either way.
     let anonymous = device == "00:00" && inode == "0";
-    Some((
+    Some(Mapping {
         range,
-        private && anonymous && !OF_THE_KERNEL.contains(&name),
-    ))
+        lazy: permission(3) == Some(b'p') && anonymous && !OF_THE_KERNEL.contains(&name),
+        executable: permission(2) == Some(b'x'),
+    })
 }
 
 #[cfg(test)]
@@ -108,6 +139,7 @@ mod tests {
 7f0000000000-7f0000001000 rw-s 00000000 00:01 77 /dev/zero (deleted)
 7f0000001000-7f0000002000 ---p 00000000 00:00 0 
 7f0000002000-7f0000003000 rw-p 00000000 00:00 0 [anon: jemalloc]
+7f0000004000-7f0000005000 rwxp 00000000 00:00 0 
 7f0000003000-7f0000004000 rw-s 00000000 00:11 9 /[aio] (deleted)
 7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0 [stack]
 7ffc00030000-7ffc00034000 r--p 00000000 00:00 0 [vvar]
@@ -120,7 +152,10 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]
             0x7f0000002000..0x7f0000003000,
             0x7ffc00000000..0x7ffc00021000,
         ];
-        assert_eq!(parse(text), expected);
+        let found = parse(text);
+        assert_eq!(found.others, expected);
+        assert_eq!(found.executable, vec![0x7f0000004000..0x7f0000005000; 1]);
+        assert_eq!(found.all().len(), 5);
     }
 
     #[test]
@@ -137,6 +172,6 @@ VmFlags: rd wr sh lo
 4000-5000 rw-p 00000000 00:00 0 
 VmFlags: rd wr ht
 ";
-        assert_eq!(parse(text), vec![0x2000..0x3000; 1]);
+        assert_eq!(parse(text).all(), vec![0x2000..0x3000; 1]);
     }
 }

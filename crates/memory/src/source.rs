@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::process::{self, Process, ProcessesError};
-use crate::ranges::{self, Flags};
+use crate::ranges::{self, Flags, LazyRange, LazyRanges};
 use crate::rounds::Round;
+use crate::stream::Run;
 use crate::tracker::{self, Abilities, Doubt, Kind, PassError, Sink, State, TrackError, Tracker};
 
 /// The memory could not be sent. What the other side has of it is of no use.
@@ -32,12 +33,17 @@ pub struct Source {
     tracked: BTreeMap<u32, Tracked>,
 }
 
+/// Takes runs of pages.
+pub type Send<'a> = dyn FnMut(&Run<'_>) -> io::Result<()> + std::marker::Send + 'a;
+
 struct Tracked {
     process: Process,
     tracker: Box<dyn Tracker>,
     doubt: Option<Doubt>,
     /// Whether it has memory for which the flags matter (see [`Flags`]).
     excludes: bool,
+    /// What the last round is to look at.
+    left: Vec<LazyRange>,
 }
 
 /// How the changes of one process's memory are found.
@@ -71,28 +77,62 @@ impl Source {
         })
     }
 
-    /// Sends what may have changed since it was sent, and what never was. `send` is called from several threads, but never twice
-    /// at once.
-    ///
-    /// In [`State::Frozen`] the container must be frozen, and the other side then has all of its private anonymous memory.
+    /// Sends what may have changed since it was sent, and what never was, while the container runs. `send` is called from several
+    /// threads, but never twice at once.
     ///
     /// # Errors
     /// If memory cannot be read or sent. It must not be used again then.
-    pub fn round(
-        &mut self,
-        state: State,
-        send: &mut (dyn FnMut(&crate::stream::Run<'_>) -> io::Result<()> + Send),
-    ) -> Result<Round, SourceError> {
+    pub fn round(&mut self, send: &mut Send<'_>) -> Result<Round, SourceError> {
         let begin = Instant::now();
+        self.find(State::Running)?;
+        self.pass(begin, send, |tracked, abilities, sink| {
+            let ranges = tracked.ranges(State::Running)?.all();
+            tracked.pass(abilities, &ranges, State::Running, sink)
+        })
+    }
+
+    /// Sends what has changed of the executable memory of the frozen container, before CRIU dumps it: CRIU writes into such memory
+    /// meanwhile. [`Source::last_round`] sends the rest.
+    ///
+    /// # Errors
+    /// As for [`Source::round`].
+    pub fn before_the_dump(&mut self, send: &mut Send<'_>) -> Result<Round, SourceError> {
+        let begin = Instant::now();
+        self.find(State::Frozen)?;
+        self.pass(begin, send, |tracked, abilities, sink| {
+            let LazyRanges { executable, others } = tracked.ranges(State::Frozen)?;
+            // CRIU's own memory is not there yet.
+            tracked.left = others;
+            tracked.pass(abilities, &executable, State::Frozen, sink)
+        })
+    }
+
+    /// Sends the rest of what has changed of the frozen container, while CRIU dumps it or not. The other side then has all of its
+    /// private anonymous memory.
+    ///
+    /// # Errors
+    /// As for [`Source::round`].
+    pub fn last_round(&mut self, send: &mut Send<'_>) -> Result<Round, SourceError> {
+        self.pass(Instant::now(), send, |tracked, abilities, sink| {
+            let left = std::mem::take(&mut tracked.left);
+            tracked.pass(abilities, &left, State::Frozen, sink)
+        })
+    }
+
+    fn pass(
+        &mut self,
+        begin: Instant,
+        send: &mut Send<'_>,
+        mut one: impl FnMut(&mut Tracked, Abilities, &Sink<'_>) -> Result<tracker::Pass, PassError>,
+    ) -> Result<Round, SourceError> {
         let send = std::sync::Mutex::new(send);
-        let sink = |run: &crate::stream::Run<'_>| {
+        let sink = |run: &Run<'_>| {
             let mut send = send.lock().map_err(|_| io::Error::other("a panic"))?;
             send(run)
         };
-        self.find(state)?;
         let mut round = Round::default();
         for tracked in self.tracked.values_mut() {
-            let pass = tracked.pass(self.abilities, state, &sink)?;
+            let pass = one(tracked, self.abilities, &sink)?;
             round.examined_pages += pass.examined_pages;
             round.sent_pages += pass.sent_pages;
             round.zero_pages += pass.zero_pages;
@@ -127,6 +167,7 @@ impl Source {
                 tracker,
                 doubt,
                 excludes: false,
+                left: Vec::new(),
             };
             self.tracked.insert(inside, tracked);
         }
@@ -135,36 +176,40 @@ impl Source {
 }
 
 impl Tracked {
+    fn ranges(&mut self, state: State) -> Result<LazyRanges, PassError> {
+        let read = |flags| {
+            ranges::lazy(&self.process, flags).map_err(|source| PassError::Read {
+                pid: self.process.pid,
+                source,
+            })
+        };
+        let all = read(Flags::Ignored)?;
+        match state {
+            State::Running => {
+                let lazy = read(Flags::Read)?;
+                self.excludes = lazy != all;
+                Ok(lazy)
+            }
+            // What is excluded is looked for only if there was any: that takes time.
+            State::Frozen if self.excludes => read(Flags::Read),
+            State::Frozen => Ok(all),
+        }
+    }
+
     fn pass(
         &mut self,
         abilities: Abilities,
+        ranges: &[LazyRange],
         state: State,
         sink: &Sink<'_>,
     ) -> Result<tracker::Pass, PassError> {
-        let read = |source| PassError::Read {
-            pid: self.process.pid,
-            source,
-        };
-        let ranges = match state {
-            State::Running => {
-                let all = ranges::lazy(&self.process, Flags::Ignored).map_err(read)?;
-                let lazy = ranges::lazy(&self.process, Flags::Read).map_err(read)?;
-                self.excludes = lazy != all;
-                lazy
-            }
-            // What must not be left out was not looked for, as a rule: that takes time.
-            State::Frozen if self.excludes => {
-                ranges::lazy(&self.process, Flags::Read).map_err(read)?
-            }
-            State::Frozen => ranges::lazy(&self.process, Flags::Ignored).map_err(read)?,
-        };
-        match self.tracker.pass(&self.process, &ranges, state, sink) {
+        match self.tracker.pass(&self.process, ranges, state, sink) {
             Ok(pass) => Ok(pass),
             Err(TrackError::Pass(error)) => Err(error),
             Err(TrackError::Doubt(doubt)) => {
                 self.tracker = tracker::hashes(abilities);
                 self.doubt = Some(doubt);
-                match self.tracker.pass(&self.process, &ranges, state, sink) {
+                match self.tracker.pass(&self.process, ranges, state, sink) {
                     Ok(pass) => Ok(pass),
                     Err(TrackError::Pass(error)) => Err(error),
                     Err(TrackError::Doubt(_)) => unreachable!("hashes have no doubts"),

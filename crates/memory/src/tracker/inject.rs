@@ -188,7 +188,10 @@ fn instruction(process: &Process) -> Result<u64, InjectError> {
     for (_, begin, end) in executables {
         let mut code = vec![0; SEARCHED_BYTES.min((end - begin) as usize)];
         let read = reader.read(begin, &mut code).unwrap_or(0);
-        if let Some(at) = code[..read].windows(2).position(|two| two == [0x0f, 0x05]) {
+        if let Some(at) = code[..read]
+            .windows(2)
+            .position(|two| two == helper::SYSCALL)
+        {
             return Ok(begin + at as u64);
         }
     }
@@ -215,6 +218,9 @@ mod helper {
     const UFFD_USER_MODE_ONLY: u64 = 1;
     /// The code segment of 64-bit programs.
     const USER_CS: u64 = 0x33;
+
+    /// The instruction.
+    pub(super) const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
     /// Polls until a thread has stopped: 200 ms.
     const POLLS: u32 = 2000;
@@ -506,6 +512,7 @@ mod helper {
             let Some(saved) = saved.filter(|saved| {
                 masked >= 0
                     && saved.cs == USER_CS
+                    && is_still_there(target)
                     && !unsafe_place(target, tid, saved.orig_rax as i64 >= 0)
             }) else {
                 ptrace(libc::PTRACE_DETACH, tid, 0, 0);
@@ -520,7 +527,8 @@ mod helper {
             ptrace(libc::PTRACE_CONT, tid, 0, 0);
             loop {
                 match wait(tid, true) {
-                    Stop::Interrupted | Stop::Group => break,
+                    // All signals are blocked: one that comes is about the call, and goes no further.
+                    Stop::Interrupted | Stop::Group | Stop::Signal(_) => break,
                     Stop::Gone => return Attempt::Done(answer),
                     _ => {
                         ptrace(libc::PTRACE_CONT, tid, 0, 0);
@@ -535,6 +543,23 @@ mod helper {
                 false => Answer::failed(4, errno()),
             })
         }
+    }
+
+    /// Whether the instruction is where it was found: the program may have replaced itself since. Now that a thread is stopped it
+    /// cannot without ending that thread.
+    unsafe fn is_still_there(target: &Target) -> bool {
+        let mut bytes = [0_u8; 2];
+        let local = libc::iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: bytes.len(),
+        };
+        let remote = libc::iovec {
+            iov_base: target.instruction as *mut libc::c_void,
+            iov_len: bytes.len(),
+        };
+        // SAFETY: two bytes have room for two.
+        let read = unsafe { libc::process_vm_readv(target.pid, &local, 1, &remote, 1, 0) };
+        read == 2 && bytes == SYSCALL
     }
 
     unsafe fn calls(target: &Target, tid: i32, saved: &libc::user_regs_struct) -> Answer {
@@ -591,7 +616,7 @@ mod helper {
                 }
                 match wait(tid, true) {
                     Stop::CallEnded => break,
-                    Stop::Gone => return failed,
+                    Stop::Gone | Stop::Signal(_) => return failed,
                     _ => {}
                 }
             }
