@@ -245,7 +245,8 @@ pub(crate) async fn find(record: &MigrationRecord) -> anyhow::Result<SourceCopy>
         return Ok(SourceCopy::Stopped);
     }
     let work = paths::work_dir(&record.migration);
-    Ok(SourceCopy::There(Box::new(Source::new(
-        facts, local, work,
-    )?)))
+    // It dumps nothing.
+    let criu = String::new();
+    let source = Source::new(facts, local, criu, work)?;
+    Ok(SourceCopy::There(Box::new(source)))
 }

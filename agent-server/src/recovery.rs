@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::container::files::places::Places;
-use common::container::restore::gate;
+use common::container::restore::{gate, pager};
 use common::container::spec::Spec;
 use common::container::{ContainerFacts, leftover_processes, podman};
 use common::durable;
@@ -30,6 +30,9 @@ const LEFTOVERS: Duration = Duration::from_secs(60);
 /// Nothing that an uncommitted container sent can have left this host: its network namespace was
 /// quarantined before it ran. So removing it loses nothing, and the source still has it.
 pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
+    if let Err(error) = pager::sweep() {
+        tracing::error!("memory that came ahead is not given back: {error}");
+    }
     let records = journal.list()?;
     for record in &records.unreadable {
         tracing::error!("a migration may be unfinished: {record}");

@@ -9,26 +9,31 @@ mod files;
 mod flood;
 mod flows;
 mod forward;
+mod memory;
 mod outage;
 mod record;
 mod removal;
 mod tunnel;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use common::bulk;
 use common::container::ContainerFacts;
 use common::container::files::payload::Sent;
 use common::container::podman::inspect::Local;
+use common::container::restore::pager;
 use common::durable;
 use common::journal::Progress;
 use common::net::flows::decide::FlowCount;
 use common::net::tunnel::Tunnel;
 use common::paths;
+use common::preflight::memory::{has_no_room, stays};
 use common::preflight::{Check, Verdict};
-use common::protocol::{MigrationId, MissingImage, RefusalCode, Reply, Request, StreamKind};
+use common::protocol::{
+    MigrationId, MissingImage, RefusalCode, Reply, Request, StreamDigest, StreamKind,
+};
 use common::report::{self, Outcome, PhaseName, Report};
 use common::undo::Undo;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +52,7 @@ use crate::choices::Choices;
 use crate::control::{Control, RequestError, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
-use crate::source::{Data, Source};
+use crate::source::{Ahead, Data, Source};
 use crate::timeline::Timeline;
 
 const TOO_MANY_DATAGRAMS: &str = "datagrams to the container were dropped while the checkpoint was sent: \
@@ -55,6 +60,10 @@ const TOO_MANY_DATAGRAMS: &str = "datagrams to the container were dropped while 
 
 /// The user's decision once the checks are done and before anything is changed.
 pub(crate) type Confirm<'a> = &'a (dyn Fn(&ContainerFacts, &[Check]) -> bool + Send + Sync);
+
+/// How long a container may still be getting its memory, and how often that is looked at.
+const FILL_LIMIT: Duration = Duration::from_secs(60);
+const FILL_POLL: Duration = Duration::from_millis(50);
 
 /// Numbers of streams. The checkpoint's comes next, and then those of the files.
 const IMAGE_STREAM: u32 = 1;
@@ -70,6 +79,8 @@ pub(crate) struct Migration<'a> {
     record: Record,
     control: Option<Control>,
     forward_new: bool,
+    /// Why memory cannot go ahead of the outage.
+    memory_stays: Option<String>,
     choices: Choices,
     report: Report,
     /// Held to the end of the rollback: recovery takes an unlocked record to be that of a dead
@@ -102,6 +113,7 @@ impl<'a> Migration<'a> {
                 bypassed: 0,
                 forwarded_ports: Vec::new(),
                 tunnel: None,
+                memory: None,
                 packets: None,
                 notes: Vec::new(),
                 warnings: Vec::new(),
@@ -115,6 +127,7 @@ impl<'a> Migration<'a> {
             record: Record::none(),
             control: None,
             forward_new: false,
+            memory_stays: None,
             choices: Choices::default(),
             lock: None,
         }
@@ -212,6 +225,7 @@ impl<'a> Migration<'a> {
                 facts.name, record.peer, record.migration
             )));
         }
+        self.await_memory(facts).await?;
         // If the container is not even running, there is nothing to ask the destination.
         let checks = found.check_here(self.forward_new).await;
         if let Some(why) = checks::refusal(&checks) {
@@ -226,6 +240,23 @@ impl<'a> Migration<'a> {
         }
         let control = Control::connect(&self.destination).await?;
         Ok((found, checks, control.cancelled_by(cancel.clone())))
+    }
+
+    /// Waits until all memory is there that a container got when it came here itself.
+    async fn await_memory(&self, facts: &ContainerFacts) -> Result<(), Failure> {
+        let begun = Instant::now();
+        while pager::is_filling(&facts.id) {
+            self.outage.stop_if_cancelled()?;
+            if begun.elapsed() > FILL_LIMIT {
+                return Err(Failure::Refused(format!(
+                    "the memory that {} came with is not all in its processes yet: try again later, and look at \
+                     `systemctl status 'live-migration-memory-*'`",
+                    facts.name
+                )));
+            }
+            tokio::time::sleep(FILL_POLL).await;
+        }
+        Ok(())
     }
 
     /// Adds the destination's checks to `checks`.
@@ -258,14 +289,23 @@ impl<'a> Migration<'a> {
         found.mark_shared().await?;
         let migration = MigrationId::random();
         self.report.migration_id = Some(migration.clone());
-        let source = self.open_journal(&migration, &found.facts, found.local)?;
+        let criu = found.host.criu.clone().unwrap_or_default();
+        self.memory_stays = stays(&found.facts, &found.host);
+        let source = self.open_journal(&migration, &found.facts, found.local, criu)?;
         let begin = Request::Begin {
             migration,
             container: Box::new(found.facts),
             source: Box::new(found.host),
         };
         let missing_image = match control.ask(begin).await {
-            Ok(Reply::Begun { missing_image }) => missing_image,
+            Ok(Reply::Begun {
+                missing_image,
+                memory_bytes,
+            }) => {
+                let no_room = || has_no_room(&source.facts, memory_bytes);
+                self.memory_stays = self.memory_stays.take().or_else(no_room);
+                missing_image
+            }
             Ok(other) => return Err(unexpected(&other).into()),
             Err(RequestError::Refused(refused)) if refused.code == RefusalCode::Preflight => {
                 return Err(Failure::Refused(refused.message));
@@ -285,6 +325,7 @@ impl<'a> Migration<'a> {
         migration: &MigrationId,
         facts: &ContainerFacts,
         local: Local,
+        criu: String,
     ) -> anyhow::Result<Source> {
         let peer = self.destination.to_string();
         self.record.open(migration, facts.reference(), peer)?;
@@ -298,7 +339,7 @@ impl<'a> Migration<'a> {
             Ok(paths::remove_work_dir(&removed)?)
         });
         durable::create_private_dir(&work).with_context(|| work.display().to_string())?;
-        Source::new(facts.clone(), local, work)
+        Source::new(facts.clone(), local, criu, work)
     }
 
     /// From `Begin` to the end, a line per phase.
@@ -309,13 +350,16 @@ impl<'a> Migration<'a> {
     ) -> Result<Outcome, Failure> {
         let (tunnel, data) = self.tunnel().await?;
         self.image(source, &data, missing_image).await?;
-        let ahead = self.volumes(source, &data).await?;
+        let sent_ahead = self.volumes(source, &data).await?;
+        let ahead = self.memory(source, &data).await?;
         self.stage(source, &data).await?;
-        let sent = self.files(source, &data, ahead).await?;
+        let sent = self.files(source, &data, sent_ahead).await?;
         let (mut flows, stream) = self.flows(source, &data, &tunnel).await?;
+        let ahead = self.catch_up(ahead).await?;
         let flood = self.freeze(source, &mut flows).await?;
-        let begun = self.dump(source, &mut flows, stream).await?;
+        let (begun, memory) = self.dump(source, &mut flows, stream, ahead).await?;
         self.ship(source, &flows, begun, sent, flood).await?;
+        self.end_memory(memory).await?;
         self.restore(source).await?;
         self.cut_over(&flows).await?;
         Ok(self.remove(source, &flows).await)
@@ -406,6 +450,38 @@ impl<'a> Migration<'a> {
         files::send(which, source, data, control, sent, cancel, warnings).await
     }
 
+    /// Sends the memory ahead, if that is worth it and can be done. Before Podman prepares the destination, as for
+    /// volumes.
+    async fn memory(&mut self, source: &Source, data: &Data) -> anyhow::Result<Option<Ahead>> {
+        if let Some(why) = self.memory_stays.take() {
+            tracing::debug!("memory goes in the outage: {why}");
+            return Ok(None);
+        }
+        self.timeline.begin(PhaseName::Memory);
+        let control = connected(&mut self.control)?;
+        let sent = memory::send(source, data, control, &self.outage.cancel).await;
+        self.outage.stop_if_cancelled()?;
+        Ok(self.ahead_or_warning(sent?))
+    }
+
+    /// Sends what has changed of the memory while the phases since then went on.
+    async fn catch_up(&mut self, ahead: Option<Ahead>) -> anyhow::Result<Option<Ahead>> {
+        let Some(ahead) = ahead else {
+            return Ok(None);
+        };
+        let caught_up = ahead.catch_up().await;
+        self.outage.stop_if_cancelled()?;
+        Ok(self.ahead_or_warning(caught_up))
+    }
+
+    /// If the memory cannot go ahead, it goes in the outage.
+    fn ahead_or_warning(&mut self, ahead: anyhow::Result<Ahead>) -> Option<Ahead> {
+        let why = |error| format!("the memory went in the outage and not ahead of it: {error:#}");
+        ahead
+            .map_err(|error| self.report.warnings.push(why(error)))
+            .ok()
+    }
+
     /// The last phase before the outage, after everything else that can be done while the container
     /// runs.
     async fn flows(
@@ -461,15 +537,31 @@ impl<'a> Migration<'a> {
         source: &Source,
         flows: &mut MovingFlows,
         stream: Stream,
-    ) -> anyhow::Result<Begun> {
+        ahead: Option<Ahead>,
+    ) -> anyhow::Result<(Begun, Option<StreamDigest>)> {
         self.timeline.begin(PhaseName::Dump);
         let follow = flows.follow(source, connected(&mut self.control)?, &mut self.undo);
         let cancel = &self.outage.cancel;
-        let (dumped, followed, begun) = outage::dump(source, stream, cancel, follow).await;
-        dumped.map_err(|error| self.record.keep_log(error))?;
+        let (dumped, followed, begun) = outage::dump(source, stream, ahead, cancel, follow).await;
+        let sent = dumped?.map_err(|error| self.record.keep_log(error))?;
         followed?;
         self.outage.stop_if_cancelled()?;
-        Ok(begun)
+        Ok((
+            begun,
+            sent.map(|(digest, memory)| {
+                self.report.memory = Some(memory);
+                digest
+            }),
+        ))
+    }
+
+    /// Compares the memory that was sent with what has arrived.
+    async fn end_memory(&mut self, memory: Option<StreamDigest>) -> anyhow::Result<()> {
+        if let Some(digest) = memory {
+            let control = connected(&mut self.control)?;
+            control.ask(Request::MemoryEnd { digest }).await?;
+        }
+        Ok(())
     }
 
     async fn ship(

@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use common::container::checkpoint::dump::DumpError;
 use common::journal::Progress;
-use common::protocol::Request;
+use common::protocol::{Request, StreamDigest};
+use common::report;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::{Begun, Stream};
 use super::record::Record;
 use crate::control::Control;
-use crate::source::Source;
+use crate::source::{Ahead, Complete, Source};
 
 /// How long Podman waits for the container that it restores, from when it has started conmon
 /// (`ContainerCreateTimeout` in libpod/define/config.go).
@@ -114,17 +116,30 @@ impl Outage {
     }
 }
 
+/// Of memory that went ahead: what its stream was, and a word for the report.
+type Sent = (StreamDigest, report::Memory);
+
 /// In parallel: CRIU writes its images of the container, they are sent as they grow, and `follow`
 /// moves the flows that began late. If `follow` fails, the stream ends.
+///
+/// What has changed of memory that went `ahead` is sent meanwhile, and the dump leaves memory of that kind out.
 pub(super) async fn dump(
     source: &Source,
     stream: Stream,
+    ahead: Option<Ahead>,
     cancel: &CancellationToken,
     follow: impl Future<Output = anyhow::Result<()>>,
-) -> (Result<(), DumpError>, anyhow::Result<()>, Begun) {
+) -> (
+    anyhow::Result<Result<Option<Sent>, DumpError>>,
+    anyhow::Result<()>,
+    Begun,
+) {
     let (dumping, ended) = mpsc::channel();
     let dump = async {
-        let dumped = source.dump(cancel).await;
+        let dumped = match ahead {
+            Some(ahead) => dump_lazily(source, ahead).await,
+            None => Ok(source.dump(false, cancel).await.map(|()| None)),
+        };
         drop(dumping);
         dumped
     };
@@ -139,6 +154,45 @@ pub(super) async fn dump(
         tokio::join!(dump, source.ship_dump(stream.sender, ended), follow);
     let unsent = stream.cancel.drop_guard();
     (dumped, followed, Begun { unsent, payload })
+}
+
+/// If one of both fails, the other one ends. The outer error is that of the memory.
+async fn dump_lazily(
+    source: &Source,
+    ahead: Ahead,
+) -> anyhow::Result<Result<Option<Sent>, DumpError>> {
+    let ahead = ahead.before_the_dump().await?;
+    let cancel = ahead.cancel.clone();
+    let dump = async {
+        let dumped = source.dump(true, &cancel).await;
+        if dumped.is_err() {
+            cancel.cancel();
+        }
+        dumped
+    };
+    let send = async {
+        let sent = ahead.finish().await;
+        // Before the dump is ended because of it.
+        let first = sent.is_err() && !cancel.is_cancelled();
+        if first {
+            cancel.cancel();
+        }
+        (sent, first)
+    };
+    match tokio::join!(dump, send) {
+        (_, (Err(error), true)) => Err(error),
+        (Err(error), _) => Ok(Err(error)),
+        (Ok(()), (sent, _)) => {
+            let Complete {
+                digest,
+                memory,
+                followed,
+            } = sent?;
+            // Nobody waits for what that takes.
+            spawn_blocking(move || drop(followed));
+            Ok(Ok(Some((digest, memory))))
+        }
+    }
 }
 
 /// In parallel: the destination restores the container, and this host records that it may run there

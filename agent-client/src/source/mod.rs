@@ -2,6 +2,7 @@
 
 mod data;
 mod flows;
+mod memory;
 mod standstill;
 
 use std::collections::HashSet;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::data::Data;
 use self::data::{buffered, finished};
 pub(crate) use self::flows::Flows;
+pub(crate) use self::memory::{Ahead, Complete};
 use self::standstill::Standstill;
 
 /// Pause between looks whether CRIU has written more.
@@ -66,12 +68,19 @@ pub(crate) struct Source {
     upper: PathBuf,
     standstill: Standstill,
     runtime: PathBuf,
+    /// CRIU's version.
+    criu: String,
     work: PathBuf,
 }
 
 impl Source {
     /// Prepares for the container `facts`, with `work` for scratch files.
-    pub(crate) fn new(facts: ContainerFacts, local: Local, work: PathBuf) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        facts: ContainerFacts,
+        local: Local,
+        criu: String,
+        work: PathBuf,
+    ) -> anyhow::Result<Self> {
         let places = Places::read(
             &local.bundle,
             work.join("images"),
@@ -90,6 +99,7 @@ impl Source {
             facts,
             places,
             standstill,
+            criu,
             work,
         })
     }
@@ -220,10 +230,15 @@ impl Source {
         Ok(self.standstill.freezer.frozen()?)
     }
 
-    /// Writes CRIU's images of the frozen container.
-    pub(crate) async fn dump(&self, cancel: &CancellationToken) -> Result<(), dump::DumpError> {
-        let (runtime, id) = (&self.runtime, &self.facts.id);
-        dump::dump(runtime, id, &self.places.checkpoint, &self.work, cancel).await
+    /// Writes CRIU's images of the frozen container; a `lazy` dump leaves the memory out that went ahead.
+    pub(crate) async fn dump(
+        &self,
+        lazy: bool,
+        cancel: &CancellationToken,
+    ) -> Result<(), dump::DumpError> {
+        let lazy = lazy.then_some(self.criu.as_str());
+        let (runtime, id, images) = (&self.runtime, &self.facts.id, &self.places.checkpoint);
+        dump::dump(runtime, id, images, &self.work, lazy, cancel).await
     }
 
     /// Whether it has volumes.

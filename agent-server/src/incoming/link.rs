@@ -146,8 +146,11 @@ impl Link {
         Ok((address, ticket))
     }
 
-    /// Gets ready for a bulk stream, whose content goes where `content` says.
-    pub(super) async fn receive(&mut self, stream: u32, content: Content) -> Step<()> {
+    /// Gets ready for the connection of a bulk stream, which the result waits for.
+    pub(super) async fn expect(
+        &self,
+        stream: u32,
+    ) -> Step<impl FnOnce() -> io::Result<Receiver> + Send + 'static> {
         let receiving = self
             .receiving
             .clone()
@@ -164,8 +167,15 @@ impl Link {
         {
             tracing::debug!("{error}");
         }
+        Ok(move || receiving.accept(stream, &cancel))
+    }
+
+    /// Gets ready for a bulk stream, whose content goes where `content` says.
+    pub(super) async fn receive(&mut self, stream: u32, content: Content) -> Step<()> {
+        let accept = self.expect(stream).await?;
+        let cancel = self.cancel.clone();
         self.stream = Some(spawn_blocking(move || {
-            let mut receiver = receiving.accept(stream, &cancel)?;
+            let mut receiver = accept()?;
             let warnings = content.take(&mut receiver, &cancel)?;
             Ok((receiver.finish()?, warnings))
         }));
@@ -179,15 +189,7 @@ impl Link {
             .take()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "no stream is open"))?;
         let (received, warnings) = stream.await.map_err(failed)?.map_err(failed)?;
-        if received != digest {
-            return Err(Refused::new(
-                RefusalCode::Corrupt,
-                format!(
-                    "a stream of {} bytes arrived as {} bytes or with other content",
-                    digest.bytes, received.bytes
-                ),
-            ));
-        }
+        compare(digest, received)?;
         Ok(warnings)
     }
 
@@ -212,4 +214,18 @@ impl Link {
             let _ = spawn_blocking(move || tunnel.teardown()).await;
         }
     }
+}
+
+/// Whether what was sent has arrived.
+pub(super) fn compare(sent: StreamDigest, received: StreamDigest) -> Step<()> {
+    if received == sent {
+        return Ok(());
+    }
+    Err(Refused::new(
+        RefusalCode::Corrupt,
+        format!(
+            "a stream of {} bytes arrived as {} bytes or with other content",
+            sent.bytes, received.bytes
+        ),
+    ))
 }

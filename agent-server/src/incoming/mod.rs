@@ -2,6 +2,7 @@
 
 mod flows;
 mod link;
+mod memory;
 mod network;
 mod stage;
 
@@ -33,6 +34,7 @@ use crate::reservation::Reservation;
 use crate::scratch::{self, Created, SKELETON, UndoList};
 use flows::Flows;
 use link::{Content, Link};
+use memory::Memory;
 use network::Network;
 use stage::{Stage, unless_cancelled};
 
@@ -70,6 +72,7 @@ pub struct PodmanIncoming {
     places: Option<Places>,
     bundle: PathBuf,
     network: Network,
+    memory: Memory,
     flows: Flows,
     reservation: Reservation,
 }
@@ -105,6 +108,7 @@ impl PodmanIncoming {
             places: None,
             bundle: PathBuf::new(),
             network: Network::default(),
+            memory: Memory::default(),
             flows: Flows::default(),
             record,
             journal,
@@ -124,6 +128,7 @@ impl PodmanIncoming {
                 tracing::warn!("{} may have left processes: {error}", self.container.name);
             }
         }
+        self.memory.give_up().await;
         let leftovers = self.undo.actions.unwind().await;
         self.network.give_up();
         // `created.json` there says what is left.
@@ -181,6 +186,7 @@ impl PodmanIncoming {
         let (staged, places) = stage.run().await?;
         self.bundle = staged.bundle.clone();
         self.network = Network::new(places.netns.clone());
+        self.memory.start_pager(&self.container.id, &staged).await?;
         self.staged = Some(staged);
         self.places = Some(places);
         self.welcome().await?;
@@ -253,9 +259,10 @@ impl PodmanIncoming {
             anyhow::Ok(timerfds::mend(&images)?)
         });
         prepared.await.map_err(failed)?.map_err(failed)?;
-        let restored = staged
-            .open(self.container.runtime_name(), &self.container.id)
-            .await;
+        let proven = self.memory.prove(staged).await;
+        proven.map_err(|error| failed(error.context("not all memory is here")))?;
+        let (runtime, id) = (self.container.runtime_name(), &self.container.id);
+        let restored = staged.open(runtime, id, self.memory.pager()).await;
         let Err(error) = restored else {
             self.staged = None;
             return self.network.put_mtus_back().await.map_err(failed);
@@ -292,6 +299,13 @@ impl Incoming for PodmanIncoming {
             ));
         }
         let content = match kind {
+            StreamKind::Memory => {
+                let (id, undo) = (&self.container.id, &mut self.undo);
+                let store = self.memory.prepare(id, undo).await.map_err(failed)?;
+                let accept = self.link.expect(stream).await?;
+                self.memory.receive(store, accept);
+                return Ok(());
+            }
             StreamKind::Image => Content::Image {
                 work: self.undo.work().to_owned(),
                 most_bytes: image::most_bytes(self.container.image_bytes),
@@ -306,6 +320,10 @@ impl Incoming for PodmanIncoming {
 
     async fn stream_end(&mut self, digest: StreamDigest) -> Step<Vec<String>> {
         self.link.stream_end(digest).await
+    }
+
+    async fn memory_end(&mut self, digest: StreamDigest) -> Step<()> {
+        self.memory.end(digest).await
     }
 
     async fn stage(&mut self) -> Step<Packets> {
@@ -336,6 +354,7 @@ impl Incoming for PodmanIncoming {
             return Err(failed(error));
         }
         self.undo.actions.disarm();
+        self.memory.leave();
         self.reservation.decided();
         tracing::info!(migration = %self.record.migration, container = self.container.name, "committed");
         Ok(())

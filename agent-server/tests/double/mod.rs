@@ -219,6 +219,11 @@ impl Incoming for Migration {
         Ok(Packets::Held)
     }
 
+    async fn memory_end(&mut self, digest: StreamDigest) -> Step<()> {
+        self.step("memory_end", digest.bytes).await?;
+        Ok(())
+    }
+
     async fn flows(&mut self, flows: Vec<MovedFlow>) -> Step<usize> {
         self.step("flows", flows.len()).await?;
         Ok(0)

@@ -5,6 +5,7 @@ use super::binds;
 use super::confinement::confinement;
 use super::cpu::cpu;
 use super::facts::DestinationFacts;
+use super::memory;
 use super::programs::{pair, programs};
 use super::room::{Wanted, room};
 use super::roots::roots;
@@ -170,6 +171,7 @@ pub fn destination(
     }
     wanted.extend(binds::wanted(container, facts));
     room(&mut checks, &wanted);
+    memory::at_destination(&mut checks, container, facts.memory_room_bytes);
     binds::at_destination(&mut checks, container, facts);
     if let Some(init) = &container.init {
         checks.expect(

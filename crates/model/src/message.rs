@@ -23,6 +23,10 @@ pub enum Message {
     ReceiveSkeleton,
     /// `Receive` of the files.
     ReceiveFiles,
+    /// `Receive` of memory.
+    ReceiveMemory,
+    /// `MemoryEnd`.
+    MemoryEnd,
     /// `Receive` of the checkpoint.
     ReceiveCheckpoint,
     /// `StreamEnd`.
@@ -84,6 +88,16 @@ impl Message {
             Message::ReceiveFiles => &Request::Receive {
                 stream: 4,
                 kind: StreamKind::Files,
+            },
+            Message::ReceiveMemory => &Request::Receive {
+                stream: 20,
+                kind: StreamKind::Memory,
+            },
+            Message::MemoryEnd => &Request::MemoryEnd {
+                digest: StreamDigest {
+                    bytes: 0,
+                    blake3: [0; 32],
+                },
             },
             Message::ReceiveCheckpoint => &Request::Receive {
                 stream: 2,

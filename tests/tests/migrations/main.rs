@@ -16,6 +16,7 @@ mod images;
 mod inits;
 mod journeys;
 mod kinds;
+mod memory;
 mod neighbours;
 mod outages;
 mod power;
