@@ -11,6 +11,7 @@ use common::container::init::InitProgram;
 use common::container::podman::info::Info;
 use common::container::podman::list::Listed;
 use common::container::podman::objects::Network;
+use common::container::restore::pager;
 use common::container::service::ServiceHere;
 use common::container::{ContainerFacts, apparmor, podman, secrets};
 use common::host::Room;
@@ -80,6 +81,7 @@ pub async fn survey(
         volumes,
         profiles: apparmor::loaded().unwrap_or_default(),
         loads_profiles: apparmor::has_parser(),
+        memory_room_bytes: pager::room_bytes(),
         init: container.init.as_ref().and_then(|init| {
             let here = InitProgram::at(&init.path);
             here.ok().filter(|here| here.path == init.path)

@@ -16,18 +16,20 @@ mod removal;
 mod tunnel;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use common::bulk;
 use common::container::ContainerFacts;
 use common::container::files::payload::Sent;
 use common::container::podman::inspect::Local;
+use common::container::restore::pager;
 use common::durable;
 use common::journal::Progress;
 use common::net::flows::decide::FlowCount;
 use common::net::tunnel::Tunnel;
 use common::paths;
+use common::preflight::memory::{has_no_room, stays};
 use common::preflight::{Check, Verdict};
 use common::protocol::{
     MigrationId, MissingImage, RefusalCode, Reply, Request, StreamDigest, StreamKind,
@@ -48,7 +50,7 @@ use crate::address::Address;
 use crate::control::{Control, RequestError, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
-use crate::source::{Ahead, Data, Source, Way};
+use crate::source::{Ahead, Data, Source};
 use crate::timeline::Timeline;
 
 const TOO_MANY_DATAGRAMS: &str = "datagrams to the container were dropped while the checkpoint was sent: \
@@ -56,6 +58,10 @@ const TOO_MANY_DATAGRAMS: &str = "datagrams to the container were dropped while 
 
 /// The user's decision once the checks are done and before anything is changed.
 pub(crate) type Confirm<'a> = &'a (dyn Fn(&ContainerFacts, &[Check]) -> bool + Send + Sync);
+
+/// How long a container may still be getting its memory, and how often that is looked at.
+const FILL_LIMIT: Duration = Duration::from_secs(60);
+const FILL_POLL: Duration = Duration::from_millis(50);
 
 /// Numbers of streams. The checkpoint's comes next, and then those of the files.
 const IMAGE_STREAM: u32 = 1;
@@ -71,6 +77,8 @@ pub(crate) struct Migration<'a> {
     record: Record,
     control: Option<Control>,
     forward_new: bool,
+    /// Why memory cannot go ahead of the outage.
+    memory_stays: Option<String>,
     report: Report,
     /// Held to the end of the rollback: recovery takes an unlocked record to be that of a dead
     /// command.
@@ -116,6 +124,7 @@ impl<'a> Migration<'a> {
             record: Record::none(),
             control: None,
             forward_new: false,
+            memory_stays: None,
             lock: None,
         }
     }
@@ -205,6 +214,7 @@ impl<'a> Migration<'a> {
                 facts.name, record.peer, record.migration
             )));
         }
+        self.await_memory(facts).await?;
         // If the container is not even running, there is nothing to ask the destination.
         let checks = found.check_here(self.forward_new).await;
         if let Some(why) = checks::refusal(&checks) {
@@ -219,6 +229,23 @@ impl<'a> Migration<'a> {
         }
         let control = Control::connect(&self.destination).await?;
         Ok((found, checks, control.cancelled_by(cancel.clone())))
+    }
+
+    /// Waits until all memory is there that a container got when it came here itself.
+    async fn await_memory(&self, facts: &ContainerFacts) -> Result<(), Failure> {
+        let begun = Instant::now();
+        while pager::is_filling(&facts.id) {
+            self.outage.stop_if_cancelled()?;
+            if begun.elapsed() > FILL_LIMIT {
+                return Err(Failure::Refused(format!(
+                    "the memory that {} came with is not all in its processes yet: try again later, and look at \
+                     `systemctl status 'live-migration-memory-*'`",
+                    facts.name
+                )));
+            }
+            tokio::time::sleep(FILL_POLL).await;
+        }
+        Ok(())
     }
 
     /// Adds the destination's checks to `checks`.
@@ -251,6 +278,7 @@ impl<'a> Migration<'a> {
         let migration = MigrationId::random();
         self.report.migration_id = Some(migration.clone());
         let criu = found.host.criu.clone().unwrap_or_default();
+        self.memory_stays = stays(&found.facts, &found.host);
         let source = self.open_journal(&migration, &found.facts, found.local, criu)?;
         let begin = Request::Begin {
             migration,
@@ -395,7 +423,8 @@ impl<'a> Migration<'a> {
         data: &Data,
         room_bytes: u64,
     ) -> anyhow::Result<Option<Ahead>> {
-        if let Way::InOutage(why) = source.way_of_memory(room_bytes) {
+        let stays = self.memory_stays.take();
+        if let Some(why) = stays.or_else(|| has_no_room(&source.facts, room_bytes)) {
             tracing::debug!("memory goes in the outage: {why}");
             return Ok(None);
         }

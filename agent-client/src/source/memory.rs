@@ -1,14 +1,12 @@
 //! The container's memory goes ahead of its checkpoint.
 
 use std::io::BufWriter;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use common::bulk::Sender;
-use common::container::checkpoint::page_port;
 use common::protocol::StreamDigest;
 use common::report;
-use common::units;
 use memory::rounds::{self, Limits, Next, Round};
 use memory::source::Source as Changing;
 use memory::stream;
@@ -19,12 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::data::{buffered, finished};
 use super::{Data, Source};
 
-/// Containers with less memory than this, in bytes, move it in the outage: leaving it out of the dump costs
-/// more than writing and sending it does (docs/outage.md).
-const WORTH_IT_BYTES: u64 = 64 << 20;
-
-/// The only runtime whose restore has been seen to be lazy.
-const RUNTIME: &str = "runc";
+/// Time for all rounds. The tunnel may be slow.
+const MOST_TIME: Duration = Duration::from_secs(600);
 
 /// Memory on its way, from the first round until the container is frozen.
 pub(crate) struct Ahead {
@@ -49,36 +43,7 @@ pub(crate) struct Complete {
     pub(crate) followed: Changing,
 }
 
-/// Why memory does not go ahead, or that it does.
-pub(crate) enum Way {
-    /// It does.
-    Ahead,
-    /// It goes in the outage, for this reason.
-    InOutage(String),
-}
-
 impl Source {
-    /// Which way the memory goes to a destination that has so much room for it.
-    pub(crate) fn way_of_memory(&self, room_bytes: u64) -> Way {
-        let bytes = self.facts.memory_bytes;
-        let why = if bytes < WORTH_IT_BYTES {
-            format!("{} is little", units::bytes(bytes))
-        } else if self.facts.runtime_name() != RUNTIME {
-            format!("{} cannot restore it lazily", self.facts.runtime_name())
-        } else if bytes > room_bytes {
-            format!(
-                "the destination has room for {} of {}",
-                units::bytes(room_bytes),
-                units::bytes(bytes)
-            )
-        } else if let Some(problem) = page_port::problem() {
-            problem
-        } else {
-            return Way::Ahead;
-        };
-        Way::InOutage(why)
-    }
-
     /// Sends the memory while the container runs, and then what has changed meanwhile, until little is left for
     /// the outage or the amount stops shrinking.
     ///
@@ -110,7 +75,11 @@ impl Source {
 impl Ahead {
     /// Rounds until what is left fits, or no longer shrinks.
     fn rounds(mut self) -> anyhow::Result<Self> {
-        let limits = Limits::default();
+        let limits = Limits {
+            // The container runs meanwhile.
+            most_time: MOST_TIME,
+            ..Limits::default()
+        };
         loop {
             anyhow::ensure!(!self.cancel.is_cancelled(), "cancelled");
             // Memory changes until the next round begins, whatever is done meanwhile.

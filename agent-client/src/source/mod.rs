@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::data::Data;
 use self::data::{buffered, finished};
 pub(crate) use self::flows::Flows;
-pub(crate) use self::memory::{Ahead, Complete, Way};
+pub(crate) use self::memory::{Ahead, Complete};
 use self::standstill::Standstill;
 
 /// Pause between looks whether CRIU has written more.

@@ -1,6 +1,6 @@
 //! Memory that comes ahead of the checkpoint, and who gives it to the restored processes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use common::bulk::Receiver;
@@ -72,10 +72,9 @@ impl Memory {
         Ok(())
     }
 
-    /// Proves that all memory which the images lack has come. If they lack any, `scratch` makes the restore lazy.
-    ///
-    /// Without it, CRIU would restore zeros for memory that was left out, and nobody would notice.
-    pub(super) async fn prove(&mut self, images: PathBuf, scratch: &Path) -> anyhow::Result<()> {
+    /// Proves that all memory which the images lack has come. If they lack any, the restore is made a lazy one.
+    pub(super) async fn prove(&mut self, staged: &Staged) -> anyhow::Result<()> {
+        let images = staged.checkpoint.clone();
         // What was never ended is not complete.
         self.arriving = None;
         let store = self.arrived.take();
@@ -85,7 +84,7 @@ impl Memory {
         };
         let lazy_bytes = spawn_blocking(proving).await??;
         if lazy_bytes > 0 {
-            pager::make_lazy(scratch).context("cannot prepare the restore")?;
+            staged.make_lazy().context("cannot prepare the restore")?;
         } else {
             self.give_up().await;
         }

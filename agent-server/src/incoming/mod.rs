@@ -215,8 +215,7 @@ impl PodmanIncoming {
             .await
             .map_err(failed)?
             .map_err(failed)?;
-        let (images, scratch) = (staged.checkpoint.clone(), self.undo.work());
-        let proven = self.memory.prove(images, scratch).await;
+        let proven = self.memory.prove(staged).await;
         proven.map_err(|error| failed(error.context("not all memory is here")))?;
         let (runtime, id) = (self.container.runtime_name(), &self.container.id);
         let restored = staged.open(runtime, id, self.memory.pager()).await;

@@ -4,6 +4,7 @@ use super::apart;
 use super::confinement::confinement;
 use super::cpu::cpu;
 use super::facts::DestinationFacts;
+use super::memory;
 use super::programs::{pair, programs};
 use super::room::{Wanted, room};
 use super::roots::roots;
@@ -168,6 +169,7 @@ pub fn destination(
         });
     }
     room(&mut checks, &wanted);
+    memory::at_destination(&mut checks, container, facts.memory_room_bytes);
     if let Some(init) = &container.init {
         checks.expect(
             "init program",

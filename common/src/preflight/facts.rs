@@ -40,6 +40,8 @@ pub struct DestinationFacts {
     pub storage: Room,
     /// Free space where Podman keeps volumes.
     pub volume_storage: Room,
+    /// Bytes of memory that may come ahead of the outage.
+    pub memory_room_bytes: u64,
     /// What it has at the path of the container's [`crate::container::ContainerFacts::init`].
     pub init: Option<InitProgram>,
     /// The container's own kernel parameters that its kernel does not have.

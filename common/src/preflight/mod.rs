@@ -10,6 +10,7 @@ mod cpu;
 mod destination;
 mod facts;
 mod log;
+pub mod memory;
 mod programs;
 mod room;
 mod roots;

@@ -2,6 +2,7 @@
 
 use super::apart;
 use super::log::log;
+use super::memory;
 use super::programs::programs;
 use super::room::{Wanted, room};
 use super::service;
@@ -141,12 +142,13 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
     log(&mut checks, container);
     apart::at_source(&mut checks, container);
     // CRIU writes all memory here before it is sent.
-    let memory = Wanted {
+    let images = Wanted {
         what: "memory",
         bytes: container.memory_bytes,
         room: &host.scratch,
     };
-    room(&mut checks, &[memory]);
+    room(&mut checks, &[images]);
+    memory::at_source(&mut checks, container, host);
     service::at_source(&mut checks, container.service.as_ref());
     checks.found
 }

@@ -29,7 +29,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
 
-use super::pager::{self, Pager};
+use super::pager::Pager;
 use super::starter::{self, Start};
 use super::watch::{self, RestoreWatch};
 use crate::command::{self, CommandError};
@@ -40,6 +40,9 @@ use crate::systemd::{self, ServiceName};
 
 /// Name under which the agent's executable is linked to act as conmon.
 pub const CONMON_NAME: &str = "gate-conmon";
+
+/// CRIU's configuration in the scratch space, for a restore that leaves memory to a pager.
+const LAZY: &str = "lazy.conf";
 
 const GATE_SOCKET: &str = "LIVE_MIGRATION_GATE";
 const REAL_CONMON: &str = "LIVE_MIGRATION_CONMON";
@@ -100,6 +103,7 @@ pub struct Staged {
     pub checkpoint: PathBuf,
     /// Podman's directory of the container, with the logs of the restore.
     pub bundle: PathBuf,
+    scratch: PathBuf,
     gate: Option<UnixStream>,
     podman: Child,
     log: PathBuf,
@@ -219,6 +223,7 @@ pub async fn stage(
     Ok(Staged {
         checkpoint: arrival.checkpoint,
         bundle: arrival.bundle,
+        scratch: scratch.to_owned(),
         gate: Some(gate),
         podman,
         log,
@@ -274,6 +279,14 @@ impl Staged {
         {
             tracing::warn!("podman did not end after the gate was closed: killing it");
         }
+    }
+
+    /// Has the restore behind the gate leave memory to a pager.
+    ///
+    /// # Errors
+    /// If the scratch space cannot be written to.
+    pub fn make_lazy(&self) -> io::Result<()> {
+        std::fs::write(self.scratch.join(LAZY), "lazy-pages\n")
     }
 
     /// Opens the gate and waits until Podman has the container running. If it gets its memory from a `pager`,
@@ -457,7 +470,7 @@ fn wait_and_become_conmon(arguments: &[OsString]) -> io::Result<std::convert::In
         line.push(b'\n');
         gate.write_all(&line)?;
         gate.read_exact(&mut [0])?;
-        let options = scratch.join(pager::CRIU_OPTIONS);
+        let options = scratch.join(LAZY);
         if options.exists() {
             // runc tells CRIU in any case whether it is to be lazy, crun never does.
             let runtime = value("-r").unwrap_or_default();

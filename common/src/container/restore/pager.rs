@@ -28,9 +28,6 @@ use crate::{paths, systemd};
 /// Name under which the agent's executable is started as a pager.
 pub const PAGER_NAME: &str = "memory-pager";
 
-/// CRIU's configuration in the scratch space, for the runtime that passes the gate.
-pub(crate) const CRIU_OPTIONS: &str = "restore-criu.conf";
-
 /// Says that a pager holds the memory's place, in it.
 const LOCK: &str = "lock";
 
@@ -237,14 +234,6 @@ impl Pager {
         // Somebody must collect its exit status.
         std::thread::spawn(move || self.process.wait());
     }
-}
-
-/// Has the runtime that passes the gate with this scratch space restore lazily.
-///
-/// # Errors
-/// If the file cannot be written.
-pub fn make_lazy(scratch: &Path) -> io::Result<()> {
-    std::fs::write(scratch.join(CRIU_OPTIONS), "lazy-pages\n")
 }
 
 /// Acts as the pager. Returns its exit status.
