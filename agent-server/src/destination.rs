@@ -83,9 +83,8 @@ pub trait Incoming: Send {
         digest: StreamDigest,
     ) -> impl Future<Output = Step<Vec<String>>> + Send;
 
-    /// Brings the container to the gate; returns what happens to its packets until the commit, and how many
-    /// bytes of memory may come ahead of the checkpoint.
-    fn stage(&mut self) -> impl Future<Output = Step<(Packets, u64)>> + Send;
+    /// Brings the container to the gate; returns what happens to its packets until the commit.
+    fn stage(&mut self) -> impl Future<Output = Step<Packets>> + Send;
 
     /// Waits for the end of the stream of memory and compares it with what was sent.
     fn memory_end(&mut self, digest: StreamDigest) -> impl Future<Output = Step<()>> + Send;

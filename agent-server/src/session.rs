@@ -4,8 +4,10 @@
 use std::future::Future;
 use std::net::SocketAddr;
 
+use common::container::restore::pager;
 use common::faults;
 use common::protocol::frame::{FrameError, Frames, MAX_FRAME_BYTES, MAX_UNPAIRED_FRAME_BYTES};
+use common::protocol::lies;
 use common::protocol::version::Versions;
 use common::protocol::{RefusalCode, Refused, Reply, Request, State};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -150,7 +152,7 @@ where
             Ok(Reply::Committed) => {
                 self.state = next;
                 // The source waits for the answer, but nobody waits for the rest.
-                let sent = self.send(Reply::Committed).await;
+                let sent = self.tell(name, Reply::Committed).await;
                 if let Some(mut committed) = self.incoming.take() {
                     committed.finish_outage().await;
                 }
@@ -162,7 +164,7 @@ where
                     self.state = State::Unpaired;
                 }
                 let paired_now = matches!(reply, Reply::Paired);
-                self.send(reply).await?;
+                self.tell(name, reply).await?;
                 if paired_now {
                     return Err("paired; the next connection is a paired one".into());
                 }
@@ -207,7 +209,7 @@ where
         let leftovers = self.roll_back(reason).await;
         faults::reached(|| "server.abort.after".into());
         self.state = State::Idle;
-        self.send(Reply::Aborted { leftovers }).await
+        self.tell("abort", Reply::Aborted { leftovers }).await
     }
 
     async fn commit(&mut self) -> Step<Reply> {
@@ -273,7 +275,10 @@ where
                         )
                         .await?;
                     *incoming = Some(begun);
-                    Ok(Reply::Begun { missing_image })
+                    Ok(Reply::Begun {
+                        missing_image,
+                        memory_bytes: pager::room_bytes(),
+                    })
                 }
                 Request::OpenTunnel { offer } => Ok(Reply::TunnelOpened {
                     terms: open(incoming)?.open_tunnel(offer).await?,
@@ -297,11 +302,8 @@ where
                     })
                 }
                 Request::Stage => {
-                    let (packets, memory_bytes) = open(incoming)?.stage().await?;
-                    Ok(Reply::Staged {
-                        packets,
-                        memory_bytes,
-                    })
+                    let packets = open(incoming)?.stage().await?;
+                    Ok(Reply::Staged { packets })
                 }
                 Request::Flows { flows } => {
                     let waiting = open(incoming)?.flows(flows).await?;
@@ -328,6 +330,14 @@ where
             Some(mut incoming) => incoming.roll_back(why).await,
             None => Vec::new(),
         }
+    }
+
+    /// Answers the request of this name, which was met.
+    async fn tell(&mut self, request: &str, reply: Reply) -> Result<(), String> {
+        for said in lies::replies(request, reply) {
+            self.send(said).await?;
+        }
+        Ok(())
     }
 
     async fn send(&mut self, reply: Reply) -> Result<(), String> {

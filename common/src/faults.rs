@@ -13,6 +13,7 @@
 //! | `return(kill)` | SIGKILL to this process |
 //! | `return(hold)` | creates the file [`HELD`]`/NAME` and waits until somebody removes it |
 //! | `return(corrupt)` | in a bulk stream: flips one bit of what is sent |
+//! | `return(LIE)` | in place of a message another is sent: see [`crate::protocol::lies`] |
 //!
 //! The names are derived from the lists of phases and requests, so a new one automatically becomes
 //! a place.
@@ -33,7 +34,7 @@ pub fn corrupts(_name: impl FnOnce() -> String) -> bool {
 }
 
 #[cfg(feature = "failpoints")]
-pub use on::{corrupts, reached};
+pub use on::{corrupts, lie, reached};
 
 #[cfg(feature = "failpoints")]
 mod on {
@@ -61,6 +62,11 @@ mod on {
     /// Whether what is sent at the place `name` is to be corrupted.
     pub fn corrupts(name: impl FnOnce() -> String) -> bool {
         asked(&name()).as_deref() == Some("corrupt")
+    }
+
+    /// How an agent is to lie at the place `name`, if it is.
+    pub fn lie(name: &str) -> Option<String> {
+        asked(name)
     }
 
     fn asked(name: &str) -> Option<String> {

@@ -110,12 +110,14 @@ pub enum PhaseName {
     Tunnel,
     /// Image sent, if it was missing.
     Image,
+    /// Volumes sent while the container runs.
+    Volumes,
+    /// Memory sent while the container runs.
+    Memory,
     /// Destination brought to the gate.
     Stage,
     /// Changed files sent while the container runs.
     Files,
-    /// Memory sent while the container runs.
-    Memory,
     /// Flows installed at the destination.
     Flows,
     /// Flows redirected, container frozen, its network silenced.
@@ -142,6 +144,7 @@ impl PhaseName {
             PhaseName::Preflight => "preflight",
             PhaseName::Tunnel => "tunnel",
             PhaseName::Image => "send image",
+            PhaseName::Volumes => "send volumes",
             PhaseName::Stage => "prepare destination",
             PhaseName::Freeze => "freeze",
             PhaseName::Files => "send files",

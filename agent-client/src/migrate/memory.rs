@@ -7,7 +7,7 @@ use crate::control::{Control, RequestError};
 use crate::source::{Ahead, Data, Source};
 
 /// Number of its stream. Those of the files have the numbers before.
-const STREAM: u32 = 20;
+const STREAM: u32 = 40;
 
 /// Sends the memory ahead. The inner error leaves the other way: all of it goes in the outage.
 pub(super) async fn send(

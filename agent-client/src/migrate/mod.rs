@@ -43,10 +43,12 @@ use self::checks::Found;
 pub(crate) use self::checks::check;
 use self::failure::Failure;
 pub(crate) use self::failure::is_usage_error;
+use self::files::Which;
 use self::flows::MovingFlows;
 use self::outage::Outage;
 use self::record::Record;
 use crate::address::Address;
+use crate::choices::Choices;
 use crate::control::{Control, RequestError, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
@@ -79,6 +81,7 @@ pub(crate) struct Migration<'a> {
     forward_new: bool,
     /// Why memory cannot go ahead of the outage.
     memory_stays: Option<String>,
+    choices: Choices,
     report: Report,
     /// Held to the end of the rollback: recovery takes an unlocked record to be that of a dead
     /// command.
@@ -125,6 +128,7 @@ impl<'a> Migration<'a> {
             control: None,
             forward_new: false,
             memory_stays: None,
+            choices: Choices::default(),
             lock: None,
         }
     }
@@ -138,6 +142,12 @@ impl<'a> Migration<'a> {
     /// Whether to forward new connections to the ports that the container publishes here.
     pub(crate) fn forward_new(mut self, forward: bool) -> Self {
         self.forward_new = forward;
+        self
+    }
+
+    /// What the user has decided about the container.
+    pub(crate) fn choices(mut self, choices: Choices) -> Self {
+        self.choices = choices;
         self
     }
 
@@ -200,7 +210,8 @@ impl<'a> Migration<'a> {
     async fn connect(&mut self, container: &str) -> Result<(Found, Vec<Check>, Control), Failure> {
         self.timeline.begin(PhaseName::Connect);
         let cancel = &self.outage.cancel;
-        let looked = cancel.run_until_cancelled(Found::look(container)).await;
+        let looked = Found::look(container, &self.choices);
+        let looked = cancel.run_until_cancelled(looked).await;
         let found = looked.context("cancelled")??;
         let facts = &found.facts;
         self.report.container = Some(facts.reference());
@@ -272,9 +283,10 @@ impl<'a> Migration<'a> {
     /// `self.control`, for the rollback. Returns what the destination lacks of the image.
     async fn begin(
         &mut self,
-        found: Found,
+        mut found: Found,
         mut control: Control,
     ) -> Result<(Source, Option<MissingImage>), Failure> {
+        found.mark_shared().await?;
         let migration = MigrationId::random();
         self.report.migration_id = Some(migration.clone());
         let criu = found.host.criu.clone().unwrap_or_default();
@@ -286,7 +298,14 @@ impl<'a> Migration<'a> {
             source: Box::new(found.host),
         };
         let missing_image = match control.ask(begin).await {
-            Ok(Reply::Begun { missing_image }) => missing_image,
+            Ok(Reply::Begun {
+                missing_image,
+                memory_bytes,
+            }) => {
+                let no_room = || has_no_room(&source.facts, memory_bytes);
+                self.memory_stays = self.memory_stays.take().or_else(no_room);
+                missing_image
+            }
             Ok(other) => return Err(unexpected(&other).into()),
             Err(RequestError::Refused(refused)) if refused.code == RefusalCode::Preflight => {
                 return Err(Failure::Refused(refused.message));
@@ -331,9 +350,10 @@ impl<'a> Migration<'a> {
     ) -> Result<Outcome, Failure> {
         let (tunnel, data) = self.tunnel().await?;
         self.image(source, &data, missing_image).await?;
-        let room = self.stage(source, &data).await?;
-        let sent = self.files(source, &data).await?;
-        let ahead = self.memory(source, &data, room).await?;
+        let sent_ahead = self.volumes(source, &data).await?;
+        let ahead = self.memory(source, &data).await?;
+        self.stage(source, &data).await?;
+        let sent = self.files(source, &data, sent_ahead).await?;
         let (mut flows, stream) = self.flows(source, &data, &tunnel).await?;
         let ahead = self.catch_up(ahead).await?;
         let flood = self.freeze(source, &mut flows).await?;
@@ -377,9 +397,17 @@ impl<'a> Migration<'a> {
             .await
     }
 
-    /// Everything that does not need the memory image: the container runs on meanwhile. Returns how much memory
-    /// may go ahead, in bytes.
-    async fn stage(&mut self, source: &Source, data: &Data) -> anyhow::Result<u64> {
+    /// Before Podman prepares the destination, because it then waits for 4 minutes only.
+    async fn volumes(&mut self, source: &Source, data: &Data) -> anyhow::Result<Option<Sent>> {
+        if !source.has_volumes() {
+            return Ok(None);
+        }
+        self.timeline.begin(PhaseName::Volumes);
+        self.send_files(Which::Volumes, source, data, None).await
+    }
+
+    /// Everything that does not need the memory image: the container runs on meanwhile.
+    async fn stage(&mut self, source: &Source, data: &Data) -> anyhow::Result<()> {
         self.timeline.begin(PhaseName::Stage);
         let cancel = &self.outage.cancel;
         // The container is still unchanged, so a Podman that hangs can be abandoned.
@@ -391,40 +419,41 @@ impl<'a> Migration<'a> {
         control
             .send(StreamKind::Skeleton, SKELETON_STREAM, sent, warnings)
             .await?;
+        self.outage.staged();
         match control.ask(Request::Stage).await? {
-            Reply::Staged {
-                packets,
-                memory_bytes,
-            } => {
-                self.report.packets = Some(packets);
-                Ok(memory_bytes)
-            }
-            other => Err(unexpected(&other).into()),
+            Reply::Staged { packets } => self.report.packets = Some(packets),
+            other => return Err(unexpected(&other).into()),
         }
+        Ok(())
     }
 
-    async fn files(&mut self, source: &Source, data: &Data) -> anyhow::Result<Sent> {
-        self.timeline.begin(PhaseName::Files);
-        let (cancel, warnings) = (&self.outage.cancel, &mut self.report.warnings);
-        files::send(
-            source,
-            data,
-            connected(&mut self.control)?,
-            cancel,
-            warnings,
-        )
-        .await
-    }
-
-    /// Sends the memory ahead, if that is worth it and can be done.
-    async fn memory(
+    async fn files(
         &mut self,
         source: &Source,
         data: &Data,
-        room_bytes: u64,
-    ) -> anyhow::Result<Option<Ahead>> {
-        let stays = self.memory_stays.take();
-        if let Some(why) = stays.or_else(|| has_no_room(&source.facts, room_bytes)) {
+        ahead: Option<Sent>,
+    ) -> anyhow::Result<Sent> {
+        self.timeline.begin(PhaseName::Files);
+        let sent = self.send_files(Which::All, source, data, ahead).await?;
+        Ok(sent.unwrap_or_default())
+    }
+
+    async fn send_files(
+        &mut self,
+        which: Which,
+        source: &Source,
+        data: &Data,
+        sent: Option<Sent>,
+    ) -> anyhow::Result<Option<Sent>> {
+        let (cancel, warnings) = (&self.outage.cancel, &mut self.report.warnings);
+        let control = connected(&mut self.control)?;
+        files::send(which, source, data, control, sent, cancel, warnings).await
+    }
+
+    /// Sends the memory ahead, if that is worth it and can be done. Before Podman prepares the destination, as for
+    /// volumes.
+    async fn memory(&mut self, source: &Source, data: &Data) -> anyhow::Result<Option<Ahead>> {
+        if let Some(why) = self.memory_stays.take() {
             tracing::debug!("memory goes in the outage: {why}");
             return Ok(None);
         }
@@ -482,6 +511,7 @@ impl<'a> Migration<'a> {
         let stream = Stream::open(data, control, &self.outage.cancel).await?;
         self.outage.stop_if_cancelled()?;
         source.wait_ready().await?;
+        self.outage.is_in_time()?;
         Ok((flows, stream))
     }
 
@@ -498,6 +528,7 @@ impl<'a> Migration<'a> {
         let frozen = source.freeze().await;
         let lost = frozen.context("cannot freeze the container")?;
         self.report.warnings.extend(lost);
+        source.kept_is_still()?;
         Ok(flood::Watch::begin(flows.first().clone(), flows.tunnel))
     }
 

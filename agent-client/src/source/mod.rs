@@ -81,7 +81,12 @@ impl Source {
         criu: String,
         work: PathBuf,
     ) -> anyhow::Result<Self> {
-        let places = Places::read(&local.bundle, work.join("images"), &facts.volumes)?;
+        let places = Places::read(
+            &local.bundle,
+            work.join("images"),
+            &facts.volumes,
+            &facts.binds,
+        )?;
         let standstill = Standstill {
             pid: local.pid,
             freezer: Freezer::of_running(&facts.runtime, &facts.id, &local.cgroup)?,
@@ -115,6 +120,7 @@ impl Source {
             &self.runtime,
             &self.work,
             &self.skeleton(),
+            &self.facts.binds,
         )
         .await
         .context("cannot write down the container's configuration")
@@ -131,8 +137,8 @@ impl Source {
         let image = self.facts.image_id.clone();
         let data = data.clone();
         spawn_blocking(move || {
-            let mut sender = buffered(data.open(stream, cancel)?);
-            image::save(&image, &missing.layers_present, &mut sender)?;
+            let mut sender = buffered(data.open(stream, cancel.clone())?);
+            image::save(&image, &missing.layers_present, &mut sender, &cancel)?;
             finished(sender)
         })
         .await?
@@ -200,6 +206,19 @@ impl Source {
         spawn_blocking(move || standstill.freeze()).await?
     }
 
+    /// Fails if the frozen container has changed a bind mount that the destination keeps because its content was
+    /// the same.
+    pub(crate) fn kept_is_still(&self) -> anyhow::Result<()> {
+        for bind in &self.facts.binds {
+            anyhow::ensure!(
+                !bind.has_changed(),
+                "{0} has changed since it was compared with the destination's: say `--bind {0}=send`",
+                bind.source
+            );
+        }
+        Ok(())
+    }
+
     /// Lets the container run on, with its network. Harmless if it was never stopped.
     pub(crate) async fn thaw(&self) -> anyhow::Result<()> {
         let standstill = self.standstill.clone();
@@ -220,6 +239,29 @@ impl Source {
         let lazy = lazy.then_some(self.criu.as_str());
         let (runtime, id, images) = (&self.runtime, &self.facts.id, &self.places.checkpoint);
         dump::dump(runtime, id, images, &self.work, lazy, cancel).await
+    }
+
+    /// Whether it has volumes.
+    pub(crate) fn has_volumes(&self) -> bool {
+        !self.places.volumes.is_empty()
+    }
+
+    /// Sends the files of the running container's volumes, or what has changed of them since `sent`.
+    pub(crate) async fn send_volumes(
+        &self,
+        stream: u32,
+        data: &Data,
+        sent: Option<Sent>,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<(StreamDigest, Sent)> {
+        let volumes = self.places.volumes.clone();
+        let (data, cancel) = (data.clone(), cancel.clone());
+        spawn_blocking(move || {
+            let sender = buffered(data.open(stream, cancel)?);
+            let (sender, sent) = payload::pack_volumes(&volumes, sent.as_ref(), sender)?;
+            Ok((finished(sender)?, sent))
+        })
+        .await?
     }
 
     /// Sends the files of the running container, or what has changed of them since `sent`.

@@ -22,29 +22,30 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Makes room for the memory of container `id`, and starts its pager, which has nothing to do yet.
-    pub(super) async fn prepare(
-        &mut self,
-        id: &str,
-        staged: &Staged,
-        undo: &mut UndoList,
-    ) -> anyhow::Result<Store> {
-        anyhow::ensure!(self.pager.is_none(), "its memory is arriving already");
+    /// Makes room for the memory of container `id`.
+    pub(super) async fn prepare(&mut self, id: &str, undo: &mut UndoList) -> anyhow::Result<Store> {
+        anyhow::ensure!(self.arriving.is_none(), "its memory is arriving already");
         let place = Place::of(id);
         let discarded = place.clone();
         // After a crash, `pager::sweep` does it.
         undo.actions.register("memory", move || async move {
             Ok(spawn_blocking(move || discarded.discard()).await??)
         });
+        spawn_blocking(move || place.prepare(pager::room_bytes()))
+            .await?
+            .context("cannot take memory ahead of the checkpoint")
+    }
+
+    /// If memory arrives, starts the pager of the container that was staged. It has nothing to do yet.
+    pub(super) async fn start_pager(&mut self, id: &str, staged: &Staged) -> anyhow::Result<()> {
+        if self.arriving.is_none() {
+            return Ok(());
+        }
+        let place = Place::of(id);
         let (images, bundle) = (staged.checkpoint.clone(), staged.bundle.clone());
-        let (store, pager) = spawn_blocking(move || {
-            let store = place.prepare(pager::room_bytes())?;
-            std::io::Result::Ok((store, pager::start(&place, &images, &bundle)?))
-        })
-        .await?
-        .context("cannot take memory ahead of the checkpoint")?;
-        self.pager = Some(pager);
-        Ok(store)
+        let started = spawn_blocking(move || pager::start(&place, &images, &bundle)).await?;
+        self.pager = Some(started.context("cannot start the container's pager")?);
+        Ok(())
     }
 
     /// Takes in the stream that `accept` waits for.

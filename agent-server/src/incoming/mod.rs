@@ -11,11 +11,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use common::container::binds::{self, Bind, Made, Wish};
 use common::container::checkpoint::dump;
-use common::container::files::places::Places;
+use common::container::files::places::{Places, Volumes};
+use common::container::podman::image;
 use common::container::restore::gate::{self, Staged};
-use common::container::restore::{pager, timerfds};
-use common::container::{ContainerFacts, health, secrets, service};
+use common::container::restore::timerfds;
+use common::container::{ContainerFacts, health, podman, secrets, service};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::flows::decide::MovedFlow;
 use common::net::flows::{guests, neighbours, port_forwards};
@@ -29,9 +31,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::destination::{Incoming, Step, failed};
 use crate::reservation::Reservation;
-use crate::scratch::{Created, UndoList};
+use crate::scratch::{self, Created, SKELETON, UndoList};
 use flows::Flows;
-use link::Link;
+use link::{Content, Link};
 use memory::Memory;
 use network::Network;
 use stage::Stage;
@@ -54,10 +56,6 @@ async fn put_on_disk(places: Option<Places>) -> anyhow::Result<()> {
     Ok(spawn_blocking(move || places.sync()).await??)
 }
 
-fn not_staged() -> Refused {
-    Refused::new(RefusalCode::Protocol, "nothing is staged")
-}
-
 /// A migration under way at this host.
 pub struct PodmanIncoming {
     record: MigrationRecord,
@@ -68,6 +66,8 @@ pub struct PodmanIncoming {
     cancel: CancellationToken,
     link: Link,
     staged: Option<Staged>,
+    /// Its volumes, once they were made.
+    volumes: Option<Volumes>,
     /// Where its pieces belong, once it is staged.
     places: Option<Places>,
     bundle: PathBuf,
@@ -104,6 +104,7 @@ impl PodmanIncoming {
             link: Link::new(source.ip().to_canonical(), peer, cancel.clone()),
             cancel,
             staged: None,
+            volumes: None,
             places: None,
             bundle: PathBuf::new(),
             network: Network::default(),
@@ -140,7 +141,39 @@ impl PodmanIncoming {
         leftovers
     }
 
+    fn places(&self) -> Step<Places> {
+        let nothing = || Refused::new(RefusalCode::Protocol, "nothing is staged");
+        self.places.clone().ok_or_else(nothing)
+    }
+
+    /// Makes the container's volumes and places for bind mounts that are sent, unless they were made already.
+    /// Returns the directories among them.
+    async fn make_volumes(&mut self) -> anyhow::Result<Volumes> {
+        if let Some(made) = &self.volumes {
+            return Ok(made.clone());
+        }
+        let mut made = Volumes::new();
+        for volume in &self.container.volumes {
+            let name = &volume.name;
+            self.undo.will_create(Created::Volume(name.clone()))?;
+            podman::objects::create_volume(volume).await?;
+            let directory = podman::objects::volume_directory(name).await?;
+            made.insert(volume.destination.clone(), directory);
+        }
+        for (number, bind) in (0..).zip(binds::sent(&self.container.binds)) {
+            let place = Made::plan(bind, self.record.migration.as_str(), number)?;
+            if bind.kind == binds::Kind::Directory {
+                made.insert(bind.destination.clone(), place.path().to_owned());
+            }
+            let overwrite = bind.wish == Wish::Send { overwrite: true };
+            scratch::make_place(&mut self.undo, place, overwrite).await?;
+        }
+        self.volumes = Some(made.clone());
+        Ok(made)
+    }
+
     async fn try_stage(&mut self) -> anyhow::Result<Packets> {
+        self.make_volumes().await?;
         let mut stage = Stage {
             container: &self.container,
             migration: &self.record.migration,
@@ -150,6 +183,7 @@ impl PodmanIncoming {
         let (staged, places) = stage.run().await?;
         self.bundle = staged.bundle.clone();
         self.network = Network::new(places.netns.clone());
+        self.memory.start_pager(&self.container.id, &staged).await?;
         self.staged = Some(staged);
         self.places = Some(places);
         self.welcome().await?;
@@ -168,7 +202,9 @@ impl PodmanIncoming {
         self.undo.actions.register("guest", move || async move {
             Ok(spawn_blocking(move || guests::leave(&Dirs::default(), &leaving)).await??)
         });
-        spawn_blocking(move || guests::arrive(&Dirs::default(), tunnel, &id, &addresses)).await??;
+        let bundle = self.bundle.clone();
+        let arrived = move || guests::arrive(&Dirs::default(), tunnel, &id, &addresses, &bundle);
+        spawn_blocking(arrived).await??;
         Ok(())
     }
 
@@ -209,12 +245,17 @@ impl PodmanIncoming {
     }
 
     async fn try_restore(&mut self) -> Step<()> {
-        let staged = self.staged.as_mut().ok_or_else(not_staged)?;
-        let images = staged.checkpoint.clone();
-        spawn_blocking(move || timerfds::mend(&images))
-            .await
-            .map_err(failed)?
-            .map_err(failed)?;
+        let staged = self
+            .staged
+            .as_mut()
+            .ok_or_else(|| Refused::new(RefusalCode::Protocol, "nothing is staged"))?;
+        let (images, binds) = (staged.checkpoint.clone(), self.container.binds.clone());
+        let prepared = spawn_blocking(move || {
+            // What has been sent since they were compared, or somebody here, may have put links there.
+            binds.iter().try_for_each(Bind::is_direct)?;
+            anyhow::Ok(timerfds::mend(&images)?)
+        });
+        prepared.await.map_err(failed)?.map_err(failed)?;
         let proven = self.memory.prove(staged).await;
         proven.map_err(|error| failed(error.context("not all memory is here")))?;
         let (runtime, id) = (self.container.runtime_name(), &self.container.id);
@@ -254,18 +295,24 @@ impl Incoming for PodmanIncoming {
                 "the image is here and was not asked for",
             ));
         }
-        if kind == StreamKind::Memory {
-            let staged = self.staged.as_ref().ok_or_else(not_staged)?;
-            let (id, undo) = (&self.container.id, &mut self.undo);
-            let store = self.memory.prepare(id, staged, undo).await;
-            let store = store.map_err(failed)?;
-            let accept = self.link.expect(stream).await?;
-            self.memory.receive(store, accept);
-            return Ok(());
-        }
-        self.link
-            .receive(stream, kind, self.undo.work(), self.places.clone())
-            .await
+        let content = match kind {
+            StreamKind::Memory => {
+                let (id, undo) = (&self.container.id, &mut self.undo);
+                let store = self.memory.prepare(id, undo).await.map_err(failed)?;
+                let accept = self.link.expect(stream).await?;
+                self.memory.receive(store, accept);
+                return Ok(());
+            }
+            StreamKind::Image => Content::Image {
+                work: self.undo.work().to_owned(),
+                most_bytes: image::most_bytes(self.container.image_bytes),
+            },
+            StreamKind::Skeleton => Content::File(self.undo.work().join(SKELETON)),
+            StreamKind::Volumes => Content::Volumes(self.make_volumes().await.map_err(failed)?),
+            StreamKind::Files => Content::Files(self.places()?),
+            StreamKind::Checkpoint => Content::Checkpoint(self.places()?),
+        };
+        self.link.receive(stream, content).await
     }
 
     async fn stream_end(&mut self, digest: StreamDigest) -> Step<Vec<String>> {
@@ -276,10 +323,8 @@ impl Incoming for PodmanIncoming {
         self.memory.end(digest).await
     }
 
-    async fn stage(&mut self) -> Step<(Packets, u64)> {
-        let packets = self.try_stage().await.map_err(failed)?;
-        let room = spawn_blocking(pager::room_bytes).await.map_err(failed)?;
-        Ok((packets, room))
+    async fn stage(&mut self) -> Step<Packets> {
+        self.try_stage().await.map_err(failed)
     }
 
     async fn flows(&mut self, flows: Vec<MovedFlow>) -> Step<usize> {
@@ -325,6 +370,12 @@ impl Incoming for PodmanIncoming {
         let recorded = on_disk.and_then(|()| Ok(self.journal.write(&self.record)?));
         if let Err(error) = recorded {
             tracing::error!("{} may not be on disk: {error:#}", self.container.name);
+            return;
+        }
+        let work = self.undo.work().to_owned();
+        let forgotten = spawn_blocking(move || scratch::forget_old(&work)).await;
+        if let Err(error) = forgotten.map_err(anyhow::Error::from).flatten() {
+            tracing::error!("what had to make place is still there: {error:#}");
             return;
         }
         if let Err(error) = paths::remove_work_dir(&self.record.migration) {

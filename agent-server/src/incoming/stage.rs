@@ -41,11 +41,6 @@ impl Stage<'_> {
             podman::objects::tag_image(&id, &name).await?;
         }
         self.load_profiles().await?;
-        for volume in self.container.volumes.clone() {
-            self.undo
-                .will_create(Created::Volume(volume.name.clone()))?;
-            podman::objects::create_volume(&volume).await?;
-        }
         let id = self.container.id.clone();
         let removed = id.clone();
         self.undo.actions.register("container", move || async move {
@@ -162,7 +157,7 @@ fn is_as_agreed(container: &ContainerFacts, staged: &Staged, info: &Info) -> any
         .collect();
     let init = container.init.as_ref().map(|init| init.path.as_path());
     let files: Vec<&Path> = init.into_iter().collect();
-    match spec.foreign_mount(&root, &roots, &files) {
+    match spec.foreign_mount(&root, &roots, &files, &container.binds) {
         Some(foreign) => anyhow::bail!("the archive's container mounts {foreign}"),
         None => Ok(()),
     }
@@ -183,6 +178,7 @@ async fn find_pieces(
         .map(|o| format!("{}: {}", o.found, o.advice))
         .collect();
     anyhow::ensure!(why.is_empty(), why.join("\n"));
-    let (checkpoint, volumes) = (staged.checkpoint.clone(), &container.volumes);
-    Ok(Places::read(&staged.bundle, checkpoint, volumes)?)
+    let checkpoint = staged.checkpoint.clone();
+    let (volumes, binds) = (&container.volumes, &container.binds);
+    Ok(Places::read(&staged.bundle, checkpoint, volumes, binds)?)
 }

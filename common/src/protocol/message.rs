@@ -22,6 +22,8 @@ pub enum StreamKind {
     Image,
     /// Podman's checkpoint archive without memory: configuration only.
     Skeleton,
+    /// Files of volumes of the running container, as a tar of [`crate::container::files::payload`].
+    Volumes,
     /// Files of the running container, as a tar of [`crate::container::files::payload`].
     Files,
     /// CRIU's images and the files changed since, as a tar of [`crate::container::files::payload`].
@@ -194,6 +196,10 @@ pub enum Reply {
     Begun {
         /// What the source needs to know about the image if it must be sent.
         missing_image: Option<MissingImage>,
+        /// How many bytes of memory may come ahead of the checkpoint; none to a destination that does not
+        /// say.
+        #[serde(default)]
+        memory_bytes: u64,
     },
     /// To `OpenTunnel`.
     TunnelOpened {
@@ -219,10 +225,6 @@ pub enum Reply {
     Staged {
         /// What happens to packets that arrive before the commit.
         packets: Packets,
-        /// How many bytes of memory may come ahead of the checkpoint; none to a destination that does not
-        /// say.
-        #[serde(default)]
-        memory_bytes: u64,
     },
     /// To `Flows`.
     FlowsInstalled {
@@ -254,6 +256,32 @@ pub enum Reply {
     },
     /// The request was refused or has failed.
     Refused(Refused),
+}
+
+impl Reply {
+    /// Whether this can be the answer to a request.
+    pub fn answers(&self, request: RequestName) -> bool {
+        use RequestName::*;
+        match self {
+            Reply::Welcome { .. } => request == Hello,
+            Reply::Paired => request == Pair,
+            Reply::Checked { .. } => request == Check,
+            Reply::Begun { .. } => request == Begin,
+            Reply::TunnelOpened { .. } => request == OpenTunnel,
+            Reply::TunnelProven { .. } => request == ProveTunnel,
+            Reply::Receiving => request == Receive,
+            Reply::Received { .. } => request == StreamEnd,
+            Reply::Staged { .. } => request == Stage,
+            Reply::FlowsInstalled { .. } => request == Flows,
+            Reply::Redirected => request == Redirect,
+            Reply::Restored => request == Restore,
+            Reply::Committed => request == Commit,
+            Reply::Aborted { .. } => request == Abort,
+            Reply::Fate { .. } => request == RequestName::Fate,
+            Reply::Introduced { .. } => request == Introduce,
+            Reply::Refused(_) => true,
+        }
+    }
 }
 
 /// An image that the destination lacks.

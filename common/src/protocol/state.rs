@@ -11,10 +11,10 @@
 //!                               OpenTunnel ⟲ TunnelOpen                        │ any of these
 //!                                             │ ProveTunnel                    │
 //!                                             ▼                                │
-//!      Receive{image|skeleton}, StreamEnd ⟲  Connected ⇄ Receiving             │
+//! Receive{memory|image|volumes|skeleton}, StreamEnd ⟲ Connected ⇄ Receiving  │
 //!                                             │ Stage                          │
 //!                                             ▼                                │
-//!  Receive{files}, StreamEnd, Receive{memory}, Flows ⟲ Staged                 │
+//!          Receive{files}, StreamEnd, Flows ⟲ Staged                          │
 //!                                             │ Receive{checkpoint}            │
 //!                                             ▼                                │
 //!                           Redirect, Flows ⟲ Receiving                        │
@@ -100,7 +100,7 @@ impl State {
             (
                 Connected,
                 Request::Receive {
-                    kind: StreamKind::Image | StreamKind::Skeleton,
+                    kind: StreamKind::Image | StreamKind::Volumes | StreamKind::Skeleton,
                     ..
                 },
             ) => ReceivingPreparation,
@@ -122,12 +122,12 @@ impl State {
             ) => ReceivingFiles,
             (ReceivingFiles, Request::StreamEnd { .. }) => Staged,
             (
-                Staged,
+                Connected,
                 Request::Receive {
                     kind: StreamKind::Memory,
                     ..
                 },
-            ) => Staged,
+            ) => Connected,
             (Loaded, Request::MemoryEnd { .. }) => Loaded,
             (ReceivingCheckpoint, Request::StreamEnd { .. }) => Loaded,
             (Staged | ReceivingCheckpoint | Loaded, Request::Flows { .. } | Request::Redirect) => {
@@ -197,12 +197,14 @@ mod tests {
         for (request, expected) in [
             (receive(StreamKind::Image), State::ReceivingPreparation),
             (end(), State::Connected),
+            (receive(StreamKind::Volumes), State::ReceivingPreparation),
+            (end(), State::Connected),
+            (receive(StreamKind::Memory), State::Connected),
             (receive(StreamKind::Skeleton), State::ReceivingPreparation),
             (end(), State::Connected),
             (Request::Stage, State::Staged),
             (receive(StreamKind::Files), State::ReceivingFiles),
             (end(), State::Staged),
-            (receive(StreamKind::Memory), State::Staged),
             (Request::Flows { flows: vec![] }, State::Staged),
             (receive(StreamKind::Checkpoint), State::ReceivingCheckpoint),
             (Request::Redirect, State::ReceivingCheckpoint),

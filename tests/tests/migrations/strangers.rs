@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tests::{Fixture, Job, pause};
+use tests::{Fixture, Job, eventually, pause};
 
 /// Sends these bytes from `c` and waits a little for an answer.
 fn send(f: &Fixture, bytes: &[u8]) {
@@ -48,6 +48,79 @@ fn garbage_before_the_handshake() {
     f.sh("c", "pkill -x nc || true");
     f.sh("b", "podman rm -ft0 counter");
     f.assert_as_before(&before);
+}
+
+/// Opens this many connections to a server from these addresses in turn, and says nothing on any of them.
+/// Those that the server ends are replaced by new ones. Prints how many it has opened.
+const PRESS: &str = "
+import select, socket, sys
+server, port, most, *sources = sys.argv[1:]
+ends, silent, opened = select.epoll(), {}, 0
+while True:
+    while len(silent) < int(most):
+        new = socket.socket()
+        new.settimeout(20)
+        new.bind((sources[opened % len(sources)], 0))
+        try:
+            new.connect((server, int(port)))
+        except TimeoutError:
+            continue
+        opened += 1
+        silent[new.fileno()] = new
+        ends.register(new, select.EPOLLIN | select.EPOLLRDHUP)
+        if opened % 500 == 0:
+            print(opened, flush=True)
+    for which, _ in ends.poll():
+        ends.unregister(which)
+        silent.pop(which).close()
+";
+
+/// How many connections say nothing.
+const SILENT: usize = 10_000;
+
+/// From how many more addresses than one, so that limits for an address do not help.
+const ADDRESSES: u8 = 100;
+
+#[test]
+fn ten_thousand_that_say_nothing_hold_up_no_migration() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-silent", &["echo"]);
+    f.start("a", "echo", "-p 7000:7000 localhost/echo");
+    let client = f.client("echo", &f.at("a", 7000), &["--connections", "5"]);
+    let own = f.host("c").ipv4();
+    let device = f.sh("c", &format!("ip -o addr show to {own} | cut -d' ' -f2"));
+    let [first, second, third, _] = own.octets();
+    let more = (100..100 + ADDRESSES).map(|last| format!("{first}.{second}.{third}.{last}"));
+    let sources: Vec<String> = more.collect();
+    for address in &sources {
+        f.sh("c", &format!("ip addr add {address}/24 dev {device}"));
+    }
+    let (server, most) = (f.host("b").ipv4().to_string(), SILENT.to_string());
+    // More descriptors than a process usually has.
+    let all = "ulimit -n $(ulimit -Hn); exec timeout 300 python3 -c \"$@\"";
+    let mut press = vec!["sh", "-c", all, "sh", PRESS, &server, "50051", &most];
+    press.extend(sources.iter().map(String::as_str));
+    let press = Job::start(f.host("c"), &press);
+    let opened = || -> usize {
+        let said = press.stdout();
+        said.lines()
+            .last()
+            .map_or(0, |count| count.parse().expect("a number"))
+    };
+    eventually(Duration::from_secs(120), || match opened() {
+        enough if enough >= SILENT => Ok(()),
+        few => Err(format!("{few} are open\n{}", press.stderr())),
+    });
+    let before = opened();
+    f.migrate("a", "echo", "b").assert_moved();
+    let meanwhile = opened() - before;
+    assert!(meanwhile > 0, "{}", press.stderr());
+    println!("{before} connections, and {meanwhile} more during the migration");
+    drop(press);
+    pause(300);
+    client.finish_whole();
 }
 
 /// A frame: its length, then its bytes.

@@ -1,3 +1,4 @@
+mod ahead;
 mod changing;
 mod untrusted;
 
@@ -20,6 +21,7 @@ fn host() -> Host {
         checkpoint: at("checkpoint"),
         rootfs: at("rootfs"),
         shm: Some(at("shm")),
+        files: BTreeMap::new(),
         volumes: [("/data".into(), at("v0")), ("/x".into(), at("v1"))].into(),
         log: dir.path().join("ctr.log"),
         netns: None,
