@@ -2,8 +2,8 @@
 //! notices. Run as root: `cargo run --release -p memory --example measure [MIB]`.
 
 use std::hint::black_box;
-use std::io::Write;
-use std::process::{Child, Command};
+use std::io::{BufRead, Read, Write};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use memory::PAGE_BYTES;
@@ -16,7 +16,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match &arguments[..] {
         [idle, mib] if idle == "idle" => hold(mib.parse().unwrap()),
-        [write, mib, path] if write == "write" => scribble(mib.parse().unwrap(), path),
+        [part, mib] if part == "write" => write(mib.parse().unwrap()),
         [] => measure(1024),
         [mib] => measure(mib.parse().unwrap()),
         _ => panic!("usage: measure [MIB]"),
@@ -42,36 +42,33 @@ fn hold(mib: usize) {
     black_box(memory);
 }
 
-/// Writes one word of each page in turn, and tells in a file how many in each tenth of a second.
-fn scribble(mib: usize, path: &str) {
+/// Whenever it is asked to, writes one word of each page and says how much processor time it took.
+fn write(mib: usize) {
     let mut memory = fill(mib);
-    let mut out = std::fs::File::create(path).unwrap();
     println!();
-    loop {
-        let (begin, mut pages) = (Instant::now(), 0_u64);
-        while begin.elapsed() < Duration::from_millis(100) {
-            for page in 0..256 {
-                let at = (pages as usize + page) * PAGE_BYTES / 8 % memory.len();
-                // As much work as a program does that writes 4 KiB.
-                for word in &mut memory[at..at + 512] {
-                    *word = word.wrapping_mul(3);
-                }
-            }
-            pages += 256;
+    for _ in std::io::stdin().lines() {
+        let before = cpu_ms();
+        for word in memory.iter_mut().step_by(PAGE_BYTES / 8) {
+            *word = word.wrapping_mul(3);
         }
-        writeln!(out, "{pages}").unwrap();
+        println!("{}", cpu_ms() - before);
     }
 }
 
 fn start(arguments: &[&str]) -> Child {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(arguments)
-        .stdout(std::process::Stdio::piped())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut ready = [0];
-    let stdout = child.stdout.as_mut().unwrap();
-    std::io::Read::read_exact(stdout, &mut ready).unwrap();
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut ready)
+        .unwrap();
     child
 }
 
@@ -129,44 +126,25 @@ fn measure(mib: usize) {
         child.wait().unwrap();
     }
     for (name, abilities) in [("hashes", hashes), ("protection", protection)] {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let path = file.path().to_str().unwrap();
-        let mut child = start(&["write", &mib.to_string(), path]);
-        let directory = cgroup(&child);
-        // Pages per second over a time.
-        let speed = |what: &str, work: &mut dyn FnMut()| {
-            let counts = || std::fs::read_to_string(path).unwrap();
-            let before = counts().lines().count();
-            work();
-            let text = counts();
-            let tenths: Vec<u64> = text
-                .lines()
-                .skip(before)
-                .map(|l| l.parse().unwrap())
-                .collect();
-            let average = tenths.iter().sum::<u64>() as f64 / tenths.len() as f64;
-            println!(
-                "{name}: writing {what}: {:.0} MiB/s",
-                average * 10.0 / 256.0
-            );
+        let mut child = start(&["write", &mib.to_string()]);
+        let mut stdin = child.stdin.take().unwrap();
+        let mut answers = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut write = |what: &str| {
+            writeln!(stdin).unwrap();
+            let ms: f64 = answers.next().unwrap().unwrap().parse().unwrap();
+            let us = ms * 1e3 / (mib * MIB / PAGE_BYTES) as f64;
+            println!("{name}: a write to each page {what}: {ms:.1} ms, {us:.3} us each");
         };
-        speed("undisturbed", &mut || {
-            std::thread::sleep(Duration::from_secs(2))
-        });
+        let directory = cgroup(&child);
+        write("before");
         let mut source = Source::new(directory.path(), child.id() as i32, abilities);
-        speed("during rounds", &mut || {
-            let begin = Instant::now();
-            let mut rounds = 0;
-            while begin.elapsed() < Duration::from_secs(3) {
-                source.round(&mut |_| Ok(())).unwrap();
-                rounds += 1;
-            }
-            println!("{name}: {rounds} rounds");
-        });
+        for _ in 0..3 {
+            source.round(&mut |_| Ok(())).unwrap();
+            write("after a round, first");
+            write("after a round, again");
+        }
         drop(source);
-        speed("afterwards", &mut || {
-            std::thread::sleep(Duration::from_secs(2))
-        });
+        write("afterwards");
         child.kill().unwrap();
         child.wait().unwrap();
     }

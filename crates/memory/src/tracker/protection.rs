@@ -34,33 +34,35 @@ impl Protection {
         })
     }
 
-    /// Finds what to send, and protects it.
+    /// Finds what to send, and protects it. An error of the userfaultfd is returned if it is of no use any more.
     fn protect(
         &self,
         pagemap: &mut Pagemap,
         range: &LazyRange,
         found: &mut Vec<Range<u64>>,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<Option<std::io::Error>> {
         let mut not_followed = Vec::new();
         pagemap.pages(range.clone(), Wanted::NotFollowed, &mut |pages| {
             not_followed.push(pages)
         })?;
-        if not_followed.is_empty() {
-            return pagemap.pages(range.clone(), Wanted::ChangedAndProtect, &mut |pages| {
-                found.push(pages)
-            });
-        }
-        if self.userfault.register(range).is_ok() {
-            // Whatever bits are left of an earlier life of these pages.
-            return pagemap.pages(range.clone(), Wanted::PresentAndProtect, &mut |pages| {
-                found.push(pages)
-            });
-        }
-        // The range is not what it was any more, or is somebody else's to follow: sent each time.
-        found.append(&mut not_followed);
-        pagemap.pages(range.clone(), Wanted::ChangedAndProtect, &mut |pages| {
-            found.push(pages)
-        })
+        let wanted = match not_followed.is_empty() {
+            true => Wanted::ChangedAndProtect,
+            false => match self.userfault.register(range) {
+                // Whatever bits are left of an earlier life of these pages.
+                Ok(()) => Wanted::PresentAndProtect,
+                // The memory that it follows is gone: the process has replaced its program (execve(2)).
+                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
+                    return Ok(Some(error));
+                }
+                // The range is not what it was any more, or is somebody else's to follow: sent each time.
+                Err(_) => {
+                    found.append(&mut not_followed);
+                    Wanted::ChangedAndProtect
+                }
+            },
+        };
+        pagemap.pages(range.clone(), wanted, &mut |pages| found.push(pages))?;
+        Ok(None)
     }
 }
 
@@ -85,13 +87,17 @@ impl Tracker for Protection {
             return Ok(Pass::default());
         };
         for range in ranges {
-            match state {
-                State::Running => self.protect(&mut pagemap, range, &mut found),
-                State::Frozen => pagemap.pages(range.clone(), Wanted::Changed, &mut |pages| {
+            if state == State::Frozen {
+                let changed = pagemap.pages(range.clone(), Wanted::Changed, &mut |pages| {
                     found.push(pages)
-                }),
+                });
+                changed.map_err(read)?;
+            } else if let Some(error) = self
+                .protect(&mut pagemap, range, &mut found)
+                .map_err(read)?
+            {
+                return Err(TrackError::Doubt(Doubt::Userfault(error)));
             }
-            .map_err(read)?;
         }
         for range in std::mem::take(&mut self.unread) {
             pagemap
