@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tests::{Fixture, Migration, eventually};
 
 /// How much longer a container with 500 MiB may stand still than one with hardly any.
@@ -45,6 +46,61 @@ fn much_of_it_hardly_lengthens_the_outage() {
     f.assert_as_before(&before);
 }
 
+#[test]
+fn an_agent_that_ends_while_memory_goes_ahead_leaves_no_trace() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-memory-ends", &["ballast"]);
+    let before = f.look(&["a", "b"]);
+    let options = "--mib 300 --hot-mib 8";
+    let ports = "-p 7000:7000 -p 7001:7001";
+    f.start(
+        "a",
+        "ballast",
+        &format!("{ports} localhost/ballast {options}"),
+    );
+    wait_until_it_listens(&f, "a", "ballast");
+    let mut client = f.client("echo", &f.at("a", 7000), &[]);
+    let in_proc = |what: &str| {
+        let pid = "$(podman inspect -f '{{.State.Pid}}' ballast)";
+        f.sh("a", &format!("cd /proc/{pid}; {what}"))
+    };
+    // Memory whose changes the kernel follows: `uw` in proc_pid_smaps(5).
+    let followed = || in_proc("grep -c '^VmFlags:.* uw' smaps || true") != "0";
+    for signal in [Signal::SIGINT, Signal::SIGKILL] {
+        let migration = f.begin("a", "ballast", "b", &[]);
+        eventually(Duration::from_secs(90), || {
+            followed().then_some(()).ok_or("nothing is followed")
+        });
+        migration.signal(signal);
+        let ended = Migration::of(migration);
+        assert_ne!(ended.code(), 0, "{}", ended.output);
+        // The kernel does it when the last holder is gone.
+        eventually(Duration::from_secs(10), || {
+            (!followed())
+                .then_some(())
+                .ok_or("memory is still followed")
+        });
+        assert_eq!(in_proc("ls -l fd | grep -c userfaultfd || true"), "0");
+        assert_eq!(in_proc("grep TracerPid status"), "TracerPid:\t0");
+        if signal == Signal::SIGKILL {
+            f.sh("a", "agent-client recover");
+        }
+        client.assert_runs();
+        assert_eq!(f.state("a", "ballast"), "running");
+        assert_whole_at(&f, "a", options);
+    }
+    f.migrate("a", "ballast", "b").assert_moved();
+    client.finish_whole();
+    assert_whole(&f, options);
+    assert_all_has_come(&f);
+    f.sh("b", "podman rm -ft0 ballast");
+    f.wait_without_tunnel("a");
+    f.wait_without_tunnel("b");
+    f.assert_as_before(&before);
+}
+
 fn frozen_ms(moved: &Migration) -> u64 {
     moved.report["freeze_ms"].as_u64().expect("a number")
 }
@@ -69,7 +125,11 @@ fn wait_until_it_listens(f: &Fixture, host: &str, name: &str) {
 
 /// Has the container look at all its memory.
 fn assert_whole(f: &Fixture, options: &str) {
-    let said = f.sh("c", "nc -d b 7001");
+    assert_whole_at(f, "b", options);
+}
+
+fn assert_whole_at(f: &Fixture, host: &str, options: &str) {
+    let said = f.sh("c", &format!("nc -d {host} 7001"));
     assert!(said.contains("are whole"), "{options}: {said:?}");
     assert!(!said.contains("BROKEN"), "{options}: {said:?}");
 }
