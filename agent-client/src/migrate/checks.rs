@@ -3,6 +3,7 @@
 use common::container::ContainerFacts;
 use common::container::podman;
 use common::container::podman::inspect::Local;
+use common::container::ports::{MOST_RANGES, ranges};
 use common::host::HostFacts;
 use common::net::foreign_firewalls::{self, Part};
 use common::preflight::{self, Check, Side, Verdict};
@@ -63,6 +64,10 @@ impl Found {
 pub(crate) async fn check(container: &str, destination: &Address) -> anyhow::Result<Vec<Check>> {
     let found = Found::look(container).await?;
     let mut checks = found.check_here(false).await;
+    if ranges(&found.facts.ports).len() > MOST_RANGES {
+        // Too many to ask there.
+        return Ok(checks);
+    }
     let mut control = Control::connect(destination).await?;
     checks.extend(found.check_there(false, &mut control).await?);
     Ok(checks)

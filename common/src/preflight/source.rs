@@ -7,6 +7,7 @@ use super::room::{Wanted, room};
 use super::service;
 use super::{Check, Checks, Side, Verdict, list_or_none, short};
 use crate::container::ContainerFacts;
+use crate::container::ports::{MOST_RANGES, PublishedPort, ranges};
 use crate::host::HostFacts;
 
 /// Checks that only need the source.
@@ -138,6 +139,7 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         },
         "pull it on either host first: it cannot be sent",
     );
+    ports(&mut checks, &container.ports);
     log(&mut checks, container);
     apart::at_source(&mut checks, container);
     // CRIU writes all memory here before it is sent.
@@ -149,4 +151,20 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
     room(&mut checks, &[memory]);
     service::at_source(&mut checks, container.service.as_ref());
     checks.found
+}
+
+/// So many that a message has no room for them are refused.
+fn ports(checks: &mut Checks, published: &[PublishedPort]) {
+    let count = ranges(published).len();
+    if count > MOST_RANGES {
+        checks.add(
+            "ports",
+            Verdict::Failed,
+            format!(
+                "it publishes {} ports that do not follow each other, in {count} ranges of which \
+                 {MOST_RANGES} can move: publish ranges",
+                published.len()
+            ),
+        );
+    }
 }
