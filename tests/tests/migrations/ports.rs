@@ -1,5 +1,7 @@
 //! Many published ports.
 
+use std::time::Duration;
+
 use tests::Fixture;
 
 /// Separately published ports, and a range of more than a message has room for one by one.
@@ -20,7 +22,11 @@ fn a_container_with_many_ports_moves() {
     );
     let forwarded = tests::Migration::of(f.begin("a", "echo", "b", &["--forward-new"]));
     forwarded.assert_failed(4, &["15003 ports", "--forward-new"]);
-    f.migrate("a", "echo", "b").assert_moved();
+    // Podman's own work for each of them is most of it.
+    let moved = f
+        .begin("a", "echo", "b", &[])
+        .wait(Duration::from_secs(400));
+    assert!(moved.status.success(), "{moved}");
     let after = f.client("echo", &f.at("b", 9000), &["--udp"]);
     tests::pause(300);
     client.finish_whole();
