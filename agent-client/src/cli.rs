@@ -6,6 +6,7 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::address::Address;
+use crate::choices::Choices;
 use crate::format::Format;
 
 /// Exit status for mistakes in the command line; the others are in
@@ -83,6 +84,8 @@ pub(crate) enum AsRoot {
         /// host, until `forward remove`.
         #[arg(long)]
         forward_new: bool,
+        #[command(flatten)]
+        choices: Choices,
         /// How to print the result; JSON is one object on stdout (docs/report.md).
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
@@ -95,6 +98,8 @@ pub(crate) enum AsRoot {
         /// Where to.
         #[arg(long, value_name = "HOST[:PORT]")]
         to: Address,
+        #[command(flatten)]
+        choices: Choices,
         /// How to print the result.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,

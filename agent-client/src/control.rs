@@ -8,10 +8,11 @@ use anyhow::Context;
 use common::faults;
 use common::paths;
 use common::protocol::frame::{Frames, MAX_FRAME_BYTES};
+use common::protocol::lies;
 use common::protocol::liveness;
 use common::protocol::version::Versions;
 use common::protocol::{
-    Fate, MigrationId, RefusalCode, Refused, Reply, Request, StreamDigest, StreamKind,
+    Fate, MigrationId, RefusalCode, Refused, Reply, Request, RequestName, StreamDigest, StreamKind,
 };
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -132,10 +133,12 @@ impl Control {
         cancel: &CancellationToken,
     ) -> Result<Reply, RequestError> {
         let lost = |error: &dyn std::fmt::Display| RequestError::Lost(error.to_string());
-        let name = request.name();
+        let (name, asked) = (request.name(), RequestName::from(&request));
         self.open |= name == BEGIN;
         faults::reached(|| format!("client.{name}.before"));
-        self.frames.send(request).await.map_err(|e| lost(&e))?;
+        for said in lies::requests(request) {
+            self.frames.send(said).await.map_err(|e| lost(&e))?;
+        }
         let answer = tokio::select! {
             answer = tokio::time::timeout(ANSWER_LIMIT, self.frames.receive()) => answer,
             () = cancel.cancelled() => return Err(RequestError::Cancelled),
@@ -148,7 +151,8 @@ impl Control {
                 self.open &= !matches!(name, BEGIN | COMMIT);
                 Err(refused.into())
             }
-            Ok(Ok(reply)) => Ok(reply),
+            Ok(Ok(reply)) if reply.answers(asked) => Ok(reply),
+            Ok(Ok(other)) => Err(unexpected(&other)),
             Ok(Err(error)) => Err(lost(&error)),
             Err(_) => Err(RequestError::Lost("no answer".into())),
         }

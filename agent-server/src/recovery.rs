@@ -7,6 +7,7 @@ use common::container::files::places::Places;
 use common::container::restore::gate;
 use common::container::spec::Spec;
 use common::container::{ContainerFacts, leftover_processes, podman};
+use common::durable;
 use common::host;
 use common::journal::{self, Journal, MigrationRecord, Progress, Records};
 use common::net::flows::{guests, neighbours, port_forwards};
@@ -140,7 +141,16 @@ async fn release_packets(journal: &Journal, mut record: MigrationRecord) -> anyh
             let (bundle, volumes) = (local.bundle.clone(), facts.volumes.clone());
             spawn_blocking(move || {
                 let checkpoint = bundle.join("checkpoint");
-                Places::read(&bundle, checkpoint, &volumes)?.sync()
+                Places::read(&bundle, checkpoint, &volumes, &[])?.sync()
+            })
+            .await??;
+            let created = scratch::created(&work)?;
+            spawn_blocking(move || {
+                let binds = created.iter().filter_map(|created| match created {
+                    Created::Bind(made) => Some(made.path()),
+                    _ => None,
+                });
+                durable::sync_file_systems(binds)
             })
             .await??;
         }
@@ -162,6 +172,10 @@ async fn release_packets(journal: &Journal, mut record: MigrationRecord) -> anyh
         tracing::error!(migration = %record.migration, container = record.container.name,
             "this host was restarted before all that came was on disk: compare with the copy at the \
              source, which stays frozen");
+    }
+    if record.progress == Progress::OnDisk {
+        let old = work.clone();
+        spawn_blocking(move || scratch::forget_old(&old)).await??;
     }
     paths::remove_work_dir(&record.migration)?;
     Ok(())

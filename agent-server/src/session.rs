@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use common::faults;
 use common::protocol::frame::{FrameError, Frames, MAX_FRAME_BYTES, MAX_UNPAIRED_FRAME_BYTES};
+use common::protocol::lies;
 use common::protocol::version::Versions;
 use common::protocol::{RefusalCode, Refused, Reply, Request, State};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -150,7 +151,7 @@ where
             Ok(Reply::Committed) => {
                 self.state = next;
                 // The source waits for the answer, but nobody waits for the rest.
-                let sent = self.send(Reply::Committed).await;
+                let sent = self.tell(name, Reply::Committed).await;
                 if let Some(mut committed) = self.incoming.take() {
                     committed.finish_outage().await;
                 }
@@ -162,7 +163,7 @@ where
                     self.state = State::Unpaired;
                 }
                 let paired_now = matches!(reply, Reply::Paired);
-                self.send(reply).await?;
+                self.tell(name, reply).await?;
                 if paired_now {
                     return Err("paired; the next connection is a paired one".into());
                 }
@@ -207,7 +208,7 @@ where
         let leftovers = self.roll_back(reason).await;
         faults::reached(|| "server.abort.after".into());
         self.state = State::Idle;
-        self.send(Reply::Aborted { leftovers }).await
+        self.tell("abort", Reply::Aborted { leftovers }).await
     }
 
     async fn commit(&mut self) -> Step<Reply> {
@@ -249,7 +250,11 @@ where
                     source,
                     forward_new,
                 } => Ok(Reply::Checked {
-                    checks: host.check(&container, &source, forward_new).await?,
+                    // Changes nothing, so it need not come to its end.
+                    checks: token
+                        .run_until_cancelled(host.check(&container, &source, forward_new))
+                        .await
+                        .unwrap_or_else(|| Err(cancelled()))?,
                 }),
                 Request::Fate { migration } => Ok(Reply::Fate {
                     fate: host.fate(&migration, paired(peer)?).await?,
@@ -321,6 +326,14 @@ where
         }
     }
 
+    /// Answers the request of this name, which was met.
+    async fn tell(&mut self, request: &str, reply: Reply) -> Result<(), String> {
+        for said in lies::replies(request, reply) {
+            self.send(said).await?;
+        }
+        Ok(())
+    }
+
     async fn send(&mut self, reply: Reply) -> Result<(), String> {
         self.frames.send(reply).await.map_err(|e| e.to_string())
     }
@@ -355,6 +368,10 @@ fn open<I: Incoming>(incoming: &mut Option<I>) -> Step<&mut I> {
     incoming
         .as_mut()
         .ok_or_else(|| Refused::new(RefusalCode::Protocol, "no migration is open"))
+}
+
+fn cancelled() -> Refused {
+    Refused::new(RefusalCode::Cancelled, "cancelled")
 }
 
 fn paired(peer: &PeerIdentity) -> Step<&Peer> {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use common::command::{self, CommandError};
+use common::container::binds::{Allowed, Here};
 use common::container::facts::PublishedPort;
 use common::container::init::InitProgram;
 use common::container::podman::info::Info;
@@ -23,10 +24,11 @@ use common::preflight::DestinationFacts;
 use tokio::task::spawn_blocking;
 
 /// Collects the facts that [`common::preflight::destination`] judges, and what blocks the container's
-/// connections on this host; with `forward_new`, also what blocks new ones that are to follow it. What
+/// connections on this host; what is `allowed` its peers may bind. With `forward_new`, also what blocks new ones that are to follow it. What
 /// cannot be found out counts as absent, and so fails the check that needs it.
 pub async fn survey(
     container: &ContainerFacts,
+    allowed: &Allowed,
     forward_new: bool,
 ) -> (DestinationFacts, Vec<Obstacle>) {
     let forwards = spawn_blocking(|| port_forwards::list(&Dirs::default())).await;
@@ -41,13 +43,14 @@ pub async fn survey(
         let obstacles = obstacles(container, &networks, forward_new).await;
         (networks, obstacles)
     };
-    let (containers, (networks, obstacles), volumes, podman, service, secrets) = tokio::join!(
+    let (containers, (networks, obstacles), volumes, podman, service, secrets, binds) = tokio::join!(
         containers,
         networks,
         taken_volumes(container),
         podman::info::info(),
         service(container),
         secrets::here(&container.id, &container.secrets),
+        binds(container, allowed),
     );
     let present = containers.as_ref().map(|(_, present)| present);
     let taken = |is: fn(&Listed, &ContainerFacts) -> bool| match &containers {
@@ -78,6 +81,7 @@ pub async fn survey(
             })
             .collect(),
         volumes,
+        binds,
         profiles: apparmor::loaded().unwrap_or_default(),
         loads_profiles: apparmor::has_parser(),
         init: container.init.as_ref().and_then(|init| {
@@ -105,6 +109,25 @@ async fn taken_volumes(container: &ContainerFacts) -> Vec<String> {
         wanted.retain(|name| volumes.contains(name));
     }
     wanted
+}
+
+/// What this host has for each of the container's bind mounts. What cannot be looked at counts as absent and
+/// not allowed.
+async fn binds(container: &ContainerFacts, allowed: &Allowed) -> BTreeMap<String, Here> {
+    let (binds, allowed) = (container.binds.clone(), allowed.clone());
+    let look = move || {
+        let here = binds
+            .iter()
+            .filter_map(|bind| match Here::look(bind, &allowed) {
+                Ok(here) => Some((bind.destination.clone(), here)),
+                Err(error) => {
+                    tracing::warn!("{}: {error}", bind.there().display());
+                    None
+                }
+            });
+        here.collect()
+    };
+    spawn_blocking(look).await.unwrap_or_default()
 }
 
 /// What this host has of the container's service, if it has one. If systemd cannot be asked, it does not

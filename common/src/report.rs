@@ -108,6 +108,8 @@ pub enum PhaseName {
     Tunnel,
     /// Image sent, if it was missing.
     Image,
+    /// Volumes sent while the container runs.
+    Volumes,
     /// Destination brought to the gate.
     Stage,
     /// Changed files sent while the container runs.
@@ -138,6 +140,7 @@ impl PhaseName {
             PhaseName::Preflight => "preflight",
             PhaseName::Tunnel => "tunnel",
             PhaseName::Image => "send image",
+            PhaseName::Volumes => "send volumes",
             PhaseName::Stage => "prepare destination",
             PhaseName::Freeze => "freeze",
             PhaseName::Files => "send files",

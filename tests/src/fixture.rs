@@ -104,6 +104,8 @@ impl Setup<'_> {
 pub struct Fixture {
     lab: Lab,
     servers: BTreeMap<String, Job>,
+    /// Where servers that are started from now on let peers bind and put things.
+    allowed: Vec<String>,
     _lab_lock: File,
 }
 
@@ -196,6 +198,7 @@ impl Fixture {
         let fixture = Self {
             lab: Lab::fresh_as(lab, &kinds).expect("the lab comes up"),
             servers: BTreeMap::new(),
+            allowed: Vec::new(),
             _lab_lock: lab_lock,
         };
         for name in ["a", "b"] {
@@ -256,6 +259,7 @@ impl Fixture {
         let mut fixture = Self {
             lab,
             servers: BTreeMap::new(),
+            allowed: Vec::new(),
             _lab_lock: lab_lock,
         };
         thread::scope(|scope| {
@@ -360,6 +364,13 @@ impl Fixture {
         self.serve_with(host, &[]);
     }
 
+    /// Starts `agent-server` of a host without systemd anew, with peers that may bind what is below this
+    /// directory.
+    pub fn serve_allowing(&mut self, host: &str, directory: &str) {
+        self.allowed.push(directory.to_owned());
+        self.serve(host);
+    }
+
     /// Starts `agent-server` with these variables in its environment, and waits until it listens.
     /// One that is already running is killed first.
     ///
@@ -376,7 +387,9 @@ impl Fixture {
             false => Ok(()),
             true => Err("somebody listens already".to_owned()),
         });
-        let command = ["agent-server", "serve"];
+        let mut command = vec!["agent-server", "serve"];
+        let allowed = self.allowed.iter();
+        command.extend(allowed.flat_map(|directory| ["--allow-bind", directory]));
         let server = Job::start_with(self.host(host), &command, environment);
         self.servers.insert(host.to_owned(), server);
         eventually(limit, || {

@@ -71,6 +71,7 @@ async fn execute(command: Option<AsRoot>) -> anyhow::Result<u8> {
             dry_run,
             max_freeze_ms,
             forward_new,
+            choices,
             format,
         }) => {
             if !(yes || dry_run || interactive && format == Format::Text) {
@@ -89,6 +90,7 @@ async fn execute(command: Option<AsRoot>) -> anyhow::Result<u8> {
                 dry_run,
                 max_freeze: Duration::from_millis(max_freeze_ms),
                 forward_new,
+                choices,
                 format,
             };
             migrate::migrate(&container, to, options).await
@@ -96,10 +98,11 @@ async fn execute(command: Option<AsRoot>) -> anyhow::Result<u8> {
         Some(AsRoot::Check {
             container,
             to,
+            choices,
             format,
         }) => {
             recovery::name_open();
-            check::check(&container, &to, format).await
+            check::check(&container, &to, &choices, format).await
         }
         Some(AsRoot::Pair { host, token }) => {
             let token = match token {

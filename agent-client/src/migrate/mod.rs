@@ -38,10 +38,12 @@ use self::checks::Found;
 pub(crate) use self::checks::check;
 use self::failure::Failure;
 pub(crate) use self::failure::is_usage_error;
+use self::files::Which;
 use self::flows::MovingFlows;
 use self::outage::Outage;
 use self::record::Record;
 use crate::address::Address;
+use crate::choices::Choices;
 use crate::control::{Control, RequestError, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
@@ -71,6 +73,7 @@ pub(crate) struct Migration<'a> {
     record: Record,
     control: Option<Control>,
     forward_new: bool,
+    choices: Choices,
     report: Report,
     /// Held to the end of the rollback: recovery takes an unlocked record to be that of a dead
     /// command.
@@ -115,6 +118,7 @@ impl<'a> Migration<'a> {
             record: Record::none(),
             control: None,
             forward_new: false,
+            choices: Choices::default(),
             lock: None,
         }
     }
@@ -128,6 +132,12 @@ impl<'a> Migration<'a> {
     /// Whether to forward new connections to the ports that the container publishes here.
     pub(crate) fn forward_new(mut self, forward: bool) -> Self {
         self.forward_new = forward;
+        self
+    }
+
+    /// What the user has decided about the container.
+    pub(crate) fn choices(mut self, choices: Choices) -> Self {
+        self.choices = choices;
         self
     }
 
@@ -190,7 +200,8 @@ impl<'a> Migration<'a> {
     async fn connect(&mut self, container: &str) -> Result<(Found, Vec<Check>, Control), Failure> {
         self.timeline.begin(PhaseName::Connect);
         let cancel = &self.outage.cancel;
-        let looked = cancel.run_until_cancelled(Found::look(container)).await;
+        let looked = Found::look(container, &self.choices);
+        let looked = cancel.run_until_cancelled(looked).await;
         let found = looked.context("cancelled")??;
         let facts = &found.facts;
         self.report.container = Some(facts.reference());
@@ -252,9 +263,10 @@ impl<'a> Migration<'a> {
     /// `self.control`, for the rollback. Returns what the destination lacks of the image.
     async fn begin(
         &mut self,
-        found: Found,
+        mut found: Found,
         mut control: Control,
     ) -> Result<(Source, Option<MissingImage>), Failure> {
+        found.mark_shared().await?;
         let migration = MigrationId::random();
         self.report.migration_id = Some(migration.clone());
         let source = self.open_journal(&migration, &found.facts, found.local)?;
@@ -308,8 +320,9 @@ impl<'a> Migration<'a> {
     ) -> Result<Outcome, Failure> {
         let (tunnel, data) = self.tunnel().await?;
         self.image(source, &data, missing_image).await?;
+        let ahead = self.volumes(source, &data).await?;
         self.stage(source, &data).await?;
-        let sent = self.files(source, &data).await?;
+        let sent = self.files(source, &data, ahead).await?;
         let (mut flows, stream) = self.flows(source, &data, &tunnel).await?;
         let flood = self.freeze(source, &mut flows).await?;
         let begun = self.dump(source, &mut flows, stream).await?;
@@ -351,6 +364,15 @@ impl<'a> Migration<'a> {
             .await
     }
 
+    /// Before Podman prepares the destination, because it then waits for 4 minutes only.
+    async fn volumes(&mut self, source: &Source, data: &Data) -> anyhow::Result<Option<Sent>> {
+        if !source.has_volumes() {
+            return Ok(None);
+        }
+        self.timeline.begin(PhaseName::Volumes);
+        self.send_files(Which::Volumes, source, data, None).await
+    }
+
     /// Everything that does not need the memory image: the container runs on meanwhile.
     async fn stage(&mut self, source: &Source, data: &Data) -> anyhow::Result<()> {
         self.timeline.begin(PhaseName::Stage);
@@ -364,6 +386,7 @@ impl<'a> Migration<'a> {
         control
             .send(StreamKind::Skeleton, SKELETON_STREAM, sent, warnings)
             .await?;
+        self.outage.staged();
         match control.ask(Request::Stage).await? {
             Reply::Staged { packets } => self.report.packets = Some(packets),
             other => return Err(unexpected(&other).into()),
@@ -371,17 +394,27 @@ impl<'a> Migration<'a> {
         Ok(())
     }
 
-    async fn files(&mut self, source: &Source, data: &Data) -> anyhow::Result<Sent> {
+    async fn files(
+        &mut self,
+        source: &Source,
+        data: &Data,
+        ahead: Option<Sent>,
+    ) -> anyhow::Result<Sent> {
         self.timeline.begin(PhaseName::Files);
+        let sent = self.send_files(Which::All, source, data, ahead).await?;
+        Ok(sent.unwrap_or_default())
+    }
+
+    async fn send_files(
+        &mut self,
+        which: Which,
+        source: &Source,
+        data: &Data,
+        sent: Option<Sent>,
+    ) -> anyhow::Result<Option<Sent>> {
         let (cancel, warnings) = (&self.outage.cancel, &mut self.report.warnings);
-        files::send(
-            source,
-            data,
-            connected(&mut self.control)?,
-            cancel,
-            warnings,
-        )
-        .await
+        let control = connected(&mut self.control)?;
+        files::send(which, source, data, control, sent, cancel, warnings).await
     }
 
     /// The last phase before the outage, after everything else that can be done while the container
@@ -413,6 +446,7 @@ impl<'a> Migration<'a> {
         let stream = Stream::open(data, control, &self.outage.cancel).await?;
         self.outage.stop_if_cancelled()?;
         source.wait_ready().await?;
+        self.outage.is_in_time()?;
         Ok((flows, stream))
     }
 
@@ -429,6 +463,7 @@ impl<'a> Migration<'a> {
         let frozen = source.freeze().await;
         let lost = frozen.context("cannot freeze the container")?;
         self.report.warnings.extend(lost);
+        source.kept_is_still()?;
         Ok(flood::Watch::begin(flows.first().clone(), flows.tunnel))
     }
 

@@ -72,7 +72,12 @@ pub(crate) struct Source {
 impl Source {
     /// Prepares for the container `facts`, with `work` for scratch files.
     pub(crate) fn new(facts: ContainerFacts, local: Local, work: PathBuf) -> anyhow::Result<Self> {
-        let places = Places::read(&local.bundle, work.join("images"), &facts.volumes)?;
+        let places = Places::read(
+            &local.bundle,
+            work.join("images"),
+            &facts.volumes,
+            &facts.binds,
+        )?;
         let standstill = Standstill {
             pid: local.pid,
             freezer: Freezer::of_running(&facts.runtime, &facts.id, &local.cgroup)?,
@@ -105,6 +110,7 @@ impl Source {
             &self.runtime,
             &self.work,
             &self.skeleton(),
+            &self.facts.binds,
         )
         .await
         .context("cannot write down the container's configuration")
@@ -190,6 +196,19 @@ impl Source {
         spawn_blocking(move || standstill.freeze()).await?
     }
 
+    /// Fails if the frozen container has changed a bind mount that the destination keeps because its content was
+    /// the same.
+    pub(crate) fn kept_is_still(&self) -> anyhow::Result<()> {
+        for bind in &self.facts.binds {
+            anyhow::ensure!(
+                !bind.has_changed(),
+                "{0} has changed since it was compared with the destination's: say `--bind {0}=send`",
+                bind.source
+            );
+        }
+        Ok(())
+    }
+
     /// Lets the container run on, with its network. Harmless if it was never stopped.
     pub(crate) async fn thaw(&self) -> anyhow::Result<()> {
         let standstill = self.standstill.clone();
@@ -205,6 +224,29 @@ impl Source {
     pub(crate) async fn dump(&self, cancel: &CancellationToken) -> Result<(), dump::DumpError> {
         let (runtime, id) = (&self.runtime, &self.facts.id);
         dump::dump(runtime, id, &self.places.checkpoint, &self.work, cancel).await
+    }
+
+    /// Whether it has volumes.
+    pub(crate) fn has_volumes(&self) -> bool {
+        !self.places.volumes.is_empty()
+    }
+
+    /// Sends the files of the running container's volumes, or what has changed of them since `sent`.
+    pub(crate) async fn send_volumes(
+        &self,
+        stream: u32,
+        data: &Data,
+        sent: Option<Sent>,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<(StreamDigest, Sent)> {
+        let volumes = self.places.volumes.clone();
+        let (data, cancel) = (data.clone(), cancel.clone());
+        spawn_blocking(move || {
+            let sender = buffered(data.open(stream, cancel)?);
+            let (sender, sent) = payload::pack_volumes(&volumes, sent.as_ref(), sender)?;
+            Ok((finished(sender)?, sent))
+        })
+        .await?
     }
 
     /// Sends the files of the running container, or what has changed of them since `sent`.

@@ -10,11 +10,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use common::container::binds::{self, Bind, Made, Wish};
 use common::container::checkpoint::dump;
-use common::container::files::places::Places;
+use common::container::files::places::{Places, Volumes};
+use common::container::podman::image;
 use common::container::restore::gate::{self, Staged};
 use common::container::restore::timerfds;
-use common::container::{ContainerFacts, health, secrets, service};
+use common::container::{ContainerFacts, health, podman, secrets, service};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::flows::decide::MovedFlow;
 use common::net::flows::{guests, neighbours, port_forwards};
@@ -28,11 +30,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::destination::{Incoming, Step, failed};
 use crate::reservation::Reservation;
-use crate::scratch::{Created, UndoList};
+use crate::scratch::{self, Created, SKELETON, UndoList};
 use flows::Flows;
-use link::Link;
+use link::{Content, Link};
 use network::Network;
-use stage::Stage;
+use stage::{Stage, unless_cancelled};
 
 /// A container that now runs here for good gets back its service and the timer of its health
 /// checks. May be repeated.
@@ -62,6 +64,8 @@ pub struct PodmanIncoming {
     cancel: CancellationToken,
     link: Link,
     staged: Option<Staged>,
+    /// Its volumes, once they were made.
+    volumes: Option<Volumes>,
     /// Where its pieces belong, once it is staged.
     places: Option<Places>,
     bundle: PathBuf,
@@ -97,6 +101,7 @@ impl PodmanIncoming {
             link: Link::new(source.ip().to_canonical(), peer, cancel.clone()),
             cancel,
             staged: None,
+            volumes: None,
             places: None,
             bundle: PathBuf::new(),
             network: Network::default(),
@@ -131,7 +136,42 @@ impl PodmanIncoming {
         leftovers
     }
 
+    fn places(&self) -> Step<Places> {
+        let nothing = || Refused::new(RefusalCode::Protocol, "nothing is staged");
+        self.places.clone().ok_or_else(nothing)
+    }
+
+    /// Makes the container's volumes and places for bind mounts that are sent, unless they were made already.
+    /// Returns the directories among them.
+    async fn make_volumes(&mut self) -> anyhow::Result<Volumes> {
+        if let Some(made) = &self.volumes {
+            return Ok(made.clone());
+        }
+        let mut made = Volumes::new();
+        for volume in &self.container.volumes {
+            let name = &volume.name;
+            self.undo.will_create(Created::Volume(name.clone()))?;
+            let made_now = async {
+                podman::objects::create_volume(volume).await?;
+                podman::objects::volume_directory(name).await
+            };
+            let directory = unless_cancelled(&self.cancel, made_now).await?;
+            made.insert(volume.destination.clone(), directory);
+        }
+        for (number, bind) in (0..).zip(binds::sent(&self.container.binds)) {
+            let place = Made::plan(bind, self.record.migration.as_str(), number)?;
+            if bind.kind == binds::Kind::Directory {
+                made.insert(bind.destination.clone(), place.path().to_owned());
+            }
+            let overwrite = bind.wish == Wish::Send { overwrite: true };
+            scratch::make_place(&mut self.undo, place, overwrite).await?;
+        }
+        self.volumes = Some(made.clone());
+        Ok(made)
+    }
+
     async fn try_stage(&mut self) -> anyhow::Result<Packets> {
+        self.make_volumes().await?;
         let mut stage = Stage {
             container: &self.container,
             migration: &self.record.migration,
@@ -206,11 +246,13 @@ impl PodmanIncoming {
             .staged
             .as_mut()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "nothing is staged"))?;
-        let images = staged.checkpoint.clone();
-        spawn_blocking(move || timerfds::mend(&images))
-            .await
-            .map_err(failed)?
-            .map_err(failed)?;
+        let (images, binds) = (staged.checkpoint.clone(), self.container.binds.clone());
+        let prepared = spawn_blocking(move || {
+            // What has been sent since they were compared, or somebody here, may have put links there.
+            binds.iter().try_for_each(Bind::is_direct)?;
+            anyhow::Ok(timerfds::mend(&images)?)
+        });
+        prepared.await.map_err(failed)?.map_err(failed)?;
         let restored = staged
             .open(self.container.runtime_name(), &self.container.id)
             .await;
@@ -249,10 +291,17 @@ impl Incoming for PodmanIncoming {
                 "the image is here and was not asked for",
             ));
         }
-        let image = self.container.image_bytes;
-        self.link
-            .receive(stream, kind, self.undo.work(), self.places.clone(), image)
-            .await
+        let content = match kind {
+            StreamKind::Image => Content::Image {
+                work: self.undo.work().to_owned(),
+                most_bytes: image::most_bytes(self.container.image_bytes),
+            },
+            StreamKind::Skeleton => Content::File(self.undo.work().join(SKELETON)),
+            StreamKind::Volumes => Content::Volumes(self.make_volumes().await.map_err(failed)?),
+            StreamKind::Files => Content::Files(self.places()?),
+            StreamKind::Checkpoint => Content::Checkpoint(self.places()?),
+        };
+        self.link.receive(stream, content).await
     }
 
     async fn stream_end(&mut self, digest: StreamDigest) -> Step<Vec<String>> {
@@ -305,6 +354,12 @@ impl Incoming for PodmanIncoming {
         let recorded = on_disk.and_then(|()| Ok(self.journal.write(&self.record)?));
         if let Err(error) = recorded {
             tracing::error!("{} may not be on disk: {error:#}", self.container.name);
+            return;
+        }
+        let work = self.undo.work().to_owned();
+        let forgotten = spawn_blocking(move || scratch::forget_old(&work)).await;
+        if let Err(error) = forgotten.map_err(anyhow::Error::from).flatten() {
+            tracing::error!("what had to make place is still there: {error:#}");
             return;
         }
         if let Err(error) = paths::remove_work_dir(&self.record.migration) {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use common::command::CommandError;
 use common::container::files::places::Places;
 use common::container::podman::info::Info;
 use common::container::restore::gate::{self, Owner, Staged};
@@ -34,18 +35,15 @@ impl Stage<'_> {
     /// pieces belong.
     pub(super) async fn run(&mut self) -> anyhow::Result<(Staged, Places)> {
         let reference = &self.container.image_name;
-        if !podman::exists("image", reference).await? {
+        let named = podman::exists("image", reference);
+        if !unless_cancelled(self.cancel, named).await? {
             let (id, name) = (self.container.image_id.clone(), reference.clone());
             self.undo
                 .will_create(Created::Tag(id.clone(), name.clone()))?;
-            podman::objects::tag_image(&id, &name).await?;
+            let tagged = podman::objects::tag_image(&id, &name);
+            unless_cancelled(self.cancel, tagged).await?;
         }
         self.load_profiles().await?;
-        for volume in self.container.volumes.clone() {
-            self.undo
-                .will_create(Created::Volume(volume.name.clone()))?;
-            podman::objects::create_volume(&volume).await?;
-        }
         let id = self.container.id.clone();
         let removed = id.clone();
         self.undo.actions.register("container", move || async move {
@@ -64,7 +62,7 @@ impl Stage<'_> {
         );
         // Not later: Podman's restore holds the container's lock at the gate, and `podman info` waits for
         // the locks of all containers.
-        let info = podman::info::info().await?;
+        let info = unless_cancelled(self.cancel, podman::info::info()).await?;
         let staged = self.bring_to_gate(&info.conmon).await?;
         if let Err(error) = is_as_agreed(self.container, &staged, &info) {
             staged.cancel().await;
@@ -135,6 +133,15 @@ impl Stage<'_> {
     }
 }
 
+/// Ends a call of Podman's, which may hang, if the migration is cancelled. What it makes is on the undo list.
+pub(super) async fn unless_cancelled<T>(
+    cancel: &CancellationToken,
+    call: impl Future<Output = Result<T, CommandError>>,
+) -> anyhow::Result<T> {
+    let ended = cancel.run_until_cancelled(call).await;
+    Ok(ended.context("cancelled")??)
+}
+
 /// Compares what Podman is about to restore with what the source has said of it: the id, what it may
 /// do, and what it has of this host's files.
 fn is_as_agreed(container: &ContainerFacts, staged: &Staged, info: &Info) -> anyhow::Result<()> {
@@ -162,7 +169,7 @@ fn is_as_agreed(container: &ContainerFacts, staged: &Staged, info: &Info) -> any
         .collect();
     let init = container.init.as_ref().map(|init| init.path.as_path());
     let files: Vec<&Path> = init.into_iter().collect();
-    match spec.foreign_mount(&root, &roots, &files) {
+    match spec.foreign_mount(&root, &roots, &files, &container.binds) {
         Some(foreign) => anyhow::bail!("the archive's container mounts {foreign}"),
         None => Ok(()),
     }
@@ -183,6 +190,7 @@ async fn find_pieces(
         .map(|o| format!("{}: {}", o.found, o.advice))
         .collect();
     anyhow::ensure!(why.is_empty(), why.join("\n"));
-    let (checkpoint, volumes) = (staged.checkpoint.clone(), &container.volumes);
-    Ok(Places::read(&staged.bundle, checkpoint, volumes)?)
+    let checkpoint = staged.checkpoint.clone();
+    let (volumes, binds) = (&container.volumes, &container.binds);
+    Ok(Places::read(&staged.bundle, checkpoint, volumes, binds)?)
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::binds::Bind;
 use super::health::HealthFacts;
 use super::init::InitProgram;
 use super::names;
@@ -56,8 +57,10 @@ pub struct ContainerFacts {
     pub ports: Vec<PublishedPort>,
     /// Named and anonymous volumes.
     pub volumes: Vec<VolumeFacts>,
-    /// Host directories bound into the container.
-    pub bind_mounts: Vec<String>,
+    /// Directories and files of the host that are bound into it.
+    pub binds: Vec<Bind>,
+    /// Other mounts that are not known to move, in words.
+    pub other_mounts: Vec<String>,
     /// Host devices passed in.
     pub devices: Vec<String>,
     /// Whether it may do what the host's root may (`--privileged`).

@@ -2,6 +2,7 @@
 //! container's files. Networking is in [`crate::net`].
 
 pub mod apparmor;
+pub mod binds;
 pub mod checkpoint;
 mod edited;
 pub mod facts;

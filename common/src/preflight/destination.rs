@@ -1,6 +1,7 @@
 //! What the destination must have, and what must not be in the way there.
 
 use super::apart;
+use super::binds;
 use super::confinement::confinement;
 use super::cpu::cpu;
 use super::facts::DestinationFacts;
@@ -168,7 +169,9 @@ pub fn destination(
             room: &facts.volume_storage,
         });
     }
+    wanted.extend(binds::wanted(container, facts));
     room(&mut checks, &wanted);
+    binds::at_destination(&mut checks, container, facts);
     if let Some(init) = &container.init {
         checks.expect(
             "init program",

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::container::binds::Here;
 use crate::container::facts::PublishedPort;
 use crate::container::init::InitProgram;
 use crate::container::podman::info::Info;
@@ -28,6 +29,8 @@ pub struct DestinationFacts {
     pub busy_ports: Vec<(PublishedPort, String)>,
     /// Those of the container's volumes whose names are taken there.
     pub volumes: Vec<String>,
+    /// What it has for the container's bind mounts, by where they are in the container.
+    pub binds: BTreeMap<String, Here>,
     /// The AppArmor profiles that are loaded.
     pub profiles: BTreeSet<String>,
     /// Whether Podman can load its own profiles.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::net::foreign_firewalls::Obstacle;
 
 mod apart;
+mod binds;
 mod confinement;
 mod cpu;
 mod destination;

@@ -1,6 +1,7 @@
 //! What only the source can check.
 
 use super::apart;
+use super::binds;
 use super::log::log;
 use super::programs::programs;
 use super::room::{Wanted, room};
@@ -75,12 +76,7 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         list_or_none(&container.devices),
         "host devices do not exist elsewhere",
     );
-    checks.expect(
-        "bind mounts",
-        container.bind_mounts.is_empty(),
-        list_or_none(&container.bind_mounts),
-        "host directories stay behind; use named volumes, which move with the container",
-    );
+    binds::at_source(&mut checks, container);
     checks.expect(
         "root file system",
         container.overlay,

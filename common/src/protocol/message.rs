@@ -22,6 +22,8 @@ pub enum StreamKind {
     Image,
     /// Podman's checkpoint archive without memory: configuration only.
     Skeleton,
+    /// Files of volumes of the running container, as a tar of [`crate::container::files::payload`].
+    Volumes,
     /// Files of the running container, as a tar of [`crate::container::files::payload`].
     Files,
     /// CRIU's images and the files changed since, as a tar of [`crate::container::files::payload`].
@@ -242,6 +244,32 @@ pub enum Reply {
     },
     /// The request was refused or has failed.
     Refused(Refused),
+}
+
+impl Reply {
+    /// Whether this can be the answer to a request.
+    pub fn answers(&self, request: RequestName) -> bool {
+        use RequestName::*;
+        match self {
+            Reply::Welcome { .. } => request == Hello,
+            Reply::Paired => request == Pair,
+            Reply::Checked { .. } => request == Check,
+            Reply::Begun { .. } => request == Begin,
+            Reply::TunnelOpened { .. } => request == OpenTunnel,
+            Reply::TunnelProven { .. } => request == ProveTunnel,
+            Reply::Receiving => request == Receive,
+            Reply::Received { .. } => request == StreamEnd,
+            Reply::Staged { .. } => request == Stage,
+            Reply::FlowsInstalled { .. } => request == Flows,
+            Reply::Redirected => request == Redirect,
+            Reply::Restored => request == Restore,
+            Reply::Committed => request == Commit,
+            Reply::Aborted { .. } => request == Abort,
+            Reply::Fate { .. } => request == RequestName::Fate,
+            Reply::Introduced { .. } => request == Introduce,
+            Reply::Refused(_) => true,
+        }
+    }
 }
 
 /// An image that the destination lacks.

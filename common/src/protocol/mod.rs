@@ -45,6 +45,7 @@
 
 pub mod frame;
 pub mod id;
+pub mod lies;
 pub mod liveness;
 pub mod message;
 pub mod state;

@@ -11,7 +11,7 @@
 //!                               OpenTunnel ⟲ TunnelOpen                        │ any of these
 //!                                             │ ProveTunnel                    │
 //!                                             ▼                                │
-//!      Receive{image|skeleton}, StreamEnd ⟲  Connected ⇄ Receiving             │
+//!  Receive{image|volumes|skeleton}, StreamEnd ⟲ Connected ⇄ Receiving          │
 //!                                             │ Stage                          │
 //!                                             ▼                                │
 //!          Receive{files}, StreamEnd, Flows ⟲ Staged                          │
@@ -100,7 +100,7 @@ impl State {
             (
                 Connected,
                 Request::Receive {
-                    kind: StreamKind::Image | StreamKind::Skeleton,
+                    kind: StreamKind::Image | StreamKind::Volumes | StreamKind::Skeleton,
                     ..
                 },
             ) => ReceivingPreparation,
@@ -188,6 +188,8 @@ mod tests {
         let mut state = State::Connected;
         for (request, expected) in [
             (receive(StreamKind::Image), State::ReceivingPreparation),
+            (end(), State::Connected),
+            (receive(StreamKind::Volumes), State::ReceivingPreparation),
             (end(), State::Connected),
             (receive(StreamKind::Skeleton), State::ReceivingPreparation),
             (end(), State::Connected),

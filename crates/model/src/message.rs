@@ -121,7 +121,6 @@ fn container() -> ContainerFacts {
         networks: vec![],
         ports: vec![],
         volumes: vec![],
-        bind_mounts: vec![],
         devices: vec![],
         pod: None,
         dependencies: vec![],

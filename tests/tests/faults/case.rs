@@ -5,6 +5,8 @@ use common::protocol::RequestName;
 use common::report::PhaseName;
 use strum::VariantArray;
 
+use crate::{hung, lies};
+
 /// What is broken, and where.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
@@ -27,6 +29,8 @@ pub(crate) struct Case {
     /// agent could prevent it: if CRIU dies, runc itself thaws the container, with CRIU's code in it
     /// and its connections in repair mode.
     pub(crate) connections_may_break: bool,
+    /// The migration must not succeed: whoever is lied to notices.
+    pub(crate) noticed: bool,
 }
 
 /// What the agents are doing meanwhile.
@@ -51,6 +55,10 @@ pub(crate) enum Setting {
     SmallWork(Side),
     /// The freeze may take a second at most.
     MaxFreeze,
+    /// Podman hangs whenever this is in its command line.
+    HungPodman(Side, &'static str),
+    /// The same, and the image is missing.
+    HungPodmanAndImageMissing(Side, &'static str),
 }
 
 /// A host of the migration.
@@ -77,6 +85,8 @@ pub(crate) enum Deed {
     Fill(Side),
     /// `agent-client cancel`, which is expected to end with this status.
     Cancel(i32),
+    /// Every program with this name is stopped, and is not continued.
+    Stop(Side, &'static str),
     /// SIGTERM.
     Terminate,
     /// This many milliseconds pass.
@@ -88,6 +98,8 @@ const CUT_MS: u64 = 3000;
 /// All of them.
 pub(crate) fn all() -> Vec<Case> {
     let mut cases = Vec::new();
+    hung::cases(&mut cases);
+    lies::cases(&mut cases);
     phases(&mut cases);
     requests(&mut cases);
     removal(&mut cases);
@@ -120,7 +132,7 @@ pub(crate) fn sample() -> Vec<Case> {
 }
 
 impl Case {
-    fn new(group: &str, place: &str, what: String) -> Self {
+    pub(crate) fn new(group: &str, place: &str, what: String) -> Self {
         Case {
             name: format!("{group}/{place}"),
             what,
@@ -132,26 +144,33 @@ impl Case {
             from: None,
             resolve: None,
             connections_may_break: false,
+            noticed: false,
         }
     }
 
-    fn setting(mut self, setting: Setting) -> Self {
+    pub(crate) fn setting(mut self, setting: Setting) -> Self {
         self.setting = setting;
         self
     }
 
-    fn step(mut self, place: impl Into<String>, deed: Deed) -> Self {
+    pub(crate) fn step(mut self, place: impl Into<String>, deed: Deed) -> Self {
         self.steps.push((place.into(), deed));
         self
     }
 
-    fn client(mut self, place: &str, action: &str) -> Self {
+    pub(crate) fn client(mut self, place: &str, action: &str) -> Self {
         self.client.push(format!("{place}={action}"));
         self
     }
 
-    fn server(mut self, place: &str, action: &str) -> Self {
+    pub(crate) fn server(mut self, place: &str, action: &str) -> Self {
         self.server.push(format!("{place}={action}"));
+        self
+    }
+
+    /// Whoever is lied to notices.
+    pub(crate) fn noticed(mut self) -> Self {
+        self.noticed = true;
         self
     }
 
@@ -161,7 +180,7 @@ impl Case {
     }
 
     /// Forces a rollback, by a signal once the container runs at the destination.
-    fn rolled_back(self) -> Self {
+    pub(crate) fn rolled_back(self) -> Self {
         self.step("client.phase.cut_over", Deed::Terminate)
     }
 
@@ -175,7 +194,7 @@ impl Case {
     }
 
     /// Makes sure that this request is sent. `None` if no command can send it.
-    fn by_request(mut self, request: RequestName) -> Option<Self> {
+    pub(crate) fn by_request(mut self, request: RequestName) -> Option<Self> {
         match request {
             // `introduce` needs three hosts, and by then nothing of the migration depends on it.
             RequestName::Introduce => return None,
@@ -205,7 +224,7 @@ fn joint_phases() -> impl Iterator<Item = PhaseName> {
 }
 
 /// The action, to be taken the given time that the place is reached.
-fn at_time(time: u32, action: &str) -> String {
+pub(crate) fn at_time(time: u32, action: &str) -> String {
     match time {
         1 => format!("1*{action}"),
         _ => format!("{}*off->1*{action}", time - 1),
@@ -307,6 +326,31 @@ fn removal(cases: &mut Vec<Case>) {
         let case = Case::new("server killed", &name, what);
         cases.push(case.server(&format!("server.fate.{when}"), "1*return(kill)"));
     }
+    let place = "server.fate.before";
+    let what = "SIGKILL to both agents before the destination looks whether all is on disk";
+    cases.push(Case::new("both killed", "before on_disk", what.into()).step(place, Deed::KillBoth));
+    let what = "the destination takes 20 s to say that all is on disk";
+    cases.push(Case::new("too slow", "on_disk", what.into()).step(place, Deed::Wait(20_000)));
+    let what = "network lost for 3 s before the destination says that all is on disk";
+    cases.push(
+        Case::new("network lost for 3 s", "before on_disk", what.into())
+            .step(place, Deed::Cut(CUT_MS)),
+    );
+    let what = "network lost for good before the destination says that all is on disk";
+    cases.push(
+        Case::new("network lost for good", "before on_disk", what.into())
+            .step(place, Deed::CutForGood),
+    );
+    let what = "the same; resolve --keep destination";
+    cases.push(
+        Case::new(
+            "network lost for good",
+            "before on_disk, keep destination",
+            what.into(),
+        )
+        .step(place, Deed::CutForGood)
+        .resolve("destination"),
+    );
 }
 
 fn network(cases: &mut Vec<Case>) {

@@ -8,6 +8,8 @@
 //! * `FAULTS_TABLE`: the file that gets the table.
 
 mod case;
+mod hung;
+mod lies;
 mod run;
 mod table;
 mod world;

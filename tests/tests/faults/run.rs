@@ -29,6 +29,28 @@ case \"$*\" in *swrk*) exit 1 ;; esac
 exec /tmp/criu \"$@\"
 ";
 
+/// A Podman that stops itself if HANGS is in its command line, and says so.
+const HUNG_PODMAN: &str = r#"#!/bin/sh
+case " $* " in
+*" HANGS "*)
+    mkdir -p /run/live-migration/held
+    touch /run/live-migration/held/PLACE.podman
+    kill -STOP $$
+    ;;
+esac
+exec /tmp/podman "$@"
+"#;
+
+/// Stops every process named $1.
+const STOPPER: &str = r#"
+for comm in /proc/[0-9]*/comm; do
+    read -r name <$comm && [ "$name" = "$1" ] || continue
+    pid=${comm#/proc/}
+    kill -STOP ${pid%/comm} && found=yes
+done 2>/dev/null
+[ "$found" ]
+"#;
+
 /// Kills the first process named $1 that appears, $2 seconds later. For Podman that includes the
 /// one that already waits at the gate.
 const KILLER: &str = r#"
@@ -100,6 +122,7 @@ pub(crate) fn run(world: &mut World, case: &Case) -> Row {
     run.prepare();
     let output = run.exercise();
     run.assert_broken(&output);
+    run.assert_lied(&output);
     let mut outcome = told(case, &output);
     if run.cut {
         outcome += &run.while_cut(&output);
@@ -122,7 +145,11 @@ pub(crate) fn run(world: &mut World, case: &Case) -> Row {
     if seen["ok"] != true {
         outcome += ", connections broke";
     }
-    if case.setting == Setting::ImageMissing && world.at == source {
+    let missing = matches!(
+        case.setting,
+        Setting::ImageMissing | Setting::HungPodmanAndImageMissing(..)
+    );
+    if missing && world.at == source {
         // It was not there before, and the next case must not find it.
         eventually(LIMIT, || {
             let image = ["podman", "image", "exists", "localhost/counter"];
@@ -173,7 +200,8 @@ impl Run<'_> {
         let f = &mut self.world.f;
         let held = |agent: &str, faults: &[String]| {
             let holds = self.case.steps.iter();
-            let holds = holds.filter(|(place, _)| place.starts_with(agent));
+            let holds =
+                holds.filter(|(place, _)| place.starts_with(agent) && !place.ends_with(".podman"));
             let holds = holds.map(|(place, _)| format!("{place}=1*return(hold)"));
             holds
                 .chain(faults.iter().cloned())
@@ -192,6 +220,11 @@ impl Run<'_> {
             Setting::ImageMissing => {
                 f.sh(self.destination, "podman rmi localhost/counter");
             }
+            Setting::HungPodmanAndImageMissing(side, verb) => {
+                f.sh(self.destination, "podman rmi localhost/counter");
+                self.hang_podman(side, verb);
+            }
+            Setting::HungPodman(side, verb) => self.hang_podman(side, verb),
             Setting::BrokenCriu(side) => {
                 let host = self.host(side);
                 let f = &self.world.f;
@@ -234,6 +267,24 @@ impl Run<'_> {
                 f.begin_with(self.source, NAME, self.destination, more, &environment)
             }
         });
+    }
+
+    fn hang_podman(&self, side: Side, verb: &str) {
+        let host = self.host(side);
+        let place = match side {
+            Side::Source => "client",
+            Side::Destination => "server",
+        };
+        let script = HUNG_PODMAN.replace("HANGS", verb).replace("PLACE", place);
+        let f = &self.world.f;
+        let written = f.host(host).write("/tmp/hung", script);
+        written.expect("a script fits");
+        // The copy stays: conmon calls it when a container that it has started ends.
+        f.sh(
+            host,
+            "[ -e /tmp/podman ] || cp /usr/bin/podman /tmp/podman
+             chmod +x /tmp/hung; mount --bind /tmp/hung /usr/bin/podman",
+        );
     }
 
     /// Does what the case does while an agent is held, and waits for the command's end.
@@ -295,6 +346,24 @@ impl Run<'_> {
         }
     }
 
+    /// Checks that a lie was told, and that it was noticed if it had to be.
+    fn assert_lied(&mut self, output: &Output) {
+        for (faults, of_server) in [(&self.case.client, false), (&self.case.server, true)] {
+            for fault in faults.iter().filter(|fault| fault.contains(".says=")) {
+                let place = fault.split_once('=').map_or("", |(place, _)| place);
+                let said = match of_server {
+                    true => self.world.f.server_log(self.destination),
+                    false => output.stderr.clone(),
+                };
+                let told = format!("a lie at {place}");
+                assert!(said.contains(&told), "not told: {told}: {output}\n{said}");
+            }
+        }
+        if self.case.noticed {
+            assert_ne!(output.status.code(), Some(0), "not noticed: {output}");
+        }
+    }
+
     fn words(&self) -> String {
         let job = self.job.as_ref().expect("it was started");
         format!("{}{}", job.stdout(), job.stderr())
@@ -325,6 +394,11 @@ impl Run<'_> {
                 let killer = Job::start(self.world.f.host(host), &argv);
                 self.helpers.push((killer, 0));
                 pause(100);
+            }
+            Deed::Stop(side, program) => {
+                let stop = ["sh", "-c", STOPPER, "sh", program];
+                let stopped = self.world.f.run(self.host(side), &stop);
+                assert!(stopped.status.success(), "{program}: {stopped}");
             }
             Deed::Fill(side) => {
                 let fill = "cat /dev/zero >/var/lib/live-migration/filler 2>/dev/null || true";
@@ -480,10 +554,17 @@ impl Run<'_> {
                  if grep -q ' /var/lib/live-migration/work ' /proc/mounts; then
                      umount /var/lib/live-migration/work
                  fi
+                 if grep -q ' /usr/bin/podman ' /proc/mounts; then umount --lazy /usr/bin/podman; fi
                  if grep -q ' /usr/sbin/criu ' /proc/mounts; then umount /usr/sbin/criu; fi",
             );
         }
-        let faulty = !self.case.server.is_empty()
+        let hung = matches!(
+            self.case.setting,
+            Setting::HungPodman(Side::Destination, _)
+                | Setting::HungPodmanAndImageMissing(Side::Destination, _)
+        );
+        let faulty = hung
+            || !self.case.server.is_empty()
             || self.case.exercise == Exercise::Ask
             || self
                 .case

@@ -1,7 +1,7 @@
 //! Kinds of containers that differ from an ordinary one: for each, what `check` says of it, and what the
 //! migration then does. What `check` lets pass must move; what it refuses is refused again.
 
-use tests::Fixture;
+use tests::{Fixture, Migration};
 
 /// What `check` says, and so what becomes of the container.
 #[derive(Clone, Copy)]
@@ -25,6 +25,16 @@ struct Case {
     said: Said,
     /// What it prints in the container before and after the move, the same both times; empty: nothing.
     kept: &'static str,
+    /// What is done on its host before it starts.
+    here: &'static str,
+    /// What is done on its host once it runs.
+    meanwhile: &'static str,
+    /// What is done at the destination before it comes.
+    there: &'static str,
+    /// What the user decides: more options for `check` and `migrate`.
+    choices: &'static [&'static str],
+    /// What must hold at the destination afterwards, whatever became of it.
+    afterwards: &'static str,
 }
 
 const fn case(
@@ -40,6 +50,11 @@ const fn case(
         program,
         said,
         kept,
+        here: "",
+        meanwhile: "",
+        there: "",
+        choices: &[],
+        afterwards: "",
     }
 }
 
@@ -243,6 +258,350 @@ const PROGRAMS: [Case; 15] = [
     ),
 ];
 
+/// Directories and files of the host. The destination lets its peers use what is below /srv.
+const BINDS: [Case; 30] = [
+    Case {
+        here: "mkdir -p /srv/same; echo x >/srv/same/x",
+        there: "mkdir -p /srv/same; echo x >/srv/same/x",
+        ..case(
+            "read-only-same",
+            "-v /srv/same:/same:ro",
+            "exec 3</same/x; exec sleep 1000",
+            Nothing,
+            "cat /same/x",
+        )
+    },
+    Case {
+        here: "mkdir -p /opt/same; echo x >/opt/same/x",
+        there: "mkdir -p /opt/same; echo x >/opt/same/x",
+        ..case(
+            "read-only-same-elsewhere",
+            "-v /opt/same:/same:ro",
+            SLEEP,
+            Nothing,
+            "cat /same/x",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/missing",
+        ..case(
+            "read-only-missing",
+            "-v /srv/missing:/x:ro",
+            SLEEP,
+            Refused(&[
+                "bind mount",
+                "/srv/missing at /x",
+                "not there",
+                "=send",
+                "=keep",
+            ]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/differs; echo x >/srv/differs/x",
+        there: "mkdir -p /srv/differs; echo y >/srv/differs/x",
+        ..case(
+            "read-only-different",
+            "-v /srv/differs:/x:ro",
+            SLEEP,
+            Refused(&["/srv/differs at /x", "content is different", "=send"]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/ro/deep; echo x >/srv/ro/deep/x; chown 7:8 /srv/ro; chmod 750 /srv/ro",
+        choices: &["--bind", "/srv/ro=send"],
+        afterwards: "[ $(stat -c %u:%g:%a /srv/ro) = 7:8:750 ]",
+        ..case(
+            "read-only-sent",
+            "-v /srv/ro:/x:ro",
+            "exec 3</x/deep/x; exec sleep 1000",
+            Nothing,
+            "cat /x/deep/x; stat -c %u:%g:%a:%Y /x /x/deep/x",
+        )
+    },
+    Case {
+        here: "echo x >/srv/one",
+        there: "echo x >/srv/one",
+        ..case(
+            "file-same",
+            "-v /srv/one:/etc/one",
+            "exec 3<>/etc/one; exec sleep 1000",
+            Nothing,
+            "cat /etc/one",
+        )
+    },
+    Case {
+        here: "echo x >/etc/one",
+        there: "echo x >/etc/one",
+        ..case(
+            "file-same-not-allowed",
+            "-v /etc/one:/etc/one",
+            SLEEP,
+            Refused(&["/etc/one", "may write to it", "--allow-bind /etc"]),
+            "",
+        )
+    },
+    case(
+        "time-zone",
+        "-v /etc/localtime:/etc/localtime:ro",
+        "exec 3</etc/localtime; exec sleep 1000",
+        Nothing,
+        "md5sum </etc/localtime",
+    ),
+    Case {
+        here: "echo x >/srv/sent; chmod 640 /srv/sent",
+        meanwhile: "echo more >>/srv/sent",
+        choices: &["--bind", "/srv/sent=send"],
+        ..case(
+            "file-sent",
+            "-v /srv/sent:/etc/sent",
+            "exec 3>>/etc/sent; exec sleep 1000",
+            Nothing,
+            "cat /etc/sent; stat -c %a:%Y /etc/sent",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/data",
+        ..case(
+            "directory",
+            "-v /srv/data:/data",
+            SLEEP,
+            Refused(&[
+                "/srv/data at /data",
+                "may write",
+                "/srv/data=send",
+                "/srv/data=keep",
+            ]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/deep/data",
+        choices: &["--bind", "/srv/deep/data=send"],
+        ..case(
+            "directory-sent",
+            "-v /srv/deep/data:/data",
+            "exec 3>/data/open; echo x >&3; ln /data/open /data/again; exec sleep 1000",
+            Nothing,
+            "cat /data/open /data/again",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/twice/in; echo x >/srv/twice/in/x",
+        choices: &["--bind", "/srv/twice=send", "--bind", "/srv/twice/in=send"],
+        ..case(
+            "directory-sent-once",
+            "-v /srv/twice:/one -v /srv/twice:/two -v /srv/twice/in:/three",
+            "exec 3>>/two/in/x; exec sleep 1000",
+            Nothing,
+            "cat /one/in/x /two/in/x /three/x",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/empty; echo x >/srv/empty/x",
+        there: "mkdir -p /srv/empty",
+        choices: &["--bind", "/srv/empty=send"],
+        afterwards: "! ls -A /srv | grep live-migration",
+        ..case(
+            "directory-sent-to-empty",
+            "-v /srv/empty:/x",
+            SLEEP,
+            Nothing,
+            "cat /x/x",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/full; echo new >/srv/full/x",
+        there: "mkdir -p /srv/full; echo precious >/srv/full/x",
+        choices: &["--bind", "/srv/full=send"],
+        afterwards: "grep precious /srv/full/x",
+        ..case(
+            "directory-is-there",
+            "-v /srv/full:/x",
+            SLEEP,
+            Refused(&["/srv/full", "not overwritten", "--overwrite"]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/over; echo new >/srv/over/x",
+        there: "mkdir -p /srv/over; echo old >/srv/over/y",
+        choices: &["--bind", "/srv/over=send", "--overwrite"],
+        afterwards: "! ls -A /srv | grep live-migration; ! [ -e /srv/over/y ]",
+        ..case(
+            "directory-overwritten",
+            "-v /srv/over:/x",
+            SLEEP,
+            Nothing,
+            "ls /x; cat /x/x",
+        )
+    },
+    Case {
+        here: "mkdir -p /opt/data",
+        choices: &["--bind", "/opt/data=send"],
+        afterwards: "! [ -e /opt/data ]",
+        ..case(
+            "directory-sent-not-allowed",
+            "-v /opt/data:/x",
+            SLEEP,
+            Refused(&["/opt/data", "--allow-bind /opt"]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/kept; echo x >/srv/kept/x",
+        there: "mkdir -p /srv/kept; echo x >/srv/kept/x; echo own >/srv/kept/own",
+        choices: &["--bind", "/srv/kept=keep"],
+        afterwards: "grep own /srv/kept/own",
+        ..case(
+            "directory-kept",
+            "-v /srv/kept:/x",
+            "exec 3>>/x/x; cd /x; exec sleep 1000",
+            Nothing,
+            "cat /x/x",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/kept-not",
+        choices: &["--bind", "/srv/kept-not=keep"],
+        ..case(
+            "directory-kept-missing",
+            "-v /srv/kept-not:/x",
+            SLEEP,
+            Refused(&["/srv/kept-not", "nothing at this path"]),
+            "",
+        )
+    },
+    Case {
+        choices: &["--bind", "/etc=keep"],
+        ..case(
+            "directory-kept-not-allowed",
+            "-v /etc:/x",
+            SLEEP,
+            Refused(&["/etc at /x", "--allow-bind /"]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/link",
+        there: "ln -s /etc /srv/link",
+        choices: &["--bind", "/srv/link=keep"],
+        ..case(
+            "directory-kept-link",
+            "-v /srv/link:/x",
+            SLEEP,
+            Refused(&["/srv/link", "symbolic link"]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/open; echo longer >/srv/open/x",
+        there: "mkdir -p /srv/open; echo x >/srv/open/x",
+        choices: &["--bind", "/srv/open=keep"],
+        ..case(
+            "directory-kept-open",
+            "-v /srv/open:/x",
+            "exec 3</x/x; exec sleep 1000",
+            Refused(&["/srv/open", "open in it", "(x)"]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/here; echo x >/srv/here/x",
+        there: "mkdir -p /srv/disk/there; echo x >/srv/disk/there/x",
+        choices: &["--bind", "/srv/here=/srv/disk/there"],
+        ..case(
+            "directory-elsewhere",
+            "-v /srv/here:/x",
+            "exec 3>>/x/x; exec sleep 1000",
+            Nothing,
+            "cat /x/x",
+        )
+    },
+    Case {
+        here: "perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => shift)' /srv/s",
+        ..case(
+            "socket",
+            "-v /srv/s:/run/s",
+            SLEEP,
+            Refused(&["/srv/s at /run/s", "neither a directory nor a file"]),
+            "",
+        )
+    },
+    Case {
+        here: "perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => shift)' /srv/t",
+        there: "perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => shift)' /srv/t",
+        choices: &["--bind", "/srv/t=keep"],
+        ..case(
+            "socket-kept",
+            "-v /srv/t:/run/t",
+            SLEEP,
+            Nothing,
+            "stat -c %F /run/t",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/follows",
+        choices: &["--bind", "/srv/follows=send"],
+        ..case(
+            "follows",
+            "-v /srv/follows:/x:rslave",
+            SLEEP,
+            Refused(&["/srv/follows", "rslave"]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/disks/one; mount -t tmpfs none /srv/disks/one",
+        choices: &["--bind", "/srv/disks=send"],
+        ..case(
+            "mount-within",
+            "-v /srv/disks:/x",
+            SLEEP,
+            Refused(&["/srv/disks", "mounted in it, at /x/one"]),
+            "",
+        )
+    },
+    Case {
+        here: "echo x >/srv/edited",
+        meanwhile: "echo y >/srv/new; mv /srv/new /srv/edited",
+        there: "echo y >/srv/edited",
+        ..case(
+            "replaced",
+            "-v /srv/edited:/x:ro",
+            SLEEP,
+            Refused(&["/srv/edited", "taken its place", "restart"]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/below",
+        ..case(
+            "overlay",
+            "-v /srv/below:/x:O",
+            SLEEP,
+            Refused(&["mount", "/x (overlay)"]),
+            "",
+        )
+    },
+    case(
+        "image",
+        "--mount type=image,source=tools,destination=/x",
+        SLEEP,
+        Refused(&["mount", "/x (overlay)"]),
+        "",
+    ),
+    case(
+        "ramfs",
+        "--mount type=ramfs,destination=/x",
+        SLEEP,
+        Refused(&["mount", "/x (ramfs)"]),
+        "",
+    ),
+];
+
 #[test]
 fn namespaces() {
     try_all("m-kinds-ns", &NAMESPACES);
@@ -253,13 +612,21 @@ fn programs() {
     try_all("m-kinds-prog", &PROGRAMS);
 }
 
+#[test]
+fn binds() {
+    try_all("m-kinds-binds", &BINDS);
+}
+
 fn try_all(lab: &str, cases: &[Case]) {
     if !lab::can_run() {
         return;
     }
-    let f = Fixture::new(lab, &["counter"]);
+    let mut f = Fixture::new(lab, &["counter"]);
+    f.serve_allowing("b", "/srv");
     make_tools(&f);
     for case in cases {
+        f.sh("a", case.here);
+        f.sh("b", case.there);
         f.sh(
             "a",
             &format!(
@@ -269,6 +636,7 @@ fn try_all(lab: &str, cases: &[Case]) {
                 quoted(case.program)
             ),
         );
+        f.sh("a", case.meanwhile);
     }
     tests::pause(2500);
     for case in cases {
@@ -286,7 +654,9 @@ fn try_one(f: &Fixture, case: &Case) {
         ),
     };
     let before = look("a");
-    let check = f.run("a", &["agent-client", "check", case.name, "--to", "b"]);
+    let check = ["agent-client", "check", case.name, "--to", "b"];
+    let check = f.run("a", &[&check, case.choices].concat());
+    let migrate = || Migration::of(f.begin("a", case.name, "b", case.choices));
     let said = check.to_string();
     let warned = said
         .lines()
@@ -294,9 +664,10 @@ fn try_one(f: &Fixture, case: &Case) {
     if let Refused(words) = case.said {
         assert_eq!(check.status.code(), Some(4), "{said}");
         assert!(words.iter().all(|word| said.contains(word)), "{said}");
-        f.migrate("a", case.name, "b").assert_failed(4, words);
+        migrate().assert_failed(4, words);
         assert_eq!(f.state("a", case.name), "running");
         assert_eq!(look("a"), before);
+        f.sh("b", case.afterwards);
         return;
     }
     assert!(check.status.success(), "{said}");
@@ -306,13 +677,14 @@ fn try_one(f: &Fixture, case: &Case) {
     };
     assert_eq!(warned, !words.is_empty(), "{said}");
     assert!(words.iter().all(|word| said.contains(word)), "{said}");
-    let migration = f.migrate("a", case.name, "b");
+    let migration = migrate();
     migration.assert_moved().assert_says(words);
     let warnings = migration.report["warnings"].as_array();
     let warnings = warnings.map_or(0, Vec::len);
     assert_eq!(warnings > 0, warned, "{}", migration.report);
     assert_eq!(f.state("b", case.name), "running");
     assert_eq!(look("b"), before);
+    f.sh("b", case.afterwards);
 }
 
 #[test]
@@ -420,7 +792,7 @@ fn make_tools(f: &Fixture) {
         d=$(mktemp -d)
         mkdir -p $d/tmp $d/etc $d/proc $d/sys $d/dev $d/run $d/var $d/root $d/usr/bin
         for n in bin sbin lib lib64; do ln -s usr/$n $d/$n; done
-        for p in sh sleep cat rm ln perl unshare ip nft dd md5sum uname; do
+        for p in sh sleep cat rm ln perl unshare ip nft dd md5sum uname stat ls; do
             n=$(command -v $p)
             for x in $(readlink -f $n) $(ldd $n | grep -o '/[^ ]*'); do
                 t=$d/usr/${x#/}

@@ -3,6 +3,7 @@
 //! One program, so that tests of all kinds share the processors.
 
 mod attributes;
+mod binds;
 mod cancelled;
 mod chains;
 mod failures;
@@ -10,6 +11,7 @@ mod firewalls;
 mod floods;
 mod flows;
 mod forwards;
+mod growth;
 mod images;
 mod inits;
 mod journeys;
@@ -17,6 +19,7 @@ mod kinds;
 mod neighbours;
 mod outages;
 mod ports;
+mod power;
 mod questions;
 mod readings;
 mod refusals;

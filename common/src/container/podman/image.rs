@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use super::piped::ImageError;
 use super::piped::Piped;
-use crate::command::{self, CommandError};
+use crate::command;
 use crate::container::leftover_processes;
 use crate::units;
 
@@ -28,7 +28,7 @@ pub fn save(
     sink: &mut impl Write,
     cancel: &CancellationToken,
 ) -> Result<(), ImageError> {
-    let format: &[&str] = if manifest_type(image_id)?.contains("oci") {
+    let format: &[&str] = if manifest_type(image_id, cancel)?.contains("oci") {
         &["oci-archive", "--uncompressed"]
     } else {
         &["docker-archive"]
@@ -86,22 +86,23 @@ pub(crate) fn copy_without(
     io::copy(archive, &mut io::sink()).map(drop)
 }
 
-fn manifest_type(image_id: &str) -> Result<String, CommandError> {
-    let output = command::blocking("podman")
-        .args([
-            "image",
-            "inspect",
-            "--format",
-            "{{.ManifestType}}",
-            image_id,
-        ])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| CommandError::Start {
-            program: "podman".into(),
-            source,
-        })?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+fn manifest_type(image_id: &str, cancel: &CancellationToken) -> Result<String, ImageError> {
+    let mut podman = Piped::start(
+        command::blocking("podman")
+            .args(["image", "inspect", "--format", "{{.ManifestType}}"])
+            .arg(image_id)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped()),
+        cancel,
+    )?;
+    let mut kind = String::new();
+    let mut stdout = podman.stdout().map_err(ImageError::Stream)?;
+    stdout
+        .read_to_string(&mut kind)
+        .map_err(ImageError::Stream)?;
+    drop(stdout);
+    podman.finish("image inspect", 0)?;
+    Ok(kind)
 }
 
 /// Feeds `source` to `podman load`: up to `most` bytes, of which Podman keeps a copy while it unpacks them.
