@@ -6,6 +6,7 @@ use common::container::ContainerFacts;
 use common::container::binds::{Bind, Shared};
 use common::container::podman;
 use common::container::podman::inspect::Local;
+use common::container::ports::{MOST_RANGES, ranges};
 use common::host::HostFacts;
 use common::net::foreign_firewalls::{self, Part};
 use common::preflight::{self, Check, Side, Verdict};
@@ -92,6 +93,10 @@ pub(crate) async fn check(
 ) -> anyhow::Result<Vec<Check>> {
     let found = Found::look(container, choices).await?;
     let mut checks = found.check_here(false).await;
+    if ranges(&found.facts.ports).len() > MOST_RANGES {
+        // Too many to ask there.
+        return Ok(checks);
+    }
     let mut control = Control::connect(destination).await?;
     checks.extend(found.check_there(false, &mut control).await?);
     Ok(checks)

@@ -67,6 +67,9 @@ const FILL_LIMIT: Duration = Duration::from_secs(60);
 const FILL_POLL: Duration = Duration::from_millis(50);
 
 /// Numbers of streams. The checkpoint's comes next, and then those of the files.
+/// Most ports whose new connections are forwarded: each has rules and a socket of its own.
+const MOST_FORWARDED: usize = 1024;
+
 const IMAGE_STREAM: u32 = 1;
 const SKELETON_STREAM: u32 = 2;
 
@@ -237,6 +240,14 @@ impl<'a> Migration<'a> {
                 "{} publishes no ports: there are no new connections to forward, leave out \
                  --forward-new",
                 facts.name
+            )));
+        }
+        if self.forward_new && facts.ports.len() > MOST_FORWARDED {
+            return Err(Failure::Refused(format!(
+                "{} publishes {} ports, of which at most {MOST_FORWARDED} can be forwarded: leave out \
+                 --forward-new",
+                facts.name,
+                facts.ports.len()
             )));
         }
         let control = Control::connect(&self.destination).await?;

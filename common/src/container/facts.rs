@@ -10,6 +10,8 @@ use super::binds::Bind;
 use super::health::HealthFacts;
 use super::init::InitProgram;
 use super::names;
+use super::ports;
+pub use super::ports::PublishedPort;
 use super::secrets::SecretFacts;
 use super::service::ServiceFacts;
 use super::spec::Privileges;
@@ -50,7 +52,8 @@ pub struct ContainerFacts {
     pub network_mode: String,
     /// Networks joined.
     pub networks: Vec<NetworkFacts>,
-    /// Published ports.
+    /// Published ports. Those that follow each other should do so here: messages have them as ranges.
+    #[serde(with = "ports")]
     pub ports: Vec<PublishedPort>,
     /// Named and anonymous volumes.
     pub volumes: Vec<VolumeFacts>,
@@ -147,20 +150,6 @@ pub struct NetworkFacts {
     pub addresses: Vec<IpAddr>,
 }
 
-/// A published port or one of a range.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PublishedPort {
-    /// Address bound on the host; unspecified for all.
-    pub host_address: Option<IpAddr>,
-    /// Port on the host.
-    pub host_port: u16,
-    /// Port in the container.
-    pub container_port: u16,
-    /// `tcp`, `udp` or `sctp`.
-    #[serde(deserialize_with = "names::protocol")]
-    pub protocol: String,
-}
-
 /// A volume of the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeFacts {
@@ -211,20 +200,5 @@ impl ContainerFacts {
             .iter()
             .flat_map(|n| n.addresses.iter().copied())
             .collect()
-    }
-}
-
-impl std::fmt::Display for PublishedPort {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.host_address {
-            Some(IpAddr::V6(address)) => write!(f, "[{address}]:")?,
-            Some(IpAddr::V4(address)) => write!(f, "{address}:")?,
-            None => {}
-        }
-        write!(
-            f,
-            "{}->{}/{}",
-            self.host_port, self.container_port, self.protocol
-        )
     }
 }

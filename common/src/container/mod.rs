@@ -12,6 +12,7 @@ pub mod init;
 pub mod leftover_processes;
 pub mod names;
 pub mod podman;
+pub mod ports;
 pub mod restore;
 pub mod runtime;
 pub mod secrets;

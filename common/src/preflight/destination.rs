@@ -12,6 +12,7 @@ use super::roots::roots;
 use super::service;
 use super::{Check, Checks, Side, Verdict, join};
 use crate::container::ContainerFacts;
+use crate::container::ports::ranges;
 use crate::host::HostFacts;
 
 /// Checks about the destination.
@@ -121,7 +122,7 @@ pub fn destination(
         checks.add(
             "ports",
             Verdict::Ok,
-            format!("{} free", join(&container.ports)),
+            format!("{} free", join(&ranges(&container.ports))),
         );
     }
     for volume in &container.volumes {

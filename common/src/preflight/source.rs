@@ -9,6 +9,7 @@ use super::room::{Wanted, room};
 use super::service;
 use super::{Check, Checks, Side, Verdict, list_or_none, short};
 use crate::container::ContainerFacts;
+use crate::container::ports::{MOST_RANGES, PublishedPort, ranges};
 use crate::host::HostFacts;
 
 /// Checks that only need the source.
@@ -135,6 +136,7 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         },
         "pull it on either host first: it cannot be sent",
     );
+    ports(&mut checks, &container.ports);
     log(&mut checks, container);
     apart::at_source(&mut checks, container);
     // CRIU writes all memory here before it is sent.
@@ -147,4 +149,20 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
     memory::at_source(&mut checks, container, host);
     service::at_source(&mut checks, container.service.as_ref());
     checks.found
+}
+
+/// So many that a message has no room for them are refused.
+fn ports(checks: &mut Checks, published: &[PublishedPort]) {
+    let count = ranges(published).len();
+    if count > MOST_RANGES {
+        checks.add(
+            "ports",
+            Verdict::Failed,
+            format!(
+                "it publishes {} ports that do not follow each other, in {count} ranges of which \
+                 {MOST_RANGES} can move: publish ranges",
+                published.len()
+            ),
+        );
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use common::protocol::version::Versions;
 use tests::{Fixture, Job, eventually, pause};
 
 /// Sends these bytes from `c` and waits a little for an answer.
@@ -129,6 +130,51 @@ fn frame(bytes: &[u8]) -> Vec<u8> {
     [&length.to_be_bytes()[..], bytes].concat()
 }
 
+/// Says this to the server on `b` as the paired host `a`, and returns what it answers.
+fn say(f: &Fixture, input: &[u8]) -> lab::Output {
+    let connect = "timeout 5 openssl s_client -quiet -tls1_3 -connect b:50051 \
+        -cert /tmp/a.crt -key /var/lib/live-migration/client/host.key";
+    let output = Job::with_input(f.host("a"), &["sh", "-c", connect], input);
+    let output = output.wait(Duration::from_secs(10));
+    // Otherwise our client sends its input too early to hear that its certificate is refused.
+    assert!(!output.stderr.contains("alert"), "{output}");
+    output
+}
+
+/// A certificate is only a wrapper for the key, which is what counts.
+fn certify(f: &Fixture) {
+    f.sh(
+        "a",
+        "openssl req -x509 -new -key /var/lib/live-migration/client/host.key \
+             -subj /CN=a -days 2 -out /tmp/a.crt 2>&1",
+    );
+}
+
+#[test]
+fn a_host_without_a_container_introduces_nobody() {
+    if !lab::can_run() {
+        return;
+    }
+    let mut f = Fixture::new("m-introduce", &["counter"]);
+    let before = f.look(&["b"]);
+    certify(&f);
+    let hello = serde_json::json!({"request": "hello", "versions": Versions::OURS,
+        "software": "0", "host": "a"});
+    let introduce = serde_json::json!({"request": "introduce", "address": f.host("c").ipv4(),
+        "offer": {"public_key": "c4e5bHq4tO3n3FQzBhWJv0S4lXbXk2mQyq0gq7m1d2U=", "port": 51_821,
+            "prefixes": [], "ipv6": true, "tunnels": []}});
+    let input = [hello, introduce].map(|message| frame(message.to_string().as_bytes()));
+    let said = say(&f, &input.concat());
+    assert!(said.stdout.contains("welcome"), "{said}");
+    assert!(
+        said.stdout
+            .contains("no container came from the host that asks"),
+        "{said}"
+    );
+    f.assert_serves("b");
+    f.assert_as_before(&before);
+}
+
 #[test]
 fn garbage_from_a_paired_host() {
     if !lab::can_run() {
@@ -136,16 +182,11 @@ fn garbage_from_a_paired_host() {
     }
     let mut f = Fixture::new("m-frames", &["counter"]);
     let before = f.look(&["a", "b"]);
-    // A certificate is only a wrapper for the key, which is what counts.
-    f.sh(
-        "a",
-        "openssl req -x509 -new -key /var/lib/live-migration/client/host.key \
-             -subj /CN=a -days 2 -out /tmp/a.crt 2>&1",
-    );
-    let connect = "timeout 5 openssl s_client -quiet -tls1_3 -connect b:50051 \
-        -cert /tmp/a.crt -key /var/lib/live-migration/client/host.key";
-    let hello =
-        br#"{"request":"hello","versions":{"oldest":1,"newest":1},"software":"0","host":"a"}"#;
+    certify(&f);
+    let hello = serde_json::json!({"request": "hello", "versions": Versions::OURS,
+        "software": "0", "host": "a"});
+    let hello = hello.to_string();
+    let hello = hello.as_bytes();
     let inputs = [
         frame(b"no json"),
         frame(b"{}"),
@@ -162,11 +203,7 @@ fn garbage_from_a_paired_host() {
     ];
     let mut answered = 0;
     for input in inputs {
-        let argv = ["sh", "-c", connect];
-        let output = Job::with_input(f.host("a"), &argv, &input).wait(Duration::from_secs(10));
-        // Otherwise our client sends its input too early to hear that its certificate is refused.
-        assert!(!output.stderr.contains("alert"), "{output}");
-        answered += u32::from(!output.stdout.is_empty());
+        answered += u32::from(!say(&f, &input).stdout.is_empty());
         f.assert_serves("b");
     }
     assert!(

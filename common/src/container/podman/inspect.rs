@@ -325,7 +325,7 @@ fn users(volume: &str, containers: &[Other]) -> Vec<String> {
 }
 
 fn published(ports: BTreeMap<String, Option<Vec<HostPort>>>) -> Vec<PublishedPort> {
-    ports
+    let mut published: Vec<_> = ports
         .iter()
         .flat_map(|(inside, outside)| {
             outside
@@ -333,7 +333,15 @@ fn published(ports: BTreeMap<String, Option<Vec<HostPort>>>) -> Vec<PublishedPor
                 .flatten()
                 .filter_map(move |host| published_port(inside, host))
         })
-        .collect()
+        .collect();
+    // Podman's keys are in the order of words.
+    published.sort_by(|one: &PublishedPort, other| {
+        let order = |port: &PublishedPort| (port.host_address, port.host_port, port.container_port);
+        one.protocol
+            .cmp(&other.protocol)
+            .then_with(|| order(one).cmp(&order(other)))
+    });
+    published
 }
 
 fn published_port(inside: &str, host: &HostPort) -> Option<PublishedPort> {
