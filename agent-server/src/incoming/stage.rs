@@ -8,6 +8,7 @@ use anyhow::Context;
 use common::container::files::places::Places;
 use common::container::podman::info::Info;
 use common::container::restore::gate::{self, Owner, Staged};
+use common::container::restore::skeleton;
 use common::container::service::{self, ServiceFacts};
 use common::container::spec::Spec;
 use common::container::{ContainerFacts, apparmor, podman};
@@ -34,7 +35,15 @@ impl Stage<'_> {
     /// pieces belong.
     pub(super) async fn run(&mut self) -> anyhow::Result<(Staged, Places)> {
         let reference = &self.container.image_name;
-        if !podman::exists("image", reference).await? {
+        if podman::exists("image", reference).await? {
+            // As it is.
+        } else if self.container.is_image_pinned() {
+            let (archive, id) = (
+                self.undo.work().join(SKELETON),
+                self.container.image_id.clone(),
+            );
+            spawn_blocking(move || skeleton::know_image_by(&archive, &id)).await??;
+        } else {
             let (id, name) = (self.container.image_id.clone(), reference.clone());
             self.undo
                 .will_create(Created::Tag(id.clone(), name.clone()))?;
