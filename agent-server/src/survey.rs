@@ -44,7 +44,7 @@ pub async fn survey(
         let obstacles = obstacles(container, &networks, forward_new).await;
         (networks, obstacles)
     };
-    let (containers, (networks, obstacles), volumes, podman, service, secrets, binds) = tokio::join!(
+    let (containers, (networks, obstacles), volumes, podman, service, secrets, binds, image_named) = tokio::join!(
         containers,
         networks,
         taken_volumes(container),
@@ -52,6 +52,7 @@ pub async fn survey(
         service(container),
         secrets::here(&container.id, &container.secrets),
         binds(container, allowed),
+        image_named(container),
     );
     let present = containers.as_ref().map(|(_, present)| present);
     let taken = |is: fn(&Listed, &ContainerFacts) -> bool| match &containers {
@@ -64,6 +65,7 @@ pub async fn survey(
     };
     let facts = DestinationFacts {
         image_present: present.is_ok_and(|present| present.image),
+        image_named,
         id_taken: taken(|listed, container| listed.id == container.id),
         name_taken: taken(|listed, container| listed.name == container.name),
         networks,
@@ -111,6 +113,12 @@ async fn taken_volumes(container: &ContainerFacts) -> Vec<String> {
         wanted.retain(|name| volumes.contains(name));
     }
     wanted
+}
+
+/// Whether this host has an image under the container's name for it. Podman is asked only if it matters.
+async fn image_named(container: &ContainerFacts) -> bool {
+    let named = podman::exists("image", &container.image_name);
+    container.is_image_pinned() && named.await.unwrap_or_default()
 }
 
 /// What this host has for each of the container's bind mounts. What cannot be looked at counts as absent and

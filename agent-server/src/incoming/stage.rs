@@ -9,6 +9,7 @@ use common::command::CommandError;
 use common::container::files::places::Places;
 use common::container::podman::info::Info;
 use common::container::restore::gate::{self, Owner, Staged};
+use common::container::restore::skeleton;
 use common::container::service::{self, ServiceFacts};
 use common::container::spec::Spec;
 use common::container::{ContainerFacts, apparmor, podman};
@@ -36,7 +37,15 @@ impl Stage<'_> {
     pub(super) async fn run(&mut self) -> anyhow::Result<(Staged, Places)> {
         let reference = &self.container.image_name;
         let named = podman::exists("image", reference);
-        if !unless_cancelled(self.cancel, named).await? {
+        if unless_cancelled(self.cancel, named).await? {
+            // As it is.
+        } else if self.container.is_image_pinned() {
+            let (archive, id) = (
+                self.undo.work().join(SKELETON),
+                self.container.image_id.clone(),
+            );
+            spawn_blocking(move || skeleton::know_image_by(&archive, &id)).await??;
+        } else {
             let (id, name) = (self.container.image_id.clone(), reference.clone());
             self.undo
                 .will_create(Created::Tag(id.clone(), name.clone()))?;

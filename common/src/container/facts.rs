@@ -181,6 +181,11 @@ impl ContainerFacts {
         }
     }
 
+    /// Whether the container was created with an image's digest (`NAME@sha256:…`).
+    pub fn is_image_pinned(&self) -> bool {
+        self.image_name.contains('@')
+    }
+
     /// The runtime's name, without the path.
     pub fn runtime_name(&self) -> &str {
         self.runtime.rsplit('/').next().unwrap_or_default()

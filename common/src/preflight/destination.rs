@@ -150,6 +150,17 @@ pub fn destination(
             )
         },
     );
+    if container.is_image_pinned() && !facts.image_named {
+        checks.add(
+            "image name",
+            Verdict::Warning,
+            format!(
+                "{}: Podman can give an image no digest, so here the container knows it by its id; pull it here \
+                 first to keep the name",
+                container.image_name
+            ),
+        );
+    }
     // The image takes up to twice its space while it is loaded. Memory counts once, as images: Podman
     // keeps those with the container. What is in /dev/shm is memory at both ends, and counted as such.
     let image = match facts.image_present {

@@ -17,6 +17,8 @@ use crate::host::Room;
 pub struct DestinationFacts {
     /// Whether the image is in its store.
     pub image_present: bool,
+    /// Whether the image has the container's name for it there.
+    pub image_named: bool,
     /// Whether it has a container of this id.
     pub id_taken: bool,
     /// Whether it has a container of this name.

@@ -51,9 +51,10 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         if container.dependencies.is_empty() {
             "its own".to_owned()
         } else {
-            format!("shared with {}", container.dependencies.join(", "))
+            format!("needs {}", container.dependencies.join(", "))
         },
-        "containers that share namespaces with others cannot move",
+        "Podman restores no container that shares namespaces with others or was created with --requires: \
+         create it without",
     );
     checks.expect(
         "exec sessions",

@@ -26,7 +26,8 @@ const CHECKPOINT: &str = "checkpoint";
 const INVENTORY: &str = "inventory.img";
 
 /// What Podman cannot restore without.
-const NEEDED: [&str; 2] = ["config.dump", SPEC];
+const NEEDED: [&str; 2] = [CONFIG, SPEC];
+const CONFIG: &str = "config.dump";
 const SPEC: &str = "spec.dump";
 
 /// In the archive: /dev/shm. Podman restores without it as well
@@ -115,6 +116,34 @@ fn trim(archive: &Path, binds: &[Bind]) -> io::Result<()> {
     )?;
     builder.into_inner()?;
     std::fs::rename(&trimmed, archive)
+}
+
+/// Has the archive's container know its image by this id and not by the name that it was created with. Podman
+/// looks for the image by that name, and would pull one that it does not find.
+///
+/// # Errors
+/// Those of the file system, and if it is no archive.
+pub fn know_image_by(archive: &Path, id: &str) -> io::Result<()> {
+    let changed = archive.with_extension("changed");
+    let mut builder = tar::Builder::new(File::create(&changed)?);
+    for entry in tar::Archive::new(File::open(archive)?).entries()? {
+        let mut entry = entry?;
+        let mut header = entry.header().clone();
+        if *entry.path()? != *Path::new(CONFIG) {
+            builder.append(&header, &mut entry)?;
+            continue;
+        }
+        let mut config: serde_json::Value = serde_json::from_reader(&mut entry)?;
+        // `RootfsImageName` of ContainerRootFSConfig (libpod/container_config.go).
+        if let Some(name) = config.get_mut("rootfsImageName") {
+            *name = id.into();
+        }
+        let config = serde_json::to_vec(&config)?;
+        header.set_size(config.len() as u64);
+        builder.append_data(&mut header, CONFIG, &config[..])?;
+    }
+    builder.into_inner()?;
+    std::fs::rename(&changed, archive)
 }
 
 /// Replaces a symbolic link as the source of a bind mount by its target. The runtime resolves it when
@@ -285,6 +314,35 @@ mod tests {
         let mut found = spec("link");
         follow_links(&mut found);
         assert_eq!(found, spec("program"));
+    }
+
+    #[test]
+    fn an_image_may_be_known_by_its_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        let mut builder = tar::Builder::new(File::create(&path).unwrap());
+        let files: [(&str, &str); 2] = [
+            (CONFIG, r#"{"id":"7","rootfsImageName":"a@sha256:b"}"#),
+            (SPEC, "[]"),
+        ];
+        for (name, text) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            builder
+                .append_data(&mut header, name, text.as_bytes())
+                .unwrap();
+        }
+        builder.into_inner().unwrap();
+        know_image_by(&path, "c0ffee").unwrap();
+        let mut found = Vec::new();
+        for entry in tar::Archive::new(File::open(&path).unwrap())
+            .entries()
+            .unwrap()
+        {
+            found.push(io::read_to_string(entry.unwrap()).unwrap());
+        }
+        assert_eq!(found, [r#"{"id":"7","rootfsImageName":"c0ffee"}"#, "[]"]);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
