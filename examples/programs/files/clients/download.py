@@ -23,6 +23,7 @@ def fetch(worker):
         digest = hashlib.sha256()
         while piece := response.read(1 << 16):
             digest.update(piece)
+            worker.heard()
         worker.answered((digest.hexdigest(), connection.sock is one), (LARGE, True))
 
 

@@ -32,8 +32,8 @@ def writer(worker):
         for command in (b"bgsave", b"bgrewriteaof"):
             answer = ask(stream, command)
             # Only one at a time.
-            busy = answer.startswith("-ERR") and "progress" in answer
-            worker.answered(busy or answer.startswith("+Background"), True)
+            busy = "in progress" in answer or "child process is active" in answer
+            worker.answered(busy or answer[:11], busy or "+Background")
         time.sleep(0.05)
 
 

@@ -31,6 +31,7 @@ def large(worker):
             if not piece:
                 raise EOFError(f"ssh has ended: {ssh.process.wait()}")
             digest.update(piece)
+            worker.heard()
             left -= len(piece)
         worker.answered(digest.hexdigest(), LARGE)
 
