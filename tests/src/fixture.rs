@@ -9,7 +9,7 @@ use std::time::Duration;
 use lab::{Distribution, Host, Kind, Lab, Output, Snapshot};
 use serde_json::{Value, json};
 
-use crate::{Errors, Job, Load, Migration, artifacts, eventually, kind, load, pause, unit};
+use crate::{Errors, Job, Load, Migration, artifacts, eventually, kind, limits, load, pause, unit};
 
 /// For commands that answer at once.
 const SHORT: Duration = Duration::from_secs(60);
@@ -308,6 +308,12 @@ impl Fixture {
             host,
             &format!("podman run -qd --name first -p 9:9 {image} && podman rm -ft0 first"),
         );
+    }
+
+    /// Lets CRIU on a host of namespaces dump processes of users other than root, on a machine whose root lacks the
+    /// capability that this takes.
+    pub fn let_criu_dump_other_users(&self, host: &str) {
+        limits::tell_criu(self.host(host));
     }
 
     /// The lab.
