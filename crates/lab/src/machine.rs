@@ -4,6 +4,7 @@
 //! the host's cgroup `init`, and only once the host is complete.
 
 pub(crate) mod agent;
+mod clock;
 mod emulator;
 mod image;
 pub(crate) mod keeper;
@@ -285,7 +286,10 @@ impl<'a> Boot<'a> {
             .args(["-name", port])
             .arg("-kernel")
             .arg(image.kernel())
-            .args(["-append", KERNEL])
+            .args([
+                "-append",
+                &format!("{KERNEL} tsc_early_khz={}", clock::counter_khz()),
+            ])
             .args(["-serial", &format!("file:{}", at(&self.console()))])
             // What the host has written must outlive a killed emulator. With a write cache (`unsafe`), files
             // that had been synced were now and then lost.

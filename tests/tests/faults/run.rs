@@ -558,11 +558,13 @@ impl Run<'_> {
                  if grep -q ' /usr/sbin/criu ' /proc/mounts; then umount /usr/sbin/criu; fi",
             );
         }
-        let hung = matches!(
-            self.case.setting,
-            Setting::HungPodman(Side::Destination, _)
-                | Setting::HungPodmanAndImageMissing(Side::Destination, _)
-        );
+        let hung = match self.case.setting {
+            Setting::HungPodman(side, _) | Setting::HungPodmanAndImageMissing(side, _) => {
+                self.assert_let_go(side);
+                side == Side::Destination
+            }
+            _ => false,
+        };
         let faulty = hung
             || !self.case.server.is_empty()
             || self.case.exercise == Exercise::Ask
@@ -578,6 +580,15 @@ impl Run<'_> {
             }
             self.world.f.serve(self.destination);
         }
+    }
+
+    /// Waits until no agent waits for the Podman that hangs: it has been killed.
+    fn assert_let_go(&self, side: Side) {
+        let look = "ps -eo pid=,stat=,args= | grep -E '^ *[0-9]+ T.*podman' || true";
+        eventually(LIMIT, || {
+            let stopped = self.world.f.sh(self.host(side), look);
+            stopped.is_empty().then_some(()).ok_or(stopped)
+        });
     }
 
     /// Runs recovery at the source until nothing is left open.
