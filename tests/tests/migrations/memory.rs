@@ -71,7 +71,9 @@ fn an_agent_that_ends_while_memory_goes_ahead_leaves_no_trace() {
     for signal in [Signal::SIGINT, Signal::SIGKILL] {
         let migration = f.begin("a", "ballast", "b", &[]);
         eventually(Duration::from_secs(90), || {
-            followed().then_some(()).ok_or("nothing is followed")
+            followed()
+                .then_some(())
+                .ok_or_else(|| "nothing is followed".to_owned())
         });
         migration.signal(signal);
         let ended = Migration::of(migration);
@@ -80,7 +82,7 @@ fn an_agent_that_ends_while_memory_goes_ahead_leaves_no_trace() {
         eventually(Duration::from_secs(10), || {
             (!followed())
                 .then_some(())
-                .ok_or("memory is still followed")
+                .ok_or_else(|| "memory is still followed".to_owned())
         });
         assert_eq!(in_proc("ls -l fd | grep -c userfaultfd || true"), "0");
         assert_eq!(in_proc("grep TracerPid status"), "TracerPid:\t0");

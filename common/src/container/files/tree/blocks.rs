@@ -3,7 +3,7 @@
 
 use blake3::{Hash, Hasher};
 
-use super::contents::Piece;
+use super::piece::Piece;
 
 /// Files below this are sent whole.
 pub(super) const LARGE: u64 = 1 << 20;

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 use super::blocks::{Blocks, LARGE, Recorder};
+use super::piece::Piece;
 use super::{Exactly, Pass, invalid};
 
 /// Holes that are shorter than this are sent as zeros: a piece costs a call at each end.
@@ -23,13 +24,6 @@ const BUFFER: usize = 256 << 10;
 
 /// Bytes before a piece: its offset and its length.
 const PIECE_HEADER: u64 = 16;
-
-/// A part of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Piece {
-    pub(super) offset: u64,
-    pub(super) length: u64,
-}
 
 /// What is sent of a file, as a reader.
 pub(super) struct Contents {

@@ -14,6 +14,7 @@ mod contents;
 mod exactly;
 mod index;
 mod pack;
+mod piece;
 mod records;
 mod traced;
 mod unpack;
