@@ -13,6 +13,7 @@
 //! | `return(kill)` | SIGKILL to this process |
 //! | `return(hold)` | creates the file [`HELD`]`/NAME` and waits until somebody removes it |
 //! | `return(corrupt)` | in a bulk stream: flips one bit of what is sent |
+//! | `return(always)` | does what is done only where it is worth it |
 //! | `return(LIE)` | in place of a message another is sent: see [`crate::protocol::lies`] |
 //!
 //! The names are derived from the lists of phases and requests, so a new one automatically becomes
@@ -33,8 +34,15 @@ pub fn corrupts(_name: impl FnOnce() -> String) -> bool {
     false
 }
 
+/// Whether what is done at the place `name` is done even where it is not worth it.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn always(_name: impl FnOnce() -> String) -> bool {
+    false
+}
+
 #[cfg(feature = "failpoints")]
-pub use on::{corrupts, lie, reached};
+pub use on::{always, corrupts, lie, reached};
 
 #[cfg(feature = "failpoints")]
 mod on {
@@ -67,6 +75,11 @@ mod on {
     /// How an agent is to lie at the place `name`, if it is.
     pub fn lie(name: &str) -> Option<String> {
         asked(name)
+    }
+
+    /// Whether what is done at the place `name` is done even where it is not worth it.
+    pub fn always(name: impl FnOnce() -> String) -> bool {
+        asked(&name()).as_deref() == Some("always")
     }
 
     fn asked(name: &str) -> Option<String> {

@@ -270,7 +270,7 @@ impl Reply {
             Reply::TunnelOpened { .. } => request == OpenTunnel,
             Reply::TunnelProven { .. } => request == ProveTunnel,
             Reply::Receiving => request == Receive,
-            Reply::Received { .. } => request == StreamEnd,
+            Reply::Received { .. } => matches!(request, StreamEnd | MemoryEnd),
             Reply::Staged { .. } => request == Stage,
             Reply::FlowsInstalled { .. } => request == Flows,
             Reply::Redirected => request == Redirect,

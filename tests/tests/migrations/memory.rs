@@ -160,10 +160,11 @@ fn a_pager_that_dies_undoes_the_migration() {
     let client = f.client("echo", &f.at("a", 7000), &[]);
     let before = f.look(&["a", "b"]);
     let job = f.begin("a", "ballast", "b", &[]);
-    // Its guardian begins when CRIU has connected to it.
+    // One that does nothing holds the restore up until it is killed.
     f.sh(
         "b",
-        "until [ $(pgrep -cx memory-pager) -ge 2 ]; do :; done; kill -9 $(pgrep -ox memory-pager)",
+        "until pager=$(pgrep -x memory-pager); do :; done; kill -STOP $pager
+         until pgrep -f 'criu.*restore|criu swrk'; do :; done; kill -9 $pager",
     );
     Migration::of(job).assert_failed(1, &["restore"]);
     client.finish_whole();

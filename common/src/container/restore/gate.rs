@@ -312,11 +312,14 @@ impl Staged {
         let ended = loop {
             match tokio::time::timeout(watch::LOOK, self.podman.wait()).await {
                 Ok(status) => {
-                    let status = status?;
-                    if status.success() {
-                        return Ok(());
+                    if !status?.success() {
+                        break None;
                     }
-                    break None;
+                    // Without its pager it stands still at the first page that is missing.
+                    if pager.as_mut().is_some_and(|pager| pager.has_failed()) {
+                        break Some(watch::End::Pager);
+                    }
+                    return Ok(());
                 }
                 Err(_) => {
                     if let Some(ended) = watch.look() {

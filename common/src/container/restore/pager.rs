@@ -280,6 +280,7 @@ fn serve(place: &Place, images: &Path, bundle: &Path) -> anyhow::Result<pager::S
     std::env::set_current_dir(bundle)?;
     let _ = std::fs::remove_file(pager::SOCKET);
     let listener = UnixListener::bind(pager::SOCKET)?;
+    std::env::set_current_dir("/")?;
     io::stdout().write_all(b"\n")?;
     io::stdout().flush()?;
     let sources = Sources {
@@ -288,7 +289,7 @@ fn serve(place: &Place, images: &Path, bundle: &Path) -> anyhow::Result<pager::S
     };
     let stop = || stop(place);
     let served = pager::serve(listener, io::stdin().as_fd(), sources, &stop);
-    let _ = std::fs::remove_file(pager::SOCKET);
+    let _ = std::fs::remove_file(bundle.join(pager::SOCKET));
     let whole = matches!(served, Ok(_) | Err(pager::PagerError::GivenUp));
     // Otherwise the guardian does it, when the container is gone.
     if whole && let Err(error) = place.discard() {
