@@ -97,14 +97,14 @@ async fn recover_one(journal: &Journal, record: MigrationRecord) -> anyhow::Resu
     let Some(_lock) = lock::container(&record.container.id)? else {
         return Ok(End::UnderWay);
     };
-    let source = find(&record).await?;
-    let frozen = is_frozen(source.as_ref())?;
-    let mut step = transaction::source(record.progress, None, frozen);
+    let copy = find(&record).await?;
+    let stands_still = copy.stands_still()?;
+    let mut step = transaction::source(record.progress, None, stands_still);
     if step == Some(SourceStep::Ask) {
         let answer = ask(&record)
             .await
             .context("the destination cannot be asked; the container stays frozen")?;
-        step = transaction::source(record.progress, Some(answer), frozen);
+        step = transaction::source(record.progress, Some(answer), stands_still);
     }
     match step {
         Some(SourceStep::Ask) => anyhow::bail!(
@@ -127,7 +127,7 @@ async fn recover_one(journal: &Journal, record: MigrationRecord) -> anyhow::Resu
             carry_out(
                 journal,
                 record,
-                source,
+                copy,
                 step,
                 "agent-client ended while it was under way",
             )
@@ -140,10 +140,11 @@ async fn recover_one(journal: &Journal, record: MigrationRecord) -> anyhow::Resu
 pub(crate) async fn carry_out(
     journal: &Journal,
     mut record: MigrationRecord,
-    source: Option<Source>,
+    copy: SourceCopy,
     step: Option<SourceStep>,
     why: &str,
 ) -> anyhow::Result<End> {
+    copy.tell(&record, step);
     let work = paths::work_dir(&record.migration);
     let at_work = work.clone();
     // Podman, the runtime and CRIU outlive the command that started them.
@@ -159,7 +160,7 @@ pub(crate) async fn carry_out(
     if moved && !exists(&record).await? {
         source::remove_volumes(&work).await?;
         service::part(&work).await?;
-    } else if let Some(source) = source {
+    } else if let SourceCopy::There(source) = copy {
         match step {
             Some(SourceStep::Remove) => {
                 source.remove().await?;
@@ -195,30 +196,56 @@ pub(crate) async fn ask(record: &MigrationRecord) -> anyhow::Result<Fate> {
     ask_fate(&peer, &record.migration).await
 }
 
-/// Whether there is a copy here and it is frozen.
-pub(crate) fn is_frozen(source: Option<&Source>) -> anyhow::Result<bool> {
-    source.map_or(Ok(false), Source::frozen)
+/// The container of a migration, as it is found on this host.
+pub(crate) enum SourceCopy {
+    /// It is not here.
+    Gone,
+    /// It is here and has ended, as after a power cut.
+    Stopped,
+    /// It runs, or is frozen.
+    There(Box<Source>),
+}
+
+impl SourceCopy {
+    /// Whether it does nothing, so that it may be what the migration has left behind.
+    pub(crate) fn stands_still(&self) -> anyhow::Result<bool> {
+        match self {
+            SourceCopy::Gone => Ok(false),
+            SourceCopy::Stopped => Ok(true),
+            SourceCopy::There(source) => source.frozen(),
+        }
+    }
+
+    /// Says what is left to the operator: a container that has come back since, and was stopped, looks the same.
+    fn tell(&self, record: &MigrationRecord, step: Option<SourceStep>) {
+        let (SourceCopy::Stopped, name) = (self, &record.container.name) else {
+            return;
+        };
+        match step {
+            Some(SourceStep::Thaw) => tracing::warn!("{name} is stopped here: start it"),
+            _ => tracing::warn!(
+                "{name} is stopped here, and has moved to {peer}: unless it has come back since, remove it here",
+                peer = record.peer
+            ),
+        }
+    }
 }
 
 async fn exists(record: &MigrationRecord) -> anyhow::Result<bool> {
     Ok(podman::exists("container", &record.container.id).await?)
 }
 
-/// The container of a migration, if it is here, running or frozen.
-pub(crate) async fn find(record: &MigrationRecord) -> anyhow::Result<Option<Source>> {
+/// Looks for the container of a migration.
+pub(crate) async fn find(record: &MigrationRecord) -> anyhow::Result<SourceCopy> {
     if !exists(record).await? {
-        return Ok(None);
+        return Ok(SourceCopy::Gone);
     }
     let (facts, local) = podman::inspect::inspect(&record.container.id).await?;
-    // A stopped container needs no thawing, and one that has come back since looks the same.
     if local.pid == 0 {
-        tracing::warn!(
-            "{} is stopped here: if it runs on {}, remove it here",
-            record.container.name,
-            record.peer
-        );
-        return Ok(None);
+        return Ok(SourceCopy::Stopped);
     }
     let work = paths::work_dir(&record.migration);
-    Ok(Some(Source::new(facts, local, work)?))
+    Ok(SourceCopy::There(Box::new(Source::new(
+        facts, local, work,
+    )?)))
 }

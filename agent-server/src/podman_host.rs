@@ -131,9 +131,15 @@ impl Destination for PodmanHost {
         // Leftovers of an earlier migration of the same container would be in the way.
         self.recover_all(&container.id).await.map_err(failed)?;
         // The source has asked for these checks before, but the answers may have changed.
-        let checks = self.check(&container, source, false).await?;
-        refuse_failed(&checks)?;
-        let missing_image = missing_image(&container).await.map_err(failed)?;
+        let looked = async {
+            refuse_failed(&self.check(&container, source, false).await?)?;
+            missing_image(&container).await.map_err(failed)
+        };
+        // Nothing is made yet, so a Podman that hangs can be abandoned.
+        let missing_image = cancel
+            .run_until_cancelled(looked)
+            .await
+            .unwrap_or_else(|| Err(Refused::new(RefusalCode::Cancelled, "cancelled")))?;
         let record = MigrationRecord {
             migration,
             container: container.reference(),

@@ -250,7 +250,11 @@ where
                     source,
                     forward_new,
                 } => Ok(Reply::Checked {
-                    checks: host.check(&container, &source, forward_new).await?,
+                    // Changes nothing, so it need not come to its end.
+                    checks: token
+                        .run_until_cancelled(host.check(&container, &source, forward_new))
+                        .await
+                        .unwrap_or_else(|| Err(cancelled()))?,
                 }),
                 Request::Fate { migration } => Ok(Reply::Fate {
                     fate: host.fate(&migration, paired(peer)?).await?,
@@ -364,6 +368,10 @@ fn open<I: Incoming>(incoming: &mut Option<I>) -> Step<&mut I> {
     incoming
         .as_mut()
         .ok_or_else(|| Refused::new(RefusalCode::Protocol, "no migration is open"))
+}
+
+fn cancelled() -> Refused {
+    Refused::new(RefusalCode::Cancelled, "cancelled")
 }
 
 fn paired(peer: &PeerIdentity) -> Step<&Peer> {

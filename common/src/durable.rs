@@ -10,6 +10,8 @@ use std::path::Path;
 
 use nix::unistd::syncfs;
 
+use crate::faults;
+
 /// Puts a file with this content and this mode (less the umask) at `path`, replacing any file that
 /// is there. Creates the directory if need be. The file is on disk when this returns, and nothing
 /// done afterwards can reach the disk without it.
@@ -74,6 +76,9 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
 /// # Errors
 /// Those of syncfs(2): something that was written may be lost.
 pub fn sync_file_systems<'a>(paths: impl IntoIterator<Item = &'a Path>) -> io::Result<()> {
+    if faults::skips("disk.files") {
+        return Ok(());
+    }
     let mut synced = BTreeSet::new();
     for path in paths {
         let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
@@ -103,12 +108,18 @@ fn write(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
         .mode(mode)
         .open(path)?;
     file.write_all(content)?;
+    if faults::skips("disk.records") {
+        return Ok(());
+    }
     file.sync_all()
 }
 
 /// An entry of a directory survives a power cut only once the directory itself is on disk:
 /// fsync(2).
 fn sync(directory: &Path) -> io::Result<()> {
+    if faults::skips("disk.records") {
+        return Ok(());
+    }
     File::open(directory)?.sync_all()
 }
 

@@ -13,6 +13,7 @@
 //! | `return(kill)` | SIGKILL to this process |
 //! | `return(hold)` | creates the file [`HELD`]`/NAME` and waits until somebody removes it |
 //! | `return(corrupt)` | in a bulk stream: flips one bit of what is sent |
+//! | `return(skip)` | at `disk.files` nothing is synced, at `disk.records` neither |
 //! | `return(LIE)` | in place of a message another is sent: see [`crate::protocol::lies`] |
 //!
 //! The names are derived from the lists of phases and requests, so a new one automatically becomes
@@ -33,8 +34,15 @@ pub fn corrupts(_name: impl FnOnce() -> String) -> bool {
     false
 }
 
+/// Whether what is to be done at the place `name` is left out.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn skips(_name: &str) -> bool {
+    false
+}
+
 #[cfg(feature = "failpoints")]
-pub use on::{corrupts, lie, reached};
+pub use on::{corrupts, lie, reached, skips};
 
 #[cfg(feature = "failpoints")]
 mod on {
@@ -62,6 +70,11 @@ mod on {
     /// Whether what is sent at the place `name` is to be corrupted.
     pub fn corrupts(name: impl FnOnce() -> String) -> bool {
         asked(&name()).as_deref() == Some("corrupt")
+    }
+
+    /// Whether what is to be done at the place `name` is left out.
+    pub fn skips(name: &str) -> bool {
+        asked(name).as_deref() == Some("skip")
     }
 
     /// How an agent is to lie at the place `name`, if it is.

@@ -79,8 +79,8 @@ pub enum SourceStep {
 }
 
 /// What the source does about a migration whose record says `record`. `answer`: what the
-/// destination has said, if it was asked. `frozen`: a container with that id is here and frozen.
-/// Returns `None` if nothing is left to do to the container.
+/// destination has said, if it was asked. `frozen`: a container with that id is here and does nothing: it is
+/// frozen, or has ended because this host has lost power. Returns `None` if nothing is left to do to the container.
 ///
 /// Time plays no part: that the destination does not answer proves nothing.
 pub fn source(record: Progress, answer: Option<Fate>, frozen: bool) -> Option<SourceStep> {

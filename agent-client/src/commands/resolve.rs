@@ -58,13 +58,12 @@ pub(super) async fn resolve(prefix: &str, keep: Keep) -> anyhow::Result<u8> {
             (step, "resolved by operator")
         }
     };
-    let source = recovery::find(&record).await?;
+    let copy = recovery::find(&record).await?;
     // A container that is running has come back since; it is not the copy that was left behind.
-    let step = Some(step).filter(|step| {
-        *step == SourceStep::Thaw || recovery::is_frozen(source.as_ref()).unwrap_or(false)
-    });
+    let step =
+        Some(step).filter(|step| *step == SourceStep::Thaw || copy.stands_still().unwrap_or(false));
     let recovered = Recovered {
-        end: recovery::carry_out(&journal, record.clone(), source, step, why).await?,
+        end: recovery::carry_out(&journal, record.clone(), copy, step, why).await?,
         record,
     };
     print(None, &[recovered]);

@@ -127,8 +127,8 @@ impl Source {
         let image = self.facts.image_id.clone();
         let data = data.clone();
         spawn_blocking(move || {
-            let mut sender = buffered(data.open(stream, cancel)?);
-            image::save(&image, &missing.layers_present, &mut sender)?;
+            let mut sender = buffered(data.open(stream, cancel.clone())?);
+            image::save(&image, &missing.layers_present, &mut sender, &cancel)?;
             finished(sender)
         })
         .await?

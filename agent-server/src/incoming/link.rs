@@ -30,8 +30,13 @@ type Arrived = (StreamDigest, Vec<String>);
 
 /// What a stream brings, and where that goes.
 pub(super) enum Content {
-    /// An image, with this directory for scratch files.
-    Image(PathBuf),
+    /// An image.
+    Image {
+        /// For scratch files.
+        work: PathBuf,
+        /// How long it may be.
+        most_bytes: u64,
+    },
     /// A file.
     File(PathBuf),
     /// Files of volumes.
@@ -44,9 +49,15 @@ pub(super) enum Content {
 
 impl Content {
     /// Puts it in place, and returns warnings for the operator. Blocks.
-    fn take(self, receiver: &mut Receiver) -> anyhow::Result<Vec<String>> {
+    fn take(
+        self,
+        receiver: &mut Receiver,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<Vec<String>> {
         match self {
-            Content::Image(work) => image::load(receiver, &work)?,
+            Content::Image { work, most_bytes } => {
+                image::load(receiver, most_bytes, &work, cancel)?;
+            }
             Content::File(path) => {
                 io::copy(receiver, &mut File::create(&path)?)?;
             }
@@ -155,7 +166,7 @@ impl Link {
         }
         self.stream = Some(spawn_blocking(move || {
             let mut receiver = receiving.accept(stream, &cancel)?;
-            let warnings = content.take(&mut receiver)?;
+            let warnings = content.take(&mut receiver, &cancel)?;
             Ok((receiver.finish()?, warnings))
         }));
         Ok(())

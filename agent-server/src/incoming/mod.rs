@@ -13,6 +13,7 @@ use anyhow::Context;
 use common::container::binds::{self, Bind, Made, Wish};
 use common::container::checkpoint::dump;
 use common::container::files::places::{Places, Volumes};
+use common::container::podman::image;
 use common::container::restore::gate::{self, Staged};
 use common::container::restore::timerfds;
 use common::container::{ContainerFacts, health, podman, secrets, service};
@@ -33,7 +34,7 @@ use crate::scratch::{self, Created, SKELETON, UndoList};
 use flows::Flows;
 use link::{Content, Link};
 use network::Network;
-use stage::Stage;
+use stage::{Stage, unless_cancelled};
 
 /// A container that now runs here for good gets back its service and the timer of its health
 /// checks. May be repeated.
@@ -150,8 +151,11 @@ impl PodmanIncoming {
         for volume in &self.container.volumes {
             let name = &volume.name;
             self.undo.will_create(Created::Volume(name.clone()))?;
-            podman::objects::create_volume(volume).await?;
-            let directory = podman::objects::volume_directory(name).await?;
+            let made_now = async {
+                podman::objects::create_volume(volume).await?;
+                podman::objects::volume_directory(name).await
+            };
+            let directory = unless_cancelled(&self.cancel, made_now).await?;
             made.insert(volume.destination.clone(), directory);
         }
         for (number, bind) in (0..).zip(binds::sent(&self.container.binds)) {
@@ -195,7 +199,9 @@ impl PodmanIncoming {
         self.undo.actions.register("guest", move || async move {
             Ok(spawn_blocking(move || guests::leave(&Dirs::default(), &leaving)).await??)
         });
-        spawn_blocking(move || guests::arrive(&Dirs::default(), tunnel, &id, &addresses)).await??;
+        let bundle = self.bundle.clone();
+        let arrived = move || guests::arrive(&Dirs::default(), tunnel, &id, &addresses, &bundle);
+        spawn_blocking(arrived).await??;
         Ok(())
     }
 
@@ -286,7 +292,10 @@ impl Incoming for PodmanIncoming {
             ));
         }
         let content = match kind {
-            StreamKind::Image => Content::Image(self.undo.work().to_owned()),
+            StreamKind::Image => Content::Image {
+                work: self.undo.work().to_owned(),
+                most_bytes: image::most_bytes(self.container.image_bytes),
+            },
             StreamKind::Skeleton => Content::File(self.undo.work().join(SKELETON)),
             StreamKind::Volumes => Content::Volumes(self.make_volumes().await.map_err(failed)?),
             StreamKind::Files => Content::Files(self.places()?),

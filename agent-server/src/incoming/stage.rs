@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use common::command::CommandError;
 use common::container::files::places::Places;
 use common::container::podman::info::Info;
 use common::container::restore::gate::{self, Owner, Staged};
@@ -35,7 +36,8 @@ impl Stage<'_> {
     /// pieces belong.
     pub(super) async fn run(&mut self) -> anyhow::Result<(Staged, Places)> {
         let reference = &self.container.image_name;
-        if podman::exists("image", reference).await? {
+        let named = podman::exists("image", reference);
+        if unless_cancelled(self.cancel, named).await? {
             // As it is.
         } else if self.container.is_image_pinned() {
             let (archive, id) = (
@@ -47,7 +49,8 @@ impl Stage<'_> {
             let (id, name) = (self.container.image_id.clone(), reference.clone());
             self.undo
                 .will_create(Created::Tag(id.clone(), name.clone()))?;
-            podman::objects::tag_image(&id, &name).await?;
+            let tagged = podman::objects::tag_image(&id, &name);
+            unless_cancelled(self.cancel, tagged).await?;
         }
         self.load_profiles().await?;
         let id = self.container.id.clone();
@@ -68,7 +71,7 @@ impl Stage<'_> {
         );
         // Not later: Podman's restore holds the container's lock at the gate, and `podman info` waits for
         // the locks of all containers.
-        let info = podman::info::info().await?;
+        let info = unless_cancelled(self.cancel, podman::info::info()).await?;
         let staged = self.bring_to_gate(&info.conmon).await?;
         if let Err(error) = is_as_agreed(self.container, &staged, &info) {
             staged.cancel().await;
@@ -137,6 +140,15 @@ impl Stage<'_> {
             .will_create(Created::Service(Box::new(service.clone())))?;
         Ok(service::prepare_arrival(service).await?)
     }
+}
+
+/// Ends a call of Podman's, which may hang, if the migration is cancelled. What it makes is on the undo list.
+pub(super) async fn unless_cancelled<T>(
+    cancel: &CancellationToken,
+    call: impl Future<Output = Result<T, CommandError>>,
+) -> anyhow::Result<T> {
+    let ended = cancel.run_until_cancelled(call).await;
+    Ok(ended.context("cancelled")??)
 }
 
 /// Compares what Podman is about to restore with what the source has said of it: the id, what it may

@@ -17,6 +17,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
+use super::flows::guests;
 use super::kernel::netns;
 use super::mark::{Direction, Index, Mark};
 use super::packets::keep_order::Waiting;
@@ -802,6 +803,38 @@ fn only_what_moved_and_the_agents_pass_a_tunnel() {
     }
     // What the agents need goes on.
     let (here, there) = (prove(&source, here), prove(&destination, there));
+    drop((here, there));
+}
+
+#[test]
+fn a_container_that_is_removed_is_no_guest_any_more() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    let (here, there) = tunnel(&source, &destination);
+    destination.sh("mkdir -p /run/stays/userdata /run/goes/userdata");
+    let index = there.index();
+    for (name, last) in [("stays", 5), ("goes", 6)] {
+        destination.with_dirs(move |dirs| {
+            let bundle = Path::new("/run").join(name).join("userdata");
+            let address = IpAddr::from([10, 88, 0, last]);
+            guests::arrive(dirs, index, name, &[address], &bundle).unwrap();
+        });
+    }
+    let rules = || destination.sh("nft list chain inet live_migration guests_1");
+    assert!(rules().contains("10.88.0.5") && rules().contains("10.88.0.6"));
+    destination.sh("rm -r /run/goes");
+    eventually("it is forgotten", TIMEOUT, || {
+        !rules().contains("10.88.0.6")
+    });
+    assert!(rules().contains("10.88.0.5"));
+    // What is put back is what is left.
+    destination.sh("nft flush ruleset");
+    eventually("the rules are back", TIMEOUT, || {
+        destination.sh("nft list ruleset").contains("10.88.0.5")
+    });
+    assert!(!rules().contains("10.88.0.6"));
     drop((here, there));
 }
 

@@ -147,6 +147,11 @@ impl DestinationHost {
         self.journal[migration].is_some_and(|r| r.progress.committed())
     }
 
+    /// Whether `migration` has brought the container.
+    fn brought(&self, migration: usize) -> bool {
+        self.journal[migration].is_some_and(|r| r.progress.committed() && !r.others)
+    }
+
     fn write(&mut self, migration: usize, progress: Progress) {
         let record = self.journal[migration].as_mut().expect("begun");
         record.progress = progress;
@@ -196,8 +201,18 @@ impl World {
             return false;
         };
         let arrived_since =
-            (migration + 1..MIGRATIONS).any(|later| self.destination.committed(later));
+            (migration + 1..MIGRATIONS).any(|later| self.destination.brought(later));
         match (decisions.destination)(record.progress, arrived_since) {
+            // Of another container.
+            Some(_) if record.others && !record.scratch => return false,
+            Some(DestinationStep::Undo) if record.others => {
+                self.destination.write(migration, Progress::RolledBack);
+                self.destination.remove_scratch(migration);
+            }
+            Some(DestinationStep::ReleasePackets) if record.others => {
+                self.destination.write(migration, Progress::OnDisk);
+                self.destination.remove_scratch(migration);
+            }
             // Podman knows containers by their ids: it makes no difference which migration brought
             // this one.
             Some(DestinationStep::Undo) if self.destination.copy.is_some() => {
@@ -327,13 +342,18 @@ impl World {
         )
     }
 
-    /// Another peer begins a migration of this id, of another container, and gives it up at once.
-    pub(crate) fn other_begins(&mut self, migration: usize, decisions: &Decisions) {
+    /// Another peer begins a migration of this id, of another container, and it comes as far as `progress`.
+    pub(crate) fn other_begins(
+        &mut self,
+        migration: usize,
+        progress: Progress,
+        decisions: &Decisions,
+    ) {
         let record = self.destination.journal[migration].map(|r| r.progress);
         if (decisions.may_begin)(record) {
             self.destination.journal[migration] = Some(Record {
-                progress: Progress::RolledBack,
-                scratch: false,
+                progress,
+                scratch: matches!(progress, Progress::UnderWay | Progress::Committed),
                 others: true,
             });
         }

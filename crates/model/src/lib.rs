@@ -138,8 +138,8 @@ pub enum Action {
     Breaks(usize),
     /// The container comes back to the source.
     ComesBack,
-    /// Another peer begins a migration of this id and gives it up.
-    OtherBegins(usize),
+    /// Another peer begins a migration of this id, which comes this far.
+    OtherBegins(usize, Progress),
 }
 
 impl Action {
@@ -163,7 +163,7 @@ impl Action {
             | Action::DestinationCrashes
             | Action::Breaks(_)
             | Action::ComesBack
-            | Action::OtherBegins(_) => false,
+            | Action::OtherBegins(..) => false,
         }
     }
 }
@@ -250,7 +250,16 @@ impl Model for Migrations {
             actions.push(Action::ComesBack);
         }
         if faults.others > 0 && world.destination.up {
-            actions.extend((0..MIGRATIONS).map(Action::OtherBegins));
+            for migration in 0..MIGRATIONS {
+                // The destination never writes `committing`.
+                let ends = [
+                    Progress::UnderWay,
+                    Progress::Committed,
+                    Progress::OnDisk,
+                    Progress::RolledBack,
+                ];
+                actions.extend(ends.map(|end| Action::OtherBegins(migration, end)));
+            }
         }
     }
 
@@ -302,9 +311,9 @@ impl Model for Migrations {
                 world.destination.copy = None;
                 world.run_source();
             }
-            Action::OtherBegins(migration) => {
+            Action::OtherBegins(migration, progress) => {
                 world.faults.others -= 1;
-                world.other_begins(migration, decisions);
+                world.other_begins(migration, progress, decisions);
             }
         }
         Some(world)

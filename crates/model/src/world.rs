@@ -38,8 +38,8 @@ pub struct Faults {
     pub cancels: u8,
     /// The container comes back by a migration that is not modelled.
     pub returns: u8,
-    /// Another peer begins a migration, of a container of its own, and gives it up; it knows the ids of
-    /// the source's.
+    /// Another peer begins a migration, of a container of its own, which ends or is left under way; it knows the ids
+    /// of the source's.
     pub others: u8,
 }
 

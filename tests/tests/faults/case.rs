@@ -98,6 +98,8 @@ const CUT_MS: u64 = 3000;
 /// All of them.
 pub(crate) fn all() -> Vec<Case> {
     let mut cases = Vec::new();
+    hung::cases(&mut cases);
+    lies::cases(&mut cases);
     phases(&mut cases);
     requests(&mut cases);
     removal(&mut cases);
@@ -106,8 +108,6 @@ pub(crate) fn all() -> Vec<Case> {
     disks(&mut cases);
     data(&mut cases);
     operator(&mut cases);
-    hung::cases(&mut cases);
-    lies::cases(&mut cases);
     cases
 }
 

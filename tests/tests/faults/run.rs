@@ -554,7 +554,7 @@ impl Run<'_> {
                  if grep -q ' /var/lib/live-migration/work ' /proc/mounts; then
                      umount /var/lib/live-migration/work
                  fi
-                 if grep -q ' /usr/bin/podman ' /proc/mounts; then umount /usr/bin/podman; fi
+                 if grep -q ' /usr/bin/podman ' /proc/mounts; then umount --lazy /usr/bin/podman; fi
                  if grep -q ' /usr/sbin/criu ' /proc/mounts; then umount /usr/sbin/criu; fi",
             );
         }

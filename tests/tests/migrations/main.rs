@@ -18,6 +18,7 @@ mod journeys;
 mod kinds;
 mod neighbours;
 mod outages;
+mod power;
 mod questions;
 mod refusals;
 mod removed;

@@ -10,11 +10,20 @@ pub(crate) struct Case {
     pub(crate) cut: &'static [&'static str],
     /// The place at which an agent is held meanwhile; none: the migration has ended.
     pub(crate) place: Option<&'static str>,
-    /// How long after that, in seconds.
-    pub(crate) later_s: u64,
     /// It was started with `--rm`: what it writes to its root is never synced by the kernel.
     pub(crate) rm: bool,
     pub(crate) expected: Expected,
+    /// An agent does not sync something: the case has to fail, and to say this of it.
+    pub(crate) control: Option<Control>,
+}
+
+/// A case that shows that others could fail.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Control {
+    /// The fault of both agents.
+    pub(crate) fault: &'static str,
+    /// What is said of it.
+    pub(crate) words: &'static str,
 }
 
 /// What must be found when both hosts are up again and recovery has run.
@@ -31,119 +40,66 @@ pub(crate) enum Expected {
     Operator,
 }
 
-/// All of them. The places are those at which what is on disk, or what the other end knows, differs.
+/// Where the agents are held: those places at which what is on disk, or what is known at either end, differs.
+const PLACES: [(&str, &str); 5] = [
+    (
+        "server.stage.after",
+        "the destination has staged the container",
+    ),
+    ("client.phase.ship", "the container is frozen and dumped"),
+    (
+        "server.commit.before",
+        "`Commit` has arrived; the destination has restored the container",
+    ),
+    ("server.commit.after", "the destination has committed"),
+    (
+        "client.fate.after",
+        "the source knows that all is on disk at the destination",
+    ),
+];
+
+const A: &[&str] = &["a"];
+const B: &[&str] = &["b"];
+const BOTH: &[&str] = &["a", "b"];
+
+/// All of them, the most telling ones first: they take hours.
 pub(crate) fn all() -> Vec<Case> {
     use Expected::{Destination, DestinationAndStopped, Operator, Source};
-    const A: &[&str] = &["a"];
-    const B: &[&str] = &["b"];
-    const BOTH: &[&str] = &["a", "b"];
-    let mut cases = Vec::new();
-    for (place, what, cut, expected) in [
-        ("client.phase.tunnel", "the migration has begun", A, Source),
-        (
-            "server.stage.after",
-            "the destination has staged the container",
-            A,
-            Source,
-        ),
-        (
-            "client.phase.ship",
-            "the container is frozen and dumped",
-            A,
-            Source,
-        ),
-        (
-            "server.restore.after",
-            "the destination has restored the container",
-            A,
-            Source,
-        ),
-        ("server.commit.before", "`Commit` has arrived", A, Source),
-        (
-            "server.commit.after",
-            "the destination has committed",
-            A,
-            DestinationAndStopped,
-        ),
-        (
-            "client.fate.after",
-            "the source knows that all is on disk",
-            A,
-            DestinationAndStopped,
-        ),
-        (
-            "server.open_tunnel.after",
-            "the destination has a tunnel",
-            B,
-            Source,
-        ),
-        (
-            "server.stage.after",
-            "the destination has staged the container",
-            B,
-            Source,
-        ),
-        (
-            "client.phase.ship",
-            "the container is frozen and dumped",
-            B,
-            Source,
-        ),
-        (
-            "server.restore.after",
-            "the destination has restored the container",
-            B,
-            Source,
-        ),
-        ("server.commit.before", "`Commit` has arrived", B, Source),
-        (
-            "server.commit.after",
-            "the destination has committed",
-            B,
-            Operator,
-        ),
-        (
-            "client.fate.after",
-            "the source knows that all is on disk",
-            B,
-            Destination,
-        ),
-        (
-            "server.stage.after",
-            "the destination has staged the container",
-            BOTH,
-            Source,
-        ),
-        ("server.commit.before", "`Commit` has arrived", BOTH, Source),
-        (
-            "server.commit.after",
-            "the destination has committed",
-            BOTH,
-            Operator,
-        ),
-        (
-            "client.fate.after",
-            "the source knows that all is on disk",
-            BOTH,
-            DestinationAndStopped,
-        ),
-    ] {
-        cases.push(Case::new(cut, place, what, expected));
-    }
-    for (cut, later_s) in [(A, 0), (B, 0), (B, 10), (BOTH, 0)] {
-        cases.push(Case::moved(cut, later_s, false));
-    }
-    for cut in [A, B] {
-        cases.push(Case::moved(cut, 0, true));
-    }
-    cases
+    let [staged, frozen, restored, committed, on_disk] = PLACES;
+    let files = Control {
+        fault: "disk.files=return(skip)",
+        words: "on b: [",
+    };
+    let records = Control {
+        fault: "disk.records=return(skip)",
+        words: "recover",
+    };
+    vec![
+        Case::moved(B, false),
+        Case::new(B, committed, Operator),
+        Case::moved(B, true),
+        Case::moved(B, false).without(files),
+        Case::moved(B, true).without(files),
+        Case::new(A, committed, DestinationAndStopped),
+        Case::new(BOTH, committed, Operator),
+        Case::new(A, committed, DestinationAndStopped).without(records),
+        Case::moved(A, false),
+        Case::moved(BOTH, false),
+        Case::new(A, restored, Source),
+        Case::new(B, restored, Source),
+        Case::new(A, on_disk, DestinationAndStopped),
+        Case::new(B, on_disk, Destination),
+        Case::new(A, frozen, Source),
+        Case::new(B, frozen, Source),
+        Case::new(A, staged, Source),
+        Case::new(B, staged, Source),
+    ]
 }
 
 impl Case {
     fn new(
         cut: &'static [&'static str],
-        place: &'static str,
-        what: &'static str,
+        (place, what): (&'static str, &'static str),
         expected: Expected,
     ) -> Self {
         Case {
@@ -151,27 +107,34 @@ impl Case {
             what,
             cut,
             place: Some(place),
-            later_s: 0,
             rm: false,
             expected,
+            control: None,
         }
     }
 
-    fn moved(cut: &'static [&'static str], later_s: u64, rm: bool) -> Self {
-        let after = match later_s {
-            0 => "at once".to_owned(),
-            later_s => format!("after {later_s} s"),
-        };
+    fn moved(cut: &'static [&'static str], rm: bool) -> Self {
         let rm_too = if rm { ", --rm" } else { "" };
         Case {
-            name: format!("{}/moved, {after}{rm_too}", hosts(cut)),
-            what: "`agent-client` has said that the container has moved",
+            name: format!("{}/moved{rm_too}", hosts(cut)),
+            what: "`agent-client` has just said that the container has moved",
             cut,
             place: None,
-            later_s,
             rm,
             expected: Expected::Destination,
+            control: None,
         }
+    }
+
+    /// The same while the agents leave something out, which must be noticed.
+    fn without(mut self, control: Control) -> Self {
+        self.name = format!(
+            "{}, without {}",
+            self.name,
+            control.fault.replace("=return(skip)", "")
+        );
+        self.control = Some(control);
+        self
     }
 
     /// Whether this host loses power.

@@ -21,7 +21,6 @@ fn host() -> Host {
         checkpoint: at("checkpoint"),
         rootfs: at("rootfs"),
         shm: Some(at("shm")),
-        files: BTreeMap::new(),
         volumes: [("/data".into(), at("v0")), ("/x".into(), at("v1"))].into(),
         files: [("/etc/one".into(), dir.path().join("one"))].into(),
         log: dir.path().join("ctr.log"),
