@@ -6,6 +6,7 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::address::Address;
+use crate::choices::Choices;
 use crate::format::Format;
 
 /// Exit status for mistakes in the command line; the others are in
@@ -83,17 +84,22 @@ pub(crate) enum AsRoot {
         /// host, until `forward remove`.
         #[arg(long)]
         forward_new: bool,
+        #[command(flatten)]
+        choices: Choices,
         /// How to print the result; JSON is one object on stdout (docs/report.md).
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Check whether a container could move, and print what holds and what does not, a line each.
+    /// Check whether a container could move, and print what holds and what does not, a line each. Changes
+    /// nothing.
     Check {
         /// Name, id or unique prefix of a container.
         container: String,
         /// Where to.
         #[arg(long, value_name = "HOST[:PORT]")]
         to: Address,
+        #[command(flatten)]
+        choices: Choices,
         /// How to print the result.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
@@ -117,13 +123,14 @@ pub(crate) enum AsRoot {
         #[command(subcommand)]
         command: ForwardCommand,
     },
-    /// Tunnels, and migrations under way and past.
+    /// Tunnels, and migrations under way and past; of interrupted ones, what `recover` would do. Changes
+    /// nothing.
     Status {
         /// How to print it.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Finish or undo migrations that were interrupted. `migrate`, `check` and `status` do it too.
+    /// Finish or undo migrations that were interrupted. `migrate`, `cleanup` and `forward remove` do it too.
     ///
     /// Exit status: 0 if nothing is left open, 3 if something is; the output then says why and what
     /// to do.
@@ -210,7 +217,7 @@ pub(crate) enum PeersCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ForwardCommand {
-    /// List them.
+    /// List them. Changes nothing.
     List {
         /// How to print it.
         #[arg(long, value_enum, default_value_t = Format::Text)]

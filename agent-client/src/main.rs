@@ -4,6 +4,7 @@
 //! phases, [`source`] is what each does to this host, and [`control`] talks to the destination.
 
 mod address;
+mod choices;
 mod cli;
 mod commands;
 mod control;

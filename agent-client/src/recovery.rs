@@ -1,5 +1,6 @@
 //! After a crash: recorded migrations that no command is working on any more.
 
+use std::fmt::{self, Display};
 use std::io;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use common::net::state::Dirs;
 use common::paths;
 use common::protocol::{Fate, MigrationId};
 use common::transaction::{self, SourceStep};
+use serde::Serialize;
 
 use crate::control::ask_fate;
 use crate::lock;
@@ -41,7 +43,7 @@ pub(crate) struct Recovered {
     pub(crate) end: End,
 }
 
-/// Runs before other commands: finishes or undoes what earlier ones left. What cannot be finished
+/// Runs before commands that change something: finishes or undoes what earlier ones left. What cannot be finished
 /// or undone now stays on record for the next time, and is logged.
 pub(crate) async fn first() {
     let recovered = match recover(None).await {
@@ -63,6 +65,66 @@ pub(crate) async fn first() {
                 );
             }
         }
+    }
+}
+
+/// A migration that no command is working on and that is not over.
+#[derive(Debug, Serialize)]
+pub(crate) struct Open {
+    /// Its id.
+    migration_id: MigrationId,
+    /// Its container's name.
+    container: String,
+    /// Where to.
+    destination: String,
+    /// What [`recover`] does.
+    recover: String,
+}
+
+impl Display for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}  {} to {} is left open: `agent-client recover` {}",
+            self.migration_id, self.container, self.destination, self.recover
+        )
+    }
+}
+
+/// Which migrations earlier commands have left open. Reads their records only, and changes nothing.
+pub(crate) fn left_open() -> anyhow::Result<Vec<Open>> {
+    let records = Journal::of("client").list()?;
+    let open = |record: &MigrationRecord| {
+        unsettled(record) && lock::carrier(&record.container.id, &record.migration).is_none()
+    };
+    let open = records.readable.into_iter().filter(open);
+    Ok(open
+        .map(|record| Open {
+            recover: match record.progress {
+                Progress::UnderWay => {
+                    "undoes it, and the container runs on here; until then it may be frozen".into()
+                }
+                Progress::Committing => format!(
+                    "asks {} whether it runs there; the copy here is frozen until then",
+                    record.peer
+                ),
+                Progress::Committed | Progress::OnDisk | Progress::RolledBack => format!(
+                    "removes the copy here, once {} has said that all is on disk there",
+                    record.peer
+                ),
+            },
+            migration_id: record.migration,
+            container: record.container.name,
+            destination: record.peer,
+        })
+        .collect())
+}
+
+/// The same for people, on stderr, before a command that only reads.
+pub(crate) fn name_open() {
+    match left_open() {
+        Ok(open) => open.iter().for_each(|open| eprintln!("{open}")),
+        Err(error) => tracing::warn!("cannot read the records of earlier migrations: {error:#}"),
     }
 }
 
@@ -245,7 +307,8 @@ pub(crate) async fn find(record: &MigrationRecord) -> anyhow::Result<SourceCopy>
         return Ok(SourceCopy::Stopped);
     }
     let work = paths::work_dir(&record.migration);
-    Ok(SourceCopy::There(Box::new(Source::new(
-        facts, local, work,
-    )?)))
+    // It dumps nothing.
+    let criu = String::new();
+    let source = Source::new(facts, local, criu, work)?;
+    Ok(SourceCopy::There(Box::new(source)))
 }

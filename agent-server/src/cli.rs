@@ -1,10 +1,12 @@
 //! Command line.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use common::container::binds::Allowed;
 use common::paths;
 use common::status::{Status, clean_up};
 use trust::{Identity, Invites, Peers};
@@ -36,6 +38,11 @@ enum Command {
         /// Address and port to listen on. `[::]` means all addresses, IPv4 included.
         #[arg(long, default_value = "[::]:50051")]
         listen: SocketAddr,
+        /// Let containers that come bind this directory or file and what is below, and let peers put there
+        /// what their containers have bound. May be given several times. Without it, they get only what
+        /// they could have anyway: see SECURITY.md.
+        #[arg(long, value_name = "PATH", value_parser = absolute)]
+        allow_bind: Vec<PathBuf>,
     },
     /// Print a token that lets one host pair with this one, once.
     ///
@@ -97,6 +104,14 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err("not an absolute path".into()),
+    }
+}
+
 fn execute(command: Command) -> anyhow::Result<()> {
     if !matches!(command, Command::Completion { .. }) {
         anyhow::ensure!(
@@ -105,8 +120,9 @@ fn execute(command: Command) -> anyhow::Result<()> {
         );
     }
     match command {
-        Command::Serve { listen } => {
-            tokio::runtime::Runtime::new()?.block_on(listener::serve(listen))
+        Command::Serve { listen, allow_bind } => {
+            let allowed = Allowed::below(allow_bind);
+            tokio::runtime::Runtime::new()?.block_on(listener::serve(listen, allowed))
         }
         Command::Invite { ttl_s } => invite(Duration::from_secs(ttl_s)),
         Command::Peers { command } => peers(command),

@@ -86,6 +86,9 @@ pub trait Incoming: Send {
     /// Brings the container to the gate; returns what happens to its packets until the commit.
     fn stage(&mut self) -> impl Future<Output = Step<Packets>> + Send;
 
+    /// Waits for the end of the stream of memory and compares it with what was sent.
+    fn memory_end(&mut self, digest: StreamDigest) -> impl Future<Output = Step<()>> + Send;
+
     /// Installs flows; returns how many wait to be redirected.
     fn flows(&mut self, flows: Vec<MovedFlow>) -> impl Future<Output = Step<usize>> + Send;
 

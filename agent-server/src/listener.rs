@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use common::container::binds::Allowed;
 use common::journal::Journal;
 use common::multicall::keeper_command;
 use common::net::state::Dirs;
@@ -34,7 +35,7 @@ const BACKLOG: u32 = 1024;
 const PEERS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Listens on `address` until SIGTERM or SIGINT, which undo migrations under way.
-pub async fn serve(address: SocketAddr) -> anyhow::Result<()> {
+pub async fn serve(address: SocketAddr, allowed: Allowed) -> anyhow::Result<()> {
     let directory = paths::server_dir();
     let identity = Identity::load_or_create(&directory, &host_name())?;
     let admission = Admission::new(Peers::open(&directory)?, Invites::open(&directory)?);
@@ -65,7 +66,7 @@ pub async fn serve(address: SocketAddr) -> anyhow::Result<()> {
         tracing::info!("shutting down; migrations under way are undone");
         stopped.cancel();
     });
-    let host = Arc::new(PodmanHost::new(journal));
+    let host = Arc::new(PodmanHost::new(journal, allowed));
     take_calls(listener, acceptor, admission, host, stop).await;
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context;
 use common::command::CommandError;
+use common::container::binds::Allowed;
 use common::container::{ContainerFacts, podman};
 use common::host::{self, HostFacts};
 use common::journal::{Journal, MigrationRecord, Progress, Role};
@@ -28,14 +29,17 @@ use crate::{recovery, survey};
 /// The real destination.
 pub struct PodmanHost {
     journal: Journal,
+    /// Where peers may bind and put things.
+    allowed: Allowed,
     reserved: Reserved,
 }
 
 impl PodmanHost {
-    /// This host, keeping its records in `journal`.
-    pub fn new(journal: Journal) -> Self {
+    /// This host, keeping its records in `journal`. What is `allowed` its peers may bind.
+    pub fn new(journal: Journal, allowed: Allowed) -> Self {
         PodmanHost {
             journal,
+            allowed,
             reserved: Reserved::default(),
         }
     }
@@ -88,7 +92,7 @@ impl Destination for PodmanHost {
     ) -> Step<Vec<Check>> {
         let (mut host, (facts, obstacles)) = tokio::join!(
             HostFacts::gather_but_podman(),
-            survey::survey(container, forward_new)
+            survey::survey(container, &self.allowed, forward_new)
         );
         host.podman = facts.podman.as_ref().map(|podman| podman.version.clone());
         let mut checks = preflight::destination(container, source, &host, &facts);
@@ -226,9 +230,9 @@ mod tests {
     #[tokio::test]
     async fn the_rules_of_the_source_hold_here_too() {
         let dir = tempfile::tempdir().unwrap();
-        let host = PodmanHost::new(Journal::at(dir.path().to_owned()));
+        let host = PodmanHost::new(Journal::at(dir.path().to_owned()), Allowed::default());
         let container = ContainerFacts {
-            bind_mounts: vec!["/etc".into()],
+            other_mounts: vec!["/etc (overlay)".into()],
             devices: vec!["/dev/sda".into()],
             ..ContainerFacts::default()
         };
@@ -244,7 +248,7 @@ mod tests {
         );
         let refused = begun.await.err().expect("it cannot come");
         assert_eq!(refused.code, RefusalCode::Preflight);
-        for rule in ["bind mounts: /etc", "devices: /dev/sda"] {
+        for rule in ["mount: /etc (overlay)", "devices: /dev/sda"] {
             assert!(refused.message.contains(rule), "{}", refused.message);
         }
     }
@@ -252,7 +256,7 @@ mod tests {
     #[tokio::test]
     async fn a_migration_is_told_and_opened_for_its_own_peer_only() {
         let dir = tempfile::tempdir().unwrap();
-        let host = PodmanHost::new(Journal::at(dir.path().to_owned()));
+        let host = PodmanHost::new(Journal::at(dir.path().to_owned()), Allowed::default());
         let (own, other) = (peer("twin", "a1"), peer("twin", "b2"));
         let record = MigrationRecord {
             migration: MigrationId::random(),

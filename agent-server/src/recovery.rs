@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::container::files::places::Places;
-use common::container::restore::gate;
+use common::container::restore::{gate, pager};
 use common::container::spec::Spec;
 use common::container::{ContainerFacts, leftover_processes, podman};
+use common::durable;
 use common::host;
 use common::journal::{self, Journal, MigrationRecord, Progress, Records};
 use common::net::flows::{guests, neighbours, port_forwards};
@@ -29,6 +30,9 @@ const LEFTOVERS: Duration = Duration::from_secs(60);
 /// Nothing that an uncommitted container sent can have left this host: its network namespace was
 /// quarantined before it ran. So removing it loses nothing, and the source still has it.
 pub async fn recover(journal: &Journal) -> anyhow::Result<()> {
+    if let Err(error) = pager::sweep() {
+        tracing::error!("memory that came ahead is not given back: {error}");
+    }
     let records = journal.list()?;
     for record in &records.unreadable {
         tracing::error!("a migration may be unfinished: {record}");
@@ -140,7 +144,16 @@ async fn release_packets(journal: &Journal, mut record: MigrationRecord) -> anyh
             let (bundle, volumes) = (local.bundle.clone(), facts.volumes.clone());
             spawn_blocking(move || {
                 let checkpoint = bundle.join("checkpoint");
-                Places::read(&bundle, checkpoint, &volumes)?.sync()
+                Places::read(&bundle, checkpoint, &volumes, &[])?.sync()
+            })
+            .await??;
+            let created = scratch::created(&work)?;
+            spawn_blocking(move || {
+                let binds = created.iter().filter_map(|created| match created {
+                    Created::Bind(made) => Some(made.path()),
+                    _ => None,
+                });
+                durable::sync_file_systems(binds)
             })
             .await??;
         }
@@ -162,6 +175,10 @@ async fn release_packets(journal: &Journal, mut record: MigrationRecord) -> anyh
         tracing::error!(migration = %record.migration, container = record.container.name,
             "this host was restarted before all that came was on disk: compare with the copy at the \
              source, which stays frozen");
+    }
+    if record.progress == Progress::OnDisk {
+        let old = work.clone();
+        spawn_blocking(move || scratch::forget_old(&old)).await??;
     }
     paths::remove_work_dir(&record.migration)?;
     Ok(())

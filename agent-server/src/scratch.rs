@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use common::container::binds::Made;
 use common::container::podman;
 use common::container::service::{self, ServiceFacts};
 use common::durable;
@@ -12,6 +13,7 @@ use common::net::flows::apply::Installed;
 use common::systemd;
 use common::undo::Undo;
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 
 /// File in the work directory that lists what was created, for [`crate::recovery`].
 const CREATED: &str = "created.json";
@@ -32,6 +34,8 @@ pub(crate) enum Created {
     Tag(String, String),
     /// A volume, by name.
     Volume(String),
+    /// A place for what is sent of a bind mount.
+    Bind(Made),
     /// A file of a systemd unit.
     UnitFile(PathBuf),
     /// The start of a service, which is prepared.
@@ -47,6 +51,11 @@ impl Created {
             Created::Image(id) => podman::objects::remove_image(id).await?,
             Created::Tag(id, name) => podman::objects::untag_image(id, name).await?,
             Created::Volume(name) => podman::objects::remove_volume(name).await?,
+            Created::Bind(made) => {
+                let made = made.clone();
+                let path = made.path().display().to_string();
+                spawn_blocking(move || made.remove()).await?.context(path)?;
+            }
             Created::UnitFile(path) => {
                 service::remove_file(path)?;
                 systemd::reload().await?;
@@ -95,6 +104,35 @@ impl UndoList {
         );
         Ok(())
     }
+}
+
+/// Makes a place for what is sent of a bind mount, in place of nothing, an empty directory, or, with
+/// `overwrite`, whatever is there. Both steps are written down before they are taken.
+pub(crate) async fn make_place(
+    undo: &mut UndoList,
+    mut made: Made,
+    overwrite: bool,
+) -> anyhow::Result<()> {
+    undo.will_create(Created::Bind(made.clone()))?;
+    let path = made.path().display().to_string();
+    let made = spawn_blocking(move || made.draft().map(|()| made)).await?;
+    let made = made.with_context(|| path.clone())?;
+    // Again, now that it is known what was made.
+    undo.will_create(Created::Bind(made.clone()))?;
+    spawn_blocking(move || made.take_place(overwrite))
+        .await?
+        .context(path)
+}
+
+/// Removes what had to make place, once what a migration with this work directory has brought is on disk.
+pub(crate) fn forget_old(work: &Path) -> anyhow::Result<()> {
+    for created in created(work)? {
+        if let Created::Bind(made) = created {
+            let path = made.path().display().to_string();
+            made.forget_old().context(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes down how a batch of flows is undone. Not synced to disk: only the next start of the server

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 
+use common::container::restore::pager;
 use common::faults;
 use common::protocol::frame::{FrameError, Frames, MAX_FRAME_BYTES, MAX_UNPAIRED_FRAME_BYTES};
 use common::protocol::lies;
@@ -278,7 +279,10 @@ where
                         )
                         .await?;
                     *incoming = Some(begun);
-                    Ok(Reply::Begun { missing_image })
+                    Ok(Reply::Begun {
+                        missing_image,
+                        memory_bytes: pager::room_bytes(),
+                    })
                 }
                 Request::OpenTunnel { offer } => Ok(Reply::TunnelOpened {
                     terms: open(incoming)?.open_tunnel(offer).await?,
@@ -294,6 +298,12 @@ where
                 Request::StreamEnd { digest } => {
                     let warnings = open(incoming)?.stream_end(digest).await?;
                     Ok(Reply::Received { warnings })
+                }
+                Request::MemoryEnd { digest } => {
+                    open(incoming)?.memory_end(digest).await?;
+                    Ok(Reply::Received {
+                        warnings: Vec::new(),
+                    })
                 }
                 Request::Stage => {
                     let packets = open(incoming)?.stage().await?;

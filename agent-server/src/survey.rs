@@ -6,11 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use common::command::{self, CommandError};
+use common::container::binds::{Allowed, Here};
 use common::container::facts::PublishedPort;
 use common::container::init::InitProgram;
 use common::container::podman::info::Info;
 use common::container::podman::list::Listed;
 use common::container::podman::objects::Network;
+use common::container::restore::pager;
 use common::container::service::ServiceHere;
 use common::container::{ContainerFacts, apparmor, podman, secrets};
 use common::host::Room;
@@ -23,10 +25,11 @@ use common::preflight::DestinationFacts;
 use tokio::task::spawn_blocking;
 
 /// Collects the facts that [`common::preflight::destination`] judges, and what blocks the container's
-/// connections on this host; with `forward_new`, also what blocks new ones that are to follow it. What
+/// connections on this host; what is `allowed` its peers may bind. With `forward_new`, also what blocks new ones that are to follow it. What
 /// cannot be found out counts as absent, and so fails the check that needs it.
 pub async fn survey(
     container: &ContainerFacts,
+    allowed: &Allowed,
     forward_new: bool,
 ) -> (DestinationFacts, Vec<Obstacle>) {
     let forwards = spawn_blocking(|| port_forwards::list(&Dirs::default())).await;
@@ -41,13 +44,15 @@ pub async fn survey(
         let obstacles = obstacles(container, &networks, forward_new).await;
         (networks, obstacles)
     };
-    let (containers, (networks, obstacles), volumes, podman, service, secrets) = tokio::join!(
+    let (containers, (networks, obstacles), volumes, podman, service, secrets, binds, image_named) = tokio::join!(
         containers,
         networks,
         taken_volumes(container),
         podman::info::info(),
         service(container),
         secrets::here(&container.id, &container.secrets),
+        binds(container, allowed),
+        image_named(container),
     );
     let present = containers.as_ref().map(|(_, present)| present);
     let taken = |is: fn(&Listed, &ContainerFacts) -> bool| match &containers {
@@ -60,6 +65,7 @@ pub async fn survey(
     };
     let facts = DestinationFacts {
         image_present: present.is_ok_and(|present| present.image),
+        image_named,
         id_taken: taken(|listed, container| listed.id == container.id),
         name_taken: taken(|listed, container| listed.name == container.name),
         networks,
@@ -78,8 +84,10 @@ pub async fn survey(
             })
             .collect(),
         volumes,
+        binds,
         profiles: apparmor::loaded().unwrap_or_default(),
         loads_profiles: apparmor::has_parser(),
+        memory_room_bytes: pager::room_bytes(),
         init: container.init.as_ref().and_then(|init| {
             let here = InitProgram::at(&init.path);
             here.ok().filter(|here| here.path == init.path)
@@ -105,6 +113,31 @@ async fn taken_volumes(container: &ContainerFacts) -> Vec<String> {
         wanted.retain(|name| volumes.contains(name));
     }
     wanted
+}
+
+/// Whether this host has an image under the container's name for it. Podman is asked only if it matters.
+async fn image_named(container: &ContainerFacts) -> bool {
+    let named = podman::exists("image", &container.image_name);
+    container.is_image_pinned() && named.await.unwrap_or_default()
+}
+
+/// What this host has for each of the container's bind mounts. What cannot be looked at counts as absent and
+/// not allowed.
+async fn binds(container: &ContainerFacts, allowed: &Allowed) -> BTreeMap<String, Here> {
+    let (binds, allowed) = (container.binds.clone(), allowed.clone());
+    let look = move || {
+        let here = binds
+            .iter()
+            .filter_map(|bind| match Here::look(bind, &allowed) {
+                Ok(here) => Some((bind.destination.clone(), here)),
+                Err(error) => {
+                    tracing::warn!("{}: {error}", bind.there().display());
+                    None
+                }
+            });
+        here.collect()
+    };
+    spawn_blocking(look).await.unwrap_or_default()
 }
 
 /// What this host has of the container's service, if it has one. If systemd cannot be asked, it does not

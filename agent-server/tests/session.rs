@@ -115,6 +115,15 @@ fn stream_end(bytes: u64) -> Request {
     }
 }
 
+fn memory_end(bytes: u64) -> Request {
+    Request::MemoryEnd {
+        digest: StreamDigest {
+            bytes,
+            blake3: [0; 32],
+        },
+    }
+}
+
 fn flows() -> Request {
     let address = |last| SocketAddr::from(([192, 0, 2, last], 80));
     Request::Flows {
@@ -149,7 +158,6 @@ fn container() -> ContainerFacts {
         networks: vec![],
         ports: vec![],
         volumes: vec![],
-        bind_mounts: vec![],
         devices: vec![],
         pod: None,
         dependencies: vec![],
@@ -186,6 +194,9 @@ fn whole_way() -> Vec<Request> {
         Request::ProveTunnel,
         receive(1, StreamKind::Image),
         stream_end(1000),
+        receive(20, StreamKind::Volumes),
+        stream_end(1500),
+        receive(9, StreamKind::Memory),
         receive(2, StreamKind::Skeleton),
         stream_end(2000),
         Request::Stage,
@@ -196,6 +207,7 @@ fn whole_way() -> Vec<Request> {
         Request::Redirect,
         flows(),
         stream_end(3000),
+        memory_end(9000),
         flows(),
         Request::Restore,
         Request::Commit,
@@ -243,9 +255,12 @@ fn every_request(secret: &Secret) -> Vec<Request> {
         open_tunnel(),
         Request::ProveTunnel,
         receive(7, StreamKind::Image),
+        receive(7, StreamKind::Volumes),
         receive(7, StreamKind::Skeleton),
         receive(7, StreamKind::Files),
         receive(7, StreamKind::Checkpoint),
+        receive(7, StreamKind::Memory),
+        memory_end(0),
         stream_end(0),
         Request::Stage,
         flows(),
@@ -458,6 +473,7 @@ async fn the_whole_way() {
             "prove_tunnel",
             "receive 1 Image",
             "stream_end 1000",
+            "receive 9 Memory",
             "receive 2 Skeleton",
             "stream_end 2000",
             "stage",
@@ -468,6 +484,7 @@ async fn the_whole_way() {
             "redirect",
             "flows 1",
             "stream_end 3000",
+            "memory_end 9000",
             "flows 1",
             "restore",
             "commit",

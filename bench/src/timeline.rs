@@ -25,7 +25,14 @@ const KINDS: [(&str, &str, &[&str]); 7] = [
     (
         "before",
         "#d4d8dd",
-        &["connect", "preflight", "tunnel", "image", "stage"],
+        &[
+            "connect",
+            "preflight",
+            "tunnel",
+            "image",
+            "volumes",
+            "stage",
+        ],
     ),
     ("stop", "#a9c8ea", &["freeze", "drop packets"]),
     (

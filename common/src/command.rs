@@ -100,7 +100,7 @@ pub enum CommandError {
 
 /// How long a program may take whose work does not depend on the container's size. Most take a second;
 /// on a slow, busy host, a Podman may take half a minute.
-const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// Runs `command` to its end, which must come within two minutes, and returns its stdout. The child is
 /// killed if the future is dropped.

@@ -14,6 +14,7 @@
 //! | `return(hold)` | creates the file [`HELD`]`/NAME` and waits until somebody removes it |
 //! | `return(corrupt)` | in a bulk stream: flips one bit of what is sent |
 //! | `return(skip)` | at `disk.files` nothing is synced, at `disk.records` neither |
+//! | `return(always)` | does what is done only where it is worth it |
 //! | `return(LIE)` | in place of a message another is sent: see [`crate::protocol::lies`] |
 //!
 //! The names are derived from the lists of phases and requests, so a new one automatically becomes
@@ -41,8 +42,15 @@ pub fn skips(_name: &str) -> bool {
     false
 }
 
+/// Whether what is done at the place `name` is done even where it is not worth it.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn always(_name: impl FnOnce() -> String) -> bool {
+    false
+}
+
 #[cfg(feature = "failpoints")]
-pub use on::{corrupts, lie, reached, skips};
+pub use on::{always, corrupts, lie, reached, skips};
 
 #[cfg(feature = "failpoints")]
 mod on {
@@ -80,6 +88,11 @@ mod on {
     /// How an agent is to lie at the place `name`, if it is.
     pub fn lie(name: &str) -> Option<String> {
         asked(name)
+    }
+
+    /// Whether what is done at the place `name` is done even where it is not worth it.
+    pub fn always(name: impl FnOnce() -> String) -> bool {
+        asked(&name()).as_deref() == Some("always")
     }
 
     fn asked(name: &str) -> Option<String> {

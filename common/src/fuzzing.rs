@@ -47,9 +47,9 @@ pub fn bypass(json: &[u8]) {
     round_trip::<BypassReply>(json);
 }
 
-/// An agreement that the other host has named, seen from its own end. None if this host would refuse it.
+/// An agreement that the other host has named, seen from the end with this key, if it has such an end.
 pub fn view(agreement: &Agreement, key: &PublicKey) -> Option<View> {
-    agreement.is_private().then(|| agreement.view(key))?
+    agreement.view(key)
 }
 
 /// What a bulk connection opens with. Whether it was let in.

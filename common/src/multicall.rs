@@ -3,7 +3,7 @@
 //! Podman is told to use `skeleton-runtime` as its OCI runtime or `gate-conmon` as its conmon. Both
 //! are symbolic links to the agent that runs Podman, and so is `service-starter`, which a service that
 //! comes with a container runs for its first start. A tunnel's keeper is the agent started under the
-//! name `tunnel-keeper`, which `ps` then shows.
+//! name `tunnel-keeper`, and a container's pager `memory-pager`, which `ps` then shows.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::command;
-use crate::container::restore::{gate, skeleton, starter};
+use crate::container::restore::{gate, pager, skeleton, starter};
 use crate::net::mark::Index;
 use crate::net::state::Dirs;
 use crate::net::tunnel::keeper;
@@ -29,10 +29,23 @@ pub fn dispatch() {
         Some(name) if name == gate::CONMON_NAME => gate::conmon,
         Some(name) if name == starter::STARTER_NAME => starter::start,
         Some(name) if name == KEEPER_NAME => keep_tunnel,
+        Some(name) if name == pager::PAGER_NAME => page_memory,
         _ => return,
     };
     let arguments: Vec<OsString> = arguments.collect();
     std::process::exit(act(&arguments));
+}
+
+fn page_memory(arguments: &[OsString]) -> i32 {
+    log_to_stderr();
+    pager::run(arguments)
+}
+
+fn log_to_stderr() {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
 }
 
 /// The command that becomes the keeper of tunnel `index`.
@@ -44,10 +57,7 @@ pub fn keeper_command(index: Index) -> Command {
 }
 
 fn keep_tunnel(arguments: &[OsString]) -> i32 {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    log_to_stderr();
     let index = arguments
         .first()
         .and_then(|a| a.to_str()?.parse::<u8>().ok()?.try_into().ok());

@@ -41,6 +41,8 @@ pub struct Report {
     pub forwarded_ports: Vec<String>,
     /// The tunnel used, if it came to that.
     pub tunnel: Option<Tunnel>,
+    /// The memory that went ahead of the outage, if it did.
+    pub memory: Option<Memory>,
     /// What happened to packets for the container meanwhile, if it came to that.
     pub packets: Option<Packets>,
     /// What else was done that a user of the host may notice.
@@ -108,6 +110,10 @@ pub enum PhaseName {
     Tunnel,
     /// Image sent, if it was missing.
     Image,
+    /// Volumes sent while the container runs.
+    Volumes,
+    /// Memory sent while the container runs.
+    Memory,
     /// Destination brought to the gate.
     Stage,
     /// Changed files sent while the container runs.
@@ -138,9 +144,11 @@ impl PhaseName {
             PhaseName::Preflight => "preflight",
             PhaseName::Tunnel => "tunnel",
             PhaseName::Image => "send image",
+            PhaseName::Volumes => "send volumes",
             PhaseName::Stage => "prepare destination",
             PhaseName::Freeze => "freeze",
             PhaseName::Files => "send files",
+            PhaseName::Memory => "send memory",
             PhaseName::Dump => "dump memory",
             PhaseName::Ship => "send checkpoint",
             PhaseName::Flows => "install flows",
@@ -161,6 +169,19 @@ pub struct Tunnel {
     pub interface: String,
     /// Whether it was already there.
     pub reused: bool,
+}
+
+/// Memory that went ahead, as reported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// How often all that had changed was sent while the container ran.
+    pub rounds: u32,
+    /// Bytes that were sent in these.
+    pub ahead_bytes: u64,
+    /// Bytes that had changed by the freeze, and were sent in the outage.
+    pub outage_bytes: u64,
+    /// How changes were found.
+    pub trackers: Vec<String>,
 }
 
 #[cfg(test)]

@@ -142,16 +142,16 @@ fn build_image(name: &str) -> Result<PathBuf> {
 
     let examples = workspace().join("examples");
     let archive = directory.join(format!("{name}.tar"));
-    let packages = examples.join(name).join("debian");
-    let made_of = [
-        examples.join("build-image"),
-        examples.join(name).join("image.json"),
-        if packages.exists() {
-            packages
-        } else {
-            workloads().join(name)
-        },
-    ];
+    let directory_of = |file: &str| examples.join(name).join(file);
+    let mut made_of = vec![examples.join("build-image"), directory_of("image.json")];
+    if directory_of("packages").exists() {
+        made_of.push(directory_of("packages"));
+        made_of.extend(files(&directory_of("files"))?);
+    } else if directory_of("debian").exists() {
+        made_of.push(directory_of("debian"));
+    } else {
+        made_of.push(workloads().join(name));
+    }
     let made = fs::metadata(&archive).and_then(|m| m.modified()).ok();
     let mut fresh = made.is_some();
     for source in made_of {
@@ -171,4 +171,17 @@ fn build_image(name: &str) -> Result<PathBuf> {
         fs::rename(new, &archive)?;
     }
     Ok(archive)
+}
+
+/// A directory and all that is in it.
+fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = vec![directory.to_owned()];
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        match path.is_dir() {
+            true => found.extend(files(&path)?),
+            false => found.push(path),
+        }
+    }
+    Ok(found)
 }

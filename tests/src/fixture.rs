@@ -9,7 +9,7 @@ use std::time::Duration;
 use lab::{Distribution, Host, Kind, Lab, Output, Snapshot};
 use serde_json::{Value, json};
 
-use crate::{Errors, Job, Load, Migration, artifacts, eventually, kind, load, pause, unit};
+use crate::{Errors, Job, Load, Migration, artifacts, eventually, kind, limits, load, pause, unit};
 
 /// For commands that answer at once.
 const SHORT: Duration = Duration::from_secs(60);
@@ -104,6 +104,8 @@ impl Setup<'_> {
 pub struct Fixture {
     lab: Lab,
     servers: BTreeMap<String, Job>,
+    /// Where servers that are started from now on let peers bind and put things.
+    allowed: Vec<String>,
     _lab_lock: File,
 }
 
@@ -196,6 +198,7 @@ impl Fixture {
         let fixture = Self {
             lab: Lab::fresh_as(lab, &kinds).expect("the lab comes up"),
             servers: BTreeMap::new(),
+            allowed: Vec::new(),
             _lab_lock: lab_lock,
         };
         for name in ["a", "b"] {
@@ -256,6 +259,7 @@ impl Fixture {
         let mut fixture = Self {
             lab,
             servers: BTreeMap::new(),
+            allowed: Vec::new(),
             _lab_lock: lab_lock,
         };
         thread::scope(|scope| {
@@ -304,6 +308,12 @@ impl Fixture {
             host,
             &format!("podman run -qd --name first -p 9:9 {image} && podman rm -ft0 first"),
         );
+    }
+
+    /// Lets CRIU on a host of namespaces dump processes of users other than root, on a machine whose root lacks the
+    /// capability that this takes.
+    pub fn let_criu_dump_other_users(&self, host: &str) {
+        limits::tell_criu(self.host(host));
     }
 
     /// The lab.
@@ -360,6 +370,13 @@ impl Fixture {
         self.serve_with(host, &[]);
     }
 
+    /// Starts `agent-server` of a host without systemd anew, with peers that may bind what is below this
+    /// directory.
+    pub fn serve_allowing(&mut self, host: &str, directory: &str) {
+        self.allowed.push(directory.to_owned());
+        self.serve(host);
+    }
+
     /// Starts `agent-server` with these variables in its environment, and waits until it listens.
     /// One that is already running is killed first.
     ///
@@ -376,7 +393,9 @@ impl Fixture {
             false => Ok(()),
             true => Err("somebody listens already".to_owned()),
         });
-        let command = ["agent-server", "serve"];
+        let mut command = vec!["agent-server", "serve"];
+        let allowed = self.allowed.iter();
+        command.extend(allowed.flat_map(|directory| ["--allow-bind", directory]));
         let server = Job::start_with(self.host(host), &command, environment);
         self.servers.insert(host.to_owned(), server);
         eventually(limit, || {

@@ -19,6 +19,7 @@ mod errors;
 mod fixture;
 mod job;
 mod kind;
+mod limits;
 mod load;
 mod migration;
 mod unit;

@@ -4,11 +4,17 @@ use common::preflight::{self, Check, Side, Verdict};
 use common::report::Outcome;
 
 use crate::address::Address;
+use crate::choices::Choices;
 use crate::format::Format;
 use crate::migrate;
 
-pub(super) async fn check(container: &str, to: &Address, format: Format) -> anyhow::Result<u8> {
-    let checks = migrate::check(container, to).await?;
+pub(super) async fn check(
+    container: &str,
+    to: &Address,
+    choices: &Choices,
+    format: Format,
+) -> anyhow::Result<u8> {
+    let checks = migrate::check(container, to, choices).await?;
     let passed = preflight::passed(&checks);
     match format {
         Format::Text => print(&checks),

@@ -1,6 +1,7 @@
 //! `forward`: lists and removes the forwarding of ports to containers that have moved away.
 
 use anyhow::Context;
+use common::container::ports::ranges;
 use common::net::flows::port_forward::{Forward, ForwardState};
 use common::net::flows::port_forwards;
 use common::net::state::Dirs;
@@ -90,6 +91,7 @@ fn remove(given: &str) -> anyhow::Result<()> {
 }
 
 fn ports(forward: &Forward) -> String {
-    let ports: Vec<_> = forward.ports.iter().map(ToString::to_string).collect();
+    let ports = ranges(&forward.ports);
+    let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
     ports.join(", ")
 }

@@ -7,6 +7,7 @@ use common::units;
 use tokio_util::sync::CancellationToken;
 
 use crate::address::Address;
+use crate::choices::Choices;
 use crate::cli::{MAX_FREEZE_MS, USAGE};
 use crate::format::Format;
 use crate::interactive;
@@ -19,6 +20,7 @@ pub(super) struct Options {
     pub(super) dry_run: bool,
     pub(super) max_freeze: Duration,
     pub(super) forward_new: bool,
+    pub(super) choices: Choices,
     pub(super) format: Format,
 }
 
@@ -29,6 +31,7 @@ impl Default for Options {
             dry_run: false,
             max_freeze: Duration::from_millis(MAX_FREEZE_MS),
             forward_new: false,
+            choices: Choices::default(),
             format: Format::default(),
         }
     }
@@ -40,6 +43,7 @@ pub(super) async fn migrate(container: &str, to: Address, options: Options) -> a
         dry_run,
         max_freeze,
         forward_new,
+        choices,
         format,
     } = options;
     let cancel = CancellationToken::new();
@@ -52,6 +56,7 @@ pub(super) async fn migrate(container: &str, to: Address, options: Options) -> a
     let (report, usage) = Migration::new(to, observer, cancel)
         .max_freeze(max_freeze)
         .forward_new(forward_new)
+        .choices(choices)
         .run(container, dry_run, &move |facts, checks| {
             yes || interactive::confirm(facts, checks, &plan)
         })

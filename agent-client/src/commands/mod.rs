@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use self::migrate::Options;
-use crate::cli::{AsRoot, Cli, Command, TokenSource, USAGE};
+use crate::cli::{AsRoot, Cli, Command, ForwardCommand, TokenSource, USAGE};
 use crate::format::Format;
 use crate::migrate::is_usage_error;
 use crate::{interactive, recovery};
@@ -71,6 +71,7 @@ async fn execute(command: Option<AsRoot>) -> anyhow::Result<u8> {
             dry_run,
             max_freeze_ms,
             forward_new,
+            choices,
             format,
         }) => {
             if !(yes || dry_run || interactive && format == Format::Text) {
@@ -80,12 +81,16 @@ async fn execute(command: Option<AsRoot>) -> anyhow::Result<u8> {
                 );
                 return Ok(USAGE);
             }
-            recovery::first().await;
+            match dry_run {
+                true => recovery::name_open(),
+                false => recovery::first().await,
+            }
             let options = Options {
                 yes,
                 dry_run,
                 max_freeze: Duration::from_millis(max_freeze_ms),
                 forward_new,
+                choices,
                 format,
             };
             migrate::migrate(&container, to, options).await
@@ -93,10 +98,11 @@ async fn execute(command: Option<AsRoot>) -> anyhow::Result<u8> {
         Some(AsRoot::Check {
             container,
             to,
+            choices,
             format,
         }) => {
-            recovery::first().await;
-            check::check(&container, &to, format).await
+            recovery::name_open();
+            check::check(&container, &to, &choices, format).await
         }
         Some(AsRoot::Pair { host, token }) => {
             let token = match token {
@@ -108,11 +114,13 @@ async fn execute(command: Option<AsRoot>) -> anyhow::Result<u8> {
         }
         Some(AsRoot::Peers { command }) => peers::peers(command),
         Some(AsRoot::Forward { command }) => {
-            recovery::first().await;
+            match command {
+                ForwardCommand::List { .. } => recovery::name_open(),
+                ForwardCommand::Remove { .. } => recovery::first().await,
+            }
             tokio::task::spawn_blocking(move || forward::forward(command)).await?
         }
         Some(AsRoot::Status { format }) => {
-            recovery::first().await;
             tokio::task::spawn_blocking(move || status::status(format)).await?
         }
         Some(AsRoot::Recover { id, format }) => recover::recover(id.as_deref(), format).await,

@@ -1,8 +1,12 @@
 //! What both hosts check before anything is changed.
 
+use std::path::Path;
+
 use common::container::ContainerFacts;
+use common::container::binds::{Bind, Shared};
 use common::container::podman;
 use common::container::podman::inspect::Local;
+use common::container::ports::{MOST_RANGES, ranges};
 use common::host::HostFacts;
 use common::net::foreign_firewalls::{self, Part};
 use common::preflight::{self, Check, Side, Verdict};
@@ -10,6 +14,7 @@ use common::protocol::{Reply, Request};
 use tokio::task::spawn_blocking;
 
 use crate::address::Address;
+use crate::choices::Choices;
 use crate::control::{Control, unexpected};
 
 /// The container that is meant, and this host.
@@ -21,11 +26,32 @@ pub(super) struct Found {
 
 impl Found {
     /// Finds a container by the name or id that the user gave.
-    pub(super) async fn look(container: &str) -> anyhow::Result<Self> {
+    pub(super) async fn look(container: &str, choices: &Choices) -> anyhow::Result<Self> {
         let (inspected, host) =
             tokio::join!(podman::inspect::inspect(container), HostFacts::gather());
-        let (facts, local) = inspected?;
+        let (mut facts, local) = inspected?;
+        let choices = choices.clone();
+        let facts = spawn_blocking(move || choices.apply(&mut facts).map(|()| facts)).await??;
         Ok(Found { facts, local, host })
+    }
+
+    /// Marks those bind mounts that both hosts seem to have, so that the destination can be sure of it.
+    /// Where the server does not let root do that, what the destination has seen must do.
+    pub(super) async fn mark_shared(&mut self) -> anyhow::Result<()> {
+        let mut binds = std::mem::take(&mut self.facts.binds);
+        let mark = move || {
+            let kept = |bind: &&mut Bind| bind.shared.is_some() && !bind.is_sent();
+            for bind in binds.iter_mut().filter(kept) {
+                let path = Path::new(&bind.source);
+                if let Err(error) = Shared::mark(path) {
+                    tracing::debug!("{}: {error}", path.display());
+                }
+                bind.shared = Shared::at(path);
+            }
+            binds
+        };
+        self.facts.binds = spawn_blocking(mark).await?;
+        Ok(())
     }
 
     /// This host's checks.
@@ -60,9 +86,17 @@ impl Found {
 }
 
 /// Asks both hosts; returns what holds and what does not.
-pub(crate) async fn check(container: &str, destination: &Address) -> anyhow::Result<Vec<Check>> {
-    let found = Found::look(container).await?;
+pub(crate) async fn check(
+    container: &str,
+    destination: &Address,
+    choices: &Choices,
+) -> anyhow::Result<Vec<Check>> {
+    let found = Found::look(container, choices).await?;
     let mut checks = found.check_here(false).await;
+    if ranges(&found.facts.ports).len() > MOST_RANGES {
+        // Too many to ask there.
+        return Ok(checks);
+    }
     let mut control = Control::connect(destination).await?;
     checks.extend(found.check_there(false, &mut control).await?);
     Ok(checks)

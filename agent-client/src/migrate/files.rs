@@ -7,9 +7,10 @@ use tokio_util::sync::CancellationToken;
 use crate::control::Control;
 use crate::source::{Data, Source};
 
-/// Number of the first of their streams. The image, the skeleton and the checkpoint have the
-/// numbers before.
+/// Numbers of the first of their streams. The image, the skeleton and the checkpoint have the numbers
+/// before.
 const FIRST_STREAM: u32 = 4;
+const FIRST_STREAM_OF_VOLUMES: u32 = 20;
 
 /// A pass over the files that sends less than this, in bytes, is the last before the outage.
 const FEW_BYTES: u64 = 8 << 20;
@@ -17,23 +18,39 @@ const FEW_BYTES: u64 = 8 << 20;
 /// Most passes over the files after the first.
 const MOST_PASSES: u32 = 4;
 
-/// Sends the files while the container runs, then repeatedly what has changed meanwhile, until
-/// little is left for the outage or the amount stops shrinking. The destination's warnings are
-/// added to `warnings`.
+/// Which files.
+#[derive(Clone, Copy)]
+pub(super) enum Which {
+    /// Those of volumes, for which the destination needs no container.
+    Volumes,
+    /// All of them.
+    All,
+}
+
+/// Sends what has changed since `sent`, or everything, while the container runs, then repeatedly what has
+/// changed meanwhile, until little is left for the outage or the amount stops shrinking. The destination's
+/// warnings are added to `warnings`.
 pub(super) async fn send(
+    which: Which,
     source: &Source,
     data: &Data,
     control: &mut Control,
+    mut sent: Option<Sent>,
     cancel: &CancellationToken,
     warnings: &mut Vec<String>,
-) -> anyhow::Result<Sent> {
-    let mut sent = None;
+) -> anyhow::Result<Option<Sent>> {
     let mut before = u64::MAX;
     for pass in 0.. {
-        let stream = FIRST_STREAM + pass;
-        let kind = StreamKind::Files;
+        let (kind, first) = match which {
+            Which::Volumes => (StreamKind::Volumes, FIRST_STREAM_OF_VOLUMES),
+            Which::All => (StreamKind::Files, FIRST_STREAM),
+        };
+        let stream = first + pass;
         control.ask(Request::Receive { stream, kind }).await?;
-        let packed = source.send_files(stream, data, sent, cancel).await;
+        let packed = match which {
+            Which::Volumes => source.send_volumes(stream, data, sent, cancel).await,
+            Which::All => source.send_files(stream, data, sent, cancel).await,
+        };
         let (digest, so_far) = match packed {
             Ok((digest, so_far)) => (Ok(digest), Some(so_far)),
             Err(error) => (Err(error.context("cannot send the files")), None),
@@ -46,5 +63,5 @@ pub(super) async fn send(
         }
         before = bytes;
     }
-    Ok(sent.unwrap_or_default())
+    Ok(sent)
 }

@@ -1,6 +1,7 @@
 //! New connections to the ports that the container publishes here follow it, if the user asked for
 //! that.
 
+use common::container::ports::ranges;
 use common::net::flows::port_forward::Forward;
 use common::net::flows::port_forwards;
 use common::net::mark::Index;
@@ -28,6 +29,6 @@ pub(super) async fn prepare(source: &Source, tunnel: Index, undo: &mut Undo) -> 
 pub(super) async fn activate(source: &Source) -> anyhow::Result<Vec<String>> {
     let id = source.facts.id.clone();
     spawn_blocking(move || port_forwards::activate(&Dirs::default(), &id)).await??;
-    let ports = source.facts.ports.iter().map(ToString::to_string);
-    Ok(ports.collect())
+    let ports = ranges(&source.facts.ports);
+    Ok(ports.iter().map(ToString::to_string).collect())
 }

@@ -9,26 +9,32 @@ mod files;
 mod flood;
 mod flows;
 mod forward;
+mod memory;
 mod outage;
 mod record;
 mod removal;
 mod tunnel;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use common::bulk;
 use common::container::ContainerFacts;
 use common::container::files::payload::Sent;
 use common::container::podman::inspect::Local;
+use common::container::restore::pager;
 use common::durable;
+use common::faults;
 use common::journal::Progress;
 use common::net::flows::decide::FlowCount;
 use common::net::tunnel::Tunnel;
 use common::paths;
+use common::preflight::memory::{has_no_room, stays};
 use common::preflight::{Check, Verdict};
-use common::protocol::{MigrationId, MissingImage, RefusalCode, Reply, Request, StreamKind};
+use common::protocol::{
+    MigrationId, MissingImage, RefusalCode, Reply, Request, StreamDigest, StreamKind,
+};
 use common::report::{self, Outcome, PhaseName, Report};
 use common::undo::Undo;
 use tokio_util::sync::CancellationToken;
@@ -38,14 +44,16 @@ use self::checks::Found;
 pub(crate) use self::checks::check;
 use self::failure::Failure;
 pub(crate) use self::failure::is_usage_error;
+use self::files::Which;
 use self::flows::MovingFlows;
 use self::outage::Outage;
 use self::record::Record;
 use crate::address::Address;
+use crate::choices::Choices;
 use crate::control::{Control, RequestError, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
-use crate::source::{Data, Source};
+use crate::source::{Ahead, Data, Source};
 use crate::timeline::Timeline;
 
 const TOO_MANY_DATAGRAMS: &str = "datagrams to the container were dropped while the checkpoint was sent: \
@@ -54,7 +62,14 @@ const TOO_MANY_DATAGRAMS: &str = "datagrams to the container were dropped while 
 /// The user's decision once the checks are done and before anything is changed.
 pub(crate) type Confirm<'a> = &'a (dyn Fn(&ContainerFacts, &[Check]) -> bool + Send + Sync);
 
+/// How long a container may still be getting its memory, and how often that is looked at.
+const FILL_LIMIT: Duration = Duration::from_secs(60);
+const FILL_POLL: Duration = Duration::from_millis(50);
+
 /// Numbers of streams. The checkpoint's comes next, and then those of the files.
+/// Most ports whose new connections are forwarded: each has rules and a socket of its own.
+const MOST_FORWARDED: usize = 1024;
+
 const IMAGE_STREAM: u32 = 1;
 const SKELETON_STREAM: u32 = 2;
 
@@ -68,6 +83,9 @@ pub(crate) struct Migration<'a> {
     record: Record,
     control: Option<Control>,
     forward_new: bool,
+    /// Why memory cannot go ahead of the outage.
+    memory_stays: Option<String>,
+    choices: Choices,
     report: Report,
     /// Held to the end of the rollback: recovery takes an unlocked record to be that of a dead
     /// command.
@@ -99,6 +117,7 @@ impl<'a> Migration<'a> {
                 bypassed: 0,
                 forwarded_ports: Vec::new(),
                 tunnel: None,
+                memory: None,
                 packets: None,
                 notes: Vec::new(),
                 warnings: Vec::new(),
@@ -112,6 +131,8 @@ impl<'a> Migration<'a> {
             record: Record::none(),
             control: None,
             forward_new: false,
+            memory_stays: None,
+            choices: Choices::default(),
             lock: None,
         }
     }
@@ -125,6 +146,12 @@ impl<'a> Migration<'a> {
     /// Whether to forward new connections to the ports that the container publishes here.
     pub(crate) fn forward_new(mut self, forward: bool) -> Self {
         self.forward_new = forward;
+        self
+    }
+
+    /// What the user has decided about the container.
+    pub(crate) fn choices(mut self, choices: Choices) -> Self {
+        self.choices = choices;
         self
     }
 
@@ -187,7 +214,8 @@ impl<'a> Migration<'a> {
     async fn connect(&mut self, container: &str) -> Result<(Found, Vec<Check>, Control), Failure> {
         self.timeline.begin(PhaseName::Connect);
         let cancel = &self.outage.cancel;
-        let looked = cancel.run_until_cancelled(Found::look(container)).await;
+        let looked = Found::look(container, &self.choices);
+        let looked = cancel.run_until_cancelled(looked).await;
         let found = looked.context("cancelled")??;
         let facts = &found.facts;
         self.report.container = Some(facts.reference());
@@ -201,6 +229,7 @@ impl<'a> Migration<'a> {
                 facts.name, record.peer, record.migration
             )));
         }
+        self.await_memory(facts).await?;
         // If the container is not even running, there is nothing to ask the destination.
         let checks = found.check_here(self.forward_new).await;
         if let Some(why) = checks::refusal(&checks) {
@@ -213,8 +242,33 @@ impl<'a> Migration<'a> {
                 facts.name
             )));
         }
+        if self.forward_new && facts.ports.len() > MOST_FORWARDED {
+            return Err(Failure::Refused(format!(
+                "{} publishes {} ports, of which at most {MOST_FORWARDED} can be forwarded: leave out \
+                 --forward-new",
+                facts.name,
+                facts.ports.len()
+            )));
+        }
         let control = Control::connect(&self.destination).await?;
         Ok((found, checks, control.cancelled_by(cancel.clone())))
+    }
+
+    /// Waits until all memory is there that a container got when it came here itself.
+    async fn await_memory(&self, facts: &ContainerFacts) -> Result<(), Failure> {
+        let begun = Instant::now();
+        while pager::is_filling(&facts.id) {
+            self.outage.stop_if_cancelled()?;
+            if begun.elapsed() > FILL_LIMIT {
+                return Err(Failure::Refused(format!(
+                    "the memory that {} came with is not all in its processes yet: try again later, and look at \
+                     `systemctl status 'live-migration-memory-*'`",
+                    facts.name
+                )));
+            }
+            tokio::time::sleep(FILL_POLL).await;
+        }
+        Ok(())
     }
 
     /// Adds the destination's checks to `checks`.
@@ -241,19 +295,31 @@ impl<'a> Migration<'a> {
     /// `self.control`, for the rollback. Returns what the destination lacks of the image.
     async fn begin(
         &mut self,
-        found: Found,
+        mut found: Found,
         mut control: Control,
     ) -> Result<(Source, Option<MissingImage>), Failure> {
+        found.mark_shared().await?;
         let migration = MigrationId::random();
         self.report.migration_id = Some(migration.clone());
-        let source = self.open_journal(&migration, &found.facts, found.local)?;
+        let criu = found.host.criu.clone().unwrap_or_default();
+        if !faults::always(|| "client.memory".into()) {
+            self.memory_stays = stays(&found.facts, &found.host);
+        }
+        let source = self.open_journal(&migration, &found.facts, found.local, criu)?;
         let begin = Request::Begin {
             migration,
             container: Box::new(found.facts),
             source: Box::new(found.host),
         };
         let missing_image = match control.ask(begin).await {
-            Ok(Reply::Begun { missing_image }) => missing_image,
+            Ok(Reply::Begun {
+                missing_image,
+                memory_bytes,
+            }) => {
+                let no_room = || has_no_room(&source.facts, memory_bytes);
+                self.memory_stays = self.memory_stays.take().or_else(no_room);
+                missing_image
+            }
             Ok(other) => return Err(unexpected(&other).into()),
             Err(RequestError::Refused(refused)) if refused.code == RefusalCode::Preflight => {
                 return Err(Failure::Refused(refused.message));
@@ -273,6 +339,7 @@ impl<'a> Migration<'a> {
         migration: &MigrationId,
         facts: &ContainerFacts,
         local: Local,
+        criu: String,
     ) -> anyhow::Result<Source> {
         let peer = self.destination.to_string();
         self.record.open(migration, facts.reference(), peer)?;
@@ -286,7 +353,7 @@ impl<'a> Migration<'a> {
             Ok(paths::remove_work_dir(&removed)?)
         });
         durable::create_private_dir(&work).with_context(|| work.display().to_string())?;
-        Source::new(facts.clone(), local, work)
+        Source::new(facts.clone(), local, criu, work)
     }
 
     /// From `Begin` to the end, a line per phase.
@@ -297,12 +364,16 @@ impl<'a> Migration<'a> {
     ) -> Result<Outcome, Failure> {
         let (tunnel, data) = self.tunnel().await?;
         self.image(source, &data, missing_image).await?;
+        let sent_ahead = self.volumes(source, &data).await?;
+        let ahead = self.memory(source, &data).await?;
         self.stage(source, &data).await?;
-        let sent = self.files(source, &data).await?;
+        let sent = self.files(source, &data, sent_ahead).await?;
         let (mut flows, stream) = self.flows(source, &data, &tunnel).await?;
+        let ahead = self.catch_up(ahead).await?;
         let flood = self.freeze(source, &mut flows).await?;
-        let begun = self.dump(source, &mut flows, stream).await?;
+        let (begun, memory) = self.dump(source, &mut flows, stream, ahead).await?;
         self.ship(source, &flows, begun, sent, flood).await?;
+        self.end_memory(memory).await?;
         self.restore(source).await?;
         self.cut_over(&flows).await?;
         Ok(self.remove(source, &flows).await)
@@ -340,6 +411,15 @@ impl<'a> Migration<'a> {
             .await
     }
 
+    /// Before Podman prepares the destination, because it then waits for 4 minutes only.
+    async fn volumes(&mut self, source: &Source, data: &Data) -> anyhow::Result<Option<Sent>> {
+        if !source.has_volumes() {
+            return Ok(None);
+        }
+        self.timeline.begin(PhaseName::Volumes);
+        self.send_files(Which::Volumes, source, data, None).await
+    }
+
     /// Everything that does not need the memory image: the container runs on meanwhile.
     async fn stage(&mut self, source: &Source, data: &Data) -> anyhow::Result<()> {
         self.timeline.begin(PhaseName::Stage);
@@ -353,6 +433,7 @@ impl<'a> Migration<'a> {
         control
             .send(StreamKind::Skeleton, SKELETON_STREAM, sent, warnings)
             .await?;
+        self.outage.staged();
         match control.ask(Request::Stage).await? {
             Reply::Staged { packets } => self.report.packets = Some(packets),
             other => return Err(unexpected(&other).into()),
@@ -360,17 +441,59 @@ impl<'a> Migration<'a> {
         Ok(())
     }
 
-    async fn files(&mut self, source: &Source, data: &Data) -> anyhow::Result<Sent> {
+    async fn files(
+        &mut self,
+        source: &Source,
+        data: &Data,
+        ahead: Option<Sent>,
+    ) -> anyhow::Result<Sent> {
         self.timeline.begin(PhaseName::Files);
+        let sent = self.send_files(Which::All, source, data, ahead).await?;
+        Ok(sent.unwrap_or_default())
+    }
+
+    async fn send_files(
+        &mut self,
+        which: Which,
+        source: &Source,
+        data: &Data,
+        sent: Option<Sent>,
+    ) -> anyhow::Result<Option<Sent>> {
         let (cancel, warnings) = (&self.outage.cancel, &mut self.report.warnings);
-        files::send(
-            source,
-            data,
-            connected(&mut self.control)?,
-            cancel,
-            warnings,
-        )
-        .await
+        let control = connected(&mut self.control)?;
+        files::send(which, source, data, control, sent, cancel, warnings).await
+    }
+
+    /// Sends the memory ahead, if that is worth it and can be done. Before Podman prepares the destination, as for
+    /// volumes.
+    async fn memory(&mut self, source: &Source, data: &Data) -> anyhow::Result<Option<Ahead>> {
+        if let Some(why) = self.memory_stays.take() {
+            tracing::debug!("memory goes in the outage: {why}");
+            return Ok(None);
+        }
+        self.timeline.begin(PhaseName::Memory);
+        let control = connected(&mut self.control)?;
+        let sent = memory::send(source, data, control, &self.outage.cancel).await;
+        self.outage.stop_if_cancelled()?;
+        Ok(self.ahead_or_warning(sent?))
+    }
+
+    /// Sends what has changed of the memory while the phases since then went on.
+    async fn catch_up(&mut self, ahead: Option<Ahead>) -> anyhow::Result<Option<Ahead>> {
+        let Some(ahead) = ahead else {
+            return Ok(None);
+        };
+        let caught_up = ahead.catch_up().await;
+        self.outage.stop_if_cancelled()?;
+        Ok(self.ahead_or_warning(caught_up))
+    }
+
+    /// If the memory cannot go ahead, it goes in the outage.
+    fn ahead_or_warning(&mut self, ahead: anyhow::Result<Ahead>) -> Option<Ahead> {
+        let why = |error| format!("the memory went in the outage and not ahead of it: {error:#}");
+        ahead
+            .map_err(|error| self.report.warnings.push(why(error)))
+            .ok()
     }
 
     /// The last phase before the outage, after everything else that can be done while the container
@@ -402,6 +525,7 @@ impl<'a> Migration<'a> {
         let stream = Stream::open(data, control, &self.outage.cancel).await?;
         self.outage.stop_if_cancelled()?;
         source.wait_ready().await?;
+        self.outage.is_in_time()?;
         Ok((flows, stream))
     }
 
@@ -418,6 +542,7 @@ impl<'a> Migration<'a> {
         let frozen = source.freeze().await;
         let lost = frozen.context("cannot freeze the container")?;
         self.report.warnings.extend(lost);
+        source.kept_is_still()?;
         Ok(flood::Watch::begin(flows.first().clone(), flows.tunnel))
     }
 
@@ -426,15 +551,31 @@ impl<'a> Migration<'a> {
         source: &Source,
         flows: &mut MovingFlows,
         stream: Stream,
-    ) -> anyhow::Result<Begun> {
+        ahead: Option<Ahead>,
+    ) -> anyhow::Result<(Begun, Option<StreamDigest>)> {
         self.timeline.begin(PhaseName::Dump);
         let follow = flows.follow(source, connected(&mut self.control)?, &mut self.undo);
         let cancel = &self.outage.cancel;
-        let (dumped, followed, begun) = outage::dump(source, stream, cancel, follow).await;
-        dumped.map_err(|error| self.record.keep_log(error))?;
+        let (dumped, followed, begun) = outage::dump(source, stream, ahead, cancel, follow).await;
+        let sent = dumped?.map_err(|error| self.record.keep_log(error))?;
         followed?;
         self.outage.stop_if_cancelled()?;
-        Ok(begun)
+        Ok((
+            begun,
+            sent.map(|(digest, memory)| {
+                self.report.memory = Some(memory);
+                digest
+            }),
+        ))
+    }
+
+    /// Compares the memory that was sent with what has arrived.
+    async fn end_memory(&mut self, memory: Option<StreamDigest>) -> anyhow::Result<()> {
+        if let Some(digest) = memory {
+            let control = connected(&mut self.control)?;
+            control.ask(Request::MemoryEnd { digest }).await?;
+        }
+        Ok(())
     }
 
     async fn ship(

@@ -7,19 +7,30 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use common::container::checkpoint::dump::DumpError;
 use common::journal::Progress;
-use common::protocol::Request;
+use common::protocol::{Request, StreamDigest};
+use common::report;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::{Begun, Stream};
 use super::record::Record;
 use crate::control::Control;
-use crate::source::Source;
+use crate::source::{Ahead, Complete, Source};
+
+/// How long Podman waits for the container that it restores, from when it has started conmon
+/// (`ContainerCreateTimeout` in libpod/define/config.go).
+const PODMAN_WAITS: Duration = Duration::from_secs(240);
+
+/// An outage for which less time than this is left is not begun.
+const SHORTEST: Duration = Duration::from_secs(30);
 
 /// The outage of one migration, and its clock.
 pub(super) struct Outage {
     /// Cancels the whole migration, on behalf of the user or of the clock.
     pub(super) cancel: CancellationToken,
     limit: Duration,
+    /// Since when Podman waits at the destination.
+    staged_at: Option<Instant>,
     frozen_at: Option<Instant>,
     /// Cancelled when the container has been frozen for too long.
     overdue: CancellationToken,
@@ -31,6 +42,7 @@ impl Outage {
         Outage {
             cancel,
             limit: Duration::MAX,
+            staged_at: None,
             frozen_at: None,
             overdue: CancellationToken::new(),
         }
@@ -41,10 +53,36 @@ impl Outage {
         self.limit = limit;
     }
 
+    /// Podman begins to prepare the destination.
+    pub(super) fn staged(&mut self) {
+        self.staged_at = Some(Instant::now());
+    }
+
+    /// How long Podman at the destination still waits for the container.
+    fn patience(&self) -> Duration {
+        let waits = self.staged_at.map(|at| at.elapsed()).unwrap_or_default();
+        PODMAN_WAITS.saturating_sub(waits)
+    }
+
+    /// Fails if Podman at the destination will not wait until the container is restored there.
+    ///
+    /// # Errors
+    /// In words for the user.
+    pub(super) fn is_in_time(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.patience() > SHORTEST,
+            "what was sent after the destination was prepared took so long that Podman there is about to give \
+             up, which it does after {} s: try again when the link is faster or less is being written",
+            PODMAN_WAITS.as_secs()
+        );
+        Ok(())
+    }
+
     /// Starts the clock, which cancels the migration once the container has been frozen for too
     /// long. After the commit has been sent, that has no effect.
     pub(super) fn begin(&mut self) {
         self.frozen_at = Some(Instant::now());
+        self.limit = self.limit.min(self.patience());
         let limit = self.limit;
         let (overdue, cancel) = (self.overdue.clone(), self.cancel.clone());
         tokio::spawn(async move {
@@ -70,7 +108,7 @@ impl Outage {
     pub(super) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         match self.overdue.is_cancelled() {
             true => error.context(format!(
-                "not committed within the {} ms that --max-freeze-ms allows",
+                "not committed within the {} ms that --max-freeze-ms, or Podman at the destination, allows",
                 self.limit.as_millis()
             )),
             false => error,
@@ -78,17 +116,30 @@ impl Outage {
     }
 }
 
+/// Of memory that went ahead: what its stream was, and a word for the report.
+type Sent = (StreamDigest, report::Memory);
+
 /// In parallel: CRIU writes its images of the container, they are sent as they grow, and `follow`
 /// moves the flows that began late. If `follow` fails, the stream ends.
+///
+/// What has changed of memory that went `ahead` is sent meanwhile, and the dump leaves memory of that kind out.
 pub(super) async fn dump(
     source: &Source,
     stream: Stream,
+    ahead: Option<Ahead>,
     cancel: &CancellationToken,
     follow: impl Future<Output = anyhow::Result<()>>,
-) -> (Result<(), DumpError>, anyhow::Result<()>, Begun) {
+) -> (
+    anyhow::Result<Result<Option<Sent>, DumpError>>,
+    anyhow::Result<()>,
+    Begun,
+) {
     let (dumping, ended) = mpsc::channel();
     let dump = async {
-        let dumped = source.dump(cancel).await;
+        let dumped = match ahead {
+            Some(ahead) => dump_lazily(source, ahead).await,
+            None => Ok(source.dump(false, cancel).await.map(|()| None)),
+        };
         drop(dumping);
         dumped
     };
@@ -103,6 +154,45 @@ pub(super) async fn dump(
         tokio::join!(dump, source.ship_dump(stream.sender, ended), follow);
     let unsent = stream.cancel.drop_guard();
     (dumped, followed, Begun { unsent, payload })
+}
+
+/// If one of both fails, the other one ends. The outer error is that of the memory.
+async fn dump_lazily(
+    source: &Source,
+    ahead: Ahead,
+) -> anyhow::Result<Result<Option<Sent>, DumpError>> {
+    let ahead = ahead.before_the_dump().await?;
+    let cancel = ahead.cancel.clone();
+    let dump = async {
+        let dumped = source.dump(true, &cancel).await;
+        if dumped.is_err() {
+            cancel.cancel();
+        }
+        dumped
+    };
+    let send = async {
+        let sent = ahead.finish().await;
+        // Before the dump is ended because of it.
+        let first = sent.is_err() && !cancel.is_cancelled();
+        if first {
+            cancel.cancel();
+        }
+        (sent, first)
+    };
+    match tokio::join!(dump, send) {
+        (_, (Err(error), true)) => Err(error),
+        (Err(error), _) => Ok(Err(error)),
+        (Ok(()), (sent, _)) => {
+            let Complete {
+                digest,
+                memory,
+                followed,
+            } = sent?;
+            // Nobody waits for what that takes.
+            spawn_blocking(move || drop(followed));
+            Ok(Ok(Some((digest, memory))))
+        }
+    }
 }
 
 /// In parallel: the destination restores the container, and this host records that it may run there
@@ -137,8 +227,23 @@ mod tests {
         outage.cancel.cancelled().await;
         assert!(outage.frozen_ms() >= 5);
         let error = outage.explain(outage.stop_if_cancelled().unwrap_err());
-        let said = "not committed within the 5 ms that --max-freeze-ms allows: cancelled";
+        let said = "not committed within the 5 ms that --max-freeze-ms, or Podman at the destination, allows: \
+                    cancelled";
         assert_eq!(format!("{error:#}"), said);
+    }
+
+    #[tokio::test]
+    async fn podman_does_not_wait_for_ever() {
+        let mut outage = Outage::of(CancellationToken::new());
+        outage.is_in_time().unwrap();
+        outage.staged();
+        outage.is_in_time().unwrap();
+        outage.staged_at = Instant::now().checked_sub(PODMAN_WAITS - Duration::from_secs(40));
+        outage.is_in_time().unwrap();
+        outage.begin();
+        assert!(outage.limit <= Duration::from_secs(40));
+        outage.staged_at = Instant::now().checked_sub(PODMAN_WAITS);
+        assert!(outage.is_in_time().is_err());
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! Removing the old container.
 
 use anyhow::Context;
+use common::container::binds;
 use common::container::service::Parted;
 use common::net::flows::guests;
 use common::net::state::Dirs;
@@ -60,6 +61,12 @@ pub(super) async fn remove(
         Err(error) => tracing::debug!("{error:#}"),
     }
     removed?;
+    for bind in binds::sent(&source.facts.binds) {
+        report.notes.push(format!(
+            "{} was sent, and is still here as it was then: remove it if nothing else needs it",
+            bind.source
+        ));
+    }
     let parted = source.part_from_service().await;
     if let Some((name, how)) = parted.context("its service could not be stopped")? {
         let (done, back) = match how {

@@ -2,6 +2,7 @@
 
 mod data;
 mod flows;
+mod memory;
 mod standstill;
 
 use std::collections::HashSet;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::data::Data;
 use self::data::{buffered, finished};
 pub(crate) use self::flows::Flows;
+pub(crate) use self::memory::{Ahead, Complete};
 use self::standstill::Standstill;
 
 /// Pause between looks whether CRIU has written more.
@@ -66,13 +68,25 @@ pub(crate) struct Source {
     upper: PathBuf,
     standstill: Standstill,
     runtime: PathBuf,
+    /// CRIU's version.
+    criu: String,
     work: PathBuf,
 }
 
 impl Source {
     /// Prepares for the container `facts`, with `work` for scratch files.
-    pub(crate) fn new(facts: ContainerFacts, local: Local, work: PathBuf) -> anyhow::Result<Self> {
-        let places = Places::read(&local.bundle, work.join("images"), &facts.volumes)?;
+    pub(crate) fn new(
+        facts: ContainerFacts,
+        local: Local,
+        criu: String,
+        work: PathBuf,
+    ) -> anyhow::Result<Self> {
+        let places = Places::read(
+            &local.bundle,
+            work.join("images"),
+            &facts.volumes,
+            &facts.binds,
+        )?;
         let standstill = Standstill {
             pid: local.pid,
             freezer: Freezer::of_running(&facts.runtime, &facts.id, &local.cgroup)?,
@@ -85,6 +99,7 @@ impl Source {
             facts,
             places,
             standstill,
+            criu,
             work,
         })
     }
@@ -105,6 +120,7 @@ impl Source {
             &self.runtime,
             &self.work,
             &self.skeleton(),
+            &self.facts.binds,
         )
         .await
         .context("cannot write down the container's configuration")
@@ -190,6 +206,19 @@ impl Source {
         spawn_blocking(move || standstill.freeze()).await?
     }
 
+    /// Fails if the frozen container has changed a bind mount that the destination keeps because its content was
+    /// the same.
+    pub(crate) fn kept_is_still(&self) -> anyhow::Result<()> {
+        for bind in &self.facts.binds {
+            anyhow::ensure!(
+                !bind.has_changed(),
+                "{0} has changed since it was compared with the destination's: say `--bind {0}=send`",
+                bind.source
+            );
+        }
+        Ok(())
+    }
+
     /// Lets the container run on, with its network. Harmless if it was never stopped.
     pub(crate) async fn thaw(&self) -> anyhow::Result<()> {
         let standstill = self.standstill.clone();
@@ -201,10 +230,38 @@ impl Source {
         Ok(self.standstill.freezer.frozen()?)
     }
 
-    /// Writes CRIU's images of the frozen container.
-    pub(crate) async fn dump(&self, cancel: &CancellationToken) -> Result<(), dump::DumpError> {
-        let (runtime, id) = (&self.runtime, &self.facts.id);
-        dump::dump(runtime, id, &self.places.checkpoint, &self.work, cancel).await
+    /// Writes CRIU's images of the frozen container; a `lazy` dump leaves the memory out that went ahead.
+    pub(crate) async fn dump(
+        &self,
+        lazy: bool,
+        cancel: &CancellationToken,
+    ) -> Result<(), dump::DumpError> {
+        let lazy = lazy.then_some(self.criu.as_str());
+        let (runtime, id, images) = (&self.runtime, &self.facts.id, &self.places.checkpoint);
+        dump::dump(runtime, id, images, &self.work, lazy, cancel).await
+    }
+
+    /// Whether it has volumes.
+    pub(crate) fn has_volumes(&self) -> bool {
+        !self.places.volumes.is_empty()
+    }
+
+    /// Sends the files of the running container's volumes, or what has changed of them since `sent`.
+    pub(crate) async fn send_volumes(
+        &self,
+        stream: u32,
+        data: &Data,
+        sent: Option<Sent>,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<(StreamDigest, Sent)> {
+        let volumes = self.places.volumes.clone();
+        let (data, cancel) = (data.clone(), cancel.clone());
+        spawn_blocking(move || {
+            let sender = buffered(data.open(stream, cancel)?);
+            let (sender, sent) = payload::pack_volumes(&volumes, sent.as_ref(), sender)?;
+            Ok((finished(sender)?, sent))
+        })
+        .await?
     }
 
     /// Sends the files of the running container, or what has changed of them since `sent`.

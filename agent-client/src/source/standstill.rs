@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use common::container::checkpoint::freezer::Freezer;
-use common::container::checkpoint::{drain, dump, repair};
+use common::container::checkpoint::{drain, dump, repair, unmovable};
 use common::net::packets::quarantine;
 
 /// How often the container is given time to read what came in while it was being frozen.
@@ -31,11 +31,20 @@ impl Standstill {
 
     /// Waits, while the container runs on, until no connection waits to be accepted, and none that a
     /// program has closed has anything left to send: such connections cannot move. The latter may take
-    /// as long as their clients like, so they do not prevent the migration.
+    /// as long as their clients like, so they do not prevent the migration. Then looks once more for what
+    /// CRIU cannot dump.
     pub(super) fn wait_ready(&self) -> anyhow::Result<()> {
         drain::wait_sent(self.pid);
         let left = drain::wait_accepted(self.pid);
         anyhow::ensure!(left == 0, unaccepted(left));
+        // Since `check` has looked, it may have opened something else.
+        let found = unmovable::found(&self.freezer.processes(), self.pid);
+        let found: Vec<String> = found.into_iter().collect();
+        anyhow::ensure!(
+            found.is_empty(),
+            "CRIU cannot dump it: {}",
+            found.join(", ")
+        );
         Ok(())
     }
 

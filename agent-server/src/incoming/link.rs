@@ -1,31 +1,85 @@
 //! What joins this host to the source: the tunnel, and the bulk streams that come through it.
 
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use common::bulk::{self, Receiving};
+use common::bulk::{self, Receiver, Receiving};
 use common::container::files::payload::{self, Kind};
-use common::container::files::places::Places;
+use common::container::files::places::{Places, Volumes};
 use common::container::podman::image;
+use common::durable;
 use common::multicall::keeper_command;
 use common::net::state::{Claim, Dirs};
 use common::net::tunnel::agreement::{Offer, Terms};
 use common::net::tunnel::expect;
 use common::net::tunnel::{PROOF_LIMIT, Tunnel};
-use common::protocol::{RefusalCode, Refused, StreamDigest, StreamKind};
+use common::protocol::{RefusalCode, Refused, StreamDigest};
 use common::ticket::Ticket;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use trust::Fingerprint;
 
 use crate::destination::{Step, failed};
-use crate::scratch::SKELETON;
 
 /// What a stream turned out to contain, and warnings for the operator.
 type Arrived = (StreamDigest, Vec<String>);
+
+/// What a stream brings, and where that goes.
+pub(super) enum Content {
+    /// An image.
+    Image {
+        /// For scratch files.
+        work: PathBuf,
+        /// How long it may be.
+        most_bytes: u64,
+    },
+    /// A file.
+    File(PathBuf),
+    /// Files of volumes.
+    Volumes(Volumes),
+    /// Files of a running container.
+    Files(Places),
+    /// A frozen container.
+    Checkpoint(Places),
+}
+
+impl Content {
+    /// Puts it in place, and returns warnings for the operator. Blocks.
+    fn take(
+        self,
+        receiver: &mut Receiver,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<Vec<String>> {
+        match self {
+            Content::Image { work, most_bytes } => {
+                image::load(receiver, most_bytes, &work, cancel)?;
+            }
+            Content::File(path) => {
+                io::copy(receiver, &mut File::create(&path)?)?;
+            }
+            // What comes while the container runs on is put on disk at once: then little is left for the
+            // time after the commit.
+            Content::Volumes(volumes) => {
+                let warnings = payload::unpack_volumes(&volumes, receiver)?;
+                durable::sync_file_systems(volumes.values().map(PathBuf::as_path))?;
+                return Ok(warnings);
+            }
+            Content::Files(places) => {
+                let warnings = payload::unpack(&places, Kind::Files, receiver)?;
+                places.sync()?;
+                return Ok(warnings);
+            }
+            Content::Checkpoint(places) => {
+                return Ok(payload::unpack(&places, Kind::Checkpoint, receiver)?);
+            }
+        }
+        Ok(Vec::new())
+    }
+}
 
 /// The tunnel to the source and what comes through it.
 pub(super) struct Link {
@@ -92,22 +146,16 @@ impl Link {
         Ok((address, ticket))
     }
 
-    /// Gets ready for a bulk stream. Its content goes to `work`, or to the container's places once
-    /// they are known.
-    pub(super) async fn receive(
-        &mut self,
+    /// Gets ready for the connection of a bulk stream, which the result waits for.
+    pub(super) async fn expect(
+        &self,
         stream: u32,
-        kind: StreamKind,
-        work: &Path,
-        places: Option<Places>,
-    ) -> Step<()> {
+    ) -> Step<impl FnOnce() -> io::Result<Receiver> + Send + 'static> {
         let receiving = self
             .receiving
             .clone()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "there is no tunnel yet"))?;
         let cancel = self.cancel.clone();
-        let work = work.to_owned();
-        let skeleton = work.join(SKELETON);
         let from = SocketAddr::new(
             self.tunnel().map_err(failed)?.peer_address(),
             bulk::source_port(stream),
@@ -119,26 +167,16 @@ impl Link {
         {
             tracing::debug!("{error}");
         }
+        Ok(move || receiving.accept(stream, &cancel))
+    }
+
+    /// Gets ready for a bulk stream, whose content goes where `content` says.
+    pub(super) async fn receive(&mut self, stream: u32, content: Content) -> Step<()> {
+        let accept = self.expect(stream).await?;
+        let cancel = self.cancel.clone();
         self.stream = Some(spawn_blocking(move || {
-            let mut receiver = receiving.accept(stream, &cancel)?;
-            let mut warnings = Vec::new();
-            match kind {
-                StreamKind::Image => image::load(&mut receiver, &work, &cancel)?,
-                StreamKind::Skeleton => {
-                    let mut file = std::fs::File::create(&skeleton)?;
-                    io::copy(&mut receiver, &mut file)?;
-                }
-                StreamKind::Files => {
-                    let places = places.context("nothing is staged")?;
-                    warnings = payload::unpack(&places, Kind::Files, &mut receiver)?;
-                    // While the container runs on: then little is left for the time after the commit.
-                    places.sync()?;
-                }
-                StreamKind::Checkpoint => {
-                    let places = places.context("nothing is staged")?;
-                    warnings = payload::unpack(&places, Kind::Checkpoint, &mut receiver)?;
-                }
-            }
+            let mut receiver = accept()?;
+            let warnings = content.take(&mut receiver, &cancel)?;
             Ok((receiver.finish()?, warnings))
         }));
         Ok(())
@@ -151,15 +189,7 @@ impl Link {
             .take()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "no stream is open"))?;
         let (received, warnings) = stream.await.map_err(failed)?.map_err(failed)?;
-        if received != digest {
-            return Err(Refused::new(
-                RefusalCode::Corrupt,
-                format!(
-                    "a stream of {} bytes arrived as {} bytes or with other content",
-                    digest.bytes, received.bytes
-                ),
-            ));
-        }
+        compare(digest, received)?;
         Ok(warnings)
     }
 
@@ -184,4 +214,18 @@ impl Link {
             let _ = spawn_blocking(move || tunnel.teardown()).await;
         }
     }
+}
+
+/// Whether what was sent has arrived.
+pub(super) fn compare(sent: StreamDigest, received: StreamDigest) -> Step<()> {
+    if received == sent {
+        return Ok(());
+    }
+    Err(Refused::new(
+        RefusalCode::Corrupt,
+        format!(
+            "a stream of {} bytes arrived as {} bytes or with other content",
+            sent.bytes, received.bytes
+        ),
+    ))
 }

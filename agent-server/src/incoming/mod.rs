@@ -2,6 +2,7 @@
 
 mod flows;
 mod link;
+mod memory;
 mod network;
 mod stage;
 
@@ -10,11 +11,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use common::container::binds::{self, Bind, Made, Wish};
 use common::container::checkpoint::dump;
-use common::container::files::places::Places;
+use common::container::files::places::{Places, Volumes};
+use common::container::podman::image;
 use common::container::restore::gate::{self, Staged};
 use common::container::restore::timerfds;
-use common::container::{ContainerFacts, health, secrets, service};
+use common::container::{ContainerFacts, health, podman, secrets, service};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::flows::decide::MovedFlow;
 use common::net::flows::{guests, neighbours, port_forwards};
@@ -28,11 +31,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::destination::{Incoming, Step, failed};
 use crate::reservation::Reservation;
-use crate::scratch::{Created, UndoList};
+use crate::scratch::{self, Created, SKELETON, UndoList};
 use flows::Flows;
-use link::Link;
+use link::{Content, Link};
+use memory::Memory;
 use network::Network;
-use stage::Stage;
+use stage::{Stage, unless_cancelled};
 
 /// A container that now runs here for good gets back its service and the timer of its health
 /// checks. May be repeated.
@@ -62,10 +66,13 @@ pub struct PodmanIncoming {
     cancel: CancellationToken,
     link: Link,
     staged: Option<Staged>,
+    /// Its volumes, once they were made.
+    volumes: Option<Volumes>,
     /// Where its pieces belong, once it is staged.
     places: Option<Places>,
     bundle: PathBuf,
     network: Network,
+    memory: Memory,
     flows: Flows,
     reservation: Reservation,
 }
@@ -97,9 +104,11 @@ impl PodmanIncoming {
             link: Link::new(source.ip().to_canonical(), peer, cancel.clone()),
             cancel,
             staged: None,
+            volumes: None,
             places: None,
             bundle: PathBuf::new(),
             network: Network::default(),
+            memory: Memory::default(),
             flows: Flows::default(),
             record,
             journal,
@@ -119,6 +128,7 @@ impl PodmanIncoming {
                 tracing::warn!("{} may have left processes: {error}", self.container.name);
             }
         }
+        self.memory.give_up().await;
         let leftovers = self.undo.actions.unwind().await;
         self.network.give_up();
         // `created.json` there says what is left.
@@ -131,7 +141,42 @@ impl PodmanIncoming {
         leftovers
     }
 
+    fn places(&self) -> Step<Places> {
+        let nothing = || Refused::new(RefusalCode::Protocol, "nothing is staged");
+        self.places.clone().ok_or_else(nothing)
+    }
+
+    /// Makes the container's volumes and places for bind mounts that are sent, unless they were made already.
+    /// Returns the directories among them.
+    async fn make_volumes(&mut self) -> anyhow::Result<Volumes> {
+        if let Some(made) = &self.volumes {
+            return Ok(made.clone());
+        }
+        let mut made = Volumes::new();
+        for volume in &self.container.volumes {
+            let name = &volume.name;
+            self.undo.will_create(Created::Volume(name.clone()))?;
+            let made_now = async {
+                podman::objects::create_volume(volume).await?;
+                podman::objects::volume_directory(name).await
+            };
+            let directory = unless_cancelled(&self.cancel, made_now).await?;
+            made.insert(volume.destination.clone(), directory);
+        }
+        for (number, bind) in (0..).zip(binds::sent(&self.container.binds)) {
+            let place = Made::plan(bind, self.record.migration.as_str(), number)?;
+            if bind.kind == binds::Kind::Directory {
+                made.insert(bind.destination.clone(), place.path().to_owned());
+            }
+            let overwrite = bind.wish == Wish::Send { overwrite: true };
+            scratch::make_place(&mut self.undo, place, overwrite).await?;
+        }
+        self.volumes = Some(made.clone());
+        Ok(made)
+    }
+
     async fn try_stage(&mut self) -> anyhow::Result<Packets> {
+        self.make_volumes().await?;
         let mut stage = Stage {
             container: &self.container,
             migration: &self.record.migration,
@@ -141,6 +186,7 @@ impl PodmanIncoming {
         let (staged, places) = stage.run().await?;
         self.bundle = staged.bundle.clone();
         self.network = Network::new(places.netns.clone());
+        self.memory.start_pager(&self.container.id, &staged).await?;
         self.staged = Some(staged);
         self.places = Some(places);
         self.welcome().await?;
@@ -159,7 +205,9 @@ impl PodmanIncoming {
         self.undo.actions.register("guest", move || async move {
             Ok(spawn_blocking(move || guests::leave(&Dirs::default(), &leaving)).await??)
         });
-        spawn_blocking(move || guests::arrive(&Dirs::default(), tunnel, &id, &addresses)).await??;
+        let bundle = self.bundle.clone();
+        let arrived = move || guests::arrive(&Dirs::default(), tunnel, &id, &addresses, &bundle);
+        spawn_blocking(arrived).await??;
         Ok(())
     }
 
@@ -204,14 +252,17 @@ impl PodmanIncoming {
             .staged
             .as_mut()
             .ok_or_else(|| Refused::new(RefusalCode::Protocol, "nothing is staged"))?;
-        let images = staged.checkpoint.clone();
-        spawn_blocking(move || timerfds::mend(&images))
-            .await
-            .map_err(failed)?
-            .map_err(failed)?;
-        let restored = staged
-            .open(self.container.runtime_name(), &self.container.id)
-            .await;
+        let (images, binds) = (staged.checkpoint.clone(), self.container.binds.clone());
+        let prepared = spawn_blocking(move || {
+            // What has been sent since they were compared, or somebody here, may have put links there.
+            binds.iter().try_for_each(Bind::is_direct)?;
+            anyhow::Ok(timerfds::mend(&images)?)
+        });
+        prepared.await.map_err(failed)?.map_err(failed)?;
+        let proven = self.memory.prove(staged).await;
+        proven.map_err(|error| failed(error.context("not all memory is here")))?;
+        let (runtime, id) = (self.container.runtime_name(), &self.container.id);
+        let restored = staged.open(runtime, id, self.memory.pager()).await;
         let Err(error) = restored else {
             self.staged = None;
             return self.network.put_mtus_back().await.map_err(failed);
@@ -247,13 +298,32 @@ impl Incoming for PodmanIncoming {
                 "the image is here and was not asked for",
             ));
         }
-        self.link
-            .receive(stream, kind, self.undo.work(), self.places.clone())
-            .await
+        let content = match kind {
+            StreamKind::Memory => {
+                let (id, undo) = (&self.container.id, &mut self.undo);
+                let store = self.memory.prepare(id, undo).await.map_err(failed)?;
+                let accept = self.link.expect(stream).await?;
+                self.memory.receive(store, accept);
+                return Ok(());
+            }
+            StreamKind::Image => Content::Image {
+                work: self.undo.work().to_owned(),
+                most_bytes: image::most_bytes(self.container.image_bytes),
+            },
+            StreamKind::Skeleton => Content::File(self.undo.work().join(SKELETON)),
+            StreamKind::Volumes => Content::Volumes(self.make_volumes().await.map_err(failed)?),
+            StreamKind::Files => Content::Files(self.places()?),
+            StreamKind::Checkpoint => Content::Checkpoint(self.places()?),
+        };
+        self.link.receive(stream, content).await
     }
 
     async fn stream_end(&mut self, digest: StreamDigest) -> Step<Vec<String>> {
         self.link.stream_end(digest).await
+    }
+
+    async fn memory_end(&mut self, digest: StreamDigest) -> Step<()> {
+        self.memory.end(digest).await
     }
 
     async fn stage(&mut self) -> Step<Packets> {
@@ -284,6 +354,7 @@ impl Incoming for PodmanIncoming {
             return Err(failed(error));
         }
         self.undo.actions.disarm();
+        self.memory.leave();
         self.reservation.decided();
         tracing::info!(migration = %self.record.migration, container = self.container.name, "committed");
         Ok(())
@@ -302,6 +373,12 @@ impl Incoming for PodmanIncoming {
         let recorded = on_disk.and_then(|()| Ok(self.journal.write(&self.record)?));
         if let Err(error) = recorded {
             tracing::error!("{} may not be on disk: {error:#}", self.container.name);
+            return;
+        }
+        let work = self.undo.work().to_owned();
+        let forgotten = spawn_blocking(move || scratch::forget_old(&work)).await;
+        if let Err(error) = forgotten.map_err(anyhow::Error::from).flatten() {
+            tracing::error!("what had to make place is still there: {error:#}");
             return;
         }
         if let Err(error) = paths::remove_work_dir(&self.record.migration) {

@@ -9,6 +9,7 @@ use common::command::CommandError;
 use common::container::files::places::Places;
 use common::container::podman::info::Info;
 use common::container::restore::gate::{self, Owner, Staged};
+use common::container::restore::skeleton;
 use common::container::service::{self, ServiceFacts};
 use common::container::spec::Spec;
 use common::container::{ContainerFacts, apparmor, podman};
@@ -36,7 +37,15 @@ impl Stage<'_> {
     pub(super) async fn run(&mut self) -> anyhow::Result<(Staged, Places)> {
         let reference = &self.container.image_name;
         let named = podman::exists("image", reference);
-        if !unless_cancelled(self.cancel, named).await? {
+        if unless_cancelled(self.cancel, named).await? {
+            // As it is.
+        } else if self.container.is_image_pinned() {
+            let (archive, id) = (
+                self.undo.work().join(SKELETON),
+                self.container.image_id.clone(),
+            );
+            spawn_blocking(move || skeleton::know_image_by(&archive, &id)).await??;
+        } else {
             let (id, name) = (self.container.image_id.clone(), reference.clone());
             self.undo
                 .will_create(Created::Tag(id.clone(), name.clone()))?;
@@ -44,12 +53,6 @@ impl Stage<'_> {
             unless_cancelled(self.cancel, tagged).await?;
         }
         self.load_profiles().await?;
-        for volume in self.container.volumes.clone() {
-            self.undo
-                .will_create(Created::Volume(volume.name.clone()))?;
-            let created = podman::objects::create_volume(&volume);
-            unless_cancelled(self.cancel, created).await?;
-        }
         let id = self.container.id.clone();
         let removed = id.clone();
         self.undo.actions.register("container", move || async move {
@@ -140,7 +143,7 @@ impl Stage<'_> {
 }
 
 /// Ends a call of Podman's, which may hang, if the migration is cancelled. What it makes is on the undo list.
-async fn unless_cancelled<T>(
+pub(super) async fn unless_cancelled<T>(
     cancel: &CancellationToken,
     call: impl Future<Output = Result<T, CommandError>>,
 ) -> anyhow::Result<T> {
@@ -175,7 +178,7 @@ fn is_as_agreed(container: &ContainerFacts, staged: &Staged, info: &Info) -> any
         .collect();
     let init = container.init.as_ref().map(|init| init.path.as_path());
     let files: Vec<&Path> = init.into_iter().collect();
-    match spec.foreign_mount(&root, &roots, &files) {
+    match spec.foreign_mount(&root, &roots, &files, &container.binds) {
         Some(foreign) => anyhow::bail!("the archive's container mounts {foreign}"),
         None => Ok(()),
     }
@@ -196,6 +199,7 @@ async fn find_pieces(
         .map(|o| format!("{}: {}", o.found, o.advice))
         .collect();
     anyhow::ensure!(why.is_empty(), why.join("\n"));
-    let (checkpoint, volumes) = (staged.checkpoint.clone(), &container.volumes);
-    Ok(Places::read(&staged.bundle, checkpoint, volumes)?)
+    let checkpoint = staged.checkpoint.clone();
+    let (volumes, binds) = (&container.volumes, &container.binds);
+    Ok(Places::read(&staged.bundle, checkpoint, volumes, binds)?)
 }

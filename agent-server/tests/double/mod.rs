@@ -181,7 +181,7 @@ fn terms(offer: &Offer) -> Terms {
     Terms {
         agreement: Agreement {
             ends: [end("a"), end("b")],
-            ipv4: "10.0.0.0/30".parse().unwrap(),
+            ipv4: serde_json::from_value("10.0.0.0/30".into()).unwrap(),
             ipv6: None,
         },
         ticket: Ticket::random(),
@@ -217,6 +217,11 @@ impl Incoming for Migration {
     async fn stage(&mut self) -> Step<Packets> {
         self.step("stage", "").await?;
         Ok(Packets::Held)
+    }
+
+    async fn memory_end(&mut self, digest: StreamDigest) -> Step<()> {
+        self.step("memory_end", digest.bytes).await?;
+        Ok(())
     }
 
     async fn flows(&mut self, flows: Vec<MovedFlow>) -> Step<usize> {

@@ -6,9 +6,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::binds::Bind;
 use super::health::HealthFacts;
 use super::init::InitProgram;
 use super::names;
+use super::ports;
+pub use super::ports::PublishedPort;
 use super::secrets::SecretFacts;
 use super::service::ServiceFacts;
 use super::spec::Privileges;
@@ -49,12 +52,15 @@ pub struct ContainerFacts {
     pub network_mode: String,
     /// Networks joined.
     pub networks: Vec<NetworkFacts>,
-    /// Published ports.
+    /// Published ports. Those that follow each other should do so here: messages have them as ranges.
+    #[serde(with = "ports")]
     pub ports: Vec<PublishedPort>,
     /// Named and anonymous volumes.
     pub volumes: Vec<VolumeFacts>,
-    /// Host directories bound into the container.
-    pub bind_mounts: Vec<String>,
+    /// Directories and files of the host that are bound into it.
+    pub binds: Vec<Bind>,
+    /// Other mounts that are not known to move, in words.
+    pub other_mounts: Vec<String>,
     /// Host devices passed in.
     pub devices: Vec<String>,
     /// Whether it may do what the host's root may (`--privileged`).
@@ -144,20 +150,6 @@ pub struct NetworkFacts {
     pub addresses: Vec<IpAddr>,
 }
 
-/// A published port or one of a range.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PublishedPort {
-    /// Address bound on the host; unspecified for all.
-    pub host_address: Option<IpAddr>,
-    /// Port on the host.
-    pub host_port: u16,
-    /// Port in the container.
-    pub container_port: u16,
-    /// `tcp`, `udp` or `sctp`.
-    #[serde(deserialize_with = "names::protocol")]
-    pub protocol: String,
-}
-
 /// A volume of the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeFacts {
@@ -189,6 +181,11 @@ impl ContainerFacts {
         }
     }
 
+    /// Whether the container was created with an image's digest (`NAME@sha256:…`).
+    pub fn is_image_pinned(&self) -> bool {
+        self.image_name.contains('@')
+    }
+
     /// The runtime's name, without the path.
     pub fn runtime_name(&self) -> &str {
         self.runtime.rsplit('/').next().unwrap_or_default()
@@ -208,20 +205,5 @@ impl ContainerFacts {
             .iter()
             .flat_map(|n| n.addresses.iter().copied())
             .collect()
-    }
-}
-
-impl std::fmt::Display for PublishedPort {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.host_address {
-            Some(IpAddr::V6(address)) => write!(f, "[{address}]:")?,
-            Some(IpAddr::V4(address)) => write!(f, "{address}:")?,
-            None => {}
-        }
-        write!(
-            f,
-            "{}->{}/{}",
-            self.host_port, self.container_port, self.protocol
-        )
     }
 }

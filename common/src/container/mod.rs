@@ -2,6 +2,7 @@
 //! container's files. Networking is in [`crate::net`].
 
 pub mod apparmor;
+pub mod binds;
 pub mod checkpoint;
 mod edited;
 pub mod facts;
@@ -11,6 +12,7 @@ pub mod init;
 pub mod leftover_processes;
 pub mod names;
 pub mod podman;
+pub mod ports;
 pub mod restore;
 pub mod runtime;
 pub mod secrets;

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::binds::{self, Bind};
+
 /// Its name in a container's bundle directory.
 const NAME: &str = "config.json";
 
@@ -83,15 +85,19 @@ struct Root {
     path: PathBuf,
 }
 
+/// Something that is mounted in the container.
 #[derive(Debug, Deserialize)]
-struct Mount {
-    destination: String,
+pub struct Mount {
+    /// Where, in the container.
+    pub destination: String,
     #[serde(default)]
     r#type: String,
+    /// What: of a bind mount the path on the host.
     #[serde(default)]
-    source: PathBuf,
+    pub source: PathBuf,
+    /// Options, as for mount(8).
     #[serde(default)]
-    options: Option<Vec<String>>,
+    pub options: Option<Vec<String>>,
 }
 
 impl Mount {
@@ -99,6 +105,20 @@ impl Mount {
     fn is_bind(&self) -> bool {
         let mut options = self.options.iter().flatten();
         self.r#type == "bind" || options.any(|option| option == "bind" || option == "rbind")
+    }
+
+    /// Whether the container may only read it. Of several options the last one holds.
+    pub fn is_read_only(&self) -> bool {
+        let mut options = self.options.iter().flatten().rev();
+        options.find(|option| *option == "ro" || *option == "rw") == Some(&"ro".to_owned())
+    }
+
+    /// Whether this is what was agreed on as `bind`.
+    fn is(&self, bind: &Bind) -> bool {
+        let places = (self.source.as_path(), &self.destination);
+        self.is_bind()
+            && places == (bind.there(), &bind.destination)
+            && (self.is_read_only() || !bind.read_only)
     }
 }
 
@@ -172,6 +192,26 @@ impl Spec {
         below.collect()
     }
 
+    /// What of the host is bound into it.
+    pub fn binds(&self) -> impl Iterator<Item = &Mount> {
+        self.mounts.iter().filter(|mount| mount.is_bind())
+    }
+
+    /// Where anything is mounted in it.
+    pub fn mount_points(&self) -> impl Iterator<Item = &str> {
+        self.mounts.iter().map(|mount| mount.destination.as_str())
+    }
+
+    /// File systems that are neither the host's files nor in memory, in words.
+    pub fn other_mounts(&self) -> Vec<String> {
+        let known =
+            |mount: &&Mount| !mount.is_bind() && !IN_MEMORY.contains(&mount.r#type.as_str());
+        let others = self.mounts.iter().filter(known);
+        others
+            .map(|mount| format!("{} ({})", mount.destination, mount.r#type))
+            .collect()
+    }
+
     /// Path of the network namespace, unless the container has the host's.
     pub fn netns(&self) -> Option<&Path> {
         self.namespace("network")?.path.as_deref()
@@ -218,12 +258,14 @@ impl Spec {
     }
 
     /// What it mounts of the host that it may not, if it does: a root that is not below `storage`, or anything
-    /// that is not below one of `roots`, nor one of `files`. Links are followed.
+    /// that is not below one of `roots`, nor one of `files`, nor one of the `agreed` bind mounts. Links are
+    /// followed, but not to what was agreed.
     pub fn foreign_mount(
         &self,
         storage: &Path,
         roots: &[&Path],
         files: &[&Path],
+        agreed: &[Bind],
     ) -> Option<String> {
         let real = |path: &Path| path.canonicalize().ok();
         let roots: Vec<PathBuf> = roots.iter().filter_map(|root| real(root)).collect();
@@ -239,7 +281,12 @@ impl Spec {
         }
         let mut mounts = self.mounts.iter();
         let foreign = mounts.find(|mount| match mount.is_bind() {
-            true => !own(&mount.source),
+            true => {
+                // Part of what is sent may not be there yet.
+                let direct = binds::real(&mount.source) == mount.source;
+                let as_agreed = direct && agreed.iter().any(|bind| mount.is(bind));
+                !own(&mount.source) && !as_agreed
+            }
             false => !IN_MEMORY.contains(&mount.r#type.as_str()),
         })?;
         Some(format!(
@@ -368,7 +415,7 @@ mod tests {
                 r#"{{"root":{{"path":{own:?}}},"mounts":[{{"destination":"/x","source":{source:?},{mount}}}]}}"#
             );
             let spec: Spec = serde_json::from_str(&text).unwrap();
-            spec.foreign_mount(&own, &[&own], &[Path::new("/etc/hostname")])
+            spec.foreign_mount(&own, &[&own], &[Path::new("/etc/hostname")], &[])
         };
         let path = |name: &str| own.join(name).display().to_string();
         assert_eq!(foreign(r#""type":"bind""#, &path("data")), None);
@@ -385,6 +432,38 @@ mod tests {
         ] {
             assert!(foreign(mount, &source).is_some(), "{mount} {source}");
         }
+    }
+
+    #[test]
+    fn what_was_agreed_is_mounted_as_it_was_agreed() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        let root = real.join("root");
+        std::fs::create_dir(&root).unwrap();
+        std::os::unix::fs::symlink("/etc", real.join("link")).unwrap();
+        let foreign = |source: &Path, read_only: bool, at: &str, options: &str| {
+            let text = format!(
+                r#"{{"root":{{"path":{root:?}}},"mounts":[{{"destination":"/x","type":"bind",
+                "source":{source:?},"options":[{options}]}}]}}"#
+            );
+            let spec: Spec = serde_json::from_str(&text).unwrap();
+            let agreed = Bind {
+                source: source.display().to_string(),
+                destination: at.into(),
+                read_only,
+                ..Bind::default()
+            };
+            spec.foreign_mount(&root, &[], &[], &[agreed]).is_some()
+        };
+        let (rw, ro) = (r#""rbind""#, r#""rbind","ro""#);
+        assert!(!foreign(&real, false, "/x", rw) && !foreign(&real, false, "/x", ro));
+        assert!(!foreign(&real, true, "/x", ro));
+        assert!(foreign(&real, true, "/x", rw));
+        assert!(foreign(&real, true, "/x", r#""rbind","ro","rw""#));
+        assert!(foreign(&real, false, "/y", rw));
+        assert!(foreign(&real.join("link"), false, "/x", rw));
+        assert!(foreign(&real.join("link/missing"), false, "/x", rw));
+        assert!(!foreign(&real.join("not/yet"), false, "/x", rw));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::command::{self, CommandError};
 use crate::container::apparmor::SecurityModule;
-use crate::container::checkpoint::freezer;
+use crate::container::checkpoint::{freezer, page_port};
 use crate::net;
 use crate::paths;
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,9 @@ pub struct HostFacts {
     pub security: SecurityModule,
     /// CPU feature flags, as the kernel names them.
     pub cpu_flags: BTreeSet<String>,
+    /// Why memory cannot be left out of a dump here; absent if it can, or if this is not the source.
+    #[serde(default)]
+    pub lazy_dump_problem: Option<String>,
     /// Kernel features that are needed, each with what is wrong with it, if anything.
     pub features: BTreeMap<String, Option<String>>,
 }
@@ -101,6 +104,7 @@ impl HostFacts {
             scratch: Room::at(Path::new(paths::STATE_DIR)),
             security: SecurityModule::of_host(),
             cpu_flags: cpu::flags(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+            lazy_dump_problem: page_port::problem(),
             features,
         }
     }

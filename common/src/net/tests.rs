@@ -17,14 +17,15 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
+use super::flows::guests;
 use super::kernel::netns;
 use super::mark::{Direction, Index, Mark};
 use super::packets::keep_order::Waiting;
 use super::packets::{mss, quarantine};
-use super::state::{Claim, Dirs};
-use super::tunnel::agreement::PublicKey;
+use super::state::{self, Claim, Dirs};
+use super::tunnel::agreement::{PublicKey, Terms};
 use super::tunnel::lifecycle;
-use super::tunnel::wireguard::Backend;
+use super::tunnel::wireguard::{Backend, PrivateKey};
 use super::tunnel::{Tunnel, TunnelError};
 use super::tunnel::{in_use, keeper, spawn, status};
 
@@ -276,14 +277,14 @@ fn client(number: u8) -> Claim {
     Claim::Client(format!("{number:064x}").parse().unwrap())
 }
 
-fn negotiate(source: &Host, destination: &Host) -> crate::net::tunnel::agreement::Terms {
+fn negotiate(source: &Host, destination: &Host) -> Terms {
     let offer = source.with_dirs(|dirs| Tunnel::offer(dirs, &keeper_command(dirs)).unwrap());
     destination.with_dirs(move |dirs| {
         Tunnel::answer(dirs, &offer, &owner(), &keeper_command(dirs)).unwrap()
     })
 }
 
-fn establish(host: &Host, terms: &crate::net::tunnel::agreement::Terms, peer: &str) -> Tunnel {
+fn establish(host: &Host, terms: &Terms, peer: &str) -> Tunnel {
     let (terms, peer): (_, IpAddr) = (terms.clone(), peer.parse().unwrap());
     host.with_dirs(move |dirs| {
         Tunnel::establish(dirs, &terms, peer, &owner(), &keeper_command(dirs)).unwrap()
@@ -386,6 +387,151 @@ fn a_tunnel_belongs_to_the_peer_that_asked_for_it() {
         before,
         destination.sh("cat /run/live-migration/tunnels/lmwg1.*")
     );
+    drop((here, there));
+}
+
+/// Good terms for `destination`, with its second tunnel.
+fn second_terms(source: &Host, destination: &Host) -> Terms {
+    let mut terms = negotiate(source, destination);
+    let key = destination.with_dirs(|dirs| PrivateKey::load_or_create(&dirs.state).unwrap());
+    for end in &mut terms.agreement.ends {
+        match end.public_key == key.public() {
+            true => end.port = 51_822,
+            false => end.public_key = PublicKey("another".into()),
+        }
+    }
+    let free = with_network(&terms, ("ipv4", "10.200.100.40/30"));
+    let terms = serde_json::from_value(free).unwrap();
+    serde_json::from_value(with_network(&terms, ("ipv6", "fd99::/126"))).unwrap()
+}
+
+/// What `foreign` and others of [`hosts`] use, and is the size of a tunnel's network; and what no tunnel has.
+const IN_USE: [(&str, &str); 4] = [
+    ("ipv4", "10.1.2.0/30"),
+    ("ipv4", "172.20.30.40/30"),
+    ("ipv6", "fd12:3456::/126"),
+    ("ipv6", "fd12:3456:0:1:2:3:4:5c/126"),
+];
+const NO_TUNNELS: [(&str, &str); 8] = [
+    ("ipv4", "0.0.0.0/0"),
+    ("ipv4", "128.0.0.0/1"),
+    ("ipv4", "10.9.8.0/24"),
+    ("ipv4", "198.18.1.0/30"),
+    ("ipv4", "255.255.255.255/32"),
+    ("ipv6", "::/0"),
+    ("ipv6", "2001:db8:1::/126"),
+    ("ipv6", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128"),
+];
+
+fn use_networks(host: &Host) {
+    host.sh("ip route add 172.20.0.0/16 via 10.1.2.9
+         ip -6 addr add fd12:3456::1/48 dev foreign nodad");
+}
+
+/// These terms in JSON, with another network.
+fn with_network(terms: &Terms, (family, network): (&str, &str)) -> serde_json::Value {
+    let mut json = serde_json::to_value(terms).unwrap();
+    json["agreement"][family] = network.into();
+    json
+}
+
+#[test]
+fn networks_that_a_peer_makes_up_are_not_brought_up() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    use_networks(&source);
+    let terms = negotiate(&source, &destination);
+    let before = source.snapshot();
+    let established = |terms: Terms| {
+        source.with_dirs(move |dirs| {
+            let peer = "198.18.1.2".parse().unwrap();
+            let made = Tunnel::establish(dirs, &terms, peer, &owner(), &keeper_command(dirs));
+            made.map(drop).map_err(|error| error.to_string())
+        })
+    };
+    for network in IN_USE {
+        let terms = serde_json::from_value(with_network(&terms, network)).unwrap();
+        let error = established(terms).unwrap_err();
+        assert!(
+            error.contains("networks are in use"),
+            "{network:?}: {error}"
+        );
+        assert_same(&before, &source.snapshot());
+    }
+    for network in NO_TUNNELS {
+        let terms = serde_json::from_value::<Terms>(with_network(&terms, network));
+        assert!(terms.is_err(), "{network:?}");
+    }
+    // Handshakes are not sent to a service.
+    let mut terms = terms;
+    let key = destination.with_dirs(|dirs| PrivateKey::load_or_create(&dirs.state).unwrap());
+    let mut ends = terms.agreement.ends.iter_mut();
+    let theirs = ends.find(|end| end.public_key == key.public()).unwrap();
+    theirs.port = 53;
+    let error = established(terms).unwrap_err();
+    assert!(error.contains("not for this host"), "{error}");
+    assert_same(&before, &source.snapshot());
+}
+
+/// Says this to the keeper at the other end of tunnel 1 and returns its answer, if it gives one.
+fn say_to_keeper(host: &Host, tunnel: &Tunnel, request: &serde_json::Value) -> Option<String> {
+    let (peer, request) = (tunnel.peer_address(), request.to_string());
+    host.with_dirs(move |dirs| {
+        let ticket = state::ticket(dirs, Index::try_from(1).unwrap())
+            .unwrap()
+            .unwrap();
+        let keeper = SocketAddr::new(peer, super::ports::KEEPER);
+        let mut stream = TcpStream::connect_timeout(&keeper, TIMEOUT).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(15)))
+            .unwrap();
+        stream.write_all(ticket.bytes()).unwrap();
+        let length = (request.len() as u32).to_be_bytes();
+        stream.write_all(&length).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).ok()?;
+        let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+        stream.read_exact(&mut answer).unwrap();
+        Some(String::from_utf8(answer).unwrap())
+    })
+}
+
+#[test]
+fn networks_that_an_introduction_makes_up_are_not_brought_up() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    use_networks(&destination);
+    let (here, there) = tunnel(&source, &destination);
+    let (here, there) = (prove(&source, here), prove(&destination, there));
+    let terms = second_terms(&source, &destination);
+    let before = destination.snapshot();
+    let meet = |terms: serde_json::Value| {
+        let request =
+            serde_json::json!({"request": "meet", "terms": terms, "address": "198.18.1.1"});
+        say_to_keeper(&source, &here, &request)
+    };
+    for network in IN_USE {
+        let answer = meet(with_network(&terms, network));
+        assert_eq!(
+            answer.as_deref(),
+            Some(r#"{"reply":"taken"}"#),
+            "{network:?}"
+        );
+        assert_same(&before, &destination.snapshot());
+    }
+    for network in NO_TUNNELS {
+        // It is no message, and ends the conversation.
+        assert_eq!(meet(with_network(&terms, network)), None, "{network:?}");
+        assert_same(&before, &destination.snapshot());
+    }
+    // This keeper cannot start another one, but terms like these are acceptable.
+    let answer = meet(serde_json::to_value(&terms).unwrap()).unwrap();
+    assert!(answer.contains("keeper"), "{answer}");
     drop((here, there));
 }
 
@@ -548,6 +694,26 @@ fn connects(host: &Host, to: &str) -> bool {
     host.run(move || TcpStream::connect_timeout(&to, Duration::from_millis(400)).is_ok())
 }
 
+/// What keeps others' packets out of tunnel 1, at either end of it.
+const FILTERS: [&str; 2] = ["to_tunnel_1", "from_tunnel_1"];
+
+/// Removes the rules of these chains; a keeper puts them back within a second.
+fn open<'a>(filters: impl IntoIterator<Item = &'a (&'a Host, &'a str)>) {
+    for (host, chain) in filters {
+        host.sh(&format!("nft flush chain inet live_migration {chain}"));
+    }
+}
+
+/// Waits until they are back.
+fn closed<'a>(filters: impl IntoIterator<Item = &'a (&'a Host, &'a str)>) {
+    for (host, chain) in filters {
+        let list = format!("nft list chain inet live_migration {chain}");
+        eventually("the rules are back", TIMEOUT, || {
+            host.sh(&list).contains("drop")
+        });
+    }
+}
+
 #[test]
 fn only_what_moved_and_the_agents_pass_a_tunnel() {
     if unable() {
@@ -565,39 +731,112 @@ fn only_what_moved_and_the_agents_pass_a_tunnel() {
     }
     let (here, there) = tunnel(&source, &destination);
     let (here, there) = (prove(&source, here), prove(&destination, there));
-    source.sh("ip route add 198.18.4.0/24 dev lmwg1; ip -6 route add 2001:db8:4::/64 dev lmwg1");
-    destination
-        .sh("ip route add 198.18.3.0/24 dev lmwg1; ip -6 route add 2001:db8:3::/64 dev lmwg1");
-    let _listeners =
-        [&far, &destination].map(|host| host.run(|| TcpListener::bind("[::]:7000").unwrap()));
-    let own = there.local_address();
-    let services = [
-        "198.18.4.1:7000".to_owned(),
-        "[2001:db8:4::1]:7000".to_owned(),
-        "198.18.4.2:7000".to_owned(),
-        "198.18.1.2:7000".to_owned(),
-        format!("{own}:7000"),
+    let ends = [
+        (&source, &near, 3, 1, &here),
+        (&destination, &far, 4, 2, &there),
     ];
-    source.sh("ip route add 198.18.1.2/32 dev lmwg1 table 99; ip rule add to 198.18.1.2 ipproto tcp lookup 99");
-    // Root at one end has no rules, and those of the other end are enough.
-    let open = |host: &Host, chain: &str| {
-        host.sh(&format!(
-            "nft flush chain inet live_migration {chain} 2>/dev/null || true"
+    for ((attacker, behind_it, ..), (attacked, behind, net, number, end)) in
+        [(ends[0], ends[1]), (ends[1], ends[0])]
+    {
+        attacker.sh(&format!(
+            "ip route add 198.18.{net}.0/24 dev lmwg1; ip -6 route add 2001:db8:{net}::/64 dev lmwg1
+             ip route add 198.18.1.{number}/32 dev lmwg1 table 99
+             ip rule add to 198.18.1.{number} dport 7000 lookup 99"
         ));
-    };
-    for (host, chain) in [(&source, "to_tunnel_1"), (&destination, "from_tunnel_1")] {
-        for from in [&source, &near] {
-            for service in &services {
-                open(host, chain);
-                assert!(
-                    !connects(from, service),
-                    "{service} is reached without {chain}"
-                );
+        let listening = [behind, attacked].map(|host| {
+            let listening = host.run(|| {
+                (
+                    TcpListener::bind("[::]:7000").unwrap(),
+                    UdpSocket::bind("[::]:7000").unwrap(),
+                )
+            });
+            let wait = Duration::from_millis(200);
+            listening.1.set_read_timeout(Some(wait)).unwrap();
+            listening
+        });
+        let services = [
+            format!("198.18.{net}.1:7000"),
+            format!("[2001:db8:{net}::1]:7000"),
+            format!("198.18.{net}.2:7000"),
+            format!("198.18.1.{number}:7000"),
+            format!("{}:7000", end.local_address()),
+        ];
+        let filters = FILTERS.map(|chain| [(attacker, chain), (attacked, chain)]);
+        let [[entry, _], [_, exit]] = filters;
+        // One of them is enough: root at the one end has no rules, or root at the other.
+        for enough in [exit, entry] {
+            closed(filters.as_flattened());
+            let others = || {
+                filters
+                    .as_flattened()
+                    .iter()
+                    .filter(|filter| filter.1 != enough.1 || !std::ptr::eq(filter.0, enough.0))
+            };
+            for from in [attacker, behind_it] {
+                for service in &services {
+                    open(others());
+                    assert!(
+                        !connects(from, service),
+                        "{service} in spite of {}",
+                        enough.1
+                    );
+                    open(others());
+                    let to: SocketAddr = service.parse().unwrap();
+                    from.run(move || {
+                        let socket = UdpSocket::bind("[::]:0").unwrap();
+                        // There may be no route that way, which is as good.
+                        let _ = socket.send_to(b"from a peer", to);
+                    });
+                }
+                for (_, udp) in &listening {
+                    let heard = udp.recv(&mut [0; 64]);
+                    assert!(heard.is_err(), "datagrams in spite of {}", enough.1);
+                }
             }
         }
+        // It is these rules that keep them out.
+        eventually("they get in without any", TIMEOUT, || {
+            open(filters.as_flattened());
+            connects(attacker, &services[0])
+        });
+        attacker.sh(&format!(
+            "ip rule del to 198.18.1.{number} dport 7000 lookup 99"
+        ));
     }
     // What the agents need goes on.
     let (here, there) = (prove(&source, here), prove(&destination, there));
+    drop((here, there));
+}
+
+#[test]
+fn a_container_that_is_removed_is_no_guest_any_more() {
+    if unable() {
+        return;
+    }
+    let (source, destination) = hosts();
+    let (here, there) = tunnel(&source, &destination);
+    destination.sh("mkdir -p /run/stays/userdata /run/goes/userdata");
+    let index = there.index();
+    for (name, last) in [("stays", 5), ("goes", 6)] {
+        destination.with_dirs(move |dirs| {
+            let bundle = Path::new("/run").join(name).join("userdata");
+            let address = IpAddr::from([10, 88, 0, last]);
+            guests::arrive(dirs, index, name, &[address], &bundle).unwrap();
+        });
+    }
+    let rules = || destination.sh("nft list chain inet live_migration guests_1");
+    assert!(rules().contains("10.88.0.5") && rules().contains("10.88.0.6"));
+    destination.sh("rm -r /run/goes");
+    eventually("it is forgotten", TIMEOUT, || {
+        !rules().contains("10.88.0.6")
+    });
+    assert!(rules().contains("10.88.0.5"));
+    // What is put back is what is left.
+    destination.sh("nft flush ruleset");
+    eventually("the rules are back", TIMEOUT, || {
+        destination.sh("nft list ruleset").contains("10.88.0.5")
+    });
+    assert!(!rules().contains("10.88.0.6"));
     drop((here, there));
 }
 

@@ -1,15 +1,18 @@
 //! What the destination must have, and what must not be in the way there.
 
 use super::apart;
+use super::binds;
 use super::confinement::confinement;
 use super::cpu::cpu;
 use super::facts::DestinationFacts;
+use super::memory;
 use super::programs::{pair, programs};
 use super::room::{Wanted, room};
 use super::roots::roots;
 use super::service;
 use super::{Check, Checks, Side, Verdict, join};
 use crate::container::ContainerFacts;
+use crate::container::ports::ranges;
 use crate::host::HostFacts;
 
 /// Checks about the destination.
@@ -119,7 +122,7 @@ pub fn destination(
         checks.add(
             "ports",
             Verdict::Ok,
-            format!("{} free", join(&container.ports)),
+            format!("{} free", join(&ranges(&container.ports))),
         );
     }
     for volume in &container.volumes {
@@ -147,6 +150,17 @@ pub fn destination(
             )
         },
     );
+    if container.is_image_pinned() && !facts.image_named {
+        checks.add(
+            "image name",
+            Verdict::Warning,
+            format!(
+                "{}: Podman can give an image no digest, so here the container knows it by its id; pull it here \
+                 first to keep the name",
+                container.image_name
+            ),
+        );
+    }
     // The image takes up to twice its space while it is loaded. Memory counts once, as images: Podman
     // keeps those with the container. What is in /dev/shm is memory at both ends, and counted as such.
     let image = match facts.image_present {
@@ -167,7 +181,10 @@ pub fn destination(
             room: &facts.volume_storage,
         });
     }
+    wanted.extend(binds::wanted(container, facts));
     room(&mut checks, &wanted);
+    memory::at_destination(&mut checks, container, facts.memory_room_bytes);
+    binds::at_destination(&mut checks, container, facts);
     if let Some(init) = &container.init {
         checks.expect(
             "init program",

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::container::binds::Here;
 use crate::container::facts::PublishedPort;
 use crate::container::init::InitProgram;
 use crate::container::podman::info::Info;
@@ -16,6 +17,8 @@ use crate::host::Room;
 pub struct DestinationFacts {
     /// Whether the image is in its store.
     pub image_present: bool,
+    /// Whether the image has the container's name for it there.
+    pub image_named: bool,
     /// Whether it has a container of this id.
     pub id_taken: bool,
     /// Whether it has a container of this name.
@@ -28,6 +31,8 @@ pub struct DestinationFacts {
     pub busy_ports: Vec<(PublishedPort, String)>,
     /// Those of the container's volumes whose names are taken there.
     pub volumes: Vec<String>,
+    /// What it has for the container's bind mounts, by where they are in the container.
+    pub binds: BTreeMap<String, Here>,
     /// The AppArmor profiles that are loaded.
     pub profiles: BTreeSet<String>,
     /// Whether Podman can load its own profiles.
@@ -40,6 +45,8 @@ pub struct DestinationFacts {
     pub storage: Room,
     /// Free space where Podman keeps volumes.
     pub volume_storage: Room,
+    /// Bytes of memory that may come ahead of the outage.
+    pub memory_room_bytes: u64,
     /// What it has at the path of the container's [`crate::container::ContainerFacts::init`].
     pub init: Option<InitProgram>,
     /// The container's own kernel parameters that its kernel does not have.

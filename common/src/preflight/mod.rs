@@ -5,11 +5,13 @@ use serde::{Deserialize, Serialize};
 use crate::net::foreign_firewalls::Obstacle;
 
 mod apart;
+mod binds;
 mod confinement;
 mod cpu;
 mod destination;
 mod facts;
 mod log;
+pub mod memory;
 mod programs;
 mod room;
 mod roots;

@@ -1,12 +1,15 @@
 //! What only the source can check.
 
 use super::apart;
+use super::binds;
 use super::log::log;
+use super::memory;
 use super::programs::programs;
 use super::room::{Wanted, room};
 use super::service;
 use super::{Check, Checks, Side, Verdict, list_or_none, short};
 use crate::container::ContainerFacts;
+use crate::container::ports::{MOST_RANGES, PublishedPort, ranges};
 use crate::host::HostFacts;
 
 /// Checks that only need the source.
@@ -48,9 +51,10 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         if container.dependencies.is_empty() {
             "its own".to_owned()
         } else {
-            format!("shared with {}", container.dependencies.join(", "))
+            format!("needs {}", container.dependencies.join(", "))
         },
-        "containers that share namespaces with others cannot move",
+        "Podman restores no container that shares namespaces with others or was created with --requires: \
+         create it without",
     );
     checks.expect(
         "exec sessions",
@@ -74,12 +78,7 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         list_or_none(&container.devices),
         "host devices do not exist elsewhere",
     );
-    checks.expect(
-        "bind mounts",
-        container.bind_mounts.is_empty(),
-        list_or_none(&container.bind_mounts),
-        "host directories stay behind; use named volumes, which move with the container",
-    );
+    binds::at_source(&mut checks, container);
     checks.expect(
         "root file system",
         container.overlay,
@@ -138,15 +137,33 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         },
         "pull it on either host first: it cannot be sent",
     );
+    ports(&mut checks, &container.ports);
     log(&mut checks, container);
     apart::at_source(&mut checks, container);
     // CRIU writes all memory here before it is sent.
-    let memory = Wanted {
+    let images = Wanted {
         what: "memory",
         bytes: container.memory_bytes,
         room: &host.scratch,
     };
-    room(&mut checks, &[memory]);
+    room(&mut checks, &[images]);
+    memory::at_source(&mut checks, container, host);
     service::at_source(&mut checks, container.service.as_ref());
     checks.found
+}
+
+/// So many that a message has no room for them are refused.
+fn ports(checks: &mut Checks, published: &[PublishedPort]) {
+    let count = ranges(published).len();
+    if count > MOST_RANGES {
+        checks.add(
+            "ports",
+            Verdict::Failed,
+            format!(
+                "it publishes {} ports that do not follow each other, in {count} ranges of which \
+                 {MOST_RANGES} can move: publish ranges",
+                published.len()
+            ),
+        );
+    }
 }

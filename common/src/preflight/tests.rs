@@ -47,7 +47,6 @@ fn container() -> ContainerFacts {
         }],
         ports: vec![],
         volumes: vec![],
-        bind_mounts: vec![],
         devices: vec![],
         pod: None,
         dependencies: vec![],
@@ -135,7 +134,7 @@ fn what_cannot_move_is_named() {
         ("exec sessions", |c| c.exec_sessions = 1),
         ("terminal", |c| c.terminal = true),
         ("devices", |c| c.devices = vec!["/dev/fuse".into()]),
-        ("bind mounts", |c| c.bind_mounts = vec!["/srv".into()]),
+        ("mount", |c| c.other_mounts = vec!["/x (overlay)".into()]),
         ("root file system", |c| c.overlay = false),
         ("network mode", |c| c.network_mode = "host".into()),
         ("image", |c| c.image_bytes = 0),
@@ -563,4 +562,132 @@ fn a_sysctl_must_exist() {
     facts.unknown_sysctls = vec!["net.ipv4.no_such_thing".into()];
     let checks = destination(&container(), &host(), &host(), &facts);
     assert_eq!(failures(&checks), ["sysctls"]);
+}
+
+#[test]
+fn a_bind_mount_is_kept_sent_or_refused() {
+    use crate::container::binds::{Bind, Here, Kind, Wish};
+    let judged = |bind: &Bind, there: Here| {
+        let mut moving = container();
+        moving.binds = vec![bind.clone()];
+        let mut facts = here();
+        facts.binds = [("/x".into(), there)].into();
+        let checks = destination(&moving, &host(), &host(), &facts);
+        let mut found = checks.into_iter().filter(|c| c.name == "bind mount");
+        found.next().map(|check| check.verdict == Verdict::Ok)
+    };
+    let there = Here {
+        kind: Some(Kind::Directory),
+        room: space(10 << 30),
+        ..Here::default()
+    };
+    let allowed = Here {
+        allowed: true,
+        ..there.clone()
+    };
+    let with = |here: &Here, change: fn(&mut Here)| {
+        let mut here = here.clone();
+        change(&mut here);
+        here
+    };
+    let directory = Bind {
+        source: "/srv/x".into(),
+        destination: "/x".into(),
+        ..Bind::default()
+    };
+    let read_only = Bind {
+        read_only: true,
+        content: Some([1; 32]),
+        ..directory.clone()
+    };
+    let file = Bind {
+        kind: Kind::File,
+        content: Some([1; 32]),
+        ..directory.clone()
+    };
+    let wished = |bind: &Bind, wish| Bind {
+        wish,
+        ..bind.clone()
+    };
+    let (send, over) = (
+        Wish::Send { overwrite: false },
+        Wish::Send { overwrite: true },
+    );
+    let elsewhere = Wish::At { path: "/y".into() };
+    let same = |here: &Here| with(here, |here| here.same = true);
+    let file_here = |here: &Here| with(here, |here| here.kind = Some(Kind::File));
+    for (number, (bind, here, fine)) in [
+        (directory.clone(), allowed.clone(), false),
+        (
+            directory.clone(),
+            with(&there, |here| here.shared = true),
+            true,
+        ),
+        (read_only.clone(), same(&there), true),
+        (read_only.clone(), allowed.clone(), false),
+        (
+            read_only.clone(),
+            with(&same(&there), |here| here.through_link = true),
+            false,
+        ),
+        (file.clone(), file_here(&same(&allowed)), true),
+        (file.clone(), file_here(&same(&there)), false),
+        (wished(&directory, Wish::Keep), allowed.clone(), true),
+        (wished(&directory, Wish::Keep), there.clone(), false),
+        (wished(&read_only, Wish::Keep), there.clone(), false),
+        (wished(&read_only, Wish::Keep), same(&there), true),
+        (wished(&directory, Wish::Keep), file_here(&allowed), false),
+        (
+            wished(&directory, Wish::Keep),
+            with(&allowed, |here| here.kind = None),
+            false,
+        ),
+        (
+            wished(&directory, Wish::Keep),
+            with(&allowed, |here| here.differing = vec!["a".into()]),
+            false,
+        ),
+        (wished(&directory, elsewhere.clone()), allowed.clone(), true),
+        (wished(&directory, elsewhere), there.clone(), false),
+        (
+            wished(&directory, send.clone()),
+            with(&allowed, |here| here.kind = None),
+            true,
+        ),
+        (
+            wished(&directory, send.clone()),
+            with(&there, |here| here.kind = None),
+            false,
+        ),
+        (
+            wished(&directory, send.clone()),
+            with(&allowed, |here| here.empty = true),
+            true,
+        ),
+        (wished(&directory, send.clone()), allowed.clone(), false),
+        (wished(&directory, over.clone()), allowed.clone(), true),
+        (
+            wished(&directory, over),
+            with(&allowed, |here| here.mounted = true),
+            false,
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(judged(&bind, here), Some(fine), "case {number}: {bind:?}");
+    }
+    let failed = |change: fn(&mut Bind)| {
+        let mut moving = container();
+        let mut bind = directory.clone();
+        change(&mut bind);
+        moving.binds = vec![bind];
+        failures(&source(&moving, &host())) == ["bind mount"]
+    };
+    assert!(!failed(|_| {}));
+    assert!(failed(|bind| bind.obstacle = Some("gone".into())));
+    assert!(failed(|bind| {
+        bind.kind = Kind::Special;
+        bind.wish = Wish::Send { overwrite: false };
+    }));
 }

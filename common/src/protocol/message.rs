@@ -22,10 +22,15 @@ pub enum StreamKind {
     Image,
     /// Podman's checkpoint archive without memory: configuration only.
     Skeleton,
+    /// Files of volumes of the running container, as a tar of [`crate::container::files::payload`].
+    Volumes,
     /// Files of the running container, as a tar of [`crate::container::files::payload`].
     Files,
     /// CRIU's images and the files changed since, as a tar of [`crate::container::files::payload`].
     Checkpoint,
+    /// Pages of the container's processes ([`memory::stream`]), from before the freeze into the outage. Its end
+    /// is announced with [`Request::MemoryEnd`], and other streams pass meanwhile.
+    Memory,
 }
 
 /// Length and BLAKE3 digest of a whole stream.
@@ -120,6 +125,11 @@ pub enum Request {
         /// What was written.
         digest: StreamDigest,
     },
+    /// The stream of memory has been written to its end.
+    MemoryEnd {
+        /// What was written.
+        digest: StreamDigest,
+    },
     /// Create the container's record, storage and network, and wait at the gate.
     Stage,
     /// Flows to install before the restore, in batches of at most [`FLOWS_PER_BATCH`]. Those that
@@ -186,6 +196,10 @@ pub enum Reply {
     Begun {
         /// What the source needs to know about the image if it must be sent.
         missing_image: Option<MissingImage>,
+        /// How many bytes of memory may come ahead of the checkpoint; none to a destination that does not
+        /// say.
+        #[serde(default)]
+        memory_bytes: u64,
     },
     /// To `OpenTunnel`.
     TunnelOpened {
@@ -201,7 +215,7 @@ pub enum Reply {
     },
     /// To `Receive`.
     Receiving,
-    /// To `StreamEnd`: length and digest agree, and the data is in place.
+    /// To `StreamEnd` and `MemoryEnd`: length and digest agree, and the data is in place.
     Received {
         /// What the destination could not accept of it, in sentences for the operator.
         #[serde(deserialize_with = "super::text::many")]
@@ -256,7 +270,7 @@ impl Reply {
             Reply::TunnelOpened { .. } => request == OpenTunnel,
             Reply::TunnelProven { .. } => request == ProveTunnel,
             Reply::Receiving => request == Receive,
-            Reply::Received { .. } => request == StreamEnd,
+            Reply::Received { .. } => matches!(request, StreamEnd | MemoryEnd),
             Reply::Staged { .. } => request == Stage,
             Reply::FlowsInstalled { .. } => request == Flows,
             Reply::Redirected => request == Redirect,

@@ -21,6 +21,7 @@
 //!    │   (WireGuard up here)                                                  │
 //!    │ ProveTunnel                          → TunnelProven{data, ticket}      │  handshake seen by both
 //!    │ Receive{image}    ══ bytes ══▶  StreamEnd{bytes, digest} → Received    │  only if missing there
+//!    │ Receive{memory}   ══ bytes, until the end of the outage ══▶            │  if it is much
 //!    │ Receive{skeleton} ══ bytes ══▶  StreamEnd{bytes, digest} → Received    │
 //!    │ Stage                                → Staged                          │  Podman waits at the gate
 //!    │ Receive{files}    ══ bytes ══▶  StreamEnd{bytes, digest} → Received    │  again while much changes
@@ -31,6 +32,7 @@
 //!    │   destination), freeze, dump                                           │  │
 //!    │ Flows{late ones}, Redirect           → FlowsInstalled, Redirected      │  │ clients wait
 //!    │                   ══ bytes ══▶  StreamEnd{bytes, digest} → Received    │  │
+//!    │ MemoryEnd{bytes, digest}             → Received                        │  │
 //!    │ Restore                              → Restored                        │  │ runs, output held back
 //!    │ Commit                               → Committed                       │  ┘ the point of no return
 //!    │   (old container removed)                                              │

@@ -11,7 +11,7 @@
 //!                               OpenTunnel ⟲ TunnelOpen                        │ any of these
 //!                                             │ ProveTunnel                    │
 //!                                             ▼                                │
-//!      Receive{image|skeleton}, StreamEnd ⟲  Connected ⇄ Receiving             │
+//! Receive{memory|image|volumes|skeleton}, StreamEnd ⟲ Connected ⇄ Receiving  │
 //!                                             │ Stage                          │
 //!                                             ▼                                │
 //!          Receive{files}, StreamEnd, Flows ⟲ Staged                          │
@@ -20,7 +20,7 @@
 //!                           Redirect, Flows ⟲ Receiving                        │
 //!                                             │ StreamEnd                      │
 //!                                             ▼                                │
-//!                           Redirect, Flows ⟲ Loaded                           │
+//!                Redirect, Flows, MemoryEnd ⟲ Loaded                           │
 //!                                             │ Restore                        │
 //!                                             ▼                                │
 //!                                            Restored ─────────────────────────┘
@@ -100,7 +100,7 @@ impl State {
             (
                 Connected,
                 Request::Receive {
-                    kind: StreamKind::Image | StreamKind::Skeleton,
+                    kind: StreamKind::Image | StreamKind::Volumes | StreamKind::Skeleton,
                     ..
                 },
             ) => ReceivingPreparation,
@@ -121,6 +121,14 @@ impl State {
                 },
             ) => ReceivingFiles,
             (ReceivingFiles, Request::StreamEnd { .. }) => Staged,
+            (
+                Connected,
+                Request::Receive {
+                    kind: StreamKind::Memory,
+                    ..
+                },
+            ) => Connected,
+            (Loaded, Request::MemoryEnd { .. }) => Loaded,
             (ReceivingCheckpoint, Request::StreamEnd { .. }) => Loaded,
             (Staged | ReceivingCheckpoint | Loaded, Request::Flows { .. } | Request::Redirect) => {
                 self
@@ -189,6 +197,9 @@ mod tests {
         for (request, expected) in [
             (receive(StreamKind::Image), State::ReceivingPreparation),
             (end(), State::Connected),
+            (receive(StreamKind::Volumes), State::ReceivingPreparation),
+            (end(), State::Connected),
+            (receive(StreamKind::Memory), State::Connected),
             (receive(StreamKind::Skeleton), State::ReceivingPreparation),
             (end(), State::Connected),
             (Request::Stage, State::Staged),

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 /// The newest protocol version this build speaks.
-pub const CURRENT: u32 = 3;
+pub const CURRENT: u32 = 4;
 
 /// The oldest protocol version this build still speaks.
-pub const OLDEST: u32 = 3;
+pub const OLDEST: u32 = 4;
 
 /// An inclusive range of protocol versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -32,7 +32,7 @@
 //! | a host's mounts and network | namespaces held only by its processes | its end |
 //!
 //! Nothing is mounted and no link is made in the machine's own namespaces, so there is nothing to
-//! undo there. The kernel's own list of a cgroup's processes is the only record of what runs: a host
+//! undo there, but that pipes on the machine may be larger than before (`fs.pipe-max-size`). The kernel's own list of a cgroup's processes is the only record of what runs: a host
 //! is up exactly when its `init` cgroup contains a process, and that process enters it as the last
 //! step of its start. So whatever is killed at whatever moment, the next [`Lab::up`] or
 //! [`Lab::down`] sees the true state.

@@ -23,6 +23,10 @@ pub enum Message {
     ReceiveSkeleton,
     /// `Receive` of the files.
     ReceiveFiles,
+    /// `Receive` of memory.
+    ReceiveMemory,
+    /// `MemoryEnd`.
+    MemoryEnd,
     /// `Receive` of the checkpoint.
     ReceiveCheckpoint,
     /// `StreamEnd`.
@@ -85,6 +89,16 @@ impl Message {
                 stream: 4,
                 kind: StreamKind::Files,
             },
+            Message::ReceiveMemory => &Request::Receive {
+                stream: 20,
+                kind: StreamKind::Memory,
+            },
+            Message::MemoryEnd => &Request::MemoryEnd {
+                digest: StreamDigest {
+                    bytes: 0,
+                    blake3: [0; 32],
+                },
+            },
             Message::ReceiveCheckpoint => &Request::Receive {
                 stream: 2,
                 kind: StreamKind::Checkpoint,
@@ -121,7 +135,6 @@ fn container() -> ContainerFacts {
         networks: vec![],
         ports: vec![],
         volumes: vec![],
-        bind_mounts: vec![],
         devices: vec![],
         pod: None,
         dependencies: vec![],

@@ -162,6 +162,7 @@ pub(crate) const SCRIPT: &[Line] = &[
     Line::Say(Message::Begin),
     Line::Say(|_| Message::OpenTunnel),
     Line::Say(|_| Message::ProveTunnel),
+    Line::Say(|_| Message::ReceiveMemory),
     Line::Say(|_| Message::ReceiveSkeleton),
     Line::Say(|_| Message::StreamEnd),
     Line::Say(|_| Message::Stage),
@@ -173,6 +174,7 @@ pub(crate) const SCRIPT: &[Line] = &[
     Line::Freeze,
     Line::Say(|_| Message::Flows),
     Line::Say(|_| Message::StreamEnd),
+    Line::Say(|_| Message::MemoryEnd),
     Line::SayAndRecord(|_| Message::Restore, Progress::Committing),
     Line::Say(|_| Message::Commit),
     // Not undone from here on.

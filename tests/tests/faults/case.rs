@@ -184,11 +184,17 @@ impl Case {
         self.step("client.phase.cut_over", Deed::Terminate)
     }
 
+    /// The container has little memory, which would go in the outage.
+    fn with_memory_ahead(self) -> Self {
+        self.client("client.memory", "return(always)")
+    }
+
     /// Makes sure that the migration goes through this phase.
     fn by_phase(self, phase: PhaseName) -> Self {
         match phase {
             PhaseName::Image => self.setting(Setting::ImageMissing),
             PhaseName::RollBack => self.rolled_back(),
+            PhaseName::Memory => self.with_memory_ahead(),
             _ => self,
         }
     }
@@ -201,6 +207,7 @@ impl Case {
             RequestName::Pair => self.exercise = Exercise::Pair,
             RequestName::Fate => self.exercise = Exercise::Ask,
             RequestName::Abort => self = self.rolled_back(),
+            RequestName::MemoryEnd => self = self.with_memory_ahead(),
             // Connections that begin there have come through the other host.
             RequestName::Redirect => self.from = Some("b"),
             _ => {}

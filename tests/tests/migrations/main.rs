@@ -3,6 +3,7 @@
 //! One program, so that tests of all kinds share the processors.
 
 mod attributes;
+mod binds;
 mod cancelled;
 mod chains;
 mod failures;
@@ -10,14 +11,18 @@ mod firewalls;
 mod floods;
 mod flows;
 mod forwards;
+mod growth;
 mod images;
 mod inits;
 mod journeys;
 mod kinds;
+mod memory;
 mod neighbours;
 mod outages;
+mod ports;
 mod power;
 mod questions;
+mod readings;
 mod refusals;
 mod removed;
 mod segments;
@@ -25,5 +30,6 @@ mod series;
 mod services;
 mod strangers;
 mod timers;
+mod trespasses;
 mod trust;
 mod workloads;

@@ -302,3 +302,65 @@ fn redis_under_load() {
     f.sh("b", "podman rm -ft0 redis");
     f.assert_as_before(&before);
 }
+
+/// Its memory goes ahead while it is written to: each value must arrive whole, the old ones and the new ones.
+#[test]
+fn redis_with_much_memory_that_changes() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-redis-much", &["redis"]);
+    let before = f.look(&["a", "b"]);
+    f.start("a", "redis", "-p 6379:6379 localhost/redis");
+    // Each value says of which key it is, and of which round of changes.
+    let fill = "until redis-cli -h a ping 2>/dev/null | grep -q PONG; do sleep 0.05; done
+        head -c 120000000 /dev/urandom | base64 --wrap 1000 |
+        awk '{ print \"SET key:\" NR, \"0:\" NR \":\" $0 }' | redis-cli -h a --pipe";
+    f.sh("c", fill);
+    let keys: u64 = f
+        .sh("c", "redis-cli -h a dbsize")
+        .parse()
+        .expect("a number");
+    assert!(keys > 100_000, "{keys}");
+    let digest = "local sum = ''
+        for n = 1, tonumber(ARGV[1]) do
+            local value = redis.call('get', 'key:' .. n)
+            local key = string.match(value, '^%d+:(%d+):')
+            if tonumber(key) ~= n then return 'key ' .. n .. ' has ' .. value end
+            if string.match(value, '^0:') then sum = redis.sha1hex(sum .. value) end
+        end
+        return sum";
+    // Only the first keys are written to meanwhile; the others must stay what they are.
+    let change = "i=0; until [ -e /tmp/enough ]; do i=$((i + 1))
+            for n in $(seq 1 400); do echo SET key:$n $i:$n:$(printf %0950d $i); done
+            echo GET key:7
+        done | redis-cli -h a";
+    let others = format!(
+        "redis-cli -h HOST eval \"{}\" 0 {keys}",
+        digest.replace("n = 1,", "n = 401,")
+    );
+    let sum = f.sh("c", &others.replace("HOST", "a"));
+    let changing = Job::start(f.host("c"), &["bash", "-c", change]);
+    pause(500);
+
+    let migration = f.migrate("a", "redis", "b");
+    migration.assert_moved();
+    let memory = &migration.report["memory"];
+    println!("{memory}");
+    assert!(memory["rounds"].as_u64() >= Some(2), "{memory}");
+    assert!(memory["ahead_bytes"].as_u64() > Some(100 << 20), "{memory}");
+    assert!(memory["outage_bytes"].as_u64() < Some(64 << 20), "{memory}");
+    pause(1000);
+    f.sh("c", "touch /tmp/enough");
+    let changed = changing.wait(Duration::from_secs(30));
+    assert!(changed.status.success(), "{changed}");
+    // The changes came one after the other, also across the move.
+    let rounds = changed.stdout.lines().filter(|line| line.contains(":7:"));
+    for (expected, value) in (1..).zip(rounds) {
+        assert!(value.contains(&format!("{expected}:7:")), "{value}");
+    }
+    assert_eq!(f.sh("c", &others.replace("HOST", "b")), sum);
+
+    f.sh("b", "podman rm -ft0 redis");
+    f.assert_as_before(&before);
+}

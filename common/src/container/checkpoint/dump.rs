@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use tokio_util::sync::CancellationToken;
 
 use super::freezer::Freezer;
+use super::page_port::PagePort;
 use crate::command::{self, CommandError};
 use crate::container::leftover_processes::Process;
 
@@ -23,6 +24,9 @@ const KILL_LIMIT: Duration = Duration::from_secs(2);
 /// CRIU's options that runtimes have no option for. CRIU's own limit for a file that is open but
 /// deleted is 1 MiB; this is the largest one that it can be given, in bytes.
 const OPTIONS: &str = "network-lock skip\nghost-limit 4294967295\n";
+
+/// Those of a dump that leaves memory out: where it would serve it.
+const LAZY_OPTIONS: &str = "address 127.0.0.1\n";
 
 /// The dump failed. The container is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +59,8 @@ pub enum DumpError {
     Runtime(#[from] CommandError),
 }
 
-/// Dumps the container `id` into `images`, with `scratch` for CRIU's configuration and log.
+/// Dumps the container `id` into `images`, with `scratch` for CRIU's configuration and log. If this is a `lazy` dump,
+/// by a CRIU of this version, it leaves private anonymous memory out.
 ///
 /// The container must be frozen and its network namespace quarantined. CRIU is told not to lock the
 /// network itself: that would cost several forks of iptables during the outage, and CRIU would undo
@@ -68,6 +73,7 @@ pub async fn dump(
     id: &str,
     images: &Path,
     scratch: &Path,
+    lazy: Option<&str>,
     cancel: &CancellationToken,
 ) -> Result<(), DumpError> {
     let io = |path: &Path| {
@@ -78,7 +84,11 @@ pub async fn dump(
     // The options are in a file named by an environment variable: in the runtime's own configuration
     // file the first crashes CRIU up to 4.2.
     let configuration = scratch.join("criu.conf");
-    std::fs::write(&configuration, OPTIONS).map_err(io(&configuration))?;
+    let options = match lazy {
+        Some(_) => [OPTIONS, LAZY_OPTIONS].concat(),
+        None => OPTIONS.to_owned(),
+    };
+    std::fs::write(&configuration, options).map_err(io(&configuration))?;
 
     let mut command = command::new(runtime);
     command
@@ -88,8 +98,21 @@ pub async fn dump(
         .arg("--work-path")
         .arg(scratch)
         .args(["--leave-running", "--tcp-established", "--file-locks"])
-        .arg(id)
         .env("CRIU_CONFIG_FILE", &configuration);
+    let ended = CancellationToken::new();
+    // However this ends, nobody waits for the port any more.
+    let _ended = ended.clone().drop_guard();
+    if let Some(criu) = lazy {
+        let port = PagePort::new(criu).map_err(io(scratch))?;
+        port.enter(&mut command);
+        tokio::task::spawn_blocking(move || {
+            // If this fails the dump does not end, or says why.
+            if let Err(error) = port.close(&ended) {
+                tracing::warn!("CRIU's page port: {error}");
+            }
+        });
+    }
+    command.arg(id);
     let mut running = Box::pin(command::output(&mut command));
     let (mut written, mut progressed) = (0, Instant::now());
     // Dropping the future kills the runtime.

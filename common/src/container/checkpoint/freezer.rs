@@ -86,6 +86,11 @@ impl Freezer {
         None
     }
 
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Stops every task of the cgroup and its descendants, and waits until they are stopped.
     ///
     /// Undone by [`Freezer::thaw`]. Blocks the calling thread, usually for well under 1 ms.
@@ -107,6 +112,12 @@ impl Freezer {
             }
             std::thread::sleep(Duration::from_micros(200));
         }
+    }
+
+    /// Tells every task to stop, and does not wait: some may wait for what does not come. Undone by
+    /// [`Freezer::thaw`].
+    pub fn stop(&self) -> Result<(), FreezeError> {
+        self.write("cgroup.freeze", "1")
     }
 
     /// Waits until no process traces one of the tasks, as CRIU does while it dumps; it goes on if

@@ -5,6 +5,7 @@ pub mod dump;
 pub mod freezer;
 pub(crate) mod images;
 pub mod memberships;
+pub mod page_port;
 pub mod processes;
 pub mod repair;
 pub mod sockets;

@@ -3,28 +3,21 @@
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::path::{Component, Path};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::process::Stdio;
 
 use serde_json::Value;
 use tar::{Archive, Builder};
-use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::command::{self, CommandError};
+pub use super::piped::ImageError;
+use super::piped::Piped;
+use crate::command;
 use crate::container::leftover_processes;
-
-/// How much of what Podman writes to stderr is kept, in bytes.
-const MOST_WORDS: usize = 4096;
-
-/// Pause between looks whether Podman has ended.
-const LOOK: Duration = Duration::from_millis(5);
+use crate::units;
 
 /// Streams `podman save` of the image into `sink`, without the layers `present`, which whoever loads it
-/// has already; they are named by the digests of what they unpack to. Blocks; returns when Podman is done, or has
-/// been killed because of `cancel`. Only for threads of tokio.
+/// has already; they are named by the digests of what they unpack to. Blocks; returns when Podman is done, or
+/// has made no progress for a while, or with `cancel`.
 ///
 /// Saved by id, without names, so that loading moves no tag at the destination; and in the format
 /// the image has, because converting it would change its id. Layers are not compressed, so that their
@@ -40,7 +33,7 @@ pub fn save(
     } else {
         &["docker-archive"]
     };
-    let mut child = spawn(
+    let mut podman = Piped::start(
         command::blocking("podman")
             .args(["image", "save", "--quiet", "--format"])
             .args(format)
@@ -49,10 +42,10 @@ pub fn save(
             .stdout(Stdio::piped()),
         cancel,
     )?;
-    let mut stdout = child.stdout.take().expect("stdout is piped");
+    let mut stdout = podman.stdout().map_err(ImageError::Stream)?;
     copy_without(present, &mut stdout, sink).map_err(ImageError::Stream)?;
     drop(stdout);
-    finish(child, "image save")
+    podman.finish("image save", 0)
 }
 
 /// Copies an image's archive without the content of some layers.
@@ -94,7 +87,7 @@ pub(crate) fn copy_without(
 }
 
 fn manifest_type(image_id: &str, cancel: &CancellationToken) -> Result<String, ImageError> {
-    let mut child = spawn(
+    let mut podman = Piped::start(
         command::blocking("podman")
             .args(["image", "inspect", "--format", "{{.ManifestType}}"])
             .arg(image_id)
@@ -103,23 +96,25 @@ fn manifest_type(image_id: &str, cancel: &CancellationToken) -> Result<String, I
         cancel,
     )?;
     let mut kind = String::new();
-    let mut stdout = child.stdout.take().expect("stdout is piped");
+    let mut stdout = podman.stdout().map_err(ImageError::Stream)?;
     stdout
         .read_to_string(&mut kind)
         .map_err(ImageError::Stream)?;
-    finish(child, "image inspect")?;
+    drop(stdout);
+    podman.finish("image inspect", 0)?;
     Ok(kind)
 }
 
-/// Feeds `source` to `podman load`. Blocks; returns when Podman is done, or has been killed because of `cancel`.
-/// Should Podman survive its caller, it is recognised by `work`, the migration's scratch space. Only for threads of
-/// tokio.
+/// Feeds `source` to `podman load`: up to `most` bytes, of which Podman keeps a copy while it unpacks them.
+/// Blocks; returns when Podman is done, or has made no progress for a while, or with `cancel`. Should Podman
+/// survive its caller, it is recognised by `work`, the migration's scratch space.
 pub fn load(
     source: &mut impl Read,
+    most: u64,
     work: &Path,
     cancel: &CancellationToken,
 ) -> Result<(), ImageError> {
-    let mut child = spawn(
+    let mut podman = Piped::start(
         command::blocking("podman")
             .args(["image", "load", "--quiet"])
             .env(leftover_processes::WORK, work)
@@ -127,17 +122,52 @@ pub fn load(
             .stdout(Stdio::null()),
         cancel,
     )?;
-    let mut stdin = child.stdin.take().expect("stdin is piped");
-    let copied = copy_nameless(source, &mut stdin);
+    let mut stdin = podman.stdin().map_err(ImageError::Stream)?;
+    let mut counted = Limited {
+        source,
+        left: most,
+        most,
+    };
+    let copied = copy_nameless(&mut counted, &mut stdin);
+    let bytes = most - counted.left;
     // Killed first: an archive that was refused must not look like one that ends here.
     if matches!(&copied, Err(error) if error.kind() != io::ErrorKind::BrokenPipe) {
-        drop(child);
+        drop(podman);
         return copied.map_err(ImageError::Stream);
     }
     drop(stdin);
     // Podman's own message says more than the broken pipe that its failure causes here.
-    finish(child, "image load")?;
+    podman.finish("image load", bytes)?;
     copied.map_err(ImageError::Stream)
+}
+
+/// Longest archive of an image of this size: its layers are as long as that, and the rest is small.
+pub fn most_bytes(image_bytes: u64) -> u64 {
+    image_bytes.saturating_mul(2).saturating_add(64 << 20)
+}
+
+/// A source that fails once it has given too much.
+struct Limited<'a, R> {
+    source: &'a mut R,
+    left: u64,
+    most: u64,
+}
+
+impl<R: Read> Read for Limited<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        match self.left.checked_sub(count as u64) {
+            Some(left) => self.left = left,
+            None => {
+                let most = units::bytes(self.most);
+                let why = format!(
+                    "refused: an archive of more than {most}, for an image that is smaller"
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+        }
+        Ok(count)
+    }
 }
 
 /// Longest list of an archive's images, in bytes.
@@ -224,162 +254,10 @@ fn is_nameless(list: &str, content: &Value) -> bool {
     }
 }
 
-/// The image could not be saved or loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum ImageError {
-    /// Podman failed.
-    #[error(transparent)]
-    Podman(#[from] CommandError),
-    /// The stream to or from the peer failed.
-    #[error("the image's stream broke: {0}")]
-    Stream(#[source] io::Error),
-}
-
-/// A child that does not outlive its owner, and is killed if the migration is cancelled: what is read from it then
-/// ends, and what is written to it fails.
-struct Owned {
-    child: Arc<Mutex<Child>>,
-    stdin: Option<ChildStdin>,
-    stdout: Option<ChildStdout>,
-    killer: AbortHandle,
-    /// What it writes to stderr, read from the start: a child that writes more than a pipe holds while
-    /// nobody reads would wait for ever.
-    said: Option<JoinHandle<Vec<u8>>>,
-}
-
-impl Owned {
-    fn wait(&self) -> io::Result<ExitStatus> {
-        loop {
-            // Never locked for long: whoever cancels must be able to kill it.
-            if let Some(status) = lock(&self.child).try_wait()? {
-                return Ok(status);
-            }
-            thread::sleep(LOOK);
-        }
-    }
-}
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        self.killer.abort();
-        let mut child = lock(&self.child);
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-}
-
-fn lock(child: &Mutex<Child>) -> MutexGuard<'_, Child> {
-    child.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn spawn(command: &mut Command, cancel: &CancellationToken) -> Result<Owned, CommandError> {
-    let child = command.stderr(Stdio::piped()).spawn();
-    let mut child = child.map_err(|source| CommandError::Start {
-        program: "podman".into(),
-        source,
-    })?;
-    let stderr = child.stderr.take().expect("stderr is piped");
-    let said = thread::spawn(move || last_of(stderr));
-    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let child = Arc::new(Mutex::new(child));
-    let (killed, cancel) = (child.clone(), cancel.clone());
-    let killer = tokio::spawn(async move {
-        cancel.cancelled().await;
-        // It may have ended already.
-        let _ = lock(&killed).kill();
-    });
-    Ok(Owned {
-        child,
-        stdin,
-        stdout,
-        killer: killer.abort_handle(),
-        said: Some(said),
-    })
-}
-
-/// Reads everything, and returns the end of it.
-fn last_of(mut source: impl Read) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let mut buffer = [0; MOST_WORDS];
-    while let Ok(count @ 1..) = source.read(&mut buffer) {
-        kept.extend_from_slice(&buffer[..count]);
-        let surplus = kept.len().saturating_sub(MOST_WORDS);
-        kept.drain(..surplus);
-    }
-    kept
-}
-
-fn finish(mut owned: Owned, verb: &str) -> Result<(), ImageError> {
-    let status = owned.wait().map_err(ImageError::Stream)?;
-    if status.success() {
-        return Ok(());
-    }
-    let said = owned.said.take().and_then(|said| said.join().ok());
-    let stderr = String::from_utf8_lossy(&said.unwrap_or_default()).into_owned();
-    Err(CommandError::Failed {
-        program: "podman".into(),
-        verb: verb.into(),
-        message: stderr
-            .lines()
-            .next_back()
-            .map_or_else(|| status.to_string(), str::to_owned),
-    }
-    .into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use tar::Header;
-
-    #[tokio::test]
-    async fn one_that_says_much_does_not_wait() {
-        let script =
-            "head -c 300000 /dev/zero | tr '\\0' x >&2; cat; echo >&2; echo why >&2; exit 1";
-        let mut child = spawn(
-            Command::new("sh")
-                .args(["-c", script])
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped()),
-            &CancellationToken::new(),
-        )
-        .unwrap();
-        let mut stdout = child.stdout.take().unwrap();
-        assert_eq!(io::copy(&mut stdout, &mut io::sink()).unwrap(), 0);
-        let error = finish(child, "image load").unwrap_err().to_string();
-        assert!(error.ends_with("image load failed: why"), "{error}");
-    }
-
-    /// Whatever is waited for: output, room for input, the end.
-    #[tokio::test]
-    async fn one_that_hangs_is_killed_when_the_migration_is_cancelled() {
-        for awaited in ["output", "room", "end"] {
-            let cancel = CancellationToken::new();
-            let child = spawn(
-                Command::new("sleep")
-                    .arg("600")
-                    .stdin(Stdio::piped())
-                    .stdout(Stdio::piped()),
-                &cancel,
-            );
-            let mut child = child.unwrap();
-            let waits = tokio::task::spawn_blocking(move || {
-                let (mut stdin, mut stdout) = (child.stdin.take(), child.stdout.take());
-                match awaited {
-                    "output" => io::copy(stdout.as_mut().unwrap(), &mut io::sink()).map(drop),
-                    "room" => io::copy(&mut io::repeat(0), stdin.as_mut().unwrap()).map(drop),
-                    _ => Ok(()),
-                }
-                .ok();
-                finish(child, "image load").unwrap_err()
-            });
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            assert!(!waits.is_finished(), "{awaited}");
-            cancel.cancel();
-            let error = waits.await.unwrap().to_string();
-            assert!(error.contains("signal: 9"), "{awaited}: {error}");
-        }
-    }
 
     fn archive(files: &[(&str, &str)]) -> Vec<u8> {
         let mut builder = Builder::new(Vec::new());
@@ -445,6 +323,25 @@ mod tests {
             let error = copied(bad).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn an_image_that_is_too_large_is_not_read_to_its_end() {
+        let full = archive(&[("aa.tar", "layer"), ("bb.tar", "layer")]);
+        let copied = |most: usize| {
+            let mut source = full.as_slice();
+            let most = most as u64;
+            let mut limited = Limited {
+                source: &mut source,
+                left: most,
+                most,
+            };
+            copy_nameless(&mut limited, &mut Vec::new())
+        };
+        copied(full.len()).unwrap();
+        let error = copied(full.len() - 1).unwrap_err();
+        assert!(error.to_string().contains("more than"), "{error}");
+        assert!(copied(600).is_err());
     }
 
     #[test]

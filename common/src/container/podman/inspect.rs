@@ -12,6 +12,7 @@ use super::objects::{Network, networks};
 use super::shapes::{self, Container, HostPort, Image, Mount, Other, Volume};
 use super::{inspect_all, inspected, podman, unexpected};
 use crate::command::CommandError;
+use crate::container::binds;
 use crate::container::checkpoint::{freezer, memberships, processes, unmovable};
 use crate::container::edited;
 use crate::container::facts::{
@@ -99,9 +100,10 @@ async fn facts(
     known: &BTreeMap<String, Network>,
 ) -> Result<(ContainerFacts, Local), CommandError> {
     let mounts = container.mounts.unwrap_or_default();
-    let (mounted, others): (Vec<_>, Vec<_>) = mounts
+    let mounted: Vec<Mount> = mounts
         .into_iter()
-        .partition(|mount| mount.r#type == "volume");
+        .filter(|mount| mount.r#type == "volume")
+        .collect();
     let volume_root = mounted.iter().find_map(|mount| {
         let root = mount
             .source
@@ -110,8 +112,6 @@ async fn facts(
         Some(root.trim_end_matches('/').to_owned())
     });
     let directories: Vec<_> = mounted.iter().map(|m| PathBuf::from(&m.source)).collect();
-    let bind_mounts = others.into_iter().filter(|mount| mount.r#type == "bind");
-    let bind_mounts = bind_mounts.map(|mount| mount.source).collect();
     let joined = container.network_settings.networks.unwrap_or_default();
     let ordinary = ordinary(&joined, known);
     let networks = joined.into_iter().map(|(name, network)| {
@@ -136,6 +136,9 @@ async fn facts(
         bundle: oci_config.parent().map(Path::to_owned).unwrap_or_default(),
         upper: upper.unwrap_or_default().into(),
     };
+    let own_run = Path::new(&container.resolv_conf_path).parent();
+    let own_run = own_run.map(Path::to_owned).unwrap_or_default();
+    let own = [directories.clone(), vec![local.bundle.clone(), own_run]].concat();
     let upper = local.upper.clone();
     let counted = tokio::task::spawn_blocking(move || {
         let volumes = directories.iter().map(|volume| usage::allocated(volume));
@@ -158,6 +161,11 @@ async fn facts(
     let lost_secrets = lost_secrets.collect();
     // A container that does not run has no configuration.
     let spec = Spec::read(&local.bundle).ok();
+    let (looked_at, all) = (local.clone(), pids.clone());
+    let binds = tokio::task::spawn_blocking(move || match Spec::read(&looked_at.bundle) {
+        Ok(spec) => binds::of_container(&spec, &own, looked_at.pid, &all),
+        Err(_) => Vec::new(),
+    });
     // Podman keeps those that have ended for a while.
     let exec_sessions = match container.exec_ids.is_none_or(|ids| ids.is_empty()) {
         true => 0,
@@ -231,7 +239,8 @@ async fn facts(
         network_mode: container.host_config.network_mode,
         networks,
         volumes,
-        bind_mounts,
+        binds: binds.await.unwrap_or_default(),
+        other_mounts: spec.as_ref().map(Spec::other_mounts).unwrap_or_default(),
         pod: container.pod.filter(|p| !p.is_empty()),
         dependencies: container.dependencies.unwrap_or_default(),
         exec_sessions,
@@ -316,7 +325,7 @@ fn users(volume: &str, containers: &[Other]) -> Vec<String> {
 }
 
 fn published(ports: BTreeMap<String, Option<Vec<HostPort>>>) -> Vec<PublishedPort> {
-    ports
+    let mut published: Vec<_> = ports
         .iter()
         .flat_map(|(inside, outside)| {
             outside
@@ -324,7 +333,15 @@ fn published(ports: BTreeMap<String, Option<Vec<HostPort>>>) -> Vec<PublishedPor
                 .flatten()
                 .filter_map(move |host| published_port(inside, host))
         })
-        .collect()
+        .collect();
+    // Podman's keys are in the order of words.
+    published.sort_by(|one: &PublishedPort, other| {
+        let order = |port: &PublishedPort| (port.host_address, port.host_port, port.container_port);
+        one.protocol
+            .cmp(&other.protocol)
+            .then_with(|| order(one).cmp(&order(other)))
+    });
+    published
 }
 
 fn published_port(inside: &str, host: &HostPort) -> Option<PublishedPort> {

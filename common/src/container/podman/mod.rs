@@ -7,6 +7,7 @@ pub mod info;
 pub mod inspect;
 pub mod list;
 pub mod objects;
+mod piped;
 pub mod secrets;
 mod shapes;
 

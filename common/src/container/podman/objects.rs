@@ -2,6 +2,7 @@
 //! and containers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -118,6 +119,13 @@ pub async fn create_volume(volume: &VolumeFacts) -> Result<(), CommandError> {
     }
     command.arg(&volume.name);
     command::stdout(&mut command).await.map(drop)
+}
+
+/// The directory of a volume that has no options, which is there whether or not a container uses it.
+pub async fn volume_directory(name: &str) -> Result<PathBuf, CommandError> {
+    let format = ["volume", "inspect", "--format", "{{.Mountpoint}}", name];
+    let text = command::stdout(podman().args(format)).await?;
+    Ok(text.trim_end_matches('\n').into())
 }
 
 /// Removes a volume and its content. One that does not exist is fine.

@@ -29,6 +29,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
 
+use super::pager::Pager;
 use super::starter::{self, Start};
 use super::watch::{self, RestoreWatch};
 use crate::command::{self, CommandError};
@@ -39,6 +40,9 @@ use crate::systemd::{self, ServiceName};
 
 /// Name under which the agent's executable is linked to act as conmon.
 pub const CONMON_NAME: &str = "gate-conmon";
+
+/// CRIU's configuration in the scratch space, for a restore that leaves memory to a pager.
+const LAZY: &str = "lazy.conf";
 
 const GATE_SOCKET: &str = "LIVE_MIGRATION_GATE";
 const REAL_CONMON: &str = "LIVE_MIGRATION_CONMON";
@@ -99,6 +103,7 @@ pub struct Staged {
     pub checkpoint: PathBuf,
     /// Podman's directory of the container, with the logs of the restore.
     pub bundle: PathBuf,
+    scratch: PathBuf,
     gate: Option<UnixStream>,
     podman: Child,
     log: PathBuf,
@@ -218,6 +223,7 @@ pub async fn stage(
     Ok(Staged {
         checkpoint: arrival.checkpoint,
         bundle: arrival.bundle,
+        scratch: scratch.to_owned(),
         gate: Some(gate),
         podman,
         log,
@@ -275,7 +281,16 @@ impl Staged {
         }
     }
 
-    /// Opens the gate and waits until Podman has the container running.
+    /// Has the restore behind the gate leave memory to a pager.
+    ///
+    /// # Errors
+    /// If the scratch space cannot be written to.
+    pub fn make_lazy(&self) -> io::Result<()> {
+        std::fs::write(self.scratch.join(LAZY), "lazy-pages\n")
+    }
+
+    /// Opens the gate and waits until Podman has the container running. If it gets its memory from a `pager`,
+    /// that must live until then.
     ///
     /// From here on Podman owns the container; undone by [`Staged::cancel`] and
     /// [`crate::container::podman::objects::remove_container`].
@@ -284,7 +299,12 @@ impl Staged {
     /// As soon as it is certain that the container will not run; nothing of it runs then. Podman, and
     /// perhaps the runtime, may still be cleaning up, which can take half a minute: that is left to
     /// [`Staged::cancel`], because the source's clients wait for this answer.
-    pub async fn open(&mut self, runtime: &str, id: &str) -> Result<(), GateError> {
+    pub async fn open(
+        &mut self,
+        runtime: &str,
+        id: &str,
+        mut pager: Option<&mut Pager>,
+    ) -> Result<(), GateError> {
         if let Some(mut gate) = self.gate.take() {
             gate.write_all(b"\n").await?;
         }
@@ -292,15 +312,21 @@ impl Staged {
         let ended = loop {
             match tokio::time::timeout(watch::LOOK, self.podman.wait()).await {
                 Ok(status) => {
-                    let status = status?;
-                    if status.success() {
-                        return Ok(());
+                    if !status?.success() {
+                        break None;
                     }
-                    break None;
+                    // Without its pager it stands still at the first page that is missing.
+                    if pager.as_mut().is_some_and(|pager| pager.has_failed()) {
+                        break Some(watch::End::Pager);
+                    }
+                    return Ok(());
                 }
                 Err(_) => {
                     if let Some(ended) = watch.look() {
                         break Some(ended);
+                    }
+                    if pager.as_mut().is_some_and(|pager| pager.has_failed()) {
+                        break Some(watch::End::Pager);
                     }
                 }
             }
@@ -421,6 +447,7 @@ fn wait_and_become_conmon(arguments: &[OsString]) -> io::Result<std::convert::In
         let position = arguments.iter().position(|a| a == flag)?;
         arguments.get(position + 1).map(PathBuf::from)
     };
+    let mut conmon = std::process::Command::new(real);
     // Podman also probes `conmon --version`.
     if let (Some(bundle), Some(checkpoint)) = (value("-b"), value("--restore")) {
         let socket = std::env::var_os(GATE_SOCKET).ok_or_else(|| missing(GATE_SOCKET))?;
@@ -431,7 +458,7 @@ fn wait_and_become_conmon(arguments: &[OsString]) -> io::Result<std::convert::In
             scratch.join(starter::PID_FILE),
             conmon_pid.as_os_str().as_bytes(),
         )?;
-        let mut gate = BlockingStream::connect(socket)?;
+        let mut gate = BlockingStream::connect(&socket)?;
         // In the argument that Podman has conmon pass on to the runtime.
         let runtime_log = arguments.iter().find_map(|argument| {
             let log = argument.to_str()?.strip_prefix("--runtime-arg=")?;
@@ -446,8 +473,17 @@ fn wait_and_become_conmon(arguments: &[OsString]) -> io::Result<std::convert::In
         line.push(b'\n');
         gate.write_all(&line)?;
         gate.read_exact(&mut [0])?;
+        let options = scratch.join(LAZY);
+        if options.exists() {
+            // runc tells CRIU in any case whether it is to be lazy, crun never does.
+            let runtime = value("-r").unwrap_or_default();
+            if runtime.file_name().is_some_and(|name| name == "runc") {
+                conmon.args(["--runtime-opt", "--lazy-pages"]);
+            }
+            conmon.env("CRIU_CONFIG_FILE", options);
+        }
     }
-    Err(std::process::Command::new(real)
+    Err(conmon
         .args(arguments)
         .env_remove("CONTAINERS_CONF_OVERRIDE")
         .env_remove(GATE_SOCKET)

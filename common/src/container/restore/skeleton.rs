@@ -15,6 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use crate::command::{self, CommandError};
+use crate::container::binds::Bind;
 use crate::container::files::places::LOG_NAME;
 
 /// Name under which the agent's executable is linked to act as the OCI runtime.
@@ -25,13 +26,19 @@ const CHECKPOINT: &str = "checkpoint";
 const INVENTORY: &str = "inventory.img";
 
 /// What Podman cannot restore without.
-const NEEDED: [&str; 2] = ["config.dump", SPEC];
+const NEEDED: [&str; 2] = [CONFIG, SPEC];
+const CONFIG: &str = "config.dump";
 const SPEC: &str = "spec.dump";
+
+/// In the archive: /dev/shm. Podman restores without it as well
+/// (libpod/container_internal_common.go).
+const SHM: &str = "devshm-checkpoint.tar";
 
 /// Tells the substitute which runtime it replaces.
 const REAL_RUNTIME: &str = "LIVE_MIGRATION_RUNTIME";
 
-/// Writes the archive of container `id` to `archive`, using `scratch` for two small files.
+/// Writes the archive of container `id` to `archive`, using `scratch` for two small files. Those of its
+/// `binds` that are elsewhere at the destination are so in the archive.
 ///
 /// Leaves nothing behind but `archive` and the files in `scratch`.
 pub async fn write(
@@ -40,6 +47,7 @@ pub async fn write(
     real_runtime: &Path,
     scratch: &Path,
     archive: &Path,
+    binds: &[Bind],
 ) -> Result<(), CommandError> {
     let failed = |source| CommandError::Start {
         program: RUNTIME_NAME.into(),
@@ -59,15 +67,16 @@ pub async fn write(
     .map_err(failed)?;
 
     checkpoint(id, real_runtime, &overrides, archive).await?;
-    trim(archive).map_err(failed)
+    trim(archive, binds).map_err(failed)
 }
 
-/// Takes the container's log out of the archive and makes sure that the rest is complete.
+/// Takes the container's log and its /dev/shm out of the archive, which travel with the other files, and
+/// makes sure that the rest is complete.
 ///
 /// Podman adds the log while the container goes on writing to it. If the entry outgrows its header,
 /// the archive ends there, and Podman does not notice. The entries after it are then missing; those
-/// are the checkpoint's, which are ours and empty. The log travels with the other files.
-fn trim(archive: &Path) -> io::Result<()> {
+/// are the checkpoint's, which are ours and empty.
+fn trim(archive: &Path, binds: &[Bind]) -> io::Result<()> {
     let trimmed = archive.with_extension("trimmed");
     let mut builder = tar::Builder::new(File::create(&trimmed)?);
     let mut kept = Vec::new();
@@ -75,13 +84,15 @@ fn trim(archive: &Path) -> io::Result<()> {
         // Only the part from the end of the log on can be missing.
         let Ok(mut entry) = entry else { break };
         let path = entry.path()?.into_owned();
-        if path == Path::new(LOG_NAME) || path.starts_with(CHECKPOINT) {
+        let left_out = [LOG_NAME, SHM].iter().any(|name| path == Path::new(name));
+        if left_out || path.starts_with(CHECKPOINT) {
             continue;
         }
         let mut header = entry.header().clone();
         if path == Path::new(SPEC) {
             let mut spec: serde_json::Value = serde_json::from_reader(&mut entry)?;
             follow_links(&mut spec);
+            go_elsewhere(&mut spec, binds);
             let spec = serde_json::to_vec(&spec)?;
             header.set_size(spec.len() as u64);
             builder.append_data(&mut header, &path, &spec[..])?;
@@ -107,6 +118,34 @@ fn trim(archive: &Path) -> io::Result<()> {
     std::fs::rename(&trimmed, archive)
 }
 
+/// Has the archive's container know its image by this id and not by the name that it was created with. Podman
+/// looks for the image by that name, and would pull one that it does not find.
+///
+/// # Errors
+/// Those of the file system, and if it is no archive.
+pub fn know_image_by(archive: &Path, id: &str) -> io::Result<()> {
+    let changed = archive.with_extension("changed");
+    let mut builder = tar::Builder::new(File::create(&changed)?);
+    for entry in tar::Archive::new(File::open(archive)?).entries()? {
+        let mut entry = entry?;
+        let mut header = entry.header().clone();
+        if *entry.path()? != *Path::new(CONFIG) {
+            builder.append(&header, &mut entry)?;
+            continue;
+        }
+        let mut config: serde_json::Value = serde_json::from_reader(&mut entry)?;
+        // `RootfsImageName` of ContainerRootFSConfig (libpod/container_config.go).
+        if let Some(name) = config.get_mut("rootfsImageName") {
+            *name = id.into();
+        }
+        let config = serde_json::to_vec(&config)?;
+        header.set_size(config.len() as u64);
+        builder.append_data(&mut header, CONFIG, &config[..])?;
+    }
+    builder.into_inner()?;
+    std::fs::rename(&changed, archive)
+}
+
 /// Replaces a symbolic link as the source of a bind mount by its target. The runtime resolves it when
 /// it starts a container, but CRIU binds the link itself when it restores one, and then fails
 /// (`__do_bind_mount_v2` in criu/mount-v2.c). Debian's Podman knows the program of `--init` by a link.
@@ -121,6 +160,19 @@ fn follow_links(spec: &mut serde_json::Value) {
             && let Ok(target) = path.canonicalize()
         {
             *source = target.to_string_lossy().into();
+        }
+    }
+}
+
+/// Replaces the sources of those `binds` that have another path at the destination.
+fn go_elsewhere(spec: &mut serde_json::Value, binds: &[Bind]) {
+    let mounts = spec.get_mut("mounts").and_then(|m| m.as_array_mut());
+    for mount in mounts.into_iter().flatten() {
+        let bind = binds.iter().find(|bind| {
+            mount["destination"] == bind.destination && mount["source"] == bind.source
+        });
+        if let Some(bind) = bind {
+            mount["source"] = bind.there().to_string_lossy().into();
         }
     }
 }
@@ -223,7 +275,7 @@ mod tests {
         for cut in [false, true] {
             let dir = tempfile::tempdir().unwrap();
             let path = archive(dir.path(), cut);
-            trim(&path).unwrap();
+            trim(&path, &[]).unwrap();
             let mut found = Vec::new();
             for entry in tar::Archive::new(File::open(&path).unwrap())
                 .entries()
@@ -265,11 +317,65 @@ mod tests {
     }
 
     #[test]
+    fn an_image_may_be_known_by_its_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        let mut builder = tar::Builder::new(File::create(&path).unwrap());
+        let files: [(&str, &str); 2] = [
+            (CONFIG, r#"{"id":"7","rootfsImageName":"a@sha256:b"}"#),
+            (SPEC, "[]"),
+        ];
+        for (name, text) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            builder
+                .append_data(&mut header, name, text.as_bytes())
+                .unwrap();
+        }
+        builder.into_inner().unwrap();
+        know_image_by(&path, "c0ffee").unwrap();
+        let mut found = Vec::new();
+        for entry in tar::Archive::new(File::open(&path).unwrap())
+            .entries()
+            .unwrap()
+        {
+            found.push(io::read_to_string(entry.unwrap()).unwrap());
+        }
+        assert_eq!(found, [r#"{"id":"7","rootfsImageName":"c0ffee"}"#, "[]"]);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_bind_mount_may_be_elsewhere_at_the_destination() {
+        use crate::container::binds::Wish;
+        let bind = |destination: &str, wish| Bind {
+            source: "/srv/a".into(),
+            destination: destination.into(),
+            wish,
+            ..Bind::default()
+        };
+        let elsewhere = Wish::At {
+            path: "/srv/b".into(),
+        };
+        let binds = [bind("/x", elsewhere), bind("/y", Wish::Keep)];
+        let spec = |x: &str| {
+            serde_json::json!({"mounts": [
+                {"type": "bind", "source": x, "destination": "/x"},
+                {"type": "bind", "source": "/srv/a", "destination": "/y"},
+                {"type": "tmpfs", "destination": "/z"},
+            ]})
+        };
+        let mut found = spec("/srv/a");
+        go_elsewhere(&mut found, &binds);
+        assert_eq!(found, spec("/srv/b"));
+    }
+
+    #[test]
     fn an_archive_without_the_configuration_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.tar");
         std::fs::write(&path, tar::Builder::new(Vec::new()).into_inner().unwrap()).unwrap();
-        assert!(trim(&path).is_err());
+        assert!(trim(&path, &[]).is_err());
     }
 
     #[test]

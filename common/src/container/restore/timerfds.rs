@@ -20,6 +20,8 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use memory::protobuf::{Value, fields, write_varint};
+
 /// What all images but a few begin with, followed by the magic of this one (`IMG_COMMON_MAGIC`,
 /// `FILES_MAGIC`).
 const MAGIC: [u32; 2] = [0x5456_4319, 0x5630_3138];
@@ -191,70 +193,6 @@ fn mended_timer(timer: &[u8]) -> Option<Option<Vec<u8>>> {
         write_varint(&mut new, value);
     }
     Some(Some(new))
-}
-
-/// A field of a message, and its bytes including number and length.
-struct Field<'a> {
-    number: u64,
-    value: Value<'a>,
-    whole: &'a [u8],
-}
-
-enum Value<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-}
-
-/// The fields of a message; `None` if it is not a message.
-fn fields(message: &[u8]) -> Option<Vec<Field<'_>>> {
-    let mut fields = Vec::new();
-    let mut rest = message;
-    while !rest.is_empty() {
-        let begin = rest;
-        let tag = varint(&mut rest)?;
-        let value = match tag & 7 {
-            0 => Value::Number(varint(&mut rest)?),
-            1 => Value::Bytes(take(&mut rest, 8)?),
-            2 => {
-                let length = varint(&mut rest)?;
-                Value::Bytes(take(&mut rest, length.try_into().ok()?)?)
-            }
-            5 => Value::Bytes(take(&mut rest, 4)?),
-            _ => return None,
-        };
-        fields.push(Field {
-            number: tag >> 3,
-            value,
-            whole: &begin[..begin.len() - rest.len()],
-        });
-    }
-    Some(fields)
-}
-
-fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
-    let (taken, left) = rest.split_at_checked(length)?;
-    *rest = left;
-    Some(taken)
-}
-
-fn varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = take(rest, 1)?[0];
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn write_varint(bytes: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
 }
 
 #[cfg(test)]

@@ -53,6 +53,9 @@ pub(crate) enum End {
     /// CRIU has ended without a word, but the runtime has not.
     #[strum(to_string = "CRIU was killed")]
     Killed,
+    /// The pager has ended.
+    #[strum(to_string = "the process that gives it its memory ended")]
+    Pager,
     /// Nothing has happened for [`STALL`].
     #[strum(to_string = "nothing happened any more")]
     Stalled,

@@ -4,9 +4,10 @@
 //! packets belong to a container that came through it and name no tunnel: those that begin a new connection,
 //! which the other end sends after the container ([`super::port_forwards`]); and when the container comes back
 //! to the host where its flows enter, those that it sent before it was frozen. So its addresses are on record
-//! with the tunnel, in `tunnels/lmwgN.guests`, until it leaves again or the tunnel goes.
+//! with the tunnel, in `tunnels/lmwgN.guests`, until it leaves again or is removed, or the tunnel goes.
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,10 +22,13 @@ struct Guest {
     /// Its id.
     container: String,
     addresses: Vec<IpAddr>,
+    /// Podman's for its configuration: gone when the container is removed. None on records of agents that did
+    /// not look.
+    bundle: Option<PathBuf>,
 }
 
 /// Lets the other end of a tunnel reach a container, by id, that comes through it with these addresses. Undone
-/// by [`leave`].
+/// by [`leave`], and by [`forget_removed`] once its `bundle` is gone, the directory of its configuration.
 ///
 /// # Errors
 /// Those of the tunnel's files and of the firewall.
@@ -33,6 +37,7 @@ pub fn arrive(
     tunnel: Index,
     container: &str,
     addresses: &[IpAddr],
+    bundle: &Path,
 ) -> Result<(), ForwardError> {
     let _lock = dirs.lock_all()?;
     let mut guests = of_tunnel(dirs, tunnel)?;
@@ -41,6 +46,7 @@ pub fn arrive(
         Guest {
             container: container.to_owned(),
             addresses: addresses.to_owned(),
+            bundle: Some(bundle.to_owned()),
         },
     );
     apply(dirs, tunnel, &guests)
@@ -75,6 +81,26 @@ pub fn leave(dirs: &Dirs, container: &str) -> Result<(), ForwardError> {
         }
     }
     Ok(())
+}
+
+/// Forgets containers that somebody has removed: others may get their addresses. The tunnel's keeper does this.
+///
+/// # Errors
+/// Those of the tunnel's files and of the firewall.
+pub(crate) fn forget_removed(dirs: &Dirs, tunnel: Index) -> Result<(), ForwardError> {
+    let removed = |guest: &Guest| guest.bundle.as_ref().is_some_and(|bundle| !bundle.exists());
+    if !of_tunnel(dirs, tunnel)?.iter().any(removed) {
+        return Ok(());
+    }
+    let _lock = dirs.lock_all()?;
+    // The tunnel may have been taken down in the meantime, and its files with it.
+    let mut guests = of_tunnel(dirs, tunnel)?;
+    let before = guests.len();
+    guests.retain(|guest| !removed(guest));
+    match guests.len() < before {
+        true => apply(dirs, tunnel, &guests),
+        false => Ok(()),
+    }
 }
 
 /// How many rules the guests of a tunnel have.

@@ -5,11 +5,12 @@
 //! table, rule and marks are each host's own affair (see [`Index`]).
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::subnet::{Place, Subnet4, Subnet6};
 use crate::net::mark::Index;
 use crate::ticket::Ticket;
 
@@ -92,10 +93,10 @@ pub struct End {
 pub struct Agreement {
     /// The ends, ordered by key: it does not matter which of them sent a container first.
     pub ends: [End; 2],
-    /// A /30; its first host address is that of the first end.
-    pub ipv4: Ipv4Net,
-    /// A /126 likewise, if both hosts have IPv6.
-    pub ipv6: Option<Ipv6Net>,
+    /// Its first host address is that of the first end.
+    pub ipv4: Subnet4,
+    /// Likewise, if both hosts have IPv6.
+    pub ipv6: Option<Subnet6>,
 }
 
 /// What the destination answers to an [`Offer`].
@@ -123,32 +124,31 @@ pub struct View {
 impl Agreement {
     /// The agreement as the owner of `key` sees it; `None` if it is somebody else's.
     pub fn view(&self, key: &PublicKey) -> Option<View> {
-        let local = self.ends.iter().position(|end| end.public_key == *key)?;
-        let peer = 1 - local;
-        let mut nets = vec![IpNet::V4(self.ipv4)];
-        nets.extend(self.ipv6.map(IpNet::V6));
+        let place = match &self.ends {
+            // A tunnel to oneself.
+            [first, second] if first.public_key == second.public_key => return None,
+            [first, _] if first.public_key == *key => Place::First,
+            [_, second] if second.public_key == *key => Place::Second,
+            _ => return None,
+        };
+        let host = |place| {
+            let ipv6 = self.ipv6.map(|subnet| subnet.host(place));
+            [self.ipv4.host(place)].into_iter().chain(ipv6)
+        };
         Some(View {
-            local: self.ends[local].clone(),
-            peer: self.ends[peer].clone(),
-            addresses: nets
-                .iter()
-                .map(|net| IpNet::new(host(net, local), net.prefix_len()).expect("same family"))
+            local: self.ends[place.index()].clone(),
+            peer: self.ends[place.other().index()].clone(),
+            addresses: host(place)
+                .zip(self.networks())
+                .map(|(address, net)| IpNet::new(address, net.prefix_len()).expect("same family"))
                 .collect(),
-            peer_addresses: nets.iter().map(|net| host(net, peer)).collect(),
+            peer_addresses: host(place.other()).collect(),
         })
     }
 
-    /// Whether its networks have the size and are in the ranges that [`answer`] chooses from. The other host
-    /// named them, and they become routes of this one.
-    pub(crate) fn is_private(&self) -> bool {
-        let pools = POOLS.map(|(base, length)| Ipv4Net::new(base, length).expect("a length"));
-        let unique_local =
-            Ipv6Net::new(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0), 8).expect("a length");
-        self.ipv4.prefix_len() == 30
-            && pools.iter().any(|pool| pool.contains(&self.ipv4))
-            && self
-                .ipv6
-                .is_none_or(|net| net.prefix_len() == 126 && unique_local.contains(&net))
+    fn networks(&self) -> impl Iterator<Item = IpNet> {
+        let ipv6 = self.ipv6.map(|subnet| IpNet::V6(subnet.into()));
+        [IpNet::V4(self.ipv4.into())].into_iter().chain(ipv6)
     }
 
     fn is_between(&self, a: &PublicKey, b: &PublicKey) -> bool {
@@ -156,18 +156,7 @@ impl Agreement {
     }
 
     pub(crate) fn overlaps(&self, prefixes: &[IpNet]) -> bool {
-        overlaps(&IpNet::V4(self.ipv4), prefixes)
-            || self
-                .ipv6
-                .is_some_and(|net| overlaps(&IpNet::V6(net), prefixes))
-    }
-}
-
-/// The address of end 0 or 1: the first or the second after the subnet's own.
-fn host(net: &IpNet, end: usize) -> IpAddr {
-    match net {
-        IpNet::V4(net) => Ipv4Addr::from(u32::from(net.network()) + 1 + end as u32).into(),
-        IpNet::V6(net) => Ipv6Addr::from(u128::from(net.network()) + 1 + end as u128).into(),
+        self.networks().any(|net| overlaps(&net, prefixes))
     }
 }
 
@@ -210,12 +199,13 @@ pub fn answer(
     // that the same one is in use.
     let seed = [&ends[0].public_key.0, &ends[1].public_key.0].map(String::as_str);
     let free = |net: &IpNet| !overlaps(net, &taken);
-    let ipv4 = candidates_v4(&seed.concat())
-        .find(|net| free(&IpNet::V4(*net)))
+    let ipv4 = Subnet4::candidates(&seed.concat())
+        .find(|subnet| free(&IpNet::V4((*subnet).into())))
         .ok_or(AgreementError::NoSubnet("IPv4"))?;
     let ipv6 = if offer.ipv6 && in_use.ipv6 {
-        let net = candidates_v6(&seed.concat()).find(|net| free(&IpNet::V6(*net)));
-        Some(net.ok_or(AgreementError::NoSubnet("IPv6"))?)
+        let subnet =
+            Subnet6::candidates(&seed.concat()).find(|subnet| free(&IpNet::V6((*subnet).into())));
+        Some(subnet.ok_or(AgreementError::NoSubnet("IPv6"))?)
     } else {
         None
     };
@@ -228,50 +218,10 @@ fn overlaps(net: &IpNet, prefixes: &[IpNet]) -> bool {
         .any(|other| net.contains(other) || other.contains(net))
 }
 
-/// The private ranges of RFC 1918, largest first, then the shared one of RFC 6598. Not link-local
-/// 169.254.0.0/16: clouds keep their metadata services there.
-const POOLS: [(Ipv4Addr, u8); 4] = [
-    (Ipv4Addr::new(10, 0, 0, 0), 8),
-    (Ipv4Addr::new(172, 16, 0, 0), 12),
-    (Ipv4Addr::new(192, 168, 0, 0), 16),
-    (Ipv4Addr::new(100, 64, 0, 0), 10),
-];
-/// Candidates tried in each pool: soon enough a pool that is in use as a whole is given up.
-const PROBES: usize = 512;
-
-fn candidates_v4(seed: &str) -> impl Iterator<Item = Ipv4Net> {
-    POOLS.into_iter().flat_map(move |(base, length)| {
-        let mut random = stream(seed, &base.to_string());
-        (0..PROBES).map(move |_| {
-            let mut bytes = [0; 4];
-            random.fill(&mut bytes);
-            let offset = u32::from_be_bytes(bytes) >> length & !3;
-            Ipv4Net::new((u32::from(base) + offset).into(), 30).expect("30 is a prefix length")
-        })
-    })
-}
-
-/// Unique local addresses (RFC 4193): fd00::/8 with random bits.
-fn candidates_v6(seed: &str) -> impl Iterator<Item = Ipv6Net> {
-    let mut random = stream(seed, "fd00::/8");
-    (0..PROBES).map(move |_| {
-        let mut bytes = [0; 16];
-        random.fill(&mut bytes);
-        bytes[0] = 0xfd;
-        bytes[15] &= !3;
-        Ipv6Net::new(bytes.into(), 126).expect("126 is a prefix length")
-    })
-}
-
-fn stream(seed: &str, pool: &str) -> blake3::OutputReader {
-    let mut hasher = blake3::Hasher::new_derive_key("live-migration tunnel subnet");
-    hasher.update(seed.as_bytes()).update(pool.as_bytes());
-    hasher.finalize_xof()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ipnet::Ipv4Net;
 
     fn key(name: &str) -> PublicKey {
         PublicKey(name.into())
@@ -313,8 +263,6 @@ mod tests {
             let agreement = agree(&offer, &in_use);
             let both = [&offer.prefixes[..], &in_use.prefixes[..]].concat();
             assert!(!agreement.overlaps(&both), "{agreement:?}");
-            assert_eq!(agreement.ipv4, agreement.ipv4.trunc());
-            assert_eq!(agreement.ipv6.unwrap(), agreement.ipv6.unwrap().trunc());
         }
     }
 
@@ -325,40 +273,6 @@ mod tests {
         let other = answer(&offer(&[]), &key("third"), &[], &in_use(&[])).unwrap();
         assert_ne!(here.ipv4, other.ipv4);
         assert_ne!(here.ipv6, other.ipv6);
-    }
-
-    #[test]
-    fn only_networks_of_the_size_and_the_place_of_a_tunnel_are_private() {
-        let good = agree(&offer(&[]), &in_use(&[]));
-        assert!(good.is_private());
-        for ipv4 in [
-            "128.0.0.0/1",
-            "10.0.0.0/8",
-            "10.1.2.0/29",
-            "192.0.2.0/30",
-            "255.255.255.255/32",
-        ] {
-            let ipv4 = ipv4.parse().unwrap();
-            assert!(
-                !Agreement {
-                    ipv4,
-                    ..good.clone()
-                }
-                .is_private(),
-                "{ipv4}"
-            );
-        }
-        for ipv6 in ["::/1", "fd00::/8", "2001:db8::/126", "fd00::/64"] {
-            let ipv6 = Some(ipv6.parse().unwrap());
-            assert!(
-                !Agreement {
-                    ipv6,
-                    ..good.clone()
-                }
-                .is_private(),
-                "{ipv6:?}"
-            );
-        }
     }
 
     #[test]
@@ -393,7 +307,8 @@ mod tests {
         let addresses = |view: &View| view.addresses.iter().map(IpNet::addr).collect::<Vec<_>>();
         assert_eq!(addresses(&here), there.peer_addresses);
         assert_eq!(addresses(&there), here.peer_addresses);
-        assert!(agreement.ipv4.hosts().any(|h| addresses(&here)[0] == h));
+        let mut hosts = Ipv4Net::from(agreement.ipv4).hosts();
+        assert!(hosts.any(|host| addresses(&here)[0] == host));
         assert!(agreement.view(&key("third")).is_none());
     }
 

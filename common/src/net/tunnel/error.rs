@@ -52,11 +52,6 @@ pub enum TunnelError {
     /// The agreement does not name this host's key and a port of ours.
     #[error("the other host agreed to a tunnel that is not for this host")]
     NotOurs,
-    /// The agreed networks are not of the size or range that tunnels have.
-    #[error(
-        "the other host wants a tunnel with the networks {0}, which is refused: tunnels have a private /30 and a unique local /126"
-    )]
-    NotPrivate(String),
     /// The other end's WireGuard key is that of a tunnel that is not its own.
     #[error(
         "the other host uses the WireGuard key of tunnel {0}, which belongs to another peer: if that host was paired anew, wait until `agent-client status` shows the tunnel no more"

@@ -23,6 +23,7 @@ pub mod lifecycle;
 pub mod overflow;
 pub mod spawn;
 pub mod status;
+pub mod subnet;
 mod upkeep;
 pub mod userspace;
 pub mod wireguard;
@@ -157,14 +158,11 @@ impl Tunnel {
         keeper: KeeperCommand,
     ) -> Result<Self, TunnelError> {
         let agreement = &terms.agreement;
-        // Before addresses are computed from them.
-        if !agreement.is_private() {
-            let networks = format!("{} and {:?}", agreement.ipv4, agreement.ipv6);
-            return Err(TunnelError::NotPrivate(networks));
-        }
         let key = PrivateKey::load_or_create(&dirs.state)?;
         let view = agreement.view(&key.public()).ok_or(TunnelError::NotOurs)?;
         let index = Index::from_port(view.local.port).ok_or(TunnelError::NotOurs)?;
+        // Handshakes go to ports of tunnels only, whatever an introduction names.
+        Index::from_port(view.peer.port).ok_or(TunnelError::NotOurs)?;
         let endpoint = SocketAddr::new(peer, view.peer.port);
         loop {
             let all = dirs.lock_all()?;

@@ -49,6 +49,7 @@ impl<'a> Upkeep<'a> {
     /// removed, so this checks again with the lock on all tunnels. Starts no program unless somebody has
     /// changed the ruleset.
     pub(crate) fn look(&mut self) -> Result<(), TunnelError> {
+        guests::forget_removed(self.dirs, self.record.index)?;
         if self.missing()?.is_empty() {
             return Ok(());
         }

@@ -36,8 +36,10 @@ fn unpack_here(input: &[u8]) {
         netns: None,
         shm: Some(at("shm")),
         volumes: [("/data".to_owned(), at("volume"))].into(),
+        files: [("/file".to_owned(), at("single"))].into(),
         log: at("ctr.log"),
     };
+    std::fs::write(at("single"), "").expect("there is room");
     // The stream with more in it goes last: it may hold all that the other may.
     for kind in [Kind::Files, Kind::Checkpoint] {
         let _ = unpack(&places, kind, input);

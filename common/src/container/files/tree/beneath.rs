@@ -56,6 +56,11 @@ pub(super) fn read_held(held: &File) -> io::Result<File> {
     options.open(held_path(held))
 }
 
+/// Opens a regular file that is held, to change what is in it.
+pub(super) fn write_held(held: &File) -> io::Result<File> {
+    File::options().write(true).open(held_path(held))
+}
+
 /// A path to an open file for calls that take no descriptor (proc_pid_fd(5)). It is for calls that follow
 /// links, and follows this one only: that of a held symbolic link is the link.
 pub(super) fn held_path(held: &impl AsRawFd) -> PathBuf {

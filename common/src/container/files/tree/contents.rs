@@ -1,13 +1,15 @@
-//! What a regular file holds. Of a file with holes only what is not a hole travels: pieces, each with its
-//! offset and its length before it.
+//! What a regular file holds. Of a file with holes only what is not a hole travels, and of a large one that
+//! was sent before only the blocks that have changed: pieces, each with its offset and its length before it.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
+use super::blocks::{Blocks, LARGE, Recorder};
 use super::{Exactly, Pass, invalid};
 
 /// Holes that are shorter than this are sent as zeros: a piece costs a call at each end.
@@ -16,46 +18,93 @@ const SHORT_HOLE: u64 = 64 << 10;
 /// Most pieces of a file: what lies behind is one more, with its holes.
 const MOST_PIECES: usize = 1 << 16;
 
+/// Bytes that are read at once.
+const BUFFER: usize = 256 << 10;
+
 /// Bytes before a piece: its offset and its length.
 const PIECE_HEADER: u64 = 16;
 
-/// A part of a file that is no hole.
+/// A part of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Piece {
-    offset: u64,
-    length: u64,
+pub(super) struct Piece {
+    pub(super) offset: u64,
+    pub(super) length: u64,
 }
 
 /// What is sent of a file, as a reader.
 pub(super) struct Contents {
     file: Exactly,
-    /// The file's size, if it has holes.
-    pub(super) sparse: Option<u64>,
-    /// Those to come, in order; none of a file without holes.
+    /// Where the next byte of it is.
+    offset: u64,
+    /// The file's size, if pieces of it are sent.
+    pub(super) size: Option<u64>,
+    /// What is not in a piece stays as it was sent before.
+    pub(super) patch: bool,
+    /// Those to come, in order; none of a file that is sent whole.
     pieces: std::vec::IntoIter<Piece>,
     header: io::Cursor<Vec<u8>>,
+    /// Of a large file: what is sent of it, for a later pass to compare with.
+    recorder: Option<Recorder>,
 }
 
 impl Contents {
-    /// Of `file` as it is now.
-    pub(super) fn new(file: File, pass: Pass) -> io::Result<Self> {
+    /// Of `file` as it is now, without what has not changed since `sent`.
+    pub(super) fn new(file: File, pass: Pass, sent: Option<&Blocks>) -> io::Result<Self> {
         let size = file.metadata()?.len();
         let pieces = pieces(&file, size)?;
+        if let Some(sent) = sent
+            && let Some(now) = sent.resized(size)
+        {
+            let now = read_blocks(&file, &pieces, now)?;
+            let changed = sent.changed(&now, size);
+            // Otherwise all of it is sent, and its holes are holes again.
+            if total(&changed) <= total(&pieces) / 2 {
+                let mut contents = Self::of_pieces(file, pass, size, changed);
+                contents.patch = true;
+                contents.recorder = (pass == Pass::Live).then(|| Recorder::new(now));
+                return Ok(contents);
+            }
+        }
         let whole = Piece {
             offset: 0,
             length: size,
         };
-        let dense = size == 0 || pieces == [whole];
-        Ok(Contents {
+        let mut contents = match size == 0 || pieces == [whole] {
+            true => Contents {
+                file: Exactly {
+                    file,
+                    left: size,
+                    pass,
+                },
+                size: None,
+                offset: 0,
+                patch: false,
+                pieces: Vec::new().into_iter(),
+                header: io::Cursor::default(),
+                recorder: None,
+            },
+            false => Self::of_pieces(file, pass, size, pieces),
+        };
+        // After the last pass there is nothing to compare.
+        let record = pass == Pass::Live && size >= LARGE;
+        contents.recorder = record.then(|| Recorder::new(Blocks::new(size)));
+        Ok(contents)
+    }
+
+    fn of_pieces(file: File, pass: Pass, size: u64, pieces: Vec<Piece>) -> Self {
+        Contents {
             file: Exactly {
                 file,
-                left: if dense { size } else { 0 },
+                left: 0,
                 pass,
             },
-            sparse: (!dense).then_some(size),
-            pieces: if dense { Vec::new() } else { pieces }.into_iter(),
+            size: Some(size),
+            offset: 0,
+            patch: false,
+            pieces: pieces.into_iter(),
             header: io::Cursor::default(),
-        })
+            recorder: None,
+        }
     }
 
     /// How many bytes there are to read.
@@ -63,16 +112,26 @@ impl Contents {
         let pieces = self.pieces.as_slice().iter();
         self.file.left + pieces.map(|piece| PIECE_HEADER + piece.length).sum::<u64>()
     }
+
+    /// What the other end has of a large file once everything was read.
+    pub(super) fn sent(self) -> Option<Blocks> {
+        self.recorder.map(Recorder::finish)
+    }
 }
 
 impl Read for Contents {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
-            let n = match self.header.read(buf)? {
-                0 => self.file.read(buf)?,
-                n => n,
-            };
+            let n = self.header.read(buf)?;
             if n > 0 || buf.is_empty() {
+                return Ok(n);
+            }
+            let n = self.file.read(buf)?;
+            if n > 0 {
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.add(self.offset, &buf[..n]);
+                }
+                self.offset += n as u64;
                 return Ok(n);
             }
             let Some(piece) = self.pieces.next() else {
@@ -80,10 +139,35 @@ impl Read for Contents {
             };
             self.file.file.seek(SeekFrom::Start(piece.offset))?;
             self.file.left = piece.length;
+            self.offset = piece.offset;
             let header = [piece.offset.to_be_bytes(), piece.length.to_be_bytes()].concat();
             self.header = io::Cursor::new(header);
         }
     }
+}
+
+fn total(pieces: &[Piece]) -> u64 {
+    pieces.iter().map(|piece| piece.length).sum()
+}
+
+/// Fills in `blocks` from these `pieces` of `file`, which are all that is no hole. What goes meanwhile is
+/// taken for a hole.
+fn read_blocks(file: &File, pieces: &[Piece], blocks: Blocks) -> io::Result<Blocks> {
+    let mut recorder = Recorder::new(blocks);
+    let mut buffer = vec![0; BUFFER];
+    for piece in pieces {
+        let (mut offset, end) = (piece.offset, piece.offset + piece.length);
+        while offset < end {
+            let wanted = buffer.len().min((end - offset) as usize);
+            let n = file.read_at(&mut buffer[..wanted], offset)?;
+            if n == 0 {
+                break;
+            }
+            recorder.add(offset, &buffer[..n]);
+            offset += n as u64;
+        }
+    }
+    Ok(recorder.finish())
 }
 
 /// What of the first `size` bytes of `file` is no hole. Holes are not read.
@@ -128,8 +212,8 @@ fn seek(file: &File, offset: u64, whence: Whence) -> io::Result<Option<u64>> {
     }
 }
 
-/// Writes the pieces that `source` holds into an empty `file`, and gives it its `size`: what was a hole is
-/// one again.
+/// Writes the pieces that `source` holds into `file`, and gives it its `size`. In a file that was empty,
+/// what was a hole is one again.
 pub(super) fn write_pieces(mut source: impl Read, file: &mut File, size: u64) -> io::Result<()> {
     let mut end = 0;
     let mut header = [0; PIECE_HEADER as usize];
@@ -173,8 +257,9 @@ mod tests {
 
     /// Sends `from` to a file `to`; says how many bytes were sent.
     fn send(from: &File, to: &mut File) -> u64 {
-        let mut contents = Contents::new(from.try_clone().unwrap(), Pass::Frozen).unwrap();
-        let (bytes, sparse) = (contents.length(), contents.sparse);
+        let from = from.try_clone().unwrap();
+        let mut contents = Contents::new(from, Pass::Frozen, None).unwrap();
+        let (bytes, sparse) = (contents.length(), contents.size);
         let mut sent = Vec::new();
         contents.read_to_end(&mut sent).unwrap();
         assert_eq!(sent.len() as u64, bytes);

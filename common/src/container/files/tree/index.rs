@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use super::blocks::Blocks;
 
 /// What a tree held when it was packed, to tell later what has changed since.
 #[derive(Debug, Default)]
@@ -18,6 +21,8 @@ pub(super) struct Stamp {
     pub(super) is_directory: bool,
     /// The next change is sure to get another time.
     pub(super) settled: bool,
+    /// Of a large file: what was sent of it.
+    pub(super) sent: Option<Arc<Blocks>>,
 }
 
 /// More than the kernel's clock for files goes on by at once: 10 ms where HZ is 100.
@@ -32,6 +37,7 @@ impl Stamp {
             changed,
             is_directory: metadata.is_dir(),
             settled: changed.elapsed().is_ok_and(|age| age > TICK),
+            sent: None,
         }
     }
 

@@ -9,6 +9,7 @@
 //! looked at. They are data: nothing here follows a path that they make up.
 
 mod beneath;
+mod blocks;
 mod contents;
 mod exactly;
 mod index;
@@ -31,6 +32,8 @@ pub use unpack::Unpacker;
 pub enum Source<'a> {
     /// A plain tree; unpacking makes the target equal to it.
     Plain(&'a Path),
+    /// One regular file; unpacking makes the target equal to it.
+    File(&'a Path),
     /// The changes that an overlay's `upper` directory holds; unpacking applies them to a target
     /// that shows the same lower layers. Contents are read through `merged`, which alone is right
     /// for metadata-only copies and redirected directories.
@@ -49,6 +52,14 @@ pub enum Pass {
     Live,
     /// Everything stands still; a change is an error.
     Frozen,
+}
+
+/// The name below its prefix of a file that is sent by itself.
+const ONE_FILE: &str = "file";
+
+/// The directory that has the file at `path`.
+fn directory_of(path: &Path) -> io::Result<&Path> {
+    path.parent().ok_or_else(|| invalid("not a file"))
 }
 
 fn invalid(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {

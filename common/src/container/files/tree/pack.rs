@@ -8,17 +8,19 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::fcntl::{OFlag, readlinkat};
 use nix::sys::time::TimeSpec;
 use tar::{Builder, EntryType, Header};
 
 use super::beneath::{Beneath, held_path, hold, path_in, read_held};
+use super::blocks::Blocks;
 use super::contents::Contents;
 use super::index::{Index, Stamp};
 use super::records::{Records, travels};
 use super::traced::Traced;
-use super::{Pass, Source};
+use super::{ONE_FILE, Pass, Source, directory_of};
 use crate::container::files::entries::write_link;
 
 /// Attributes in which overlayfs keeps what an upper directory stands for
@@ -39,9 +41,10 @@ pub fn pack<W: Write>(
 ) -> io::Result<Index> {
     let (names, merged) = match source {
         Source::Plain(root) => (Beneath::new(root)?, None),
+        Source::File(path) => (Beneath::new(directory_of(path)?)?, None),
         Source::Overlay { upper, merged } => (Beneath::new(upper)?, Some(Beneath::new(merged)?)),
     };
-    let packer = Packer {
+    let mut packer = Packer {
         builder,
         prefix,
         names,
@@ -52,7 +55,18 @@ pub fn pack<W: Write>(
         since,
         index: Index::default(),
     };
-    packer.run()
+    match source {
+        Source::File(path) => {
+            let directory = packer.names.root().try_clone()?;
+            let name = path.file_name().unwrap_or_default();
+            let fresh = since.is_none();
+            match packer.entry(Path::new(ONE_FILE), &directory, name, false, fresh)? {
+                Found::Directory => Err(super::invalid("is a directory now")),
+                Found::Packed | Found::Unchanged => Ok(packer.index),
+            }
+        }
+        _ => packer.run(),
+    }
 }
 
 struct Packer<'a, W: Write> {
@@ -84,6 +98,21 @@ struct Linked {
     packed: bool,
     /// As [`Stamp::settled`], which must be the same for all names.
     settled: bool,
+}
+
+/// What was packed for a name that is no directory.
+struct Packed {
+    /// A change of it will be seen by its time.
+    traced: bool,
+    /// Of a large file: what was sent.
+    sent: Option<Blocks>,
+}
+
+impl Packed {
+    const SMALL: Packed = Packed {
+        traced: true,
+        sent: None,
+    };
 }
 
 /// What a name turned out to be.
@@ -210,7 +239,8 @@ impl<W: Write> Packer<'_, W> {
         let known = self.since.and_then(|since| since.0.get(relative));
         let still = !fresh && known.is_some_and(|known| known.is_still(&metadata));
         if still && !metadata.is_dir() && self.stays(relative, &metadata) {
-            let stamp = Stamp::of(&metadata);
+            let mut stamp = Stamp::of(&metadata);
+            stamp.sent = known.and_then(|known| known.sent.clone());
             self.index.0.insert(relative.to_owned(), stamp);
             return Ok(Found::Unchanged);
         }
@@ -221,7 +251,12 @@ impl<W: Write> Packer<'_, W> {
             return Ok(Found::Directory);
         }
         let mut stamp = Stamp::of(&metadata);
-        stamp.settled &= self.file(relative, &held, &metadata, merged)?;
+        // The other end has the file that it was sent, if this is still the same.
+        let there = known.filter(|known| !fresh && known.inode == metadata.ino());
+        let sent = there.and_then(|known| known.sent.clone());
+        let packed = self.file(relative, &held, &metadata, merged, sent.as_deref())?;
+        stamp.settled &= packed.traced;
+        stamp.sent = packed.sent.map(Arc::new);
         if let Some(linked) = self.links.get_mut(&inode(&metadata)) {
             linked.settled &= stamp.settled;
             stamp.settled = linked.settled;
@@ -244,26 +279,27 @@ impl<W: Write> Packer<'_, W> {
         !first.packed
     }
 
-    /// Packs what is no directory; says whether a change of it will be seen.
+    /// Packs what is no directory, of a large file only what has changed since it was `sent`.
     fn file(
         &mut self,
         relative: &Path,
         held: &File,
         metadata: &Metadata,
         merged: bool,
-    ) -> io::Result<bool> {
+        sent: Option<&Blocks>,
+    ) -> io::Result<Packed> {
         let kind = metadata.file_type();
         let path = self.prefix.join(relative);
         if self.merged.is_some() && !merged && is_whiteout(held, metadata)? {
             self.whiteout(path)?;
-            return Ok(true);
+            return Ok(Packed::SMALL);
         }
         if metadata.nlink() > 1 {
             if let Some(first) = self.links.get(&inode(metadata)) {
                 let mut header = header(metadata, EntryType::Link);
                 write_link(self.builder, &mut header, first.path.as_os_str().as_bytes())?;
                 self.builder.append_data(&mut header, path, io::empty())?;
-                return Ok(true);
+                return Ok(Packed::SMALL);
             }
             let first = Linked {
                 path: path.clone(),
@@ -274,7 +310,7 @@ impl<W: Write> Packer<'_, W> {
         }
         let records = self.records(held, metadata)?;
         if kind.is_file() {
-            return self.regular(relative, held, metadata, merged, records);
+            return self.regular(relative, held, metadata, merged, sent, records);
         }
         let entry_type = if kind.is_symlink() {
             EntryType::Symlink
@@ -285,7 +321,7 @@ impl<W: Write> Packer<'_, W> {
         } else if kind.is_fifo() {
             EntryType::Fifo
         } else {
-            return Ok(true);
+            return Ok(Packed::SMALL);
         };
         let mut header = header(metadata, entry_type);
         records.write(self.builder)?;
@@ -297,18 +333,18 @@ impl<W: Write> Packer<'_, W> {
             header.set_device_minor(libc::minor(metadata.rdev()))?;
         }
         self.builder.append_data(&mut header, path, io::empty())?;
-        Ok(true)
+        Ok(Packed::SMALL)
     }
 
-    /// Packs a regular file; says whether a change of it will be seen.
     fn regular(
         &mut self,
         relative: &Path,
         held: &File,
         metadata: &Metadata,
         merged: bool,
+        sent: Option<&Blocks>,
         mut records: Records,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Packed> {
         let own = read_held(held)?;
         let mut traced = true;
         if self.pass == Pass::Live {
@@ -327,16 +363,19 @@ impl<W: Write> Packer<'_, W> {
             }
             _ => own,
         };
-        let contents = Contents::new(contents, self.pass)?;
+        let mut contents = Contents::new(contents, self.pass, sent)?;
         let mut header = header(metadata, EntryType::Regular);
         header.set_size(contents.length());
-        records.size = contents.sparse;
+        (records.size, records.patch) = (contents.size, contents.patch);
         records.write(self.builder)?;
         let path = self.prefix.join(relative);
-        let written = self.builder.append_data(&mut header, path, contents);
+        let written = self.builder.append_data(&mut header, path, &mut contents);
         // Whatever it is: half an entry cannot be left for a later pass.
         written.map_err(io::Error::other)?;
-        Ok(traced)
+        Ok(Packed {
+            traced,
+            sent: contents.sent(),
+        })
     }
 
     fn whiteout(&mut self, path: PathBuf) -> io::Result<()> {

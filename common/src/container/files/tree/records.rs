@@ -19,8 +19,10 @@ const MTIME: &[u8] = b"mtime";
 const OPAQUE: &[u8] = b"LIVEMIGRATION.opaque";
 /// Remove what has this name.
 const WHITEOUT: &[u8] = b"LIVEMIGRATION.whiteout";
-/// Of a file with holes: its size. What follows is [`super::contents`].
+/// Of a file of which pieces follow, as in [`super::contents`]: its size.
 const SIZE: &[u8] = b"LIVEMIGRATION.size";
+/// The pieces change the file that an earlier pass has brought.
+const PATCH: &[u8] = b"LIVEMIGRATION.patch";
 /// An extended attribute: its name, a zero, its value. Names may hold any byte but zero.
 const XATTR: &[u8] = b"LIVEMIGRATION.xattr";
 
@@ -41,6 +43,7 @@ pub(crate) struct Records {
     pub(super) whiteout: bool,
     pub(super) mtime: Option<TimeSpec>,
     pub(super) size: Option<u64>,
+    pub(super) patch: bool,
     pub(super) xattrs: Vec<(OsString, Vec<u8>)>,
 }
 
@@ -63,6 +66,9 @@ impl Records {
         }
         if let Some(size) = self.size {
             record(&mut bytes, SIZE, size.to_string().as_bytes());
+        }
+        if self.patch {
+            record(&mut bytes, PATCH, b"1");
         }
         for (name, value) in &self.xattrs {
             record(&mut bytes, XATTR, &[name.as_bytes(), b"\0", value].concat());
@@ -91,6 +97,7 @@ impl Records {
                 }
                 OPAQUE => records.opaque = true,
                 WHITEOUT => records.whiteout = true,
+                PATCH => records.patch = true,
                 SIZE => {
                     let size = number().and_then(|size| size.parse().ok());
                     records.size = Some(size.ok_or_else(|| invalid("bad size"))?);

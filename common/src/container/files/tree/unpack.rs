@@ -13,15 +13,17 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
 use tar::{Entry, EntryType, Header};
 
-use super::beneath::{Beneath, path_in};
+use super::beneath::{Beneath, hold, path_in, write_held};
 use super::contents::write_pieces;
-use super::invalid;
 use super::records::{Records, travels};
+use super::{ONE_FILE, directory_of, invalid};
 
 /// Unpacks entries below a directory; nothing outside of it can be reached, whatever the entries'
 /// paths and whatever symbolic links stand there.
 pub struct Unpacker {
     root: Beneath,
+    /// If it is for one file: its name.
+    file: Option<OsString>,
     /// Directories' times, set at the end: creating their entries changes them.
     times: Vec<(PathBuf, TimeSpec)>,
     /// Names of attributes that the file system here does not take.
@@ -33,9 +35,17 @@ impl Unpacker {
     pub fn new(root: &Path) -> io::Result<Self> {
         Ok(Unpacker {
             root: Beneath::new(root)?,
+            file: None,
             times: Vec::new(),
             untaken: BTreeSet::new(),
         })
+    }
+
+    /// Unpacks to the one file at `path`, which exists, and stays the same inode.
+    pub fn of_file(path: &Path) -> io::Result<Self> {
+        let mut unpacker = Self::new(directory_of(path)?)?;
+        unpacker.file = path.file_name().map(OsStr::to_owned);
+        Ok(unpacker)
     }
 
     /// Puts `entry` at `relative`, with what its `records` say. `link` is where a symbolic link leads to, or
@@ -48,7 +58,36 @@ impl Unpacker {
         entry: &mut Entry<R>,
     ) -> io::Result<()> {
         let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", relative.display()));
-        self.place(relative, link, records, entry).map_err(named)
+        match self.file.clone() {
+            Some(name) => self.content(relative, &name, records, entry),
+            None => self.place(relative, link, records, entry),
+        }
+        .map_err(named)
+    }
+
+    /// Replaces the content of the file `name`.
+    fn content<R: Read>(
+        &mut self,
+        relative: &Path,
+        name: &OsStr,
+        records: &Records,
+        entry: &mut Entry<R>,
+    ) -> io::Result<()> {
+        let header = entry.header().clone();
+        let regular = header.entry_type() == EntryType::Regular && !records.whiteout;
+        if relative != Path::new(ONE_FILE) || !regular {
+            return Err(invalid("not the one file"));
+        }
+        let root = self.root.root().try_clone()?;
+        if records.patch {
+            patch(&root, name, header.entry_type(), records, entry)?;
+        } else {
+            let flags = OFlag::O_WRONLY | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+            let mut file = File::from(self.root.open(Path::new(name), flags)?);
+            write(entry, records, &mut file)?;
+        }
+        let mode = Mode::from_bits_truncate(header.mode()? & 0o7777);
+        self.finish_file(&root, name, &header, mode, records)
     }
 
     fn place<R: Read>(
@@ -86,6 +125,10 @@ impl Unpacker {
             self.remember(relative, records);
             return self.attributes(&parent, name, &header, mode, records);
         }
+        if records.patch {
+            patch(&parent, name, header.entry_type(), records, entry)?;
+            return self.finish_file(&parent, name, &header, mode, records);
+        }
         if existing.is_some() {
             remove(&at)?;
         }
@@ -112,11 +155,7 @@ impl Unpacker {
                         | OFlag::O_CLOEXEC,
                     Mode::S_IRUSR | Mode::S_IWUSR,
                 )?;
-                let mut file = File::from(file);
-                match records.size {
-                    Some(size) => write_pieces(entry, &mut file, size)?,
-                    None => drop(io::copy(entry, &mut file)?),
-                }
+                write(entry, records, &mut File::from(file))?;
             }
             EntryType::Symlink => {
                 symlinkat(link, &parent, name)?;
@@ -134,9 +173,21 @@ impl Unpacker {
             }
             other => return Err(invalid(format!("unexpected entry type {other:?}"))),
         }
-        self.attributes(&parent, name, &header, mode, records)?;
+        self.finish_file(&parent, name, &header, mode, records)
+    }
+
+    /// What is no directory is there: sets everything else of it.
+    fn finish_file(
+        &mut self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        header: &Header,
+        mode: Mode,
+        records: &Records,
+    ) -> io::Result<()> {
+        self.attributes(parent, name, header, mode, records)?;
         if let Some(mtime) = &records.mtime {
-            utimensat(&parent, name, mtime, mtime, UtimensatFlags::NoFollowSymlink)?;
+            utimensat(parent, name, mtime, mtime, UtimensatFlags::NoFollowSymlink)?;
         }
         Ok(())
     }
@@ -199,6 +250,31 @@ impl Unpacker {
             }
         }
         Ok(self.untaken)
+    }
+}
+
+/// Changes a file that an earlier pass has brought.
+fn patch(
+    parent: &OwnedFd,
+    name: &OsStr,
+    entry_type: EntryType,
+    records: &Records,
+    pieces: impl Read,
+) -> io::Result<()> {
+    let held = hold(parent, name)?;
+    match records.size {
+        Some(size) if entry_type == EntryType::Regular && held.metadata()?.is_file() => {
+            write_pieces(pieces, &mut write_held(&held)?, size)
+        }
+        _ => Err(invalid("a change of what is no file")),
+    }
+}
+
+/// Writes the content of `entry`, with its holes.
+fn write<R: Read>(entry: &mut Entry<R>, records: &Records, file: &mut File) -> io::Result<()> {
+    match records.size {
+        Some(size) => write_pieces(entry, file, size),
+        None => io::copy(entry, file).map(drop),
     }
 }
 

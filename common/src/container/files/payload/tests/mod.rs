@@ -1,3 +1,4 @@
+mod ahead;
 mod changing;
 mod untrusted;
 
@@ -21,9 +22,11 @@ fn host() -> Host {
         rootfs: at("rootfs"),
         shm: Some(at("shm")),
         volumes: [("/data".into(), at("v0")), ("/x".into(), at("v1"))].into(),
+        files: [("/etc/one".into(), dir.path().join("one"))].into(),
         log: dir.path().join("ctr.log"),
         netns: None,
     };
+    fs::write(dir.path().join("one"), "").unwrap();
     at("upper");
     Host { dir, places }
 }
@@ -37,6 +40,35 @@ fn carry(from: &Host, to: &Host) -> io::Result<()> {
     let upper = from.dir.path().join("upper");
     let bytes = pack(&from.places, &upper, None);
     unpack(&to.places, Kind::Checkpoint, bytes.as_slice()).map(drop)
+}
+
+#[test]
+fn a_single_file_stays_the_same_file() {
+    let (a, b) = (host(), host());
+    let (from, to) = (a.dir.path().join("one"), b.dir.path().join("one"));
+    fs::write(&from, "content").unwrap();
+    fs::set_permissions(&from, fs::Permissions::from_mode(0o4711)).unwrap();
+    fs::write(&to, "an older and longer one").unwrap();
+    let inode = fs::metadata(&to).unwrap().ino();
+    let upper = a.dir.path().join("upper");
+    let (bytes, sent) = pack_files(&a.places, &upper, None, Vec::new()).unwrap();
+    unpack(&b.places, Kind::Files, bytes.as_slice()).unwrap();
+    let equal = || {
+        let (one, two) = (fs::metadata(&from).unwrap(), fs::metadata(&to).unwrap());
+        assert_eq!(
+            (one.mode(), one.mtime_nsec()),
+            (two.mode(), two.mtime_nsec())
+        );
+        assert_eq!(two.ino(), inode);
+        assert_eq!(fs::read(&from).unwrap(), fs::read(&to).unwrap());
+    };
+    equal();
+    let (unchanged, sent) = pack_files(&a.places, &upper, Some(&sent), Vec::new()).unwrap();
+    fs::write(&from, "changed").unwrap();
+    let (changed, _) = pack_files(&a.places, &upper, Some(&sent), Vec::new()).unwrap();
+    assert!(unchanged.len() < changed.len());
+    unpack(&b.places, Kind::Files, changed.as_slice()).unwrap();
+    equal();
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn an_attribute_gives_a_file_no_other_place() {
         let upper = a.dir.path().join("upper");
         let (files, sent) = pack_files(&a.places, &upper, None, Vec::new()).unwrap();
         unpack(&b.places, Kind::Files, files.as_slice()).unwrap();
-        assert!(!b.places.log.exists());
+        assert_eq!(fs::read(&b.places.log).unwrap(), b"what it said");
         assert!(fs::read_dir(&b.places.checkpoint).unwrap().next().is_none());
         fs::write(&file, "what the container chose next").unwrap();
         let rest = pack(&a.places, &upper, Some(&sent));
@@ -131,7 +131,7 @@ fn what_means_something_to_an_overlay_is_data_on_a_volume() {
 }
 
 #[test]
-fn only_the_checkpoint_brings_images_and_a_log_in_their_place() {
+fn images_and_the_log_come_in_their_place_only() {
     let entry = |path: &str| archive_with(path, EntryType::Regular, None);
     let directory = archive_with("rootfs/d", EntryType::Directory, None);
     let mut extended = Builder::new(Vec::new());
@@ -164,8 +164,9 @@ fn only_the_checkpoint_brings_images_and_a_log_in_their_place() {
     unpack(&host().places, Kind::Checkpoint, good.as_slice()).unwrap();
     for (kind, bytes) in [
         (Kind::Files, entry("checkpoint/a.img")),
-        (Kind::Files, entry("log")),
-        (Kind::Files, entry("shm/f")),
+        (Kind::Files, joined(&[entry("log"), entry("shm/f")])),
+        (Kind::Files, extended("rest-of-log")),
+        (Kind::Files, entry("rest-of-log/x")),
         (
             Kind::Checkpoint,
             joined(&[directory.clone(), entry("checkpoint/a.img")]),
@@ -260,4 +261,33 @@ fn attributes_that_went_between_two_passes_go() {
     }
     let mode = |path: &Path| fs::metadata(path).unwrap().mode();
     assert_eq!(mode(&here.join("d")), mode(&there.join("d")));
+}
+
+#[test]
+fn a_change_reaches_the_file_that_was_sent_and_nothing_else() {
+    let target = host();
+    let outside = target.dir.path().join("outside");
+    fs::write(&outside, "outside").unwrap();
+    let data = &target.places.volumes["/data"];
+    symlink(&outside, data.join("link")).unwrap();
+    nix::unistd::mkfifo(&data.join("fifo"), Mode::S_IRWXU).unwrap();
+    fs::create_dir(data.join("directory")).unwrap();
+    fs::write(data.join("file"), "file").unwrap();
+    let change = |name: &str, records: &[(&str, &[u8])], kind: EntryType| {
+        let mut builder = Builder::new(Vec::new());
+        builder.append_pax_extensions(records.to_vec()).unwrap();
+        let mut bytes = builder.get_ref().clone();
+        bytes.extend(archive_with(&format!("volumes/0/{name}"), kind, None));
+        unpack(&target.places, Kind::Files, bytes.as_slice())
+    };
+    let patch: &[(&str, &[u8])] = &[("LIVEMIGRATION.patch", b"1"), ("LIVEMIGRATION.size", b"0")];
+    for name in ["link", "fifo", "directory", "missing"] {
+        assert!(change(name, patch, EntryType::Regular).is_err(), "{name}");
+    }
+    assert!(change("file", &patch[..1], EntryType::Regular).is_err());
+    assert!(change("file", patch, EntryType::Symlink).is_err());
+    assert_eq!(fs::read_to_string(data.join("file")).unwrap(), "file");
+    assert_eq!(fs::read_to_string(&outside).unwrap(), "outside");
+    change("file", patch, EntryType::Regular).unwrap();
+    assert_eq!(fs::read_to_string(data.join("file")).unwrap(), "");
 }

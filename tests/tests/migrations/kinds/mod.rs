@@ -1,247 +1,15 @@
 //! Kinds of containers that differ from an ordinary one: for each, what `check` says of it, and what the
 //! migration then does. What `check` lets pass must move; what it refuses is refused again.
 
-use tests::Fixture;
+mod case;
+mod readme;
+mod table;
 
-/// What `check` says, and so what becomes of the container.
-#[derive(Clone, Copy)]
-enum Said {
-    /// Nothing: it moves whole.
-    Nothing,
-    /// A warning with these words, which the report has too: it moves.
-    Warned(&'static [&'static str]),
-    /// A reason with these words: nothing is touched.
-    Refused(&'static [&'static str]),
-}
-use Said::{Nothing, Refused, Warned};
+use tests::{Fixture, Migration};
 
-/// A container of one kind.
-struct Case {
-    name: &'static str,
-    /// Options for `podman run`.
-    options: &'static str,
-    /// Its program, for a shell.
-    program: &'static str,
-    said: Said,
-    /// What it prints in the container before and after the move, the same both times; empty: nothing.
-    kept: &'static str,
-}
-
-const fn case(
-    name: &'static str,
-    options: &'static str,
-    program: &'static str,
-    said: Said,
-    kept: &'static str,
-) -> Case {
-    Case {
-        name,
-        options,
-        program,
-        said,
-        kept,
-    }
-}
-
-const SLEEP: &str = "exec sleep 1000";
-
-/// What the network namespace of a container is like, and which of the host's it has.
-const NAMESPACES: [Case; 12] = [
-    case(
-        "sysctls",
-        "--sysctl net.ipv4.ip_local_port_range='40000 41000' --sysctl net.core.somaxconn=77 \
-         --sysctl net.ipv4.conf.eth0.rp_filter=2 --sysctl kernel.msgmax=70000",
-        SLEEP,
-        Nothing,
-        "cd /proc/sys; cat net/ipv4/ip_local_port_range net/core/somaxconn \
-         net/ipv4/conf/eth0/rp_filter net/ipv4/ping_group_range kernel/msgmax",
-    ),
-    case(
-        "rules",
-        "--cap-add NET_ADMIN",
-        "nft add table inet killswitch; nft add chain inet killswitch out; \
-         nft add rule inet killswitch out drop; exec sleep 1000",
-        Refused(&["network set up", "nftables table inet killswitch"]),
-        "",
-    ),
-    case(
-        "links",
-        "--cap-add NET_ADMIN",
-        "ip link add br7 type bridge; ip addr add 10.7.0.1/24 dev br7; exec sleep 1000",
-        Refused(&["interface br7 (bridge)", "address 10.7.0.1/24"]),
-        "",
-    ),
-    case(
-        "routes",
-        "--cap-add NET_ADMIN",
-        "ip route add 192.0.2.0/24 dev eth0; ip route del default; ip rule add pref 77 table 99; \
-         exec sleep 1000",
-        Refused(&[
-            "route 192.0.2.0/24",
-            "no default route",
-            "rule 77 for table 99",
-        ]),
-        "",
-    ),
-    case(
-        "ipc-host",
-        "--ipc=host",
-        SLEEP,
-        Refused(&["--ipc=host"]),
-        "",
-    ),
-    case("ipc-none", "--ipc=none", SLEEP, Nothing, ""),
-    case(
-        "pid-host",
-        "--pid=host",
-        SLEEP,
-        Refused(&["--pid=host"]),
-        "",
-    ),
-    case("uts-host", "--uts=host", SLEEP, Warned(&["--uts=host"]), ""),
-    case(
-        "cgroupns-host",
-        "--cgroupns=host",
-        SLEEP,
-        Warned(&["--cgroupns=host"]),
-        "",
-    ),
-    case(
-        "no-network",
-        "--network none",
-        SLEEP,
-        Refused(&["network mode", "none"]),
-        "",
-    ),
-    case(
-        "privileged",
-        "--privileged",
-        SLEEP,
-        Warned(&["--privileged", "/dev"]),
-        "",
-    ),
-    case(
-        "device",
-        "--privileged",
-        "exec 3</dev/fuse; exec sleep 1000",
-        Refused(&["/dev/fuse"]),
-        "",
-    ),
-];
-
-/// What programs do. A perl's `sleep` ends early when its process is restored.
-const PROGRAMS: [Case; 15] = [
-    case(
-        "own-pids",
-        "--cap-add SYS_ADMIN",
-        "exec unshare -pf sleep 1000",
-        Refused(&["pid namespace"]),
-        "",
-    ),
-    case(
-        "own-users",
-        "--cap-add SYS_ADMIN",
-        "exec unshare -U sleep 1000",
-        Refused(&["user namespace"]),
-        "",
-    ),
-    case(
-        "own-network",
-        "--cap-add SYS_ADMIN",
-        "unshare -n sleep 1000 & exec sleep 1000",
-        Refused(&["net namespace"]),
-        "",
-    ),
-    case(
-        "own-name",
-        "--cap-add SYS_ADMIN",
-        "unshare -u sleep 1000 & exec sleep 1000",
-        Refused(&["uts namespace"]),
-        "",
-    ),
-    case(
-        "own-mounts",
-        "--cap-add SYS_ADMIN",
-        "unshare -m sleep 1000 & exec sleep 1000",
-        Nothing,
-        "",
-    ),
-    case(
-        "io-uring",
-        "--security-opt seccomp=unconfined",
-        // io_uring_setup(2) has the same number on all of its architectures.
-        r#"exec perl -e '$p = "\0" x 120; syscall(425, 4, $p) > 0 or die; sleep 9 while 1'"#,
-        Refused(&["io_uring"]),
-        "",
-    ),
-    case(
-        "deleted",
-        "",
-        "exec 3<>/tmp/x; dd if=/dev/urandom of=/tmp/x bs=1M count=8; rm /tmp/x; exec sleep 1000",
-        Nothing,
-        "md5sum </proc/1/fd/3",
-    ),
-    case(
-        "renamed",
-        "",
-        "echo a >/tmp/a; ln /tmp/a /tmp/b; exec 3</tmp/a; rm /tmp/a; exec sleep 1000",
-        Refused(&["/tmp/a", "another name"]),
-        "",
-    ),
-    case(
-        "raw",
-        "--cap-add NET_RAW",
-        "exec perl -e 'socket(A, 2, 3, 1) && socket(B, 17, 3, 768) or die; sleep 9 while 1'",
-        Nothing,
-        "",
-    ),
-    case(
-        "ping",
-        "",
-        "exec perl -e 'socket(A, 2, 2, 1) or die; sleep 9 while 1'",
-        Nothing,
-        "",
-    ),
-    case(
-        "netlink",
-        "",
-        "exec perl -e 'socket(A, 16, 3, 0) or die; sleep 9 while 1'",
-        Nothing,
-        "",
-    ),
-    case(
-        "multicast",
-        "",
-        // IP_ADD_MEMBERSHIP
-        "exec perl -MSocket -e 'socket(A, 2, 2, 17); \
-         setsockopt(A, 0, 35, inet_aton(\"239.1.2.3\") . inet_aton(\"0.0.0.0\")) or die; sleep 9 while 1'",
-        Warned(&["multicast", "239.1.2.3"]),
-        "",
-    ),
-    case(
-        "stopped",
-        "",
-        "sh -c 'kill -STOP $$' & exec sleep 1000",
-        Nothing,
-        "",
-    ),
-    case(
-        "traced",
-        "--cap-add SYS_PTRACE",
-        // PTRACE_TRACEME in the child, on x86-64 or arm64.
-        "exec perl -e '$n = `uname -m` =~ /x86/ ? 101 : 117; \
-         if (fork) { sleep 9 while 1 } else { syscall($n, 0, 0, 0, 0); sleep 9 while 1 }'",
-        Refused(&["traced"]),
-        "",
-    ),
-    case(
-        "edited",
-        "",
-        "sleep 1; echo 192.0.2.9 elsewhere >>/etc/hosts; exec sleep 1000",
-        Warned(&["/etc/hosts"]),
-        "",
-    ),
-];
+use case::Case;
+use case::Said::{Refused, Warned};
+use table::{BINDS, CONFIGURED, NAMESPACES, PROGRAMS};
 
 #[test]
 fn namespaces() {
@@ -253,13 +21,52 @@ fn programs() {
     try_all("m-kinds-prog", &PROGRAMS);
 }
 
+#[test]
+fn configured() {
+    try_all("m-kinds-conf", &CONFIGURED);
+}
+
+/// An image that the destination lacks, named by its digest: Podman can only be told of it by its id.
+#[test]
+fn an_image_by_digest() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-kinds-digest", &["counter"]);
+    make_tools(&f);
+    f.sh(
+        "a",
+        "d=$(podman image inspect -f '{{.Digest}}' tools); \
+         podman run -qd --name pinned localhost/tools@$d sleep 1000",
+    );
+    let name = |host| f.sh(host, "podman inspect -f '{{.ImageName}}' pinned");
+    let id = f.sh("a", "podman inspect -f '{{.Image}}' pinned");
+    assert!(name("a").contains("@sha256:"), "{}", name("a"));
+    let check = f.run("a", &["agent-client", "check", "pinned", "--to", "b"]);
+    assert!(check.status.success(), "{check}");
+    assert!(check.to_string().contains("image name"), "{check}");
+    f.migrate("a", "pinned", "b")
+        .assert_moved()
+        .assert_says(&["image name", "by its id"]);
+    assert_eq!(name("b"), id);
+    f.sh("b", "podman restart -t0 pinned");
+}
+
+#[test]
+fn binds() {
+    try_all("m-kinds-binds", &BINDS);
+}
+
 fn try_all(lab: &str, cases: &[Case]) {
     if !lab::can_run() {
         return;
     }
-    let f = Fixture::new(lab, &["counter"]);
+    let mut f = Fixture::new(lab, &["counter"]);
+    f.serve_allowing("b", "/srv");
     make_tools(&f);
     for case in cases {
+        f.sh("a", case.here);
+        f.sh("b", case.there);
         f.sh(
             "a",
             &format!(
@@ -269,6 +76,7 @@ fn try_all(lab: &str, cases: &[Case]) {
                 quoted(case.program)
             ),
         );
+        f.sh("a", case.meanwhile);
     }
     tests::pause(2500);
     for case in cases {
@@ -286,7 +94,9 @@ fn try_one(f: &Fixture, case: &Case) {
         ),
     };
     let before = look("a");
-    let check = f.run("a", &["agent-client", "check", case.name, "--to", "b"]);
+    let check = ["agent-client", "check", case.name, "--to", "b"];
+    let check = f.run("a", &[&check, case.choices].concat());
+    let migrate = || Migration::of(f.begin("a", case.name, "b", case.choices));
     let said = check.to_string();
     let warned = said
         .lines()
@@ -294,9 +104,10 @@ fn try_one(f: &Fixture, case: &Case) {
     if let Refused(words) = case.said {
         assert_eq!(check.status.code(), Some(4), "{said}");
         assert!(words.iter().all(|word| said.contains(word)), "{said}");
-        f.migrate("a", case.name, "b").assert_failed(4, words);
+        migrate().assert_failed(4, words);
         assert_eq!(f.state("a", case.name), "running");
         assert_eq!(look("a"), before);
+        f.sh("b", case.afterwards);
         return;
     }
     assert!(check.status.success(), "{said}");
@@ -306,13 +117,14 @@ fn try_one(f: &Fixture, case: &Case) {
     };
     assert_eq!(warned, !words.is_empty(), "{said}");
     assert!(words.iter().all(|word| said.contains(word)), "{said}");
-    let migration = f.migrate("a", case.name, "b");
+    let migration = migrate();
     migration.assert_moved().assert_says(words);
     let warnings = migration.report["warnings"].as_array();
     let warnings = warnings.map_or(0, Vec::len);
     assert_eq!(warnings > 0, warned, "{}", migration.report);
     assert_eq!(f.state("b", case.name), "running");
     assert_eq!(look("b"), before);
+    f.sh("b", case.afterwards);
 }
 
 #[test]
@@ -420,7 +232,7 @@ fn make_tools(f: &Fixture) {
         d=$(mktemp -d)
         mkdir -p $d/tmp $d/etc $d/proc $d/sys $d/dev $d/run $d/var $d/root $d/usr/bin
         for n in bin sbin lib lib64; do ln -s usr/$n $d/$n; done
-        for p in sh sleep cat rm ln perl unshare ip nft dd md5sum uname; do
+        for p in sh sleep cat rm ln perl unshare ip nft dd md5sum uname stat ls; do
             n=$(command -v $p)
             for x in $(readlink -f $n) $(ldd $n | grep -o '/[^ ]*'); do
                 t=$d/usr/${x#/}

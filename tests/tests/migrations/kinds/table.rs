@@ -1,0 +1,560 @@
+//! The kinds.
+
+use super::case::Said::{Nothing, Refused, Warned};
+use super::case::{Case, case};
+
+const SLEEP: &str = "exec sleep 1000";
+
+/// What the network namespace of a container is like, and which of the host's it has.
+pub(super) const NAMESPACES: [Case; 12] = [
+    case(
+        "sysctls",
+        "--sysctl net.ipv4.ip_local_port_range='40000 41000' --sysctl net.core.somaxconn=77 \
+         --sysctl net.ipv4.conf.eth0.rp_filter=2 --sysctl kernel.msgmax=70000",
+        SLEEP,
+        Nothing,
+        "cd /proc/sys; cat net/ipv4/ip_local_port_range net/core/somaxconn \
+         net/ipv4/conf/eth0/rp_filter net/ipv4/ping_group_range kernel/msgmax",
+    ),
+    case(
+        "rules",
+        "--cap-add NET_ADMIN",
+        "nft add table inet killswitch; nft add chain inet killswitch out; \
+         nft add rule inet killswitch out drop; exec sleep 1000",
+        Refused(&["network set up", "nftables table inet killswitch"]),
+        "",
+    ),
+    case(
+        "links",
+        "--cap-add NET_ADMIN",
+        "ip link add br7 type bridge; ip addr add 10.7.0.1/24 dev br7; exec sleep 1000",
+        Refused(&["interface br7 (bridge)", "address 10.7.0.1/24"]),
+        "",
+    ),
+    case(
+        "routes",
+        "--cap-add NET_ADMIN",
+        "ip route add 192.0.2.0/24 dev eth0; ip route del default; ip rule add pref 77 table 99; \
+         exec sleep 1000",
+        Refused(&[
+            "route 192.0.2.0/24",
+            "no default route",
+            "rule 77 for table 99",
+        ]),
+        "",
+    ),
+    case(
+        "ipc-host",
+        "--ipc=host",
+        SLEEP,
+        Refused(&["--ipc=host"]),
+        "",
+    ),
+    case("ipc-none", "--ipc=none", SLEEP, Nothing, ""),
+    case(
+        "pid-host",
+        "--pid=host",
+        SLEEP,
+        Refused(&["--pid=host"]),
+        "",
+    ),
+    case("uts-host", "--uts=host", SLEEP, Warned(&["--uts=host"]), ""),
+    case(
+        "cgroupns-host",
+        "--cgroupns=host",
+        SLEEP,
+        Warned(&["--cgroupns=host"]),
+        "",
+    ),
+    case(
+        "no-network",
+        "--network none",
+        SLEEP,
+        Refused(&["network mode", "none"]),
+        "",
+    ),
+    case(
+        "privileged",
+        "--privileged",
+        SLEEP,
+        Warned(&["--privileged", "/dev"]),
+        "",
+    ),
+    case(
+        "device",
+        "--privileged",
+        "exec 3</dev/fuse; exec sleep 1000",
+        Refused(&["/dev/fuse"]),
+        "",
+    ),
+];
+
+/// What programs do. A perl's `sleep` ends early when its process is restored.
+pub(super) const PROGRAMS: [Case; 15] = [
+    case(
+        "own-pids",
+        "--cap-add SYS_ADMIN",
+        "exec unshare -pf sleep 1000",
+        Refused(&["pid namespace"]),
+        "",
+    ),
+    case(
+        "own-users",
+        "--cap-add SYS_ADMIN",
+        "exec unshare -U sleep 1000",
+        Refused(&["user namespace"]),
+        "",
+    ),
+    case(
+        "own-network",
+        "--cap-add SYS_ADMIN",
+        "unshare -n sleep 1000 & exec sleep 1000",
+        Refused(&["net namespace"]),
+        "",
+    ),
+    case(
+        "own-name",
+        "--cap-add SYS_ADMIN",
+        "unshare -u sleep 1000 & exec sleep 1000",
+        Refused(&["uts namespace"]),
+        "",
+    ),
+    case(
+        "own-mounts",
+        "--cap-add SYS_ADMIN",
+        "unshare -m sleep 1000 & exec sleep 1000",
+        Nothing,
+        "",
+    ),
+    case(
+        "io-uring",
+        "--security-opt seccomp=unconfined",
+        // io_uring_setup(2) has the same number on all of its architectures.
+        r#"exec perl -e '$p = "\0" x 120; syscall(425, 4, $p) > 0 or die; sleep 9 while 1'"#,
+        Refused(&["io_uring"]),
+        "",
+    ),
+    case(
+        "deleted",
+        "",
+        "exec 3<>/tmp/x; dd if=/dev/urandom of=/tmp/x bs=1M count=8; rm /tmp/x; exec sleep 1000",
+        Nothing,
+        "md5sum </proc/1/fd/3",
+    ),
+    case(
+        "renamed",
+        "",
+        "echo a >/tmp/a; ln /tmp/a /tmp/b; exec 3</tmp/a; rm /tmp/a; exec sleep 1000",
+        Refused(&["/tmp/a", "another name"]),
+        "",
+    ),
+    case(
+        "raw",
+        "--cap-add NET_RAW",
+        "exec perl -e 'socket(A, 2, 3, 1) && socket(B, 17, 3, 768) or die; sleep 9 while 1'",
+        Nothing,
+        "",
+    ),
+    case(
+        "ping",
+        "",
+        "exec perl -e 'socket(A, 2, 2, 1) or die; sleep 9 while 1'",
+        Nothing,
+        "",
+    ),
+    case(
+        "netlink",
+        "",
+        "exec perl -e 'socket(A, 16, 3, 0) or die; sleep 9 while 1'",
+        Nothing,
+        "",
+    ),
+    case(
+        "multicast",
+        "",
+        // IP_ADD_MEMBERSHIP
+        "exec perl -MSocket -e 'socket(A, 2, 2, 17); \
+         setsockopt(A, 0, 35, inet_aton(\"239.1.2.3\") . inet_aton(\"0.0.0.0\")) or die; sleep 9 while 1'",
+        Warned(&["multicast", "239.1.2.3"]),
+        "",
+    ),
+    case(
+        "stopped",
+        "",
+        "sh -c 'kill -STOP $$' & exec sleep 1000",
+        Nothing,
+        "",
+    ),
+    case(
+        "traced",
+        "--cap-add SYS_PTRACE",
+        // PTRACE_TRACEME in the child, on x86-64 or arm64.
+        "exec perl -e '$n = `uname -m` =~ /x86/ ? 101 : 117; \
+         if (fork) { sleep 9 while 1 } else { syscall($n, 0, 0, 0, 0); sleep 9 while 1 }'",
+        Refused(&["traced"]),
+        "",
+    ),
+    case(
+        "edited",
+        "",
+        "sleep 1; echo 192.0.2.9 elsewhere >>/etc/hosts; exec sleep 1000",
+        Warned(&["/etc/hosts"]),
+        "",
+    ),
+];
+
+/// What Podman's own configuration of a container says.
+pub(super) const CONFIGURED: [Case; 1] = [Case {
+    here: "podman run -qd --name needed tools sleep 1000",
+    ..case(
+        "requires",
+        "--requires needed",
+        SLEEP,
+        Refused(&["namespaces", "--requires"]),
+        "",
+    )
+}];
+
+/// Directories and files of the host. The destination lets its peers use what is below /srv.
+pub(super) const BINDS: [Case; 30] = [
+    Case {
+        here: "mkdir -p /srv/same; echo x >/srv/same/x",
+        there: "mkdir -p /srv/same; echo x >/srv/same/x",
+        ..case(
+            "read-only-same",
+            "-v /srv/same:/same:ro",
+            "exec 3</same/x; exec sleep 1000",
+            Nothing,
+            "cat /same/x",
+        )
+    },
+    Case {
+        here: "mkdir -p /opt/same; echo x >/opt/same/x",
+        there: "mkdir -p /opt/same; echo x >/opt/same/x",
+        ..case(
+            "read-only-same-elsewhere",
+            "-v /opt/same:/same:ro",
+            SLEEP,
+            Nothing,
+            "cat /same/x",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/missing",
+        ..case(
+            "read-only-missing",
+            "-v /srv/missing:/x:ro",
+            SLEEP,
+            Refused(&[
+                "bind mount",
+                "/srv/missing at /x",
+                "not there",
+                "=send",
+                "=keep",
+            ]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/differs; echo x >/srv/differs/x",
+        there: "mkdir -p /srv/differs; echo y >/srv/differs/x",
+        ..case(
+            "read-only-different",
+            "-v /srv/differs:/x:ro",
+            SLEEP,
+            Refused(&["/srv/differs at /x", "content is different", "=send"]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/ro/deep; echo x >/srv/ro/deep/x; chown 7:8 /srv/ro; chmod 750 /srv/ro",
+        choices: &["--bind", "/srv/ro=send"],
+        afterwards: "[ $(stat -c %u:%g:%a /srv/ro) = 7:8:750 ]",
+        ..case(
+            "read-only-sent",
+            "-v /srv/ro:/x:ro",
+            "exec 3</x/deep/x; exec sleep 1000",
+            Nothing,
+            "cat /x/deep/x; stat -c %u:%g:%a:%Y /x /x/deep/x",
+        )
+    },
+    Case {
+        here: "echo x >/srv/one",
+        there: "echo x >/srv/one",
+        ..case(
+            "file-same",
+            "-v /srv/one:/etc/one",
+            "exec 3<>/etc/one; exec sleep 1000",
+            Nothing,
+            "cat /etc/one",
+        )
+    },
+    Case {
+        here: "echo x >/etc/one",
+        there: "echo x >/etc/one",
+        ..case(
+            "file-same-not-allowed",
+            "-v /etc/one:/etc/one",
+            SLEEP,
+            Refused(&["/etc/one", "may write to it", "--allow-bind /etc"]),
+            "",
+        )
+    },
+    case(
+        "time-zone",
+        "-v /etc/localtime:/etc/localtime:ro",
+        "exec 3</etc/localtime; exec sleep 1000",
+        Nothing,
+        "md5sum </etc/localtime",
+    ),
+    Case {
+        here: "echo x >/srv/sent; chmod 640 /srv/sent",
+        meanwhile: "echo more >>/srv/sent",
+        choices: &["--bind", "/srv/sent=send"],
+        ..case(
+            "file-sent",
+            "-v /srv/sent:/etc/sent",
+            "exec 3>>/etc/sent; exec sleep 1000",
+            Nothing,
+            "cat /etc/sent; stat -c %a:%Y /etc/sent",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/data",
+        ..case(
+            "directory",
+            "-v /srv/data:/data",
+            SLEEP,
+            Refused(&[
+                "/srv/data at /data",
+                "may write",
+                "/srv/data=send",
+                "/srv/data=keep",
+            ]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/deep/data",
+        choices: &["--bind", "/srv/deep/data=send"],
+        ..case(
+            "directory-sent",
+            "-v /srv/deep/data:/data",
+            "exec 3>/data/open; echo x >&3; ln /data/open /data/again; exec sleep 1000",
+            Nothing,
+            "cat /data/open /data/again",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/twice/in; echo x >/srv/twice/in/x",
+        choices: &["--bind", "/srv/twice=send", "--bind", "/srv/twice/in=send"],
+        ..case(
+            "directory-sent-once",
+            "-v /srv/twice:/one -v /srv/twice:/two -v /srv/twice/in:/three",
+            "exec 3>>/two/in/x; exec sleep 1000",
+            Nothing,
+            "cat /one/in/x /two/in/x /three/x",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/empty; echo x >/srv/empty/x",
+        there: "mkdir -p /srv/empty",
+        choices: &["--bind", "/srv/empty=send"],
+        afterwards: "! ls -A /srv | grep live-migration",
+        ..case(
+            "directory-sent-to-empty",
+            "-v /srv/empty:/x",
+            SLEEP,
+            Nothing,
+            "cat /x/x",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/full; echo new >/srv/full/x",
+        there: "mkdir -p /srv/full; echo precious >/srv/full/x",
+        choices: &["--bind", "/srv/full=send"],
+        afterwards: "grep precious /srv/full/x",
+        ..case(
+            "directory-is-there",
+            "-v /srv/full:/x",
+            SLEEP,
+            Refused(&["/srv/full", "not overwritten", "--overwrite"]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/over; echo new >/srv/over/x",
+        there: "mkdir -p /srv/over; echo old >/srv/over/y",
+        choices: &["--bind", "/srv/over=send", "--overwrite"],
+        afterwards: "! ls -A /srv | grep live-migration; ! [ -e /srv/over/y ]",
+        ..case(
+            "directory-overwritten",
+            "-v /srv/over:/x",
+            SLEEP,
+            Nothing,
+            "ls /x; cat /x/x",
+        )
+    },
+    Case {
+        here: "mkdir -p /opt/data",
+        choices: &["--bind", "/opt/data=send"],
+        afterwards: "! [ -e /opt/data ]",
+        ..case(
+            "directory-sent-not-allowed",
+            "-v /opt/data:/x",
+            SLEEP,
+            Refused(&["/opt/data", "--allow-bind /opt"]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/kept; echo x >/srv/kept/x",
+        there: "mkdir -p /srv/kept; echo x >/srv/kept/x; echo own >/srv/kept/own",
+        choices: &["--bind", "/srv/kept=keep"],
+        afterwards: "grep own /srv/kept/own",
+        ..case(
+            "directory-kept",
+            "-v /srv/kept:/x",
+            "exec 3>>/x/x; cd /x; exec sleep 1000",
+            Nothing,
+            "cat /x/x",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/kept-not",
+        choices: &["--bind", "/srv/kept-not=keep"],
+        ..case(
+            "directory-kept-missing",
+            "-v /srv/kept-not:/x",
+            SLEEP,
+            Refused(&["/srv/kept-not", "nothing at this path"]),
+            "",
+        )
+    },
+    Case {
+        choices: &["--bind", "/etc=keep"],
+        ..case(
+            "directory-kept-not-allowed",
+            "-v /etc:/x",
+            SLEEP,
+            Refused(&["/etc at /x", "--allow-bind /"]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/link",
+        there: "ln -s /etc /srv/link",
+        choices: &["--bind", "/srv/link=keep"],
+        ..case(
+            "directory-kept-link",
+            "-v /srv/link:/x",
+            SLEEP,
+            Refused(&["/srv/link", "symbolic link"]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/open; echo longer >/srv/open/x",
+        there: "mkdir -p /srv/open; echo x >/srv/open/x",
+        choices: &["--bind", "/srv/open=keep"],
+        ..case(
+            "directory-kept-open",
+            "-v /srv/open:/x",
+            "exec 3</x/x; exec sleep 1000",
+            Refused(&["/srv/open", "open in it", "(x)"]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/here; echo x >/srv/here/x",
+        there: "mkdir -p /srv/disk/there; echo x >/srv/disk/there/x",
+        choices: &["--bind", "/srv/here=/srv/disk/there"],
+        ..case(
+            "directory-elsewhere",
+            "-v /srv/here:/x",
+            "exec 3>>/x/x; exec sleep 1000",
+            Nothing,
+            "cat /x/x",
+        )
+    },
+    Case {
+        here: "perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => shift)' /srv/s",
+        ..case(
+            "socket",
+            "-v /srv/s:/run/s",
+            SLEEP,
+            Refused(&["/srv/s at /run/s", "neither a directory nor a file"]),
+            "",
+        )
+    },
+    Case {
+        here: "perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => shift)' /srv/t",
+        there: "perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => shift)' /srv/t",
+        choices: &["--bind", "/srv/t=keep"],
+        ..case(
+            "socket-kept",
+            "-v /srv/t:/run/t",
+            SLEEP,
+            Nothing,
+            "stat -c %F /run/t",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/follows",
+        choices: &["--bind", "/srv/follows=send"],
+        ..case(
+            "follows",
+            "-v /srv/follows:/x:rslave",
+            SLEEP,
+            Refused(&["/srv/follows", "rslave"]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/disks/one; mount -t tmpfs none /srv/disks/one",
+        choices: &["--bind", "/srv/disks=send"],
+        ..case(
+            "mount-within",
+            "-v /srv/disks:/x",
+            SLEEP,
+            Refused(&["/srv/disks", "mounted in it, at /x/one"]),
+            "",
+        )
+    },
+    Case {
+        here: "echo x >/srv/edited",
+        meanwhile: "echo y >/srv/new; mv /srv/new /srv/edited",
+        there: "echo y >/srv/edited",
+        ..case(
+            "replaced",
+            "-v /srv/edited:/x:ro",
+            SLEEP,
+            Refused(&["/srv/edited", "taken its place", "restart"]),
+            "",
+        )
+    },
+    Case {
+        here: "mkdir -p /srv/below",
+        ..case(
+            "overlay",
+            "-v /srv/below:/x:O",
+            SLEEP,
+            Refused(&["mount", "/x (overlay)"]),
+            "",
+        )
+    },
+    case(
+        "image",
+        "--mount type=image,source=tools,destination=/x",
+        SLEEP,
+        Refused(&["mount", "/x (overlay)"]),
+        "",
+    ),
+    case(
+        "ramfs",
+        "--mount type=ramfs,destination=/x",
+        SLEEP,
+        Refused(&["mount", "/x (ramfs)"]),
+        "",
+    ),
+];

@@ -1,0 +1,81 @@
+//! A client of the image, on a host of its own.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tests::{Fixture, Job, eventually};
+
+/// Databases take a while to be made; on a busy machine, longer.
+const BEGIN: Duration = Duration::from_secs(90);
+
+/// For a few answers, all of which may be to large questions.
+const GO_ON: Duration = Duration::from_secs(60);
+
+/// How long it may take to ask for what was kept, and to end.
+const END: Duration = Duration::from_secs(40);
+
+pub(crate) struct Client {
+    job: Job,
+}
+
+impl Client {
+    /// Starts it and waits for this many answers on each of its connections.
+    pub(crate) fn start(f: &Fixture, name: &str, address: &str, answers: u64) -> Self {
+        let script = r#"exec chroot "$(podman image mount localhost/programs)" python3 "/clients/$0.py" "$1""#;
+        let command = ["sh", "-ec", script, name, address];
+        let mut client = Self {
+            job: Job::start(f.host("c"), &command),
+        };
+        client.wait_for(answers, BEGIN);
+        client
+    }
+
+    /// Waits for this many more answers on each of its connections.
+    pub(crate) fn goes_on(&mut self, more: u64) {
+        self.wait_for(self.answers() + more, GO_ON);
+    }
+
+    fn wait_for(&mut self, answers: u64, limit: Duration) {
+        eventually(limit, || {
+            if let Some(status) = self.job.ended() {
+                panic!("the client has ended, {status}: {}", self.told());
+            }
+            let now = self.answers();
+            let enough = now >= answers;
+            enough
+                .then_some(())
+                .ok_or_else(|| format!("{now} answers of {answers}: {}", self.job.stderr()))
+        });
+    }
+
+    /// How many the connection with the fewest has had.
+    fn answers(&self) -> u64 {
+        let told = self.job.stdout();
+        let last = told
+            .lines()
+            .rev()
+            .find_map(|line| line.strip_prefix("answers "));
+        last.and_then(|number| number.parse().ok()).unwrap_or(0)
+    }
+
+    fn told(&self) -> String {
+        let told = self.job.stdout();
+        format!(
+            "{}\n{}",
+            told.lines().last().unwrap_or(""),
+            self.job.stderr()
+        )
+    }
+
+    /// Ends it; everything that it saw must have been whole.
+    pub(crate) fn finish(self) -> Value {
+        self.job.signal(Signal::SIGINT);
+        let output = self.job.wait(END);
+        let seen = output.stdout.lines().last().unwrap_or("");
+        let seen: Value =
+            serde_json::from_str(seen).unwrap_or_else(|e| panic!("not JSON ({e}):\n{output}"));
+        assert_eq!(seen["ok"], true, "{seen:#}");
+        seen
+    }
+}

@@ -1,0 +1,163 @@
+//! What people start, each moved there and back while its own client asks: `scripts/programs`.
+//!
+//! * `PROGRAMS`: which: words separated by commas, one of which is in the name of the program; by default all;
+//! * `PROGRAMS_TABLE`: the file that gets the results.
+
+mod client;
+mod program;
+
+use std::fmt::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use client::Client;
+use program::{ALL, Program};
+use tests::{Fixture, Setup};
+
+/// Both have the containers in turn; the clients are on `c`.
+const HOSTS: [&str; 2] = ["a", "b"];
+
+#[test]
+fn what_people_start_moves_there_and_back() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = hosts("m-programs");
+    let before = f.look(&HOSTS);
+    let words = std::env::var("PROGRAMS").unwrap_or_default();
+    let chosen = |program: &&Program| {
+        words
+            .split(',')
+            .any(|word| program.name.contains(word.trim()))
+    };
+    let mut table = String::from(
+        "| program | what is special about it | outcome | frozen there, ms | and back, ms | what its client saw |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    let mut failed = Vec::new();
+    for program in ALL.iter().filter(chosen) {
+        println!("{}", program.name);
+        let result = catch_unwind(AssertUnwindSafe(|| there_and_back(&f, program)));
+        let row = result.unwrap_or_else(|_| {
+            failed.push(program.name);
+            "**failed** | | |".to_owned()
+        });
+        let row = format!("| {} | {} | {row} |", program.name, program.about);
+        println!("{row}");
+        let _ = writeln!(table, "{row}");
+        if let Some(file) = std::env::var_os("PROGRAMS_TABLE") {
+            std::fs::write(file, &table).expect("the table can be written");
+        }
+        clear(&f);
+    }
+    assert!(
+        table.lines().count() > 2,
+        "no program is called like {words}"
+    );
+    assert!(failed.is_empty(), "{failed:?}");
+
+    f.assert_as_before(&before);
+}
+
+/// A program that has set up its own network would not have it at the destination.
+#[test]
+fn a_vpn_stays_with_its_rules() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = hosts("m-programs-vpn");
+    let run = "podman run -qd --name vpn --cap-add NET_ADMIN --device /dev/net/tun localhost/programs \
+        /programs/vpn";
+    f.sh("a", run);
+    let rules = || f.in_network_of("a", "vpn", "nft list ruleset");
+    tests::eventually(std::time::Duration::from_secs(30), || {
+        let now = rules();
+        let ready = now.contains("killswitch");
+        ready.then_some(()).ok_or(now)
+    });
+    let before = rules();
+    let check = f.run("a", &["agent-client", "check", "vpn", "--to", "b"]);
+    assert_eq!(check.status.code(), Some(4), "{check}");
+    let words = ["wg0", "nftables table inet killswitch", "/dev/net/tun"];
+    let said = check.to_string();
+    assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    f.migrate("a", "vpn", "b").assert_failed(4, &words);
+    assert_eq!(f.state("a", "vpn"), "running");
+    assert_eq!(rules(), before);
+    assert!(f.containers("b").is_empty());
+}
+
+fn hosts(lab: &str) -> Fixture {
+    let images = &["programs"][..];
+    let f = Fixture::with(
+        lab,
+        Setup {
+            hosts: &["a", "b", "c"],
+            servers: &HOSTS,
+            pairs: &[("a", "b"), ("b", "a")],
+            images: &[("a", images), ("b", images), ("c", images)],
+            services: false,
+        },
+    );
+    for host in HOSTS {
+        f.let_criu_dump_other_users(host);
+    }
+    f
+}
+
+/// Returns the rest of the row.
+fn there_and_back(f: &Fixture, program: &Program) -> String {
+    if program
+        .containers
+        .iter()
+        .any(|c| c.options.contains("--network back"))
+    {
+        f.add_network(&HOSTS, "back", "--subnet 10.99.0.0/24");
+    }
+    for container in program.containers {
+        let (options, command) = (container.options, container.command);
+        let options = format!("{options} localhost/programs /programs/{command}");
+        f.start("a", container.name, &options);
+    }
+    let address = f.host("a").ipv4().to_string();
+    let mut client = Client::start(f, program.client, &address, program.answers);
+    let mut frozen = Vec::new();
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        let mut ms = Vec::new();
+        for container in program.containers {
+            let check = f.run(from, &["agent-client", "check", container.name, "--to", to]);
+            assert!(check.status.success(), "{check}");
+            let migration = f.migrate(from, container.name, to);
+            migration.assert_moved();
+            let warnings = migration.report["warnings"].as_array().expect("a list");
+            // Of two on one network the one that stays cannot be found by its name any more.
+            let others = warnings
+                .iter()
+                .filter(|w| !w.to_string().contains("names: "));
+            assert_eq!(others.count(), 0, "{warnings:?}");
+            ms.push(migration.report["freeze_ms"].to_string());
+            client.goes_on(program.answers);
+        }
+        frozen.push(ms.join(", "));
+    }
+    let seen = client.finish();
+    if !program.after.is_empty() {
+        f.sh("a", program.after);
+    }
+    format!(
+        "moved | {} | {} answers whole on {} connections, stall {} ms",
+        frozen.join(" | "),
+        seen["answers"],
+        seen["connections"],
+        seen["stall_ms"]
+    )
+}
+
+/// Removes the containers and what they kept, wherever they are.
+fn clear(f: &Fixture) {
+    for host in HOSTS {
+        f.sh(
+            host,
+            "podman rm -fat0 && podman volume rm -fa && podman network rm -f back",
+        );
+    }
+}
