@@ -14,6 +14,9 @@ use crate::{Errors, Job, Load, Migration, artifacts, eventually, kind, limits, l
 /// For commands that answer at once.
 const SHORT: Duration = Duration::from_secs(60);
 
+/// For an image of a gigabyte.
+const LOAD: Duration = Duration::from_secs(300);
+
 /// After its last flow a tunnel stays for a while, for the next migration.
 const TIDY: Duration = Duration::from_secs(60);
 
@@ -362,7 +365,9 @@ impl Fixture {
         self.host(host)
             .put(artifacts::image(image), &archive)
             .expect("the image fits");
-        self.sh(host, &format!("podman load -qi {archive}; rm {archive}"));
+        let load = format!("podman load -qi {archive}; rm {archive}");
+        let output = Job::start(self.host(host), &["sh", "-ec", &load]).wait(LOAD);
+        assert!(output.status.success(), "on {host}: {load}\n{output}");
     }
 
     /// Starts `agent-server` and waits until it listens.
