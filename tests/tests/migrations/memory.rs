@@ -79,7 +79,7 @@ fn assert_all_has_come(f: &Fixture) {
     eventually(Duration::from_secs(30), || {
         let left = f.sh(
             "b",
-            "ls /run/live-migration/memory 2>/dev/null || true; pgrep -x memory-pager || true",
+            "ls /run/live-migration/memory 2>/dev/null || true; pgrep -f '^memory-pager' || true",
         );
         left.is_empty().then_some(()).ok_or(left)
     });
@@ -103,8 +103,8 @@ fn a_pager_that_dies_undoes_the_migration() {
     // One that does nothing holds the restore up until it is killed.
     f.sh(
         "b",
-        "until pager=$(pgrep -x memory-pager); do :; done; kill -STOP $pager
-         until pgrep -f 'criu.*restore|criu swrk'; do :; done; kill -9 $pager",
+        "until pager=$(pgrep -f '^memory-pager'); do :; done; kill -STOP $pager
+         until pgrep -f '^criu: restore|^criu swrk'; do :; done; kill -9 $pager",
     );
     Migration::of(job).assert_failed(1, &["restore"]);
     client.finish_whole();
