@@ -107,12 +107,13 @@ fn a_pager_that_dies_undoes_the_migration() {
          until pgrep -f '^criu: restore|^criu swrk'; do :; done; kill -9 $pager",
     );
     Migration::of(job).assert_failed(1, &["restore"]);
-    client.finish_whole();
-    let said = f.sh("c", "nc -d a 7001");
-    assert!(said.contains("are whole"), "{said:?}");
     assert_all_has_come(&f);
     assert_eq!(f.state("a", "ballast"), "running");
     f.wait_without_tunnel("a");
     f.wait_without_tunnel("b");
+    // With the client still connected, as before.
     f.assert_as_before(&before);
+    client.finish_whole();
+    let said = f.sh("c", "nc -d a 7001");
+    assert!(said.contains("are whole"), "{said:?}");
 }
