@@ -139,7 +139,7 @@ fn assert_all_has_come(f: &Fixture) {
     eventually(Duration::from_secs(30), || {
         let left = f.sh(
             "b",
-            "ls /run/live-migration/memory 2>/dev/null || true; pgrep -x memory-pager || true",
+            "ls /run/live-migration/memory 2>/dev/null || true; pgrep -f '^memory-pager' || true",
         );
         left.is_empty().then_some(()).ok_or(left)
     });
@@ -163,16 +163,17 @@ fn a_pager_that_dies_undoes_the_migration() {
     // One that does nothing holds the restore up until it is killed.
     f.sh(
         "b",
-        "until pager=$(pgrep -x memory-pager); do :; done; kill -STOP $pager
-         until pgrep -f 'criu.*restore|criu swrk'; do :; done; kill -9 $pager",
+        "until pager=$(pgrep -f '^memory-pager'); do :; done; kill -STOP $pager
+         until pgrep -f '^criu: restore|^criu swrk'; do :; done; kill -9 $pager",
     );
     Migration::of(job).assert_failed(1, &["restore"]);
-    client.finish_whole();
-    let said = f.sh("c", "nc -d a 7001");
-    assert!(said.contains("are whole"), "{said:?}");
     assert_all_has_come(&f);
     assert_eq!(f.state("a", "ballast"), "running");
     f.wait_without_tunnel("a");
     f.wait_without_tunnel("b");
+    // With the client still connected, as before.
     f.assert_as_before(&before);
+    client.finish_whole();
+    let said = f.sh("c", "nc -d a 7001");
+    assert!(said.contains("are whole"), "{said:?}");
 }
