@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
-use crate::host::version_numbers;
+use crate::host::version::version_numbers;
 use crate::net::kernel::netns::in_netns;
 
 /// The port. In a namespace of its own any is free.

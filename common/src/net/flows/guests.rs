@@ -28,7 +28,7 @@ struct Guest {
 }
 
 /// Lets the other end of a tunnel reach a container, by id, that comes through it with these addresses. Undone
-/// by [`leave`], and by [`forget_removed`] once its `bundle` is gone, the directory of its configuration.
+/// by [`leave`], and by `forget_removed` once its `bundle` is gone, the directory of its configuration.
 ///
 /// # Errors
 /// Those of the tunnel's files and of the firewall.

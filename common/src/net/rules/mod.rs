@@ -110,7 +110,7 @@
 //! kernel's net/netfilter/nf_nat_core.c).
 //!
 //! Whoever removes this table (`nft flush ruleset`) does not remove the rules that lead packets: the keeper of
-//! each tunnel has them in a table of its own as well ([`owned`]).
+//! each tunnel has them in a table of its own as well (`owned`).
 //!
 //! Every change is one transaction of `nft`. Concurrent callers need the lock on all tunnels.
 
