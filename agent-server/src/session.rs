@@ -228,7 +228,8 @@ where
             cancel,
             ..
         } = self;
-        if matches!(request, Request::Begin { .. }) {
+        // That a migration was cancelled concerns nothing that comes after it.
+        if incoming.is_none() {
             *cancel = CancellationToken::new();
         }
         let token = cancel.clone();
