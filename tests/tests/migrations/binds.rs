@@ -1,6 +1,8 @@
 //! Directories and files of the host that a container has: what `kinds` does not say of them.
 
-use tests::{Fixture, Migration, pause};
+use std::time::Duration;
+
+use tests::{Fixture, Migration, eventually, pause};
 
 /// What is below /srv on a host, with owners, modes and contents.
 fn files(f: &Fixture, host: &str) -> String {
@@ -84,7 +86,11 @@ fn a_migration_that_fails_puts_everything_back() {
     Migration::of(job).assert_failed(1, &[]);
     assert_ne!(files(&f, "b"), there);
     f.serve("b");
-    assert_eq!(files(&f, "b"), there);
+    // It listens before it is done.
+    eventually(Duration::from_secs(60), || {
+        let now = files(&f, "b");
+        (now == there).then_some(()).ok_or(now)
+    });
     assert_eq!(f.state("a", "counter"), "running");
 
     let job = f.begin("a", "counter", "b", &more);
