@@ -144,36 +144,3 @@ fn assert_all_has_come(f: &Fixture) {
         left.is_empty().then_some(()).ok_or(left)
     });
 }
-
-#[test]
-fn a_pager_that_dies_undoes_the_migration() {
-    if !lab::can_run() {
-        return;
-    }
-    let f = Fixture::new("m-pager", &["ballast"]);
-    f.start(
-        "a",
-        "ballast",
-        "-p 7000:7000 -p 7001:7001 localhost/ballast --mib 100",
-    );
-    wait_until_it_listens(&f, "a", "ballast");
-    let client = f.client("echo", &f.at("a", 7000), &[]);
-    let before = f.look(&["a", "b"]);
-    let job = f.begin("a", "ballast", "b", &[]);
-    // One that does nothing holds the restore up until it is killed.
-    f.sh(
-        "b",
-        "until pager=$(pgrep -f '^memory-pager'); do :; done; kill -STOP $pager
-         until pgrep -f '^criu: restore|^criu swrk'; do :; done; kill -9 $pager",
-    );
-    Migration::of(job).assert_failed(1, &["restore"]);
-    assert_all_has_come(&f);
-    assert_eq!(f.state("a", "ballast"), "running");
-    f.wait_without_tunnel("a");
-    f.wait_without_tunnel("b");
-    // With the client still connected, as before.
-    f.assert_as_before(&before);
-    client.finish_whole();
-    let said = f.sh("c", "nc -d a 7001");
-    assert!(said.contains("are whole"), "{said:?}");
-}
