@@ -54,7 +54,7 @@ fn unpack_here(input: &[u8]) {
     assert_eq!(names(OUTSIDE), ["file"]);
     let content = fs::read(outside.join("file")).expect("it is there still");
     assert_eq!(content, b"untouched");
-    let known = ["checkpoint", "ctr.log", "rootfs", "shm", "volume"];
+    let known = ["checkpoint", "ctr.log", "rootfs", "shm", "single", "volume"];
     for name in names(PLACES) {
         assert!(known.iter().any(|known| name == *known), "{name:?}");
     }
