@@ -69,8 +69,12 @@ fn a_volume_goes_before_the_destination_is_prepared() {
         "-p 9000:9000 -v big:/data localhost/counter-file",
     );
     let directory = "$(podman volume inspect -f '{{.Mountpoint}}' big)";
-    f.sh("a", &format!("head -c 60M /dev/urandom >{directory}/large"));
-    let sum = format!("sha256sum <{directory}/large");
+    f.sh(
+        "a",
+        &format!("head -c 60M /dev/urandom >{directory}/large; chmod 711 {directory}; chown 12:34 {directory}"),
+    );
+    // Podman gives a new volume the owner and mode of the image's directory.
+    let sum = format!("sha256sum <{directory}/large; stat -c '%a %u %g' {directory}");
     let held = f.sh("a", &sum);
     let client = f.client("count", &f.at("a", 9000), &[]);
     pause(300);

@@ -41,13 +41,19 @@ struct SentLog {
 }
 
 /// Writes the files of volumes alone, as [`pack_files`] does: these need no container at the other end.
+///
+/// When Podman there first mounts them for one, it gives their roots the owner and mode of the directory in
+/// the image, and copies its files into empty ones (`fixVolumePermissions` and `mountNamedVolume` in
+/// libpod/container_internal_common.go and container_internal.go). So these two are sent again with the next pass.
 pub fn pack_volumes<W: Write>(
     volumes: &Volumes,
     sent: Option<&Sent>,
     sink: W,
 ) -> io::Result<(W, Sent)> {
     let mut builder = Builder::new(sink);
-    let now = pack_trees(&mut builder, volume_trees(volumes), Pass::Live, sent)?;
+    let mut now = pack_trees(&mut builder, volume_trees(volumes), Pass::Live, sent)?;
+    now.trees.retain(|_, index| !index.is_empty());
+    now.trees.values_mut().for_each(Index::forget_root);
     Ok((builder.into_inner()?, now))
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +12,20 @@ use super::blocks::Blocks;
 /// What a tree held when it was packed, to tell later what has changed since.
 #[derive(Debug, Default)]
 pub struct Index(pub(super) HashMap<PathBuf, Stamp>);
+
+impl Index {
+    /// Whether there was nothing in the tree.
+    pub fn is_empty(&self) -> bool {
+        self.0.keys().all(|path| path.as_os_str().is_empty())
+    }
+
+    /// Has the next pass send what the root itself is like, whether or not that has changed.
+    pub fn forget_root(&mut self) {
+        if let Some(root) = self.0.get_mut(Path::new("")) {
+            root.settled = false;
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Stamp {

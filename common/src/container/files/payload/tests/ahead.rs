@@ -151,3 +151,32 @@ fn of_the_log_only_what_is_new() {
     );
     assert!(bytes > 2 * BYTES);
 }
+
+#[test]
+fn what_podman_does_to_a_volume_that_it_first_uses_is_undone() {
+    let (a, b) = (host(), host());
+    let [here, there] = [&a, &b].map(|host| host.places.volumes.clone());
+    fs::write(here["/data"].join("f"), "f").unwrap();
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(&here["/data"], 0o711);
+    mode(&here["/x"], 0o700);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let (bytes, sent) = pack_volumes(&here, None, Vec::new()).unwrap();
+    unpack_volumes(&there, bytes.as_slice()).unwrap();
+
+    // It gives the volume the owner and mode of the directory in the image, and an empty one its files.
+    mode(&there["/data"], 0o755);
+    mode(&there["/x"], 0o755);
+    fs::write(there["/x"].join("of the image"), "").unwrap();
+
+    let upper = a.dir.path().join("upper");
+    let rest = pack(&a.places, &upper, Some(&sent));
+    unpack(&b.places, Kind::Checkpoint, rest.as_slice()).unwrap();
+    for volume in ["/data", "/x"] {
+        assert_eq!(listing(&here[volume]), listing(&there[volume]));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&here[volume]), mode(&there[volume]), "{volume}");
+    }
+}
