@@ -5,7 +5,7 @@ use common::protocol::{Request, StreamKind};
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Control;
-use crate::source::{Data, Source};
+use crate::source::{Data, Source, Which};
 
 /// Numbers of the first of their streams. The image, the skeleton and the checkpoint have the numbers
 /// before.
@@ -17,15 +17,6 @@ const FEW_BYTES: u64 = 8 << 20;
 
 /// Most passes over the files after the first.
 const MOST_PASSES: u32 = 4;
-
-/// Which files.
-#[derive(Clone, Copy)]
-pub(super) enum Which {
-    /// Those of volumes, for which the destination needs no container.
-    Volumes,
-    /// All of them.
-    All,
-}
 
 /// Sends what has changed since `sent`, or everything, while the container runs, then repeatedly what has
 /// changed meanwhile, until little is left for the outage or the amount stops shrinking. The destination's
@@ -39,18 +30,15 @@ pub(super) async fn send(
     cancel: &CancellationToken,
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<Option<Sent>> {
+    let (kind, first) = match which {
+        Which::Volumes => (StreamKind::Volumes, FIRST_STREAM_OF_VOLUMES),
+        Which::All => (StreamKind::Files, FIRST_STREAM),
+    };
     let mut before = u64::MAX;
     for pass in 0.. {
-        let (kind, first) = match which {
-            Which::Volumes => (StreamKind::Volumes, FIRST_STREAM_OF_VOLUMES),
-            Which::All => (StreamKind::Files, FIRST_STREAM),
-        };
         let stream = first + pass;
         control.ask(Request::Receive { stream, kind }).await?;
-        let packed = match which {
-            Which::Volumes => source.send_volumes(stream, data, sent, cancel).await,
-            Which::All => source.send_files(stream, data, sent, cancel).await,
-        };
+        let packed = source.send_files(which, stream, data, sent, cancel).await;
         let (digest, so_far) = match packed {
             Ok((digest, so_far)) => (Ok(digest), Some(so_far)),
             Err(error) => (Err(error.context("cannot send the files")), None),

@@ -44,7 +44,6 @@ use self::checks::Found;
 pub(crate) use self::checks::check;
 use self::failure::Failure;
 pub(crate) use self::failure::is_usage_error;
-use self::files::Which;
 use self::flows::MovingFlows;
 use self::outage::Outage;
 use self::record::Record;
@@ -53,7 +52,7 @@ use crate::choices::Choices;
 use crate::control::{Control, RequestError, unexpected};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
-use crate::source::{Ahead, Data, Source};
+use crate::source::{Ahead, Data, Source, Which};
 use crate::timeline::Timeline;
 
 const TOO_MANY_DATAGRAMS: &str = "datagrams to the container were dropped while the checkpoint was sent: \

@@ -59,6 +59,15 @@ pub(crate) async fn remove_volumes(work: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Which files of a container.
+#[derive(Clone, Copy)]
+pub(crate) enum Which {
+    /// Those of volumes, for which the destination needs no container.
+    Volumes,
+    /// All of them.
+    All,
+}
+
 /// The container that moves, and everything of it on this host.
 #[derive(Clone)]
 pub(crate) struct Source {
@@ -246,27 +255,10 @@ impl Source {
         !self.places.volumes.is_empty()
     }
 
-    /// Sends the files of the running container's volumes, or what has changed of them since `sent`.
-    pub(crate) async fn send_volumes(
-        &self,
-        stream: u32,
-        data: &Data,
-        sent: Option<Sent>,
-        cancel: &CancellationToken,
-    ) -> anyhow::Result<(StreamDigest, Sent)> {
-        let volumes = self.places.volumes.clone();
-        let (data, cancel) = (data.clone(), cancel.clone());
-        spawn_blocking(move || {
-            let sender = buffered(data.open(stream, cancel)?);
-            let (sender, sent) = payload::pack_volumes(&volumes, sent.as_ref(), sender)?;
-            Ok((finished(sender)?, sent))
-        })
-        .await?
-    }
-
-    /// Sends the files of the running container, or what has changed of them since `sent`.
+    /// Sends these files of the running container, or what has changed of them since `sent`.
     pub(crate) async fn send_files(
         &self,
+        which: Which,
         stream: u32,
         data: &Data,
         sent: Option<Sent>,
@@ -275,8 +267,11 @@ impl Source {
         let (places, upper) = (self.places.clone(), self.upper.clone());
         let (data, cancel) = (data.clone(), cancel.clone());
         spawn_blocking(move || {
-            let sender = buffered(data.open(stream, cancel)?);
-            let (sender, sent) = payload::pack_files(&places, &upper, sent.as_ref(), sender)?;
+            let (sender, sent) = (buffered(data.open(stream, cancel)?), sent.as_ref());
+            let (sender, sent) = match which {
+                Which::Volumes => payload::pack_volumes(&places.volumes, sent, sender)?,
+                Which::All => payload::pack_files(&places, &upper, sent, sender)?,
+            };
             Ok((finished(sender)?, sent))
         })
         .await?
