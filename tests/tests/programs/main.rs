@@ -41,6 +41,7 @@ fn what_people_start_moves_there_and_back() {
         let result = catch_unwind(AssertUnwindSafe(run));
         let row = result.unwrap_or_else(|_| {
             failed.push(name);
+            tell(&f);
             "**failed** | | | | |".to_owned()
         });
         let row = format!("| {name} | {about} | {row}");
@@ -188,6 +189,15 @@ fn outage(report: &Value) -> String {
             format!("{} {}{sent}", name.replace('_', " "), phase["duration_ms"])
         });
     told.collect::<Vec<_>>().join(", ")
+}
+
+/// Prints what the containers have said, wherever they are.
+fn tell(f: &Fixture) {
+    for host in HOSTS {
+        let script =
+            "podman ps -a; for id in $(podman ps -aq); do podman logs --tail 20 $id 2>&1; done";
+        println!("on {host}:\n{}", f.run(host, &["sh", "-c", script]));
+    }
 }
 
 /// Removes the containers and what they kept, wherever they are.
