@@ -122,8 +122,8 @@ fn there_and_back(f: &Fixture, program: &Program) -> String {
         let options = format!("{options} localhost/programs /programs/{command}");
         f.start("a", container.name, &options);
     }
-    let address = f.host("a").ipv4().to_string();
-    let mut client = Client::start(f, program.client, &address, program.answers);
+    let answers = program.answers;
+    let mut client = Client::start(f, program.client, HOSTS[0], program.containers, answers);
     let (mut there, mut back) = (Vec::new(), Vec::new());
     let mut longest = (0, String::new());
     let mut is_at = vec![0; program.containers.len()];
@@ -157,7 +157,7 @@ fn there_and_back(f: &Fixture, program: &Program) -> String {
         if freeze_ms >= longest.0 {
             longest = (freeze_ms, outage(&migration.report));
         }
-        client.goes_on(program.answers);
+        client.goes_on(answers);
     }
     let seen = client.finish();
     if !program.after.is_empty() {
