@@ -904,6 +904,28 @@ fn packets_that_leave_through_a_tunnel_wait_for_others() {
     for number in 200..210 {
         assert_eq!(receive(), Some(number));
     }
+
+    // The end of a tunnel takes hooks away, and with any hook the kernel drops what waits in its namespace.
+    eventually("the rule is gone", TIMEOUT, || !rules().contains("jump"));
+    let waiting = begin();
+    send(210..220);
+    let unused = Index::try_from(9).unwrap();
+    let taken_down =
+        || source.with_dirs(move |dirs| lifecycle::take_down_if_idle(dirs, unused).unwrap());
+    assert!(!taken_down());
+    drop(waiting);
+    for number in 210..220 {
+        assert_eq!(receive(), Some(number));
+    }
+    eventually("nothing waits", TIMEOUT, taken_down);
+    // That is so: or there were no need to wait with it.
+    source.sh("nft add table ip other && nft 'add chain ip other c { type filter hook input priority 0; }'");
+    let waiting = begin();
+    send(220..230);
+    source.sh("nft delete table ip other");
+    drop(waiting);
+    send(230..231);
+    assert_eq!(receive(), Some(230));
     drop((here, there));
 }
 

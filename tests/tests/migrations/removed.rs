@@ -74,7 +74,7 @@ fn a_flush_of_all_rules_resets_no_connection() {
     }
     let f = Fixture::new("m-flush", &["echo"]);
     f.start("a", "echo", "-p 7000:7000 -p 7000:7000/udp localhost/echo");
-    let busy = ["--connections", "50", "--interval-ms", "2"];
+    let busy = ["--connections", "50", "--interval-ms", "20"];
     let streams = f.client("echo", &f.at("a", 7000), &busy);
     let datagrams = f.client("echo", &f.at("a", 7000), &["--udp"]);
     f.migrate("a", "echo", "b").assert_moved();

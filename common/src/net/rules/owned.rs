@@ -26,8 +26,9 @@ use crate::command;
 use crate::net::kernel::nfnetlink::Nfnetlink;
 use crate::net::mark::Index;
 
-/// How long it may take to come about.
-const LIMIT: Duration = Duration::from_secs(2);
+/// How long it may take to come about, and how long to be complete on a busy host.
+const BEGUN: Duration = Duration::from_secs(3);
+const COMPLETE: Duration = Duration::from_secs(10);
 /// Pause between looks whether it has.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -40,7 +41,7 @@ impl OwnedTable {
     /// Makes that of a tunnel. Blocks for a moment.
     ///
     /// # Errors
-    /// Those of `nft`; `Unsupported` if such a table cannot be had here.
+    /// Those of `nft`; `Unsupported` if such a table cannot be had here; `TimedOut` if it has taken too long.
     pub(crate) fn make(index: Index) -> io::Result<Self> {
         let nft = command::blocking("nft")
             .args(["--json", "--interactive"])
@@ -72,20 +73,26 @@ impl OwnedTable {
 
     /// Waits until the table is complete.
     fn wait_for(&mut self, name: &str, expected: &[(Chain<'static>, usize)]) -> io::Result<()> {
-        let deadline = Instant::now() + LIMIT;
+        let begin = Instant::now();
         let list = ["--json", "list", "table", "inet", name];
-        while Instant::now() < deadline && self.lives() {
-            if Nfnetlink::open()?.has_table(name)? {
+        loop {
+            let begun = Nfnetlink::open()?.has_table(name)?;
+            if begun {
                 let text = helper::get_current_ruleset_raw(helper::DEFAULT_NFT, list);
                 let text = text.map_err(io::Error::other)?;
                 if incomplete(&text, expected.iter().cloned()).is_empty() {
                     return Ok(());
                 }
             }
+            if !self.lives() || !begun && begin.elapsed() > BEGUN {
+                let why = format!("nft cannot have the table inet {name} for itself");
+                return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+            }
+            if begin.elapsed() > COMPLETE {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             thread::sleep(LOOK);
         }
-        let why = format!("the table inet {name} did not come about");
-        Err(io::Error::new(io::ErrorKind::Unsupported, why))
     }
 
     /// Whether it is there.

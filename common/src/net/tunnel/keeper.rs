@@ -147,6 +147,7 @@ impl OwnRules {
         }
         *self = match OwnedTable::make(index) {
             Ok(table) => OwnRules::There(table),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => OwnRules::Untried,
             Err(error) => {
                 tracing::info!(
                     "whoever flushes the firewall's rules disturbs connections: {error}"
