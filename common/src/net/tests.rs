@@ -21,6 +21,7 @@ use super::flows::guests;
 use super::kernel::netns;
 use super::mark::{Direction, Index, Mark};
 use super::packets::keep_order::Waiting;
+use super::packets::queue::MOST_PACKETS;
 use super::packets::{mss, quarantine};
 use super::state::{self, Claim, Dirs};
 use super::tunnel::agreement::{PublicKey, Terms};
@@ -1299,7 +1300,8 @@ fn a_flood_does_not_fill_the_memory_with_packets_that_wait() {
         .map(|line| line.parse::<u32>().unwrap())
         .sum();
     assert!(
-        (60_000..70_000).contains(&waiting),
+        // The other queue has one or two, of the kernel's own.
+        (MOST_PACKETS..MOST_PACKETS + 10).contains(&waiting),
         "{waiting} packets wait"
     );
     drop(packets);
