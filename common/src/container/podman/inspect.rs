@@ -225,6 +225,7 @@ async fn facts(
         volume_bytes,
         labels: processes::labels(&pids),
         aio_rings: processes::aio_rings(&pids),
+        mapped_bytes: processes::mapped_bytes(&pids),
         memory_bytes: freezer::memory_bytes(&local.cgroup, local.pid)
             + unmovable::deleted_bytes(&pids),
         ports: published(container.network_settings.ports.unwrap_or_default()),
