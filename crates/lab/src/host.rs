@@ -28,7 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub enum Kind {
     /// Namespaces of the machine: up in a moment, on the machine's own kernel.
     Namespaces,
-    /// The same with a file system of its own as its disk: a power cut takes what was not synced.
+    /// The same with a file system of its own as its disk: a power cut takes what was not synced. Each boot has an
+    /// id of its own.
     Disk,
     /// The same as the first with systemd as the first process and nothing of Podman configured: up in a few
     /// seconds.
@@ -291,6 +292,7 @@ impl Host {
         network: impl FnOnce() -> Result<()> + Send,
     ) -> Result<()> {
         self.power_off()?;
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
         let image = self.image();
         if let Some(image) = &image {
             disk::make(image)?;
@@ -314,6 +316,10 @@ impl Host {
             nix::unistd::sethostname(&self.name)?;
             network()?;
             mounts::enter_root(&self.disk, image.as_deref(), rootfs)?;
+            if image.is_some() {
+                // Programs that ask whether what they had written may be lost tell by this.
+                fs::write(init::BOOT_ID.to_str()?, &boot_id)?;
+            }
             for (path, contents) in files {
                 fs::write(path, contents).context(*path)?;
             }

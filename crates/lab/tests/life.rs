@@ -64,11 +64,15 @@ fn a_power_cut_takes_what_was_not_synced_and_nothing_else() {
                 "echo yes >{synced}; sync {synced} {directory}; mv {synced} {renamed}; echo no >{unsynced}"
             );
             lab.host("a").sh(&write).unwrap();
+            let boot = "cat /proc/sys/kernel/random/boot_id";
+            let before = lab.host("a").sh(boot).unwrap();
             lab.power_off("a").unwrap();
             let lab = Lab::up_as("t-disk", &hosts).unwrap();
             let look = format!("cat {synced}; cd {directory}; ls");
             let seen = lab.host("a").sh(&look).unwrap();
+            let after = lab.host("a").sh(boot).unwrap();
             lab.keep();
+            assert_ne!(before, after);
             assert!(seen.starts_with("yes\n"), "in turn {turn}: {seen}");
             for lost in ["unsynced", "renamed"] {
                 assert!(!seen.contains(lost), "in turn {turn}: {seen}");
