@@ -10,7 +10,7 @@ const REFUSED: &str = "### Refused by `check`";
 const LOST: &str = "### Lost, and the report says so";
 
 /// Words of an item in README, and the rows of the table that show it.
-const SHOWN: [(&str, &[&str]); 25] = [
+const SHOWN: [(&str, &[&str]); 33] = [
     ("`--requires`", &["requires"]),
     ("no network", &["no-network"]),
     ("`--ipc=host`", &["ipc-host"]),
@@ -26,6 +26,17 @@ const SHOWN: [(&str, &[&str]); 25] = [
         &["own-pids", "own-users", "own-network", "own-name"],
     ),
     ("deleted under one of several names", &["renamed"]),
+    (
+        "a mount namespace that it has left",
+        &["own-mounts-of-the-first"],
+    ),
+    ("has changed its root", &["root-of-the-first"]),
+    ("a directory of `/proc`", &["process-directory"]),
+    ("POSIX message queues", &["message-queue"]),
+    ("MPTCP", &["mptcp"]),
+    ("a protocol that CRIU does not know", &["vsock"]),
+    ("`memfd_secret`", &["hidden-memory"]),
+    ("a program outside", &["socket-connected"]),
     (
         "of which nothing was said",
         &[

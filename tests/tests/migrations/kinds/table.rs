@@ -90,7 +90,7 @@ pub(super) const NAMESPACES: [Case; 12] = [
 ];
 
 /// What programs do. A perl's `sleep` ends early when its process is restored.
-pub(super) const PROGRAMS: [Case; 15] = [
+pub(super) const PROGRAMS: [Case; 25] = [
     case(
         "own-pids",
         "--cap-add SYS_ADMIN",
@@ -124,6 +124,78 @@ pub(super) const PROGRAMS: [Case; 15] = [
         "--cap-add SYS_ADMIN",
         "unshare -m sleep 1000 & exec sleep 1000",
         Nothing,
+        "",
+    ),
+    case(
+        "own-mounts-of-the-first",
+        "--cap-add SYS_ADMIN",
+        "exec unshare -m sleep 1000",
+        Refused(&["not mounted in the container any more"]),
+        "",
+    ),
+    case(
+        "own-name-of-the-first",
+        "--cap-add SYS_ADMIN",
+        "exec unshare -u sleep 1000",
+        Nothing,
+        "",
+    ),
+    case(
+        "root-of-the-first",
+        "--cap-add SYS_CHROOT",
+        "exec perl -e 'chroot \"/tmp\" or die; sleep 9 while 1'",
+        Refused(&["has made /tmp its root"]),
+        "",
+    ),
+    case(
+        "root-of-another",
+        "--cap-add SYS_CHROOT",
+        "perl -e 'chroot \"/tmp\" or die; sleep 9 while 1' & exec sleep 1000",
+        Nothing,
+        "",
+    ),
+    case(
+        "process-directory",
+        "",
+        "exec perl -e 'opendir D, \"/proc/1\" or die; sleep 9 while 1'",
+        Refused(&["/proc/1 open"]),
+        "",
+    ),
+    case(
+        "process-files",
+        "",
+        "exec perl -e 'open A, \"</proc/1/stat\" or die; opendir B, \"/proc/1/fd\" or die; sleep 9 while 1'",
+        Nothing,
+        "",
+    ),
+    case(
+        "message-queue",
+        "",
+        "exec 3>/dev/mqueue/q; exec sleep 1000",
+        Refused(&["message queues exist (q)"]),
+        "",
+    ),
+    case(
+        "mptcp",
+        "",
+        "exec perl -MSocket -e 'socket(A, 2, 1, 262) && bind(A, sockaddr_in(9, \"\\0\\0\\0\\0\")) && listen(A, 5) \
+         or die; sleep 9 while 1'",
+        Refused(&["MPTCP", "GODEBUG"]),
+        "",
+    ),
+    case(
+        "vsock",
+        "--security-opt seccomp=unconfined",
+        "exec perl -e 'socket(A, 40, 1, 0) or die; sleep 9 while 1'",
+        Refused(&["protocol AF_VSOCK"]),
+        "",
+    ),
+    case(
+        "hidden-memory",
+        "--security-opt seccomp=unconfined",
+        // memfd_secret(2)
+        "exec perl -e 'syscall(447, 0) > 0 or die; sleep 9 while 1'",
+        Refused(&["memfd_secret"]),
         "",
     ),
     case(
@@ -216,7 +288,7 @@ pub(super) const CONFIGURED: [Case; 1] = [Case {
 }];
 
 /// Directories and files of the host. The destination lets its peers use what is below /srv.
-pub(super) const BINDS: [Case; 30] = [
+pub(super) const BINDS: [Case; 31] = [
     Case {
         here: "mkdir -p /srv/same; echo x >/srv/same/x",
         there: "mkdir -p /srv/same; echo x >/srv/same/x",
@@ -497,6 +569,19 @@ pub(super) const BINDS: [Case; 30] = [
             SLEEP,
             Nothing,
             "stat -c %F /run/t",
+        )
+    },
+    Case {
+        here: "perl -MIO::Socket::UNIX -e '$s = IO::Socket::UNIX->new(Local => shift, Listen => 9); exit if fork; \
+               open $_, \"+>/dev/null\" for *STDIN, *STDOUT, *STDERR; sleep 1000' /srv/u",
+        there: "perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => shift)' /srv/u",
+        choices: &["--bind", "/srv/u=keep"],
+        ..case(
+            "socket-connected",
+            "-v /srv/u:/run/u",
+            "exec perl -MSocket -e 'socket(A, 1, 1, 0); connect(A, sockaddr_un(\"/run/u\")) or die; sleep 9 while 1'",
+            Refused(&["Unix socket", "outside the container"]),
+            "",
         )
     },
     Case {
