@@ -19,6 +19,7 @@ mod service;
 mod source;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 pub use destination::destination;
 pub use facts::DestinationFacts;

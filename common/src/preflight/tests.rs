@@ -1,8 +1,7 @@
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::container::ContainerFacts;
 use crate::container::apparmor::SecurityModule;
+use crate::container::binds::{Bind, Here, Kind, Volume, Wish};
 use crate::container::facts::{NetworkFacts, Roots, VolumeFacts};
 use crate::container::init::InitProgram;
 use crate::container::podman::info::Info;
@@ -153,12 +152,52 @@ fn a_shared_volume_stays() {
         name: "v".into(),
         destination: "/data".into(),
         driver: "local".into(),
-        options: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        anonymous: false,
         shared_with: vec!["other".into()],
+        ..VolumeFacts::default()
     }];
     assert_eq!(failures(&source(&shared, &host())), ["volume"]);
+    shared.volumes[0].send = true;
+    assert!(passed(&source(&shared, &host())));
+    shared.volumes[0].options = [("type".to_owned(), "nfs".to_owned())].into();
+    assert_eq!(failures(&source(&shared, &host())), ["volume"]);
+}
+
+#[test]
+fn a_volume_is_kept_if_it_is_the_same_there() {
+    let kind = |options: &[(&str, &str)]| Volume {
+        name: "v".into(),
+        driver: "local".into(),
+        options: options
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
+    };
+    let nfs = kind(&[("type", "nfs"), ("device", "server:/v")]);
+    let go = |wish: &Wish, volume: &Volume, here: Option<&Volume>, allowed: bool| {
+        let mut moving = container();
+        moving.binds = vec![Bind {
+            destination: "/data".into(),
+            volume: Some(volume.clone()),
+            wish: wish.clone(),
+            ..Bind::default()
+        }];
+        let mut facts = self::here();
+        let found = Here {
+            kind: Some(Kind::Directory),
+            volume: here.cloned(),
+            allowed,
+            ..Here::default()
+        };
+        facts.binds = [("/data".to_owned(), found)].into();
+        failures(&destination(&moving, &host(), &host(), &facts)).len()
+    };
+    assert_eq!(go(&Wish::Unsaid, &nfs, Some(&nfs), true), 0);
+    assert_eq!(go(&Wish::Unsaid, &nfs, Some(&nfs), false), 1);
+    assert_eq!(go(&Wish::Unsaid, &nfs, Some(&kind(&[])), true), 1);
+    assert_eq!(go(&Wish::Keep, &nfs, None, true), 1);
+    let memory = kind(&[("type", "tmpfs")]);
+    assert_eq!(go(&Wish::Unsaid, &memory, Some(&memory), true), 1);
+    assert_eq!(go(&Wish::Keep, &memory, Some(&memory), true), 0);
 }
 
 #[test]
@@ -367,10 +406,7 @@ fn room_is_counted_on_each_file_system() {
         name: "v".into(),
         destination: "/data".into(),
         driver: "local".into(),
-        options: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        anonymous: false,
-        shared_with: vec![],
+        ..VolumeFacts::default()
     }];
     let go = |storage: Room, volumes: Room| {
         let facts = DestinationFacts {
