@@ -5,9 +5,11 @@ use std::str::FromStr;
 
 use anyhow::Context;
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use common::container::ContainerFacts;
 use common::container::binds::{self, Bind, Volume, Wish};
 use common::container::facts::VolumeFacts;
+use common::preflight::JUDGEMENTS;
 
 /// What is to become of what the container has of this host.
 #[derive(Debug, Clone, Default, Args)]
@@ -21,6 +23,10 @@ pub(crate) struct Choices {
     /// `NAME=keep` sends nothing and uses the destination's volume of that name. May be given several times.
     #[arg(long = "volume", value_name = "NAME=WHAT")]
     volumes: Vec<VolumeChoice>,
+    /// Go on although this check fails, and have the report say so. Only checks that are judgements can be
+    /// overruled: `network set up`, `CPU features`, `criu's images`, `firewalls`. May be given several times.
+    #[arg(long = "force", value_name = "CHECK", value_parser = PossibleValuesParser::new(JUDGEMENTS))]
+    forced: Vec<String>,
     /// What is sent with `--bind PATH=send` may take the place of what is there. That is removed once
     /// the container runs there.
     #[arg(long)]
@@ -122,6 +128,7 @@ impl Choices {
                 };
             }
         }
+        container.forced = self.forced.iter().cloned().collect();
         self.apply_to_volumes(container)?;
         binds::measure(&mut container.binds);
         Ok(())

@@ -97,7 +97,11 @@ impl Destination for PodmanHost {
         );
         host.podman = facts.podman.as_ref().map(|podman| podman.version.clone());
         let mut checks = preflight::destination(container, source, &host, &facts);
-        checks.extend(preflight::firewalls(Side::Destination, &obstacles));
+        checks.extend(preflight::firewalls(
+            Side::Destination,
+            container,
+            &obstacles,
+        ));
         Ok(checks)
     }
 

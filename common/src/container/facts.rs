@@ -122,6 +122,9 @@ pub struct ContainerFacts {
     pub labels: BTreeSet<String>,
     /// Sizes of its rings for asynchronous I/O, bytes.
     pub aio_rings: BTreeSet<u64>,
+    /// Names of the checks that its user overrules.
+    #[serde(default)]
+    pub forced: BTreeSet<String>,
 }
 
 /// Memory in huge pages of one size.

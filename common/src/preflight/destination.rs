@@ -5,6 +5,7 @@ use super::binds;
 use super::confinement::confinement;
 use super::cpu::cpu;
 use super::facts::DestinationFacts;
+use super::force::overrule;
 use super::memory;
 use super::programs::{pair, programs};
 use super::room::{Wanted, room};
@@ -193,5 +194,6 @@ pub fn destination(
         container.service.as_ref(),
         facts.service.as_ref(),
     );
+    overrule(container, &mut checks.found);
     checks.found
 }

@@ -2,6 +2,7 @@
 
 use super::apart;
 use super::binds;
+use super::force::overrule;
 use super::log::log;
 use super::memory;
 use super::programs::programs;
@@ -134,6 +135,7 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
     room(&mut checks, &[images]);
     memory::at_source(&mut checks, container, host);
     service::at_source(&mut checks, container.service.as_ref());
+    overrule(container, &mut checks.found);
     checks.found
 }
 

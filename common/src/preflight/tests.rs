@@ -201,19 +201,49 @@ fn a_volume_is_kept_if_it_is_the_same_there() {
 }
 
 #[test]
+fn judgements_can_be_overruled_and_facts_cannot() {
+    let mut stubborn = container();
+    stubborn.network_changes = vec!["rule 7".into()];
+    stubborn.terminal = true;
+    stubborn.forced = ["network set up", "terminal"].map(str::to_owned).into();
+    let checks = source(&stubborn, &host());
+    assert_eq!(failures(&checks), ["terminal"]);
+    let overruled = checks.iter().find(|check| check.name == "network set up");
+    let overruled = overruled.unwrap();
+    assert_eq!(overruled.verdict, Verdict::Warning);
+    assert!(overruled.detail.contains("overruled") && overruled.detail.contains("rule 7"));
+    let obstacle = Obstacle {
+        found: "a table drops packets".into(),
+        advice: "`nft insert rule`".into(),
+        certain: true,
+    };
+    assert!(!passed(&firewalls(
+        Side::Source,
+        &stubborn,
+        std::slice::from_ref(&obstacle)
+    )));
+    stubborn.forced.insert("firewalls".into());
+    assert!(passed(&firewalls(Side::Source, &stubborn, &[obstacle])));
+}
+
+#[test]
 fn firewalls_in_the_way_are_named() {
     let mut obstacle = Obstacle {
         found: "a table drops packets".into(),
         advice: "`nft insert rule`".into(),
         certain: true,
     };
-    assert!(passed(&firewalls(Side::Source, &[])));
-    let checks = firewalls(Side::Destination, std::slice::from_ref(&obstacle));
+    assert!(passed(&firewalls(Side::Source, &container(), &[])));
+    let checks = firewalls(
+        Side::Destination,
+        &container(),
+        std::slice::from_ref(&obstacle),
+    );
     assert_eq!(failures(&checks), ["firewalls"]);
     assert_eq!(checks[0].host, Side::Destination);
     assert_eq!(checks[0].detail, "a table drops packets: `nft insert rule`");
     obstacle.certain = false;
-    let checks = firewalls(Side::Source, &[obstacle]);
+    let checks = firewalls(Side::Source, &container(), &[obstacle]);
     assert_eq!(checks[0].verdict, Verdict::Warning);
 }
 

@@ -231,6 +231,7 @@ async fn facts(
         volume_bytes,
         labels: processes::labels(&pids),
         aio_rings: processes::aio_rings(&pids),
+        forced: BTreeSet::new(),
         memory_bytes: freezer::memory_bytes(&local.cgroup, local.pid)
             + unmovable::deleted_bytes(&pids)
             + huge_pages.iter().map(|pages| pages.bytes).sum::<u64>(),

@@ -10,7 +10,7 @@ const REFUSED: &str = "### Refused by `check`";
 const LOST: &str = "### Lost, and the report says so";
 
 /// Words of an item in README, and the rows of the table that show it.
-const SHOWN: [(&str, &[&str]); 40] = [
+const SHOWN: [(&str, &[&str]); 41] = [
     ("`--requires`", &["requires"]),
     ("users of their own", &["own-user-ids"]),
     ("`--log-opt path=`", &["log-elsewhere"]),
@@ -80,6 +80,7 @@ const SHOWN: [(&str, &[&str]); 40] = [
         &["volume-of-others-sent"],
     ),
     ("ramfs", &["ramfs"]),
+    ("`--force`", &["rules-overruled"]),
     ("`--uts=host`", &["uts-host"]),
     ("`--cgroupns=host`", &["cgroupns-host"]),
     ("`--privileged`", &["privileged"]),

@@ -6,7 +6,7 @@ use super::case::{Case, case};
 const SLEEP: &str = "exec sleep 1000";
 
 /// What the network namespace of a container is like, and which of the host's it has.
-pub(super) const NAMESPACES: [Case; 12] = [
+pub(super) const NAMESPACES: [Case; 13] = [
     case(
         "sysctls",
         "--sysctl net.ipv4.ip_local_port_range='40000 41000' --sysctl net.core.somaxconn=77 \
@@ -24,6 +24,19 @@ pub(super) const NAMESPACES: [Case; 12] = [
         Refused(&["network set up", "nftables table inet killswitch"]),
         "",
     ),
+    Case {
+        choices: &["--force", "network set up"],
+        ..case(
+            "rules-overruled",
+            "--cap-add NET_ADMIN",
+            "nft add table inet killswitch; exec sleep 1000",
+            Warned(&[
+                "network set up: overruled",
+                "nftables table inet killswitch",
+            ]),
+            "",
+        )
+    },
     case(
         "links",
         "--cap-add NET_ADMIN",
@@ -330,8 +343,8 @@ pub(super) const CONFIGURED: [Case; 8] = [
         )
     },
     Case {
-        here: "podman network create -q --subnet 10.97.1.0/24 one; podman network create -q --subnet 10.97.2.0/24 two",
-        there: "podman network create -q --subnet 10.97.1.0/24 one; podman network create -q --subnet 10.97.2.0/24 two",
+        here: "podman network create --subnet 10.97.1.0/24 one; podman network create --subnet 10.97.2.0/24 two",
+        there: "podman network create --subnet 10.97.1.0/24 one; podman network create --subnet 10.97.2.0/24 two",
         ..case(
             "networks",
             "--network one:interface_name=front,ip=10.97.1.9,mac=92:d0:c6:0a:29:33 --network two:interface_name=back",
