@@ -81,19 +81,22 @@ def run(*functions):
             errors.append(f"{getattr(function, 'name', function.__name__)}: {type(error).__name__}: {error}")
             enough.set()
 
+    # A handler interrupts this thread, which may be holding the event's lock, so it must not set the event.
+    asked = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: enough.set())
+        signal.signal(number, lambda *_: asked.append(True))
     threads = [
         threading.Thread(target=work, args=pair, daemon=True) for pair in zip(functions, workers)
     ]
     for thread in threads:
         thread.start()
     told = -1
-    while not enough.wait(LOOK_S):
+    while not asked and not enough.wait(LOOK_S):
         answers = min(worker.answers for worker in workers)
         if answers > told:
             told = answers
             print("answers", told, flush=True)
+    enough.set()
     deadline = time.monotonic() + 60
     for thread in threads:
         thread.join(max(0, deadline - time.monotonic()))
