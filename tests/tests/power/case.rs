@@ -112,7 +112,10 @@ pub(crate) fn all() -> Vec<Case> {
         Case::new(B, on_disk, Destination),
         Case::new(BOTH, on_disk, DestinationAndStopped),
     ];
-    for place in [restored, shipped, frozen, files_sent, staged] {
+    // A `Commit` that has arrived is carried out, whatever becomes of the source.
+    cases.push(Case::new(A, restored, DestinationAndStopped));
+    cases.extend([B, BOTH].map(|cut| Case::new(cut, restored, Source)));
+    for place in [shipped, frozen, files_sent, staged] {
         cases.extend([A, B, BOTH].map(|cut| Case::new(cut, place, Source)));
     }
     for seconds in LATER {
