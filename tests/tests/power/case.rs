@@ -26,8 +26,8 @@ pub(crate) struct Case {
 pub(crate) struct Control {
     /// The fault of both agents.
     pub(crate) fault: &'static str,
-    /// What is said of it.
-    pub(crate) words: &'static str,
+    /// What is said of it, one of these.
+    pub(crate) words: &'static [&'static str],
 }
 
 /// What must be found when both hosts are up again and recovery has run.
@@ -91,11 +91,11 @@ pub(crate) fn all() -> Vec<Case> {
     ] = PLACES;
     let files = Control {
         fault: "disk.files=return(skip)",
-        words: "on b: [",
+        words: &["on b: ["],
     };
     let records = Control {
         fault: "disk.records=return(skip)",
-        words: "recover",
+        words: &["undone", "cannot be read"],
     };
     let mut cases = vec![
         Case::moved(B, false),
@@ -112,7 +112,10 @@ pub(crate) fn all() -> Vec<Case> {
         Case::new(B, on_disk, Destination),
         Case::new(BOTH, on_disk, DestinationAndStopped),
     ];
-    for place in [restored, shipped, frozen, files_sent, staged] {
+    // A `Commit` that has arrived is carried out, whatever becomes of the source.
+    cases.push(Case::new(A, restored, DestinationAndStopped));
+    cases.extend([B, BOTH].map(|cut| Case::new(cut, restored, Source)));
+    for place in [shipped, frozen, files_sent, staged] {
         cases.extend([A, B, BOTH].map(|cut| Case::new(cut, place, Source)));
     }
     for seconds in LATER {

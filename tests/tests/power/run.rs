@@ -148,8 +148,11 @@ fn recover(world: &World, case: &Case) -> String {
         if expected == OPEN && !words.contains("resolve") {
             return Err(format!("{recover}"));
         }
-        if case.expected == Expected::DestinationAndStopped && !words.contains("is stopped here") {
-            // It has been said once.
+        // It has been said once.
+        let finished = ["finished", "is stopped here"];
+        if case.expected == Expected::DestinationAndStopped
+            && !finished.iter().all(|word| words.contains(word))
+        {
             return Err(format!("{recover}"));
         }
         let said = ["undone", "finished", "resolve"]
