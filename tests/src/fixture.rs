@@ -247,6 +247,7 @@ impl Fixture {
         // Labs of both kinds can exist side by side.
         let lab = &match kind() {
             Kind::Namespaces | Kind::Services => lab.to_owned(),
+            Kind::Disk => lab.replacen("m-", "d-", 1),
             Kind::Machine => lab.replacen("m-", "v-", 1),
             Kind::Systemd(_) => lab.replacen("m-", "s-", 1),
         };
@@ -375,10 +376,11 @@ impl Fixture {
         self.serve_with(host, &[]);
     }
 
-    /// Starts `agent-server` of a host without systemd anew, with peers that may bind what is below this
-    /// directory.
-    pub fn serve_allowing(&mut self, host: &str, directory: &str) {
-        self.allowed.push(directory.to_owned());
+    /// Starts `agent-server` of a host without systemd anew, with peers that may bind what is below these
+    /// directories.
+    pub fn serve_allowing(&mut self, host: &str, directories: &[&str]) {
+        let directories = directories.iter().map(|directory| (*directory).to_owned());
+        self.allowed.extend(directories);
         self.serve(host);
     }
 

@@ -9,21 +9,26 @@ use crate::recovery::{self, End, Recovered};
 const OPEN: u8 = 3;
 
 /// Finishes or undoes all migrations that earlier commands left behind, or the one whose id starts
-/// with `prefix`.
+/// with `prefix`. Something is left open, too, if a record cannot be read.
 pub(super) async fn recover(prefix: Option<&str>, format: Format) -> anyhow::Result<u8> {
     let only = match prefix {
         Some(prefix) => Some(Journal::of("client").find(prefix)?),
         None => None,
     };
     let recovered = recovery::recover(only.as_ref().map(|r| &r.migration)).await?;
+    // What a record that cannot be read stands for may be open. It has been named.
+    let unreadable = only.is_none() && !Journal::of("client").list()?.unreadable.is_empty();
     match format {
+        Format::Text if unreadable && recovered.is_empty() => {
+            println!("nothing else was left open");
+        }
         Format::Text => print(only.as_ref(), &recovered),
         Format::Json => println!(
             "{}",
             serde_json::Value::from_iter(recovered.iter().map(json))
         ),
     }
-    let open = recovered.iter().any(|s| matches!(s.end, End::Open(_)));
+    let open = unreadable || recovered.iter().any(|s| matches!(s.end, End::Open(_)));
     Ok(if open { OPEN } else { 0 })
 }
 

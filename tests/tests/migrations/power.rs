@@ -49,3 +49,25 @@ fn a_stopped_copy_is_not_given_up_before_all_is_on_disk_at_the_other_end() {
     assert_eq!(f.state("a", "counter"), "exited");
     assert_eq!(f.state("b", "counter"), "running");
 }
+
+#[test]
+fn a_record_that_cannot_be_read_leaves_something_open() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-emptied", &["counter"]);
+    let directory = "/var/lib/live-migration/client/migrations";
+    let record = format!("{directory}/0123456789abcdef.json");
+    f.sh("a", &format!("mkdir -p {directory}; : >{record}"));
+    let said = f.run("a", &["agent-client", "recover"]);
+    assert_eq!(said.status.code(), Some(OPEN), "{said}");
+    assert!(said.stderr.contains(&record), "{said}");
+    assert!(
+        !said.to_string().contains("nothing was left open"),
+        "{said}"
+    );
+
+    f.sh("a", &format!("rm {record}"));
+    let said = f.run("a", &["agent-client", "recover"]);
+    assert_eq!(said.status.code(), Some(0), "{said}");
+}
