@@ -92,11 +92,16 @@ impl Destination for PodmanHost {
     ) -> Step<Vec<Check>> {
         let (mut host, (facts, obstacles)) = tokio::join!(
             HostFacts::gather_but_podman(),
-            survey::survey(container, &self.allowed, forward_new)
+            // What is known of a container takes much of a thread's stack in each function that it passes.
+            Box::pin(survey::survey(container, &self.allowed, forward_new))
         );
         host.podman = facts.podman.as_ref().map(|podman| podman.version.clone());
         let mut checks = preflight::destination(container, source, &host, &facts);
-        checks.extend(preflight::firewalls(Side::Destination, &obstacles));
+        checks.extend(preflight::firewalls(
+            Side::Destination,
+            container,
+            &obstacles,
+        ));
         Ok(checks)
     }
 
@@ -132,7 +137,7 @@ impl Destination for PodmanHost {
         self.recover_all(&container.id).await.map_err(failed)?;
         // The source has asked for these checks before, but the answers may have changed.
         let looked = async {
-            refuse_failed(&self.check(&container, source, false).await?)?;
+            refuse_failed(&Box::pin(self.check(&container, source, false)).await?)?;
             missing_image(&container).await.map_err(failed)
         };
         // Nothing is made yet, so a Podman that hangs can be abandoned.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use common::command::{self, CommandError};
-use common::container::binds::{Allowed, Here};
+use common::container::binds::{Allowed, Here, Volume};
 use common::container::facts::PublishedPort;
 use common::container::init::InitProgram;
 use common::container::podman::info::Info;
@@ -15,7 +15,7 @@ use common::container::podman::objects::Network;
 use common::container::restore::pager;
 use common::container::service::ServiceHere;
 use common::container::{ContainerFacts, apparmor, podman, secrets};
-use common::host::Room;
+use common::host::{Room, huge_pages};
 use common::net::flows::port_forward::Forward;
 use common::net::flows::port_forwards;
 use common::net::foreign_firewalls::{self, Obstacle, Part};
@@ -88,6 +88,7 @@ pub async fn survey(
         profiles: apparmor::loaded().unwrap_or_default(),
         loads_profiles: apparmor::has_parser(),
         memory_room_bytes: pager::room_bytes(),
+        huge_pages: huge_pages::free(),
         init: container.init.as_ref().and_then(|init| {
             let here = InitProgram::at(&init.path);
             here.ok().filter(|here| here.path == init.path)
@@ -125,11 +126,17 @@ async fn image_named(container: &ContainerFacts) -> bool {
 /// not allowed.
 async fn binds(container: &ContainerFacts, allowed: &Allowed) -> BTreeMap<String, Here> {
     let (binds, allowed) = (container.binds.clone(), allowed.clone());
+    let volumes = kept_volumes(container).await;
     let look = move || {
         let here = binds
             .iter()
             .filter_map(|bind| match Here::look(bind, &allowed) {
-                Ok(here) => Some((bind.destination.clone(), here)),
+                Ok(mut here) => {
+                    let same_name =
+                        |kept: &&Volume| bind.volume.as_ref().is_some_and(|v| v.name == kept.name);
+                    here.volume = volumes.iter().find(same_name).cloned();
+                    Some((bind.destination.clone(), here))
+                }
                 Err(error) => {
                     tracing::warn!("{}: {error}", bind.there().display());
                     None
@@ -138,6 +145,17 @@ async fn binds(container: &ContainerFacts, allowed: &Allowed) -> BTreeMap<String
         here.collect()
     };
     spawn_blocking(look).await.unwrap_or_default()
+}
+
+/// What this host has under the names of those of the container's volumes that it is to keep.
+async fn kept_volumes(container: &ContainerFacts) -> Vec<Volume> {
+    let kept = container
+        .binds
+        .iter()
+        .filter_map(|bind| bind.volume.as_ref());
+    let names: Vec<&str> = kept.map(|volume| volume.name.as_str()).collect();
+    let found = podman::objects::volumes_named(&names).await;
+    found.unwrap_or_default()
 }
 
 /// What this host has of the container's service, if it has one. If systemd cannot be asked, it does not

@@ -376,10 +376,11 @@ impl Fixture {
         self.serve_with(host, &[]);
     }
 
-    /// Starts `agent-server` of a host without systemd anew, with peers that may bind what is below this
-    /// directory.
-    pub fn serve_allowing(&mut self, host: &str, directory: &str) {
-        self.allowed.push(directory.to_owned());
+    /// Starts `agent-server` of a host without systemd anew, with peers that may bind what is below these
+    /// directories.
+    pub fn serve_allowing(&mut self, host: &str, directories: &[&str]) {
+        let directories = directories.iter().map(|directory| (*directory).to_owned());
+        self.allowed.extend(directories);
         self.serve(host);
     }
 

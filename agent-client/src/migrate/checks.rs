@@ -62,6 +62,7 @@ impl Found {
         let mut checks = preflight::source(&self.facts, &self.host);
         checks.extend(preflight::firewalls(
             Side::Source,
+            &self.facts,
             &obstacles.unwrap_or_default(),
         ));
         checks

@@ -17,6 +17,7 @@ use common::bulk::Sender;
 use common::command;
 use common::container::checkpoint::dump;
 use common::container::checkpoint::freezer::Freezer;
+use common::container::facts::VolumeFacts;
 use common::container::files::payload::{self, Frozen, Sent};
 use common::container::files::places::Places;
 use common::container::podman;
@@ -115,7 +116,7 @@ impl Source {
 
     /// Has Podman write the container's configuration. Changes nothing here but scratch files.
     pub(crate) async fn write_skeleton(&self) -> anyhow::Result<()> {
-        let volumes: Vec<_> = self.facts.volumes.iter().map(|v| &v.name).collect();
+        let volumes: Vec<_> = self.leaving_volumes().map(|v| &v.name).collect();
         // For a removal that is cut short: once the container is gone, only this file says which they are.
         durable::replace(
             &self.work.join(VOLUMES),
@@ -250,6 +251,12 @@ impl Source {
         dump::dump(runtime, id, images, &self.work, lazy, cancel).await
     }
 
+    /// Its volumes that nobody else has.
+    fn leaving_volumes(&self) -> impl Iterator<Item = &VolumeFacts> {
+        let volumes = self.facts.volumes.iter();
+        volumes.filter(|volume| volume.shared_with.is_empty())
+    }
+
     /// Whether it has volumes.
     pub(crate) fn has_volumes(&self) -> bool {
         !self.places.volumes.is_empty()
@@ -316,7 +323,7 @@ impl Source {
     /// finished by [`remove_volumes`].
     pub(crate) async fn remove(&self) -> anyhow::Result<()> {
         podman::objects::remove_container(&self.facts.id).await?;
-        for volume in &self.facts.volumes {
+        for volume in self.leaving_volumes() {
             podman::objects::remove_volume(&volume.name).await?;
         }
         Ok(())

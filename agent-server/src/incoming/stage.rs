@@ -16,6 +16,7 @@ use common::container::{ContainerFacts, apparmor, podman};
 use common::net::flows::port_forwards;
 use common::net::foreign_firewalls::{self, Part};
 use common::net::state::Dirs;
+use common::preflight::{self, Side, Verdict};
 use common::protocol::MigrationId;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -194,10 +195,11 @@ async fn find_pieces(
     // Netavark's rules are there only now.
     let look = move || foreign_firewalls::obstacles(Part::Staged(&bridges), &addresses, false);
     let obstacles = spawn_blocking(look).await.unwrap_or_default();
-    let certain = obstacles.iter().filter(|obstacle| obstacle.certain);
-    let why: Vec<_> = certain
-        .map(|o| format!("{}: {}", o.found, o.advice))
-        .collect();
+    let checks = preflight::firewalls(Side::Destination, container, &obstacles);
+    let failed = checks
+        .into_iter()
+        .filter(|check| check.verdict == Verdict::Failed);
+    let why: Vec<String> = failed.map(|check| check.detail).collect();
     anyhow::ensure!(why.is_empty(), why.join("\n"));
     let checkpoint = staged.checkpoint.clone();
     let (volumes, binds) = (&container.volumes, &container.binds);

@@ -44,6 +44,18 @@ pub struct ContainerFacts {
     pub runtime: String,
     /// Memory in use, bytes, without what the kernel could read again from files.
     pub memory_bytes: u64,
+    /// Address space that its processes have mapped privately, bytes, whether they use it or not.
+    #[serde(default)]
+    pub mapped_bytes: u64,
+    /// Memory that it takes in addition if its processes no longer share what they share since they were forked, bytes.
+    #[serde(default)]
+    pub copied_bytes: u64,
+    /// Memory that it has mapped in huge pages, by the size of the page.
+    #[serde(default)]
+    pub huge_pages: Vec<HugePages>,
+    /// Keys in its session keyring.
+    #[serde(default)]
+    pub keys: u32,
     /// Disk space taken by its changes to the image, bytes.
     pub changed_bytes: u64,
     /// Disk space taken by its volumes, bytes.
@@ -113,6 +125,18 @@ pub struct ContainerFacts {
     pub labels: BTreeSet<String>,
     /// Sizes of its rings for asynchronous I/O, bytes.
     pub aio_rings: BTreeSet<u64>,
+    /// Names of the checks that its user overrules.
+    #[serde(default)]
+    pub forced: BTreeSet<String>,
+}
+
+/// Memory in huge pages of one size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HugePages {
+    /// The size of a page, in bytes.
+    pub page_bytes: u64,
+    /// All of them, in bytes.
+    pub bytes: u64,
 }
 
 /// Where a container's output goes.
@@ -151,7 +175,7 @@ pub struct NetworkFacts {
 }
 
 /// A volume of the container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeFacts {
     /// Podman's volume name.
     #[serde(deserialize_with = "names::name")]
@@ -163,13 +187,19 @@ pub struct VolumeFacts {
     #[serde(deserialize_with = "names::name")]
     pub driver: String,
     /// Driver options.
-    pub options: std::collections::BTreeMap<String, String>,
+    pub options: BTreeMap<String, String>,
     /// Labels.
-    pub labels: std::collections::BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
     /// Whether Podman made it for this container alone (`--volume /data`).
     pub anonymous: bool,
     /// Other containers on the source that use it too.
     pub shared_with: Vec<String>,
+    /// Whether the user wants it sent although others use it.
+    #[serde(default)]
+    pub send: bool,
+    /// Its directory as a bind mount, in case that it is kept.
+    #[serde(skip)]
+    pub bind: Option<Box<Bind>>,
 }
 
 impl ContainerFacts {

@@ -11,6 +11,7 @@ use crate::paths;
 use serde::{Deserialize, Serialize};
 
 mod cpu;
+pub mod huge_pages;
 mod libcriu;
 mod room;
 pub(crate) mod version;

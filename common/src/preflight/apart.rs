@@ -36,6 +36,16 @@ pub(super) fn at_source(checks: &mut Checks, container: &ContainerFacts) {
             ),
         );
     }
+    if container.keys > 0 {
+        checks.add(
+            "keys",
+            Verdict::Warning,
+            format!(
+                "what is in its session keyring ({} keys) is not kept: its programs must add it again",
+                container.keys
+            ),
+        );
+    }
     if !container.edited.is_empty() {
         let files = container.edited.iter().map(|name| format!("/etc/{name}"));
         checks.add(

@@ -1,6 +1,7 @@
 //! Directories and files of the host that are bound into the container.
 
 use super::room::Wanted;
+use super::volumes::{is_another, way};
 use super::{Checks, DestinationFacts, Verdict};
 use crate::container::ContainerFacts;
 use crate::container::binds::{Bind, Here, Kind, Wish, sent};
@@ -54,6 +55,11 @@ pub(super) fn at_destination(
         let here = facts.binds.get(&bind.destination);
         let unknown = Here::default();
         let (verdict, detail) = judged(bind, here.unwrap_or(&unknown));
+        if let Some(volume) = &bind.volume {
+            let detail = format!("{} at {}: {detail}", volume.name, bind.destination);
+            checks.add("volume", verdict, detail);
+            continue;
+        }
         let place = match bind.there().to_str() {
             Some(there) if there != bind.source => format!("{} (here {there})", bind.source),
             _ => bind.source.clone(),
@@ -83,6 +89,9 @@ pub(super) fn wanted<'a>(
 }
 
 fn judged(bind: &Bind, here: &Here) -> (Verdict, String) {
+    if let Some(why) = bind.volume.as_ref().and_then(|v| is_another(v, here)) {
+        return failed(why);
+    }
     if here.through_link {
         return failed(
             "a symbolic link leads there: say `--bind PATH=` with the path that it leads to",
@@ -107,6 +116,12 @@ fn unsaid(bind: &Bind, here: &Here) -> (Verdict, String) {
     let path = &bind.source;
     if here.shared {
         return fine("kept: both hosts have this file system");
+    }
+    if let Some(volume) = &bind.volume {
+        return match volume.is_on_server() {
+            true => kept(bind, here),
+            false => failed(way(bind, volume)),
+        };
     }
     let ways = format!(
         "say `--bind {path}=send`, or `--bind {path}=keep` if what is to be used is already there, or \

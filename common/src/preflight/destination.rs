@@ -5,11 +5,13 @@ use super::binds;
 use super::confinement::confinement;
 use super::cpu::cpu;
 use super::facts::DestinationFacts;
+use super::force::overrule;
 use super::memory;
 use super::programs::{pair, programs};
 use super::room::{Wanted, room};
 use super::roots::roots;
 use super::service;
+use super::volumes;
 use super::{Check, Checks, Side, Verdict, join};
 use crate::container::ContainerFacts;
 use crate::container::ports::ranges;
@@ -125,19 +127,7 @@ pub fn destination(
             format!("{} free", join(&ranges(&container.ports))),
         );
     }
-    for volume in &container.volumes {
-        let taken = facts.volumes.contains(&volume.name);
-        checks.expect(
-            "volume name",
-            !taken,
-            format!(
-                "{} is {}",
-                volume.name,
-                if taken { "taken" } else { "free" }
-            ),
-            "a volume of this name exists here and is not overwritten; remove or rename it",
-        );
-    }
+    volumes::at_destination(&mut checks, container, facts);
     checks.add(
         "image present",
         Verdict::Ok,
@@ -183,7 +173,7 @@ pub fn destination(
     }
     wanted.extend(binds::wanted(container, facts));
     room(&mut checks, &wanted);
-    memory::at_destination(&mut checks, container, facts.memory_room_bytes);
+    memory::at_destination(&mut checks, container, facts);
     binds::at_destination(&mut checks, container, facts);
     if let Some(init) = &container.init {
         checks.expect(
@@ -204,5 +194,6 @@ pub fn destination(
         container.service.as_ref(),
         facts.service.as_ref(),
     );
+    overrule(container, &mut checks.found);
     checks.found
 }

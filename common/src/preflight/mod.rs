@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::container::ContainerFacts;
 use crate::net::foreign_firewalls::Obstacle;
 
 mod apart;
@@ -10,6 +11,7 @@ mod confinement;
 mod cpu;
 mod destination;
 mod facts;
+mod force;
 mod log;
 pub mod memory;
 mod programs;
@@ -19,9 +21,11 @@ mod service;
 mod source;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 pub use destination::destination;
 pub use facts::DestinationFacts;
+pub use force::JUDGEMENTS;
 pub use source::source;
 
 /// The result of one check.
@@ -88,7 +92,7 @@ impl Checks {
 
 /// Whether other programs' firewalls on one of the hosts let moved connections pass, given the
 /// obstacles found there.
-pub fn firewalls(host: Side, obstacles: &[Obstacle]) -> Vec<Check> {
+pub fn firewalls(host: Side, container: &ContainerFacts, obstacles: &[Obstacle]) -> Vec<Check> {
     let mut checks = Checks {
         host,
         found: Vec::new(),
@@ -104,6 +108,7 @@ pub fn firewalls(host: Side, obstacles: &[Obstacle]) -> Vec<Check> {
     if obstacles.is_empty() {
         checks.add("firewalls", Verdict::Ok, "moved connections pass");
     }
+    force::overrule(container, &mut checks.found);
     checks.found
 }
 

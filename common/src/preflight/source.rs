@@ -2,11 +2,13 @@
 
 use super::apart;
 use super::binds;
+use super::force::overrule;
 use super::log::log;
 use super::memory;
 use super::programs::programs;
 use super::room::{Wanted, room};
 use super::service;
+use super::volumes;
 use super::{Check, Checks, Side, Verdict, list_or_none, short};
 use crate::container::ContainerFacts;
 use crate::container::ports::{MOST_RANGES, PublishedPort, ranges};
@@ -94,39 +96,23 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
         .iter()
         .map(|n| n.driver.as_str())
         .collect();
-    let bridged = container.network_mode == "none" || container.network_mode == "bridge";
     checks.expect(
         "network mode",
-        bridged && drivers.iter().all(|d| *d == "bridge"),
+        container.network_mode == "bridge" && drivers.iter().all(|d| *d == "bridge"),
         if drivers.is_empty() {
             container.network_mode.clone()
         } else {
             format!("{} ({})", container.network_mode, drivers.join(", "))
         },
-        "only bridge networks can move: the addresses of others belong to the host",
+        match container.network_mode.as_str() {
+            "none" => {
+                "its loopback interface, too, would be down after the restore: create it with a network that leads \
+                 nowhere (`podman network create --internal`)"
+            }
+            _ => "only bridge networks can move: the addresses of others belong to the host",
+        },
     );
-    for volume in &container.volumes {
-        let shared = !volume.shared_with.is_empty();
-        checks.expect(
-            "volume",
-            volume.driver == "local" && volume.options.is_empty() && !shared,
-            if shared {
-                format!(
-                    "{} is also used by {}",
-                    volume.name,
-                    volume
-                        .shared_with
-                        .iter()
-                        .map(|id| short(id))
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                )
-            } else {
-                format!("{} ({})", volume.name, volume.driver)
-            },
-            "only local volumes without options, used by this container alone, can move",
-        );
-    }
+    volumes::at_source(&mut checks, container);
     checks.expect(
         "image",
         container.image_bytes > 0,
@@ -149,6 +135,7 @@ pub fn source(container: &ContainerFacts, host: &HostFacts) -> Vec<Check> {
     room(&mut checks, &[images]);
     memory::at_source(&mut checks, container, host);
     service::at_source(&mut checks, container.service.as_ref());
+    overrule(container, &mut checks.found);
     checks.found
 }
 

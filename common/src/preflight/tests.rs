@@ -1,8 +1,7 @@
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::container::ContainerFacts;
 use crate::container::apparmor::SecurityModule;
+use crate::container::binds::{Bind, Here, Kind, Volume, Wish};
 use crate::container::facts::{NetworkFacts, Roots, VolumeFacts};
 use crate::container::init::InitProgram;
 use crate::container::podman::info::Info;
@@ -153,12 +152,78 @@ fn a_shared_volume_stays() {
         name: "v".into(),
         destination: "/data".into(),
         driver: "local".into(),
-        options: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        anonymous: false,
         shared_with: vec!["other".into()],
+        ..VolumeFacts::default()
     }];
     assert_eq!(failures(&source(&shared, &host())), ["volume"]);
+    shared.volumes[0].send = true;
+    assert!(passed(&source(&shared, &host())));
+    shared.volumes[0].options = [("type".to_owned(), "nfs".to_owned())].into();
+    assert_eq!(failures(&source(&shared, &host())), ["volume"]);
+}
+
+#[test]
+fn a_volume_is_kept_if_it_is_the_same_there() {
+    let kind = |options: &[(&str, &str)]| Volume {
+        name: "v".into(),
+        driver: "local".into(),
+        options: options
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
+    };
+    let nfs = kind(&[("type", "nfs"), ("device", "server:/v")]);
+    let go = |wish: &Wish, volume: &Volume, here: Option<&Volume>, allowed: bool| {
+        let mut moving = container();
+        moving.binds = vec![Bind {
+            destination: "/data".into(),
+            volume: Some(volume.clone()),
+            wish: wish.clone(),
+            ..Bind::default()
+        }];
+        let mut facts = self::here();
+        let found = Here {
+            kind: Some(Kind::Directory),
+            volume: here.cloned(),
+            allowed,
+            ..Here::default()
+        };
+        facts.binds = [("/data".to_owned(), found)].into();
+        failures(&destination(&moving, &host(), &host(), &facts)).len()
+    };
+    assert_eq!(go(&Wish::Unsaid, &nfs, Some(&nfs), true), 0);
+    assert_eq!(go(&Wish::Unsaid, &nfs, Some(&nfs), false), 1);
+    assert_eq!(go(&Wish::Unsaid, &nfs, Some(&kind(&[])), true), 1);
+    assert_eq!(go(&Wish::Keep, &nfs, None, true), 1);
+    let memory = kind(&[("type", "tmpfs")]);
+    assert_eq!(go(&Wish::Unsaid, &memory, Some(&memory), true), 1);
+    assert_eq!(go(&Wish::Keep, &memory, Some(&memory), true), 0);
+}
+
+#[test]
+fn judgements_can_be_overruled_and_facts_cannot() {
+    let mut stubborn = container();
+    stubborn.network_changes = vec!["rule 7".into()];
+    stubborn.terminal = true;
+    stubborn.forced = ["network set up", "terminal"].map(str::to_owned).into();
+    let checks = source(&stubborn, &host());
+    assert_eq!(failures(&checks), ["terminal"]);
+    let overruled = checks.iter().find(|check| check.name == "network set up");
+    let overruled = overruled.unwrap();
+    assert_eq!(overruled.verdict, Verdict::Warning);
+    assert!(overruled.detail.contains("overruled") && overruled.detail.contains("rule 7"));
+    let obstacle = Obstacle {
+        found: "a table drops packets".into(),
+        advice: "`nft insert rule`".into(),
+        certain: true,
+    };
+    assert!(!passed(&firewalls(
+        Side::Source,
+        &stubborn,
+        std::slice::from_ref(&obstacle)
+    )));
+    stubborn.forced.insert("firewalls".into());
+    assert!(passed(&firewalls(Side::Source, &stubborn, &[obstacle])));
 }
 
 #[test]
@@ -168,13 +233,17 @@ fn firewalls_in_the_way_are_named() {
         advice: "`nft insert rule`".into(),
         certain: true,
     };
-    assert!(passed(&firewalls(Side::Source, &[])));
-    let checks = firewalls(Side::Destination, std::slice::from_ref(&obstacle));
+    assert!(passed(&firewalls(Side::Source, &container(), &[])));
+    let checks = firewalls(
+        Side::Destination,
+        &container(),
+        std::slice::from_ref(&obstacle),
+    );
     assert_eq!(failures(&checks), ["firewalls"]);
     assert_eq!(checks[0].host, Side::Destination);
     assert_eq!(checks[0].detail, "a table drops packets: `nft insert rule`");
     obstacle.certain = false;
-    let checks = firewalls(Side::Source, &[obstacle]);
+    let checks = firewalls(Side::Source, &container(), &[obstacle]);
     assert_eq!(checks[0].verdict, Verdict::Warning);
 }
 
@@ -367,10 +436,7 @@ fn room_is_counted_on_each_file_system() {
         name: "v".into(),
         destination: "/data".into(),
         driver: "local".into(),
-        options: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        anonymous: false,
-        shared_with: vec![],
+        ..VolumeFacts::default()
     }];
     let go = |storage: Room, volumes: Room| {
         let facts = DestinationFacts {
@@ -398,11 +464,26 @@ fn room_is_counted_on_each_file_system() {
 }
 
 #[test]
+fn memory_goes_ahead_unless_a_list_of_its_pages_is_longer() {
+    let mut moving = container();
+    moving.memory_bytes = 100 << 20;
+    let mut why = |mapped_bytes| {
+        moving.mapped_bytes = mapped_bytes;
+        memory::stays(&moving, &host()).unwrap_or_default()
+    };
+    assert_eq!(why(200 << 20), "");
+    assert_eq!(why(25 << 30), "");
+    assert!(why(26 << 30).contains("26.0 GiB"));
+    assert!(why(u64::MAX).contains("TiB"));
+}
+
+#[test]
 fn any_number_and_any_id_can_be_claimed() {
     let mut moving = container();
     moving.image_bytes = u64::MAX;
     moving.changed_bytes = u64::MAX;
     moving.memory_bytes = u64::MAX;
+    moving.mapped_bytes = u64::MAX;
     moving.volume_bytes = u64::MAX;
     moving.aio_rings = [u64::MAX].into();
     let checks = destination(&moving, &host(), &host(), &here());

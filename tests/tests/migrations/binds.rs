@@ -16,7 +16,7 @@ fn written_to_until_the_freeze() {
         return;
     }
     let mut f = Fixture::new("m-bind-log", &["counter-file"]);
-    f.serve_allowing("b", "/srv");
+    f.serve_allowing("b", &["/srv"]);
     f.sh("a", "mkdir -p /srv/data");
     f.start(
         "a",
@@ -48,7 +48,7 @@ fn a_migration_that_fails_puts_everything_back() {
         return;
     }
     let mut f = Fixture::fragile("m-bind-undone", &["counter"]);
-    f.serve_allowing("b", "/srv");
+    f.serve_allowing("b", &["/srv"]);
     f.sh(
         "a",
         "mkdir -p /srv/over /srv/empty /srv/new/deep; echo new >/srv/over/x; echo new >/srv/empty/x; \
@@ -109,7 +109,7 @@ fn at_another_path_it_stays_there() {
         return;
     }
     let mut f = Fixture::new("m-bind-other", &["counter"]);
-    f.serve_allowing("b", "/srv");
+    f.serve_allowing("b", &["/srv"]);
     f.sh("a", "mkdir -p /srv/a; echo 1 >/srv/a/x; echo 1 >/srv/file");
     f.sh("b", "mkdir -p /srv/b; echo 1 >/srv/b/x; echo 1 >/srv/file");
     f.start(

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::shared::Shared;
+use super::volume::Volume;
 use crate::container::names;
 
 /// A directory or file of the host that is bound into the container.
@@ -38,6 +39,9 @@ pub struct Bind {
     pub locked: Vec<String>,
     /// What the container has open in it, by its path from there.
     pub in_use: BTreeMap<String, InUse>,
+    /// The volume whose directory it is, if it is one's.
+    #[serde(default)]
+    pub volume: Option<Volume>,
     /// What the user wants of it.
     pub wish: Wish,
 }

@@ -8,6 +8,7 @@ use super::allowed::Allowed;
 use super::bind::{Bind, InUse, Kind, Wish};
 use super::content::digest;
 use super::shared::Shared;
+use super::volume::Volume;
 use crate::host::Room;
 
 /// What there is at a bind mount's path at the destination.
@@ -29,6 +30,8 @@ pub struct Here {
     pub mounted: bool,
     /// Whether this host's operator lets peers bind it and put things there.
     pub allowed: bool,
+    /// The volume of the same name, if it is a volume's.
+    pub volume: Option<Volume>,
     /// Free space for it.
     pub room: Room,
 }

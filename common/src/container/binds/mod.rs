@@ -8,6 +8,7 @@ mod here;
 mod look;
 mod place;
 mod shared;
+mod volume;
 
 pub use allowed::{Allowed, real};
 pub use bind::{Bind, InUse, Kind, Wish, sent};
@@ -15,3 +16,4 @@ pub use here::Here;
 pub use look::{measure, of_container};
 pub use place::Made;
 pub use shared::Shared;
+pub use volume::Volume;

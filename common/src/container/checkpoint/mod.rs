@@ -1,9 +1,12 @@
 //! What happens to the container at the source: it is frozen, and CRIU dumps it.
 
+pub mod copies;
 pub mod drain;
 pub mod dump;
 pub mod freezer;
+pub mod huge_pages;
 pub(crate) mod images;
+pub mod keyring;
 pub mod memberships;
 pub mod page_port;
 pub mod processes;

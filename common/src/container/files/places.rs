@@ -112,10 +112,7 @@ mod tests {
             name: "v".into(),
             destination: destination.into(),
             driver: "local".into(),
-            options: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            anonymous: false,
-            shared_with: Vec::new(),
+            ..VolumeFacts::default()
         };
         let expected = Places {
             checkpoint: "/images".into(),

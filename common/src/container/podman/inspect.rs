@@ -12,11 +12,13 @@ use super::objects::{Network, networks};
 use super::shapes::{self, Container, HostPort, Image, Mount, Other, Volume};
 use super::{inspect_all, inspected, podman, unexpected};
 use crate::command::CommandError;
-use crate::container::binds;
-use crate::container::checkpoint::{freezer, memberships, processes, unmovable};
+use crate::container::binds::{self, Bind};
+use crate::container::checkpoint::{
+    copies, freezer, huge_pages, keyring, memberships, processes, unmovable,
+};
 use crate::container::edited;
 use crate::container::facts::{
-    ContainerFacts, LogFacts, NetworkFacts, PublishedPort, Roots, VolumeFacts,
+    ContainerFacts, HugePages, LogFacts, NetworkFacts, PublishedPort, Roots, VolumeFacts,
 };
 use crate::container::files::places::LOG_NAME;
 use crate::container::files::usage;
@@ -96,7 +98,7 @@ fn parsed<T: DeserializeOwned>(object: Value) -> Result<T, CommandError> {
 async fn facts(
     container: Container,
     image: Option<Image>,
-    volumes: Vec<VolumeFacts>,
+    mut volumes: Vec<VolumeFacts>,
     known: &BTreeMap<String, Network>,
 ) -> Result<(ContainerFacts, Local), CommandError> {
     let mounts = container.mounts.unwrap_or_default();
@@ -138,7 +140,7 @@ async fn facts(
     };
     let own_run = Path::new(&container.resolv_conf_path).parent();
     let own_run = own_run.map(Path::to_owned).unwrap_or_default();
-    let own = [directories.clone(), vec![local.bundle.clone(), own_run]].concat();
+    let own = vec![local.bundle.clone(), own_run];
     let upper = local.upper.clone();
     let counted = tokio::task::spawn_blocking(move || {
         let volumes = directories.iter().map(|volume| usage::allocated(volume));
@@ -207,6 +209,10 @@ async fn facts(
     ];
     let written: Vec<&Path> = written.into_iter().map(Path::new).collect();
     let edited = edited::since_start(&oci_config, &written);
+    let huge_pages = huge_pages::mapped(&pids).into_iter();
+    let huge_pages = huge_pages.map(|(page_bytes, bytes)| HugePages { page_bytes, bytes });
+    let huge_pages: Vec<HugePages> = huge_pages.collect();
+    let binds = without_volumes(binds.await.unwrap_or_default(), &mut volumes);
     let facts = ContainerFacts {
         edited,
         known_by_name: Vec::new(),
@@ -225,8 +231,14 @@ async fn facts(
         volume_bytes,
         labels: processes::labels(&pids),
         aio_rings: processes::aio_rings(&pids),
+        mapped_bytes: processes::mapped_bytes(&pids),
+        forced: BTreeSet::new(),
         memory_bytes: freezer::memory_bytes(&local.cgroup, local.pid)
-            + unmovable::deleted_bytes(&pids),
+            + unmovable::deleted_bytes(&pids)
+            + huge_pages.iter().map(|pages| pages.bytes).sum::<u64>(),
+        copied_bytes: copies::additional_bytes(&pids),
+        huge_pages,
+        keys: keyring::keys(&container.id),
         ports: published(container.network_settings.ports.unwrap_or_default()),
         id: container.id,
         name: container.name,
@@ -239,7 +251,7 @@ async fn facts(
         network_mode: container.host_config.network_mode,
         networks,
         volumes,
-        binds: binds.await.unwrap_or_default(),
+        binds,
         other_mounts: spec.as_ref().map(Spec::other_mounts).unwrap_or_default(),
         pod: container.pod.filter(|p| !p.is_empty()),
         dependencies: container.dependencies.unwrap_or_default(),
@@ -307,9 +319,28 @@ async fn volumes(
             labels: volume.labels.clone().unwrap_or_default(),
             anonymous: volume.anonymous,
             shared_with: users(&mount.name, others),
+            send: false,
+            bind: None,
         })
     });
     Ok(facts.collect())
+}
+
+/// Those of `binds` that are not of `volumes`; the others go there.
+fn without_volumes(binds: Vec<Bind>, volumes: &mut [VolumeFacts]) -> Vec<Bind> {
+    let (own, others): (Vec<Bind>, Vec<Bind>) = binds.into_iter().partition(|bind: &Bind| {
+        let mut volumes = volumes.iter();
+        volumes.any(|volume| volume.destination == bind.destination)
+    });
+    for bind in own {
+        let of = volumes
+            .iter_mut()
+            .find(|volume| volume.destination == bind.destination);
+        if let Some(volume) = of {
+            volume.bind = Some(Box::new(bind));
+        }
+    }
+    others
 }
 
 fn volumes_of(mounts: &Option<Vec<Mount>>) -> impl Iterator<Item = &Mount> {

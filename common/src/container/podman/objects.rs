@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::shapes::Image;
-use super::{exists, json, podman};
+use super::shapes::{self, Image};
+use super::{exists, inspect_all, json, podman};
 use crate::command::{self, CommandError};
+use crate::container::binds::Volume;
 use crate::container::facts::VolumeFacts;
 
 /// A network of this host.
@@ -91,6 +92,17 @@ pub(crate) fn read(text: &str) -> Option<BTreeMap<String, Network>> {
 pub async fn volumes() -> Result<BTreeSet<String>, CommandError> {
     let text = command::stdout(podman().args(["volume", "ls", "--quiet"])).await?;
     Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// Those of the volumes with these names that exist.
+pub async fn volumes_named(names: &[&str]) -> Result<Vec<Volume>, CommandError> {
+    let found: Vec<shapes::Volume> = inspect_all("volume", names).await?;
+    let volumes = found.into_iter().map(|volume| Volume {
+        name: volume.name,
+        driver: volume.driver,
+        options: volume.options.unwrap_or_default(),
+    });
+    Ok(volumes.collect())
 }
 
 /// The layers of all images of this host, as [`crate::container::facts::ContainerFacts::image_layers`]

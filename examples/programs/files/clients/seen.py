@@ -81,20 +81,23 @@ def run(*functions):
             errors.append(f"{getattr(function, 'name', function.__name__)}: {type(error).__name__}: {error}")
             enough.set()
 
+    # A handler interrupts this thread, which may be holding the event's lock, so it must not set the event.
+    asked = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: enough.set())
+        signal.signal(number, lambda *_: asked.append(True))
     threads = [
         threading.Thread(target=work, args=pair, daemon=True) for pair in zip(functions, workers)
     ]
     for thread in threads:
         thread.start()
     told = -1
-    while not enough.wait(LOOK_S):
+    while not asked and not enough.wait(LOOK_S):
         answers = min(worker.answers for worker in workers)
         if answers > told:
             told = answers
             print("answers", told, flush=True)
-    deadline = time.monotonic() + 30
+    enough.set()
+    deadline = time.monotonic() + 60
     for thread in threads:
         thread.join(max(0, deadline - time.monotonic()))
         if thread.is_alive() and not errors:
@@ -111,8 +114,9 @@ def run(*functions):
     os._exit(0 if not errors else 1)
 
 
-def until_open(connect, limit_s=60):
-    """The result of the first attempt that is not refused: a container exists before its program listens."""
+def until_open(connect, limit_s=600):
+    """The result of the first attempt that is not refused: a container exists before its program listens. A database
+    is made first, which takes minutes on a busy machine; whoever started this one ends it sooner."""
     deadline = time.monotonic() + limit_s
     while True:
         try:

@@ -9,7 +9,7 @@ use tests::{Fixture, Migration};
 
 use case::Case;
 use case::Said::{Refused, Warned};
-use table::{BINDS, CONFIGURED, NAMESPACES, PROGRAMS};
+use table::{BINDS, CONFIGURED, NAMESPACES, PROGRAMS, VOLUMES};
 
 #[test]
 fn namespaces() {
@@ -57,12 +57,21 @@ fn binds() {
     try_all("m-kinds-binds", &BINDS);
 }
 
+#[test]
+fn volumes() {
+    try_all("m-kinds-volumes", &VOLUMES);
+}
+
 fn try_all(lab: &str, cases: &[Case]) {
     if !lab::can_run() {
         return;
     }
     let mut f = Fixture::new(lab, &["counter"]);
-    f.serve_allowing("b", "/srv");
+    let volumes = (1..=9).map(|n| format!("/var/lib/containers/storage/volumes/shared-{n}"));
+    let volumes: Vec<String> = volumes.collect();
+    let volumes = volumes.iter().map(String::as_str);
+    let allowed: Vec<&str> = volumes.chain(["/srv"]).collect();
+    f.serve_allowing("b", &allowed);
     make_tools(&f);
     for case in cases {
         f.sh("a", case.here);
@@ -158,6 +167,96 @@ fn secrets() {
     client.finish_whole();
 }
 
+/// CRIU asks for the limits of each process.
+#[test]
+fn processes_of_another_user() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-kinds-user", &["counter"]);
+    f.start(
+        "a",
+        "counter",
+        "-p 9000:9000 --user 1000:1000 localhost/counter",
+    );
+    let client = f.client("count", &f.at("a", 9000), &[]);
+    let may_ask = "perl -ne 'exit !(hex($1) >> 24 & 1) if /CapEff:\\s*(.*)/' /proc/self/status";
+    if f.run("a", &["sh", "-c", may_ask]).status.success() {
+        f.migrate("a", "counter", "b").assert_moved();
+    } else {
+        f.migrate("a", "counter", "b")
+            .assert_failed(4, &["is not root's", "CAP_SYS_RESOURCE"]);
+    }
+    client.finish_whole();
+}
+
+/// How many huge pages the kernel makes when they are asked for. All hosts made of namespaces have the same kernel.
+struct HugePages<'a>(&'a Fixture);
+
+impl HugePages<'_> {
+    fn allow(&self, host: &str, number: u32) {
+        self.0.sh(
+            host,
+            &format!("echo {number} >/proc/sys/vm/nr_overcommit_hugepages"),
+        );
+    }
+}
+
+impl Drop for HugePages<'_> {
+    fn drop(&mut self) {
+        for host in ["a", "b"] {
+            self.allow(host, 0);
+        }
+    }
+}
+
+#[test]
+fn huge_pages_and_shared_memory() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-kinds-memory", &["counter"]);
+    make_tools(&f);
+    let pages = HugePages(&f);
+    pages.allow("a", 2);
+    // mmap(2) of 4 MiB, on x86-64 or arm64; and enough else that it goes ahead of the outage.
+    let program = r#"exec perl -e '$n = `uname -m` =~ /x86/ ? 9 : 222;
+        $at = syscall($n, 0, 4 << 20, 3, 0x40022, -1, 0); die if $at == -1;
+        open M, "+<", "/proc/self/mem"; sysseek M, $at, 0; syswrite M, "huge"; close M;
+        $much = "x" x (80 << 20); fork || last for 1, 2;
+        open O, ">", "/tmp/$$"; print O $at; close O; sleep 9 while 1'"#;
+    f.sh(
+        "a",
+        &format!("podman run -qd --name much tools sh -c {}", quoted(program)),
+    );
+    f.sh(
+        "a",
+        "until podman exec much sh -c '[ $(ls /tmp | wc -l) = 3 ]'; do sleep 0.1; done",
+    );
+    let at = f.sh("a", "podman exec much cat /tmp/1");
+    let content = |host| {
+        let read = r#"perl -e 'open M, "<", "/proc/$ARGV[0]/mem" or die; sysseek M, $ARGV[1], 0;
+            sysread M, $b, 4; print $b'"#;
+        let pid = "$(podman inspect -f '{{.State.Pid}}' much)";
+        f.sh(host, &format!("{read} {pid} {at}"))
+    };
+    assert_eq!(content("a"), "huge");
+    pages.allow("b", 0);
+    f.migrate("a", "much", "b")
+        .assert_failed(4, &["huge pages", "4.0 MiB", "vm.nr_hugepages"]);
+    pages.allow("b", 8);
+    let migration = f.migrate("a", "much", "b");
+    migration
+        .assert_moved()
+        .assert_says(&["shared memory", "at the destination"]);
+    assert!(
+        !migration.report["memory"].is_null(),
+        "{}",
+        migration.report
+    );
+    assert_eq!(content("b"), "huge");
+}
+
 #[test]
 fn names_of_neighbours() {
     if !lab::can_run() {
@@ -232,7 +331,7 @@ fn make_tools(f: &Fixture) {
         d=$(mktemp -d)
         mkdir -p $d/tmp $d/etc $d/proc $d/sys $d/dev $d/run $d/var $d/root $d/usr/bin
         for n in bin sbin lib lib64; do ln -s usr/$n $d/$n; done
-        for p in sh sleep cat rm ln perl unshare ip nft dd md5sum uname stat ls; do
+        for p in sh sleep cat rm ln perl unshare ip nft dd md5sum uname stat ls wc grep; do
             n=$(command -v $p)
             for x in $(readlink -f $n) $(ldd $n | grep -o '/[^ ]*'); do
                 t=$d/usr/${x#/}

@@ -2,7 +2,7 @@
 
 use super::case::Case;
 use super::case::Said::{Nothing, Refused, Warned};
-use super::table::{BINDS, CONFIGURED, NAMESPACES, PROGRAMS};
+use super::table::{BINDS, CONFIGURED, NAMESPACES, PROGRAMS, VOLUMES};
 
 const README: &str = include_str!("../../../../README.md");
 
@@ -10,8 +10,10 @@ const REFUSED: &str = "### Refused by `check`";
 const LOST: &str = "### Lost, and the report says so";
 
 /// Words of an item in README, and the rows of the table that show it.
-const SHOWN: [(&str, &[&str]); 25] = [
+const SHOWN: [(&str, &[&str]); 41] = [
     ("`--requires`", &["requires"]),
+    ("users of their own", &["own-user-ids"]),
+    ("`--log-opt path=`", &["log-elsewhere"]),
     ("no network", &["no-network"]),
     ("`--ipc=host`", &["ipc-host"]),
     ("`--pid=host`", &["pid-host"]),
@@ -26,6 +28,17 @@ const SHOWN: [(&str, &[&str]); 25] = [
         &["own-pids", "own-users", "own-network", "own-name"],
     ),
     ("deleted under one of several names", &["renamed"]),
+    (
+        "a mount namespace that it has left",
+        &["own-mounts-of-the-first"],
+    ),
+    ("has changed its root", &["root-of-the-first"]),
+    ("a directory of `/proc`", &["process-directory"]),
+    ("POSIX message queues", &["message-queue"]),
+    ("MPTCP", &["mptcp"]),
+    ("a protocol that CRIU does not know", &["vsock"]),
+    ("`memfd_secret`", &["hidden-memory"]),
+    ("a program outside", &["socket-connected"]),
     (
         "of which nothing was said",
         &[
@@ -51,27 +64,39 @@ const SHOWN: [(&str, &[&str]); 25] = [
     ("replaced on the host", &["replaced"]),
     ("files open in it", &["directory-kept-open"]),
     ("Mounts of images and overlays", &["overlay", "image"]),
+    (
+        "[Volumes](#volumes) with options",
+        &[
+            "volume-with-options",
+            "volume-with-other-options",
+            "volume-with-options-sent",
+            "volume-kept-missing",
+        ],
+    ),
+    ("let its peers use; that have", &["volume-kept-not-allowed"]),
+    ("that other containers use", &["volume-of-others"]),
+    (
+        "A volume that other containers use",
+        &["volume-of-others-sent"],
+    ),
     ("ramfs", &["ramfs"]),
+    ("`--force`", &["rules-overruled"]),
     ("`--uts=host`", &["uts-host"]),
     ("`--cgroupns=host`", &["cgroupns-host"]),
     ("`--privileged`", &["privileged"]),
     ("Changes of `/etc/hosts`", &["edited"]),
     ("Multicast memberships", &["multicast"]),
+    ("Keys in its session keyring", &["keys"]),
 ];
 
 /// Words of an item in README, and the test that shows it elsewhere: its file and its name.
-const ELSEWHERE: [(&str, &str, &str); 23] = [
+const ELSEWHERE: [(&str, &str, &str); 25] = [
     ("host's network", PREFLIGHT, "what_cannot_move_is_named"),
     ("terminals (`-t`)", PREFLIGHT, "what_cannot_move_is_named"),
     (
         "Storage other than overlay",
         PREFLIGHT,
         "what_cannot_move_is_named",
-    ),
-    (
-        "`--log-opt path=`",
-        MOVES,
-        "refusals.rs: how_a_container_was_created",
     ),
     (
         "`Notify=true`",
@@ -125,6 +150,21 @@ const ELSEWHERE: [(&str, &str, &str); 23] = [
         "kinds/mod.rs: names_of_neighbours",
     ),
     (
+        "lacks `CAP_SYS_RESOURCE`",
+        MOVES,
+        "kinds/mod.rs: processes_of_another_user",
+    ),
+    (
+        "fewer huge pages",
+        MOVES,
+        "kinds/mod.rs: huge_pages_and_shared_memory",
+    ),
+    (
+        "share since they were forked",
+        MOVES,
+        "kinds/mod.rs: huge_pages_and_shared_memory",
+    ),
+    (
         "named by its digest",
         MOVES,
         "kinds/mod.rs: an_image_by_digest",
@@ -157,7 +197,7 @@ const MOVES: &str = "tests/tests/migrations";
 const UNTRIED: &str = "";
 
 fn rows() -> impl Iterator<Item = &'static Case> {
-    let all: [&[Case]; 4] = [&NAMESPACES, &PROGRAMS, &CONFIGURED, &BINDS];
+    let all: [&[Case]; 5] = [&NAMESPACES, &PROGRAMS, &CONFIGURED, &BINDS, &VOLUMES];
     all.into_iter().flatten()
 }
 

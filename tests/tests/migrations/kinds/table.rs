@@ -6,7 +6,7 @@ use super::case::{Case, case};
 const SLEEP: &str = "exec sleep 1000";
 
 /// What the network namespace of a container is like, and which of the host's it has.
-pub(super) const NAMESPACES: [Case; 12] = [
+pub(super) const NAMESPACES: [Case; 13] = [
     case(
         "sysctls",
         "--sysctl net.ipv4.ip_local_port_range='40000 41000' --sysctl net.core.somaxconn=77 \
@@ -24,6 +24,19 @@ pub(super) const NAMESPACES: [Case; 12] = [
         Refused(&["network set up", "nftables table inet killswitch"]),
         "",
     ),
+    Case {
+        choices: &["--force", "network set up"],
+        ..case(
+            "rules-overruled",
+            "--cap-add NET_ADMIN",
+            "nft add table inet killswitch; exec sleep 1000",
+            Warned(&[
+                "network set up: overruled",
+                "nftables table inet killswitch",
+            ]),
+            "",
+        )
+    },
     case(
         "links",
         "--cap-add NET_ADMIN",
@@ -70,7 +83,7 @@ pub(super) const NAMESPACES: [Case; 12] = [
         "no-network",
         "--network none",
         SLEEP,
-        Refused(&["network mode", "none"]),
+        Refused(&["network mode", "none", "--internal"]),
         "",
     ),
     case(
@@ -90,7 +103,7 @@ pub(super) const NAMESPACES: [Case; 12] = [
 ];
 
 /// What programs do. A perl's `sleep` ends early when its process is restored.
-pub(super) const PROGRAMS: [Case; 15] = [
+pub(super) const PROGRAMS: [Case; 26] = [
     case(
         "own-pids",
         "--cap-add SYS_ADMIN",
@@ -124,6 +137,87 @@ pub(super) const PROGRAMS: [Case; 15] = [
         "--cap-add SYS_ADMIN",
         "unshare -m sleep 1000 & exec sleep 1000",
         Nothing,
+        "",
+    ),
+    case(
+        "own-mounts-of-the-first",
+        "--cap-add SYS_ADMIN",
+        "exec unshare -m sleep 1000",
+        Refused(&["not mounted in the container any more"]),
+        "",
+    ),
+    case(
+        "own-name-of-the-first",
+        "--cap-add SYS_ADMIN",
+        "exec unshare -u sleep 1000",
+        Nothing,
+        "",
+    ),
+    case(
+        "root-of-the-first",
+        "--cap-add SYS_CHROOT",
+        "exec perl -e 'chroot \"/tmp\" or die; sleep 9 while 1'",
+        Refused(&["has made /tmp its root"]),
+        "",
+    ),
+    case(
+        "root-of-another",
+        "--cap-add SYS_CHROOT",
+        "perl -e 'chroot \"/tmp\" or die; sleep 9 while 1' & exec sleep 1000",
+        Nothing,
+        "",
+    ),
+    case(
+        "process-directory",
+        "",
+        "exec perl -e 'opendir D, \"/proc/1\" or die; sleep 9 while 1'",
+        Refused(&["/proc/1 open"]),
+        "",
+    ),
+    case(
+        "process-files",
+        "",
+        "exec perl -e 'open A, \"</proc/1/stat\" or die; opendir B, \"/proc/1/fd\" or die; sleep 9 while 1'",
+        Nothing,
+        "",
+    ),
+    case(
+        "message-queue",
+        "",
+        "exec 3>/dev/mqueue/q; exec sleep 1000",
+        Refused(&["message queues exist (q)"]),
+        "",
+    ),
+    case(
+        "mptcp",
+        "",
+        "exec perl -MSocket -e 'socket(A, 2, 1, 262) && bind(A, sockaddr_in(9, \"\\0\\0\\0\\0\")) && listen(A, 5) \
+         or die; sleep 9 while 1'",
+        Refused(&["MPTCP", "GODEBUG"]),
+        "",
+    ),
+    case(
+        "vsock",
+        "--security-opt seccomp=unconfined",
+        "exec perl -e 'socket(A, 40, 1, 0) or die; sleep 9 while 1'",
+        Refused(&["protocol AF_VSOCK"]),
+        "",
+    ),
+    case(
+        "hidden-memory",
+        "--security-opt seccomp=unconfined",
+        // memfd_secret(2)
+        "exec perl -e 'syscall(447, 0) > 0 or die; sleep 9 while 1'",
+        Refused(&["memfd_secret"]),
+        "",
+    ),
+    case(
+        "keys",
+        "--security-opt seccomp=unconfined",
+        // add_key(2) to the session's keyring, on x86-64 or arm64.
+        "exec perl -e '$n = `uname -m` =~ /x86/ ? 248 : 217; ($t, $d, $c) = qw(user name content); \
+         syscall($n, $t, $d, $c, 7, -3) > 0 or die; sleep 9 while 1'",
+        Warned(&["keys", "session keyring (1"]),
         "",
     ),
     case(
@@ -204,19 +298,194 @@ pub(super) const PROGRAMS: [Case; 15] = [
 ];
 
 /// What Podman's own configuration of a container says.
-pub(super) const CONFIGURED: [Case; 1] = [Case {
-    here: "podman run -qd --name needed tools sleep 1000",
-    ..case(
-        "requires",
-        "--requires needed",
+pub(super) const CONFIGURED: [Case; 8] = [
+    Case {
+        here: "podman run -qd --name needed tools sleep 1000",
+        ..case(
+            "requires",
+            "--requires needed",
+            SLEEP,
+            Refused(&["namespaces", "--requires"]),
+            "",
+        )
+    },
+    case(
+        "own-user-ids",
+        "--uidmap 0:100000:65536",
         SLEEP,
-        Refused(&["namespaces", "--requires"]),
+        Refused(&["users", "--userns"]),
         "",
-    )
-}];
+    ),
+    Case {
+        afterwards: "podman inspect -f '{{.HostConfig.RestartPolicy}}' confined | grep 'on-failure 3'",
+        ..case(
+            "confined",
+            "--security-opt no-new-privileges --security-opt mask=/etc/ld.so.cache --cap-drop all --read-only \
+             --ulimit nofile=1000:1000 --ulimit core=0 --oom-score-adj 100 --umask 0077 --hostname other \
+             --add-host elsewhere:192.0.2.1 --shm-size 10m --group-add 100 --stop-signal 9 --tz UTC \
+             --restart on-failure:3",
+            SLEEP,
+            Nothing,
+            "cat /proc/1/limits /proc/1/oom_score_adj /etc/hosts /proc/sys/kernel/hostname; \
+             grep -v -e VmHWM -e VmRSS -e Rss -e ctxt -e VmPTE -e VmStk -e VmLck -e Cpus -e Mems /proc/1/status; \
+             grep /dev/shm /proc/self/mounts",
+        )
+    },
+    Case {
+        afterwards: "podman inspect -f '{{.HostConfig.AutoRemove}}' mounts | grep true",
+        ..case(
+            "mounts",
+            "--rm -v /anonymous -v ro:/ro:ro --tmpfs /tmpfs:size=1m --mount type=tmpfs,destination=/t,tmpfs-size=2m \
+             --mount type=devpts,destination=/pts --mount type=volume,source=v,destination=/v",
+            "for d in anonymous tmpfs t v; do echo $d >/$d/x; done; exec sleep 1000",
+            Nothing,
+            "cat /anonymous/x /tmpfs/x /t/x /v/x; grep -e /anonymous -e /ro -e /tmpfs -e /t -e /pts -e /v /proc/self/mounts",
+        )
+    },
+    Case {
+        here: "podman network create --subnet 10.97.1.0/24 one; podman network create --subnet 10.97.2.0/24 two",
+        there: "podman network create --subnet 10.97.1.0/24 one; podman network create --subnet 10.97.2.0/24 two",
+        ..case(
+            "networks",
+            "--network one:interface_name=front,ip=10.97.1.9,mac=92:d0:c6:0a:29:33 --network two:interface_name=back",
+            SLEEP,
+            Nothing,
+            "ip -o -4 addr | perl -pe 's/^\\d+: //; s/@\\S+//'; ip route; ip -o link show front | grep -c 92:d0:c6:0a:29:33",
+        )
+    },
+    case(
+        "log-elsewhere",
+        "--log-driver k8s-file --log-opt path=/srv/log",
+        SLEEP,
+        Refused(&["log", "/srv/log", "--log-opt path="]),
+        "",
+    ),
+    case(
+        "no-log",
+        "--log-driver none",
+        "echo x; exec sleep 1000",
+        Nothing,
+        "",
+    ),
+    Case {
+        afterwards: "podman logs rotated | tail -n 1 | grep -x 'line 5000'",
+        ..case(
+            "rotated",
+            "--log-driver k8s-file --log-opt max-size=20kb",
+            "perl -e 'print \"line $_\\n\" for 1 .. 5000'; exec sleep 1000",
+            Nothing,
+            "",
+        )
+    },
+];
+
+/// Podman's volumes. The destination lets its peers use those whose names begin with `shared`.
+pub(super) const VOLUMES: [Case; 9] = [
+    Case {
+        here: "mkdir -p /srv/v1; echo x >/srv/v1/x; podman volume create -o type=none -o o=bind -o device=/srv/v1 shared-1",
+        there: "mkdir -p /srv/v1; echo x >/srv/v1/x; podman volume create -o type=none -o o=bind -o device=/srv/v1 shared-1; \
+                podman volume mount shared-1",
+        choices: &["--volume", "shared-1=keep"],
+        ..case(
+            "volume-with-options-kept",
+            "-v shared-1:/x",
+            "exec 3>>/x/x; exec sleep 1000",
+            Nothing,
+            "cat /x/x",
+        )
+    },
+    Case {
+        here: "podman volume create -o type=tmpfs -o device=tmpfs shared-2",
+        there: "podman volume create -o type=tmpfs -o device=tmpfs shared-2",
+        choices: &["--volume", "shared-2=keep"],
+        ..case(
+            "volume-in-memory-kept",
+            "-v shared-2:/x",
+            SLEEP,
+            Nothing,
+            "ls -A /x",
+        )
+    },
+    Case {
+        there: "podman volume create -o type=tmpfs -o device=tmpfs shared-3",
+        here: "podman volume create -o type=tmpfs -o device=tmpfs shared-3",
+        ..case(
+            "volume-with-options",
+            "-v shared-3:/x",
+            SLEEP,
+            Refused(&["shared-3 at /x", "is not sent", "--volume shared-3=keep"]),
+            "",
+        )
+    },
+    Case {
+        here: "podman volume create -o type=tmpfs -o device=tmpfs shared-4",
+        there: "podman volume create shared-4",
+        choices: &["--volume", "shared-4=keep"],
+        ..case(
+            "volume-with-other-options",
+            "-v shared-4:/x",
+            SLEEP,
+            Refused(&["shared-4 at /x", "other options"]),
+            "",
+        )
+    },
+    Case {
+        here: "podman volume create -o type=tmpfs -o device=tmpfs shared-5",
+        choices: &["--volume", "shared-5=send"],
+        ..case(
+            "volume-with-options-sent",
+            "-v shared-5:/x",
+            SLEEP,
+            Refused(&["shared-5", "cannot be sent", "--volume shared-5=keep"]),
+            "",
+        )
+    },
+    Case {
+        there: "podman volume create own",
+        choices: &["--volume", "own=keep"],
+        ..case(
+            "volume-kept-not-allowed",
+            "-v own:/x",
+            SLEEP,
+            Refused(&["own at /x", "--allow-bind"]),
+            "",
+        )
+    },
+    Case {
+        choices: &["--volume", "shared-7=keep"],
+        ..case(
+            "volume-kept-missing",
+            "-v shared-7:/x",
+            SLEEP,
+            Refused(&["shared-7 at /x", "there is no volume"]),
+            "",
+        )
+    },
+    Case {
+        here: "podman run -qd --name sharer -v shared-8:/x tools sleep 1000",
+        ..case(
+            "volume-of-others",
+            "-v shared-8:/x",
+            SLEEP,
+            Refused(&["shared-8", "also used by", "--volume shared-8=send"]),
+            "",
+        )
+    },
+    Case {
+        here: "podman run -qd --name sharer-too -v shared-9:/x tools sh -c 'echo x >/x/x; exec sleep 1000'",
+        choices: &["--volume", "shared-9=send"],
+        ..case(
+            "volume-of-others-sent",
+            "-v shared-9:/x",
+            SLEEP,
+            Warned(&["shared-9", "also used by", "a copy goes"]),
+            "cat /x/x",
+        )
+    },
+];
 
 /// Directories and files of the host. The destination lets its peers use what is below /srv.
-pub(super) const BINDS: [Case; 30] = [
+pub(super) const BINDS: [Case; 31] = [
     Case {
         here: "mkdir -p /srv/same; echo x >/srv/same/x",
         there: "mkdir -p /srv/same; echo x >/srv/same/x",
@@ -497,6 +766,19 @@ pub(super) const BINDS: [Case; 30] = [
             SLEEP,
             Nothing,
             "stat -c %F /run/t",
+        )
+    },
+    Case {
+        here: "perl -MIO::Socket::UNIX -e '$s = IO::Socket::UNIX->new(Local => shift, Listen => 9); exit if fork; \
+               open $_, \"+>/dev/null\" for *STDIN, *STDOUT, *STDERR; sleep 1000' /srv/u",
+        there: "perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => shift)' /srv/u",
+        choices: &["--bind", "/srv/u=keep"],
+        ..case(
+            "socket-connected",
+            "-v /srv/u:/run/u",
+            "exec perl -MSocket -e 'socket(A, 1, 1, 0); connect(A, sockaddr_un(\"/run/u\")) or die; sleep 9 while 1'",
+            Refused(&["Unix socket", "outside the container"]),
+            "",
         )
     },
     Case {

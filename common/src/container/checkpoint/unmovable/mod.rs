@@ -2,45 +2,57 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
-/// Descriptors without a file that CRIU can dump (`dump_one_file` in criu/files.c).
-const KNOWN: [&str; 8] = [
-    "[eventpoll]",
-    "[eventfd]",
-    "inotify",
-    "[fanotify]",
-    "[signalfd]",
-    "[timerfd]",
-    "[pidfd]",
-    "bpf-map",
-];
+mod descriptors;
+mod mounts;
+mod unix;
 
-/// Major numbers of character devices that CRIU can dump: memory (/dev/null and the like), consoles and
-/// terminals (`dump_chrdev` in criu/files.c).
-const KNOWN_DEVICES: [u64; 3] = [1, 4, 5];
-/// Major numbers of pseudo-terminals.
-const PSEUDO_TERMINALS: std::ops::RangeInclusive<u64> = 136..=143;
-/// Major and minor number of tun.
-const TUN: (u64, u64) = (10, 200);
+use self::descriptors::descriptor;
+use self::mounts::Mounts;
+use self::unix::UnixSockets;
 
 /// What the `processes` of a container use that CRIU cannot dump, in words; `first` is the container's
 /// first process. Processes that are gone are skipped.
 pub fn found(processes: &[i32], first: i32) -> BTreeSet<String> {
-    let first = Path::new("/proc").join(first.to_string());
+    let directory = |pid: &i32| Path::new("/proc").join(pid.to_string());
+    let processes: Vec<PathBuf> = processes.iter().map(directory).collect();
+    let first = directory(&first);
+    let (mounts, sockets) = (Mounts::of(processes.iter()), UnixSockets::of(&first));
+    let (other_root, may_read_limits) = (mounts::other_root(&first), may_read_limits());
     let mut found = BTreeSet::new();
-    for pid in processes {
-        let process = Path::new("/proc").join(pid.to_string());
+    let lack = |path: &Path| match other_root {
+        None => mounts.lack(path),
+        Some(_) => None,
+    };
+    for process in &processes {
         let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
         let name = name.trim();
         let mut add = |what: String| found.insert(format!("{name}: {what}"));
-        nested(&process, &first).map(&mut add);
-        if fs::read_to_string(process.join("status")).is_ok_and(|status| is_traced(&status)) {
+        nested(process, &first).map(&mut add);
+        if *process == first {
+            other_root.clone().map(&mut add);
+            mounts::queues(process).map(&mut add);
+        }
+        let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+        if is_traced(&status) {
             add("is traced by a debugger".to_owned());
+        }
+        if !may_read_limits && is_of_another_user(&status) {
+            add(
+                "is not root's, and the agent's root has no CAP_SYS_RESOURCE, without which CRIU cannot read its \
+                 limits"
+                    .to_owned(),
+            );
         }
         for path in entries(&process.join("fd")) {
             descriptor(&path).map(&mut add);
+            sockets.leads_out(&path).map(&mut add);
+            lack(&path).map(&mut add);
+        }
+        for name in ["exe", "cwd"] {
+            lack(&process.join(name)).map(&mut add);
         }
         let maps = fs::read_to_string(process.join("maps")).unwrap_or_default();
         for range in deleted_ranges(&maps) {
@@ -109,35 +121,31 @@ fn nested(process: &Path, first: &Path) -> Option<String> {
 }
 
 fn is_traced(status: &str) -> bool {
-    let mut lines = status.lines();
-    let tracer = lines.find_map(|line| line.strip_prefix("TracerPid:"));
-    tracer.is_some_and(|pid| pid.trim() != "0")
+    field(status, "TracerPid:").is_some_and(|pid| pid.trim() != "0")
 }
 
-/// What cannot be dumped of the file behind a descriptor in `/proc/PID/fd`.
-fn descriptor(path: &Path) -> Option<String> {
-    let target = fs::read_link(path).ok()?;
-    let target = target.to_string_lossy();
-    if let Some(kind) = target.strip_prefix("anon_inode:") {
-        return (!KNOWN.contains(&kind)).then(|| match kind {
-            "[io_uring]" => "uses io_uring".to_owned(),
-            kind => format!("has a descriptor of the kind {kind} open"),
-        });
-    }
-    let file = fs::metadata(path).ok()?;
-    let (major, minor) = (nix::libc::major(file.rdev()), nix::libc::minor(file.rdev()));
-    if is_unknown_device(&file.file_type(), major.into(), minor.into()) {
-        return Some(format!("has the device {target} open"));
-    }
-    deleted(path)
+/// Whether this process may ask for the limits of those of other users: the kernel wants CAP_SYS_RESOURCE for
+/// that (`check_prlimit_permission` in kernel/sys.c).
+fn may_read_limits() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective =
+        field(&status, "CapEff:").and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    effective.is_none_or(|set| set >> CAP_SYS_RESOURCE & 1 == 1)
 }
 
-fn is_unknown_device(kind: &fs::FileType, major: u64, minor: u64) -> bool {
-    if !kind.is_char_device() {
-        return kind.is_block_device();
-    }
-    let known = KNOWN_DEVICES.contains(&major) || PSEUDO_TERMINALS.contains(&major);
-    !known && (major, minor) != TUN
+/// Whether any of its user or group ids is not root's.
+fn is_of_another_user(status: &str) -> bool {
+    let ids = ["Uid:", "Gid:"]
+        .into_iter()
+        .filter_map(|name| field(status, name));
+    ids.flat_map(str::split_ascii_whitespace)
+        .any(|id| id != "0")
+}
+
+/// A field of proc_pid_status(5).
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name))
 }
 
 /// A file that was deleted under one of its names and is open under that one: CRIU would have to give it
@@ -166,24 +174,6 @@ fn deleted_ranges(maps: &str) -> impl Iterator<Item = String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ordinary_descriptors_are_fine() {
-        let dir = tempfile::tempdir().unwrap();
-        let link = |target: &str| {
-            let path = dir.path().join("link");
-            let _ = fs::remove_file(&path);
-            std::os::unix::fs::symlink(target, &path).unwrap();
-            path
-        };
-        assert_eq!(descriptor(&link("anon_inode:[eventpoll]")), None);
-        assert_eq!(descriptor(&link("/dev/null")), None);
-        assert_eq!(
-            descriptor(&link("anon_inode:[io_uring]")).unwrap(),
-            "uses io_uring"
-        );
-        assert!(descriptor(&link("anon_inode:[perf_event]")).is_some());
-    }
 
     #[test]
     fn a_deleted_file_with_another_name_is_found() {
@@ -223,6 +213,13 @@ mod tests {
         assert!(is_traced("Name:\tx\nTracerPid:\t7\n"));
         assert!(!is_traced("Name:\tx\nTracerPid:\t0\n"));
         assert!(!is_traced(""));
+    }
+
+    #[test]
+    fn other_users_are_told_from_root() {
+        assert!(!is_of_another_user("Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\n"));
+        assert!(is_of_another_user("Uid:\t0\t0\t0\t0\nGid:\t0\t7\t0\t0\n"));
+        assert!(is_of_another_user("Uid:\t9\t9\t9\t9\nGid:\t0\t0\t0\t0\n"));
     }
 
     #[test]
