@@ -46,5 +46,5 @@ require_cargo() {
 # require_lab: install what the test hosts and the images of the examples are made with.
 require_lab() {
     require_root
-    require_packages ca-certificates debian-archive-keyring iproute2 mmdebstrap
+    require_packages ca-certificates debian-archive-keyring e2fsprogs iproute2 mmdebstrap mount
 }
