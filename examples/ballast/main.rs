@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use memmap2::MmapOptions;
 use workloads::echo::Server;
 use workloads::process::{Stop, identity};
 
@@ -30,6 +31,10 @@ struct Options {
     /// How much of it is written anew, over and over, in MiB.
     #[arg(long, default_value_t = 1)]
     hot_mib: usize,
+
+    /// Address space that is never used, in GiB.
+    #[arg(long, default_value_t = 0)]
+    reserved_gib: usize,
 
     /// How many other processes.
     #[arg(long, default_value_t = 0)]
@@ -155,6 +160,16 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let stop = Stop::on_signals()?;
+    let _reserved = match options.reserved_gib {
+        0 => None,
+        gib => Some(
+            MmapOptions::new()
+                .len(gib << 30)
+                .no_reserve_swap()
+                .map_anon()
+                .context("reserve address space")?,
+        ),
+    };
     let ballast = start(&options);
     let others: Result<Vec<Other>> = (0..options.others)
         .map(|_| Other::start(&options))

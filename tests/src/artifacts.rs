@@ -81,7 +81,7 @@ fn build_agents(options: &[&str]) -> Result<Vec<PathBuf>> {
         .collect();
     ensure!(programs.len() == 2, "not two programs: {programs:?}");
     match kind() {
-        Kind::Namespaces | Kind::Services => Ok(programs),
+        Kind::Namespaces | Kind::Disk | Kind::Services => Ok(programs),
         Kind::Machine | Kind::Systemd(_) => {
             programs.iter().map(|program| stripped(program)).collect()
         }

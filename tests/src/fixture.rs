@@ -247,6 +247,7 @@ impl Fixture {
         // Labs of both kinds can exist side by side.
         let lab = &match kind() {
             Kind::Namespaces | Kind::Services => lab.to_owned(),
+            Kind::Disk => lab.replacen("m-", "d-", 1),
             Kind::Machine => lab.replacen("m-", "v-", 1),
             Kind::Systemd(_) => lab.replacen("m-", "s-", 1),
         };

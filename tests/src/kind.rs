@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use lab::Kind;
 
-/// `vm`: hosts that run containers are virtual machines. The name of a distribution, such as `trixie`:
+/// `disk`: hosts that run containers have disks that lose what was not synced when power is cut. `vm`: they are
+/// virtual machines. The name of a distribution, such as `trixie`:
 /// they are virtual machines with its defaults. Unset: all hosts are namespaces.
 const VARIABLE: &str = "LAB_KIND";
 
@@ -21,10 +22,11 @@ pub fn kind() -> Kind {
     static KIND: OnceLock<Kind> = OnceLock::new();
     *KIND.get_or_init(|| match std::env::var(VARIABLE).as_deref() {
         Err(_) | Ok("") => Kind::Namespaces,
+        Ok("disk") => Kind::Disk,
         Ok("vm") => Kind::Machine,
         Ok(name) => match name.parse() {
             Ok(distribution) => Kind::Systemd(distribution),
-            Err(e) => panic!("{VARIABLE}={name}: neither `vm` nor a distribution: {e}"),
+            Err(e) => panic!("{VARIABLE}={name}: neither `disk` nor `vm` nor a distribution: {e}"),
         },
     })
 }
@@ -32,7 +34,7 @@ pub fn kind() -> Kind {
 /// Scales a limit that is meant for namespace hosts to the kind in use.
 pub(crate) fn patience(limit: Duration) -> Duration {
     match kind() {
-        Kind::Namespaces | Kind::Services => limit,
+        Kind::Namespaces | Kind::Disk | Kind::Services => limit,
         Kind::Machine | Kind::Systemd(_) => limit * SLOWER,
     }
 }

@@ -53,6 +53,9 @@ pub struct ContainerFacts {
     /// Keys in its session keyring.
     #[serde(default)]
     pub keys: u32,
+    /// Address space that its processes have mapped privately, bytes, whether they use it or not.
+    #[serde(default)]
+    pub mapped_bytes: u64,
     /// Disk space taken by its changes to the image, bytes.
     pub changed_bytes: u64,
     /// Disk space taken by its volumes, bytes.

@@ -12,6 +12,7 @@
 //! | `tunnels/lmwgN.keeper` | locked by the keeper while it lives |
 //! | `tunnels/lmwgN.log` | the keeper's log |
 //! | `net.lock` | locked while any tunnel is made or removed |
+//! | `waiting.lock` | locked, shared, while packets of this host wait ([`super::packets::keep_order`]) |
 
 use std::fs;
 use std::io;
@@ -81,6 +82,24 @@ impl Dirs {
     /// The containers that came through the tunnel.
     pub(crate) fn guests(&self, index: Index) -> PathBuf {
         self.file(index, "guests")
+    }
+
+    /// Says that packets of this host's namespace wait in a queue, until it is dropped. Nobody has a reason to
+    /// hold up the caller, who must have locked [`Self::lock_all`]: so do those who ask for [`Self::none_wait`].
+    pub(crate) fn some_wait(&self) -> Result<Option<Lock>, LockError> {
+        Lock::try_shared(&self.waiting())
+    }
+
+    /// Nothing if packets of this host's namespace wait. Otherwise none begin to, until it is dropped. When any
+    /// hook of netfilter is removed, as with a tunnel's chains, the kernel drops all packets that are queued in its
+    /// namespace (`__nf_unregister_net_hook` in net/netfilter/core.c). The caller must have locked
+    /// [`Self::lock_all`].
+    pub(crate) fn none_wait(&self) -> Result<Option<Lock>, LockError> {
+        Lock::try_exclusive(&self.waiting())
+    }
+
+    fn waiting(&self) -> PathBuf {
+        self.run.join("waiting.lock")
     }
 
     /// Waits for the lock on all tunnels: only its owner may make, change or remove one.

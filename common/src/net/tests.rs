@@ -21,6 +21,7 @@ use super::flows::guests;
 use super::kernel::netns;
 use super::mark::{Direction, Index, Mark};
 use super::packets::keep_order::Waiting;
+use super::packets::queue::MOST_PACKETS;
 use super::packets::{mss, quarantine};
 use super::state::{self, Claim, Dirs};
 use super::tunnel::agreement::{PublicKey, Terms};
@@ -795,8 +796,10 @@ fn only_what_moved_and_the_agents_pass_a_tunnel() {
             }
         }
         // It is these rules that keep them out.
-        open(filters.as_flattened());
-        assert!(connects(attacker, &services[0]));
+        eventually("they get in without any", TIMEOUT, || {
+            open(filters.as_flattened());
+            connects(attacker, &services[0])
+        });
         attacker.sh(&format!(
             "ip rule del to 198.18.1.{number} dport 7000 lookup 99"
         ));
@@ -902,6 +905,28 @@ fn packets_that_leave_through_a_tunnel_wait_for_others() {
     for number in 200..210 {
         assert_eq!(receive(), Some(number));
     }
+
+    // The end of a tunnel takes hooks away, and with any hook the kernel drops what waits in its namespace.
+    eventually("the rule is gone", TIMEOUT, || !rules().contains("jump"));
+    let waiting = begin();
+    send(210..220);
+    let unused = Index::try_from(9).unwrap();
+    let taken_down =
+        || source.with_dirs(move |dirs| lifecycle::take_down_if_idle(dirs, unused).unwrap());
+    assert!(!taken_down());
+    drop(waiting);
+    for number in 210..220 {
+        assert_eq!(receive(), Some(number));
+    }
+    eventually("nothing waits", TIMEOUT, taken_down);
+    // That is so: or there were no need to wait with it.
+    source.sh("nft add table ip other && nft 'add chain ip other c { type filter hook input priority 0; }'");
+    let waiting = begin();
+    send(220..230);
+    source.sh("nft delete table ip other");
+    drop(waiting);
+    send(230..231);
+    assert_eq!(receive(), Some(230));
     drop((here, there));
 }
 
@@ -1275,7 +1300,8 @@ fn a_flood_does_not_fill_the_memory_with_packets_that_wait() {
         .map(|line| line.parse::<u32>().unwrap())
         .sum();
     assert!(
-        (60_000..70_000).contains(&waiting),
+        // The other queue has one or two, of the kernel's own.
+        (MOST_PACKETS..MOST_PACKETS + 10).contains(&waiting),
         "{waiting} packets wait"
     );
     drop(packets);

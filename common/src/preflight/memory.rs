@@ -15,6 +15,11 @@ const WORTH_A_WORD_BYTES: u64 = 16 << 20;
 /// The only runtime whose restore has been seen to be lazy.
 const RUNTIME: &str = "runc";
 
+/// For each page that a process has mapped privately, used or not, CRIU makes room for as many bytes in a list when it
+/// leaves memory out of a dump, and copies the list into the process' memory (`__parasite_dump_pages_seized` in
+/// criu/mem.c; a `struct iovec`). If memory is dumped, only what is used of the list costs anything.
+const LISTED_BYTES: u64 = 16;
+
 /// Why memory cannot go ahead, as far as the source knows.
 pub fn stays(container: &ContainerFacts, host: &HostFacts) -> Option<String> {
     let bytes = container.memory_bytes;
@@ -23,6 +28,11 @@ pub fn stays(container: &ContainerFacts, host: &HostFacts) -> Option<String> {
     } else if container.runtime_name() != RUNTIME {
         let runtime = container.runtime_name();
         Some(format!("{runtime} does not restore it lazily"))
+    } else if container.mapped_bytes / host.page_bytes.max(1) > bytes / LISTED_BYTES {
+        let mapped = units::bytes(container.mapped_bytes);
+        Some(format!(
+            "it has mapped {mapped}, of which CRIU would make a longer list"
+        ))
     } else {
         host.lazy_dump_problem.clone()
     }

@@ -464,11 +464,26 @@ fn room_is_counted_on_each_file_system() {
 }
 
 #[test]
+fn memory_goes_ahead_unless_a_list_of_its_pages_is_longer() {
+    let mut moving = container();
+    moving.memory_bytes = 100 << 20;
+    let mut why = |mapped_bytes| {
+        moving.mapped_bytes = mapped_bytes;
+        memory::stays(&moving, &host()).unwrap_or_default()
+    };
+    assert_eq!(why(200 << 20), "");
+    assert_eq!(why(25 << 30), "");
+    assert!(why(26 << 30).contains("26.0 GiB"));
+    assert!(why(u64::MAX).contains("TiB"));
+}
+
+#[test]
 fn any_number_and_any_id_can_be_claimed() {
     let mut moving = container();
     moving.image_bytes = u64::MAX;
     moving.changed_bytes = u64::MAX;
     moving.memory_bytes = u64::MAX;
+    moving.mapped_bytes = u64::MAX;
     moving.volume_bytes = u64::MAX;
     moving.aio_rings = [u64::MAX].into();
     let checks = destination(&moving, &host(), &host(), &here());

@@ -10,13 +10,13 @@
 
 #![no_main]
 
-mod memory;
+mod allocator;
 mod sandbox;
 mod targets;
 
 use std::sync::LazyLock;
 
-use memory::Counting;
+use allocator::Counting;
 use targets::{TARGETS, Target};
 
 #[global_allocator]
@@ -35,5 +35,5 @@ static TARGET: LazyLock<&'static Target> = LazyLock::new(|| {
 
 libfuzzer_sys::fuzz_target!(
     init: { LazyLock::force(&TARGET); },
-    |input: &[u8]| memory::limited(TARGET.memory(input.len()), || (TARGET.run)(input))
+    |input: &[u8]| allocator::limited(TARGET.memory(input.len()), || (TARGET.run)(input))
 );

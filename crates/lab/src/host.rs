@@ -17,7 +17,8 @@ use nix::sched::{CloneFlags, unshare};
 use crate::cgroup::Cgroup;
 use crate::distribution::Distribution;
 use crate::enter::Door;
-use crate::{init, machine, mounts};
+use crate::mounts::{self, STORE};
+use crate::{disk, init, machine};
 
 /// How long the services may take to start at boot.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -27,7 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub enum Kind {
     /// Namespaces of the machine: up in a moment, on the machine's own kernel.
     Namespaces,
-    /// The same with systemd as the first process and nothing of Podman configured: up in a few
+    /// The same with a file system of its own as its disk: a power cut takes what was not synced. Each boot has an
+    /// id of its own.
+    Disk,
+    /// The same as the first with systemd as the first process and nothing of Podman configured: up in a few
     /// seconds.
     Services,
     /// A virtual machine: up in ten seconds or so, on Debian's kernel, slower at everything.
@@ -48,6 +52,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Namespaces => f.write_str("namespaces"),
+            Self::Disk => f.write_str("disk"),
             Self::Services => f.write_str("services"),
             Self::Machine => f.write_str("machine"),
             Self::Systemd(distribution) => distribution.fmt(f),
@@ -61,6 +66,7 @@ impl FromStr for Kind {
     fn from_str(name: &str) -> Result<Self> {
         match name {
             "namespaces" => Ok(Self::Namespaces),
+            "disk" => Ok(Self::Disk),
             "services" => Ok(Self::Services),
             "machine" => Ok(Self::Machine),
             other => Ok(Self::Systemd(other.parse()?)),
@@ -163,7 +169,7 @@ impl Host {
     /// If the host is a virtual machine and the program `lab`, which it needs, does not build.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = match self.kind {
-            Kind::Namespaces | Kind::Services => Command::new(program),
+            Kind::Namespaces | Kind::Disk | Kind::Services => Command::new(program),
             Kind::Machine | Kind::Systemd(_) => {
                 machine::command(&self.init_cgroup(), program.as_ref())
             }
@@ -286,8 +292,10 @@ impl Host {
         network: impl FnOnce() -> Result<()> + Send,
     ) -> Result<()> {
         self.power_off()?;
-        for directory in mounts::DISK {
-            fs::create_dir_all(self.disk.join(directory))?;
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        let image = self.image();
+        if let Some(image) = &image {
+            disk::make(image)?;
         }
         self.init_cgroup().create()?;
         self.cgroup.child(COMMANDS).create()?;
@@ -307,7 +315,11 @@ impl Host {
             .context("cannot make namespaces")?;
             nix::unistd::sethostname(&self.name)?;
             network()?;
-            mounts::enter_root(&self.disk, rootfs)?;
+            mounts::enter_root(&self.disk, image.as_deref(), rootfs)?;
+            if image.is_some() {
+                // Programs that ask whether what they had written may be lost tell by this.
+                fs::write(init::BOOT_ID.to_str()?, &boot_id)?;
+            }
             for (path, contents) in files {
                 fs::write(path, contents).context(*path)?;
             }
@@ -341,7 +353,19 @@ impl Host {
     /// Kills everything that runs in the host. Its namespaces and mounts go away with the last
     /// process; its disk stays.
     pub(crate) fn power_off(&self) -> Result<()> {
-        self.cgroup.destroy()
+        let Some(image) = self.image() else {
+            return self.cgroup.destroy();
+        };
+        if let Some(init) = self.init() {
+            disk::cut(&PathBuf::from(format!("/proc/{init}/root{STORE}")))?;
+        }
+        self.cgroup.destroy()?;
+        disk::wait_until_free(&image)
+    }
+
+    /// The file of its disk, if it has one of its own.
+    fn image(&self) -> Option<PathBuf> {
+        (self.kind == Kind::Disk).then(|| self.disk.with_extension("ext4"))
     }
 
     /// Where its files are on the machine.

@@ -13,6 +13,8 @@
 //! # }
 //! ```
 //!
+//! Such a host can have a disk of its own ([`Kind::Disk`]): a power cut then takes what was not synced.
+//!
 //! A host can be a virtual machine instead ([`Kind::Machine`]), with a kernel of its own and the same
 //! commands, addresses and switch: for what hosts that share a kernel cannot show.
 //!
@@ -27,7 +29,7 @@
 //! |---|---|---|
 //! | root file system, shared by all labs | `/var/cache/live-migration-lab/rootfs-HASH` | never (it is a cache) |
 //! | emulator, kernels and disks of virtual machines | `emulator-HASH`, `kernel-HASH` and `machine-HASH` there | never |
-//! | a host's disk | `/var/lib/live-migration-lab/LAB/HOST` | [`Lab::down`] |
+//! | a host's disk | `/var/lib/live-migration-lab/LAB/HOST`, or `LAB/HOST.ext4` | [`Lab::down`] |
 //! | a host's processes | cgroup `live-migration-lab/LAB/HOST` of the cgroup2 hierarchy | its end |
 //! | a host's mounts and network | namespaces held only by its processes | its end |
 //!
@@ -41,10 +43,12 @@
 //! each command. That one ends when either the command or the emulator does.
 //!
 //! Killing a host's init is a power cut: the host is gone at once, and [`Lab::up`] boots it again
-//! from the same disk.
+//! from the same disk. What it had written and not synced is on that disk too, unless it is a virtual machine. To
+//! lose it as well, [`Lab::power_off`] a host of [`Kind::Disk`].
 
 mod cache;
 mod cgroup;
+mod disk;
 mod distribution;
 mod enter;
 mod host;

@@ -9,20 +9,32 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod, umask};
 use nix::unistd::{chdir, pivot_root};
 
+use crate::disk;
+
 /// Where the kernel lists the numbers of its miscellaneous devices.
 const MISC_DEVICES: &str = "/proc/misc";
 
-/// Directories of a host's disk, on the machine's own file system.
-pub(crate) const DISK: [&str; 4] = ["upper", "work", "root", "containers"];
+/// Directories of a host's disk: on the machine's own file system, or on one of its own.
+const DISK: [&str; 4] = ["upper", "work", "root", "containers"];
+
+/// Where Podman's store is, the one place in a host that shows a directory of its disk as it is.
+pub(crate) const STORE: &str = "/var/lib/containers";
 
 /// Makes `disk` on top of `rootfs` the root of the calling thread's mount namespace, which must be
-/// new: nothing of the machine's tree stays visible. `/proc` and `/sys/fs/cgroup` stay empty: what
-/// they show depends on who mounts them, so the host's init does that.
-pub(crate) fn enter_root(disk: &Path, rootfs: &Path) -> Result<()> {
+/// new: nothing of the machine's tree stays visible. If there is an `image`, that is what is at `disk`.
+/// `/proc` and `/sys/fs/cgroup` stay empty: what they show depends on who mounts them, so the host's
+/// init does that.
+pub(crate) fn enter_root(disk: &Path, image: Option<&Path>, rootfs: &Path) -> Result<()> {
     let misc = fs::read_to_string(MISC_DEVICES).context(MISC_DEVICES)?;
     // Before anything else: no mount below may propagate to the machine.
     attach("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")?;
 
+    if let Some(image) = image {
+        disk::attach(image, disk)?;
+    }
+    for directory in DISK {
+        fs::create_dir_all(disk.join(directory))?;
+    }
     let at = |name| disk.join(name).display().to_string();
     let root = at("root");
     attach(
@@ -38,7 +50,7 @@ pub(crate) fn enter_root(disk: &Path, rootfs: &Path) -> Result<()> {
         ),
     )?;
     // Podman's overlay driver cannot use a directory on an overlay as its upper layer.
-    let store = format!("{root}/var/lib/containers");
+    let store = format!("{root}{STORE}");
     fs::create_dir_all(&store)?;
     attach(&at("containers"), &store, "", MsFlags::MS_BIND, "")?;
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use lab::{Host, Lab, can_run};
+use lab::{Host, Kind, Lab, can_run};
 
 #[test]
 fn up_again_changes_nothing_and_adds_what_is_missing() {
@@ -45,6 +45,41 @@ fn a_killed_host_boots_again_from_its_disk() {
     assert_eq!(lab.host("a").sh("cat /root/kept").unwrap(), "yes");
     lab.host("a").sh("test ! -e /run/lost").unwrap();
     lab.host("b").sh("ping -c 1 -w 5 a").unwrap();
+}
+
+#[test]
+fn a_power_cut_takes_what_was_not_synced_and_nothing_else() {
+    if !can_run() {
+        return;
+    }
+    let hosts = [("a", Kind::Disk)];
+    let lab = Lab::fresh_as("t-disk", &hosts).unwrap();
+    lab.keep();
+    for directory in ["/root", "/var/lib/containers"] {
+        for turn in 0..5 {
+            let lab = Lab::open("t-disk").unwrap();
+            let at = |name: &str| format!("{directory}/{name}-{turn}");
+            let (synced, renamed, unsynced) = (at("synced"), at("renamed"), at("unsynced"));
+            let write = format!(
+                "echo yes >{synced}; sync {synced} {directory}; mv {synced} {renamed}; echo no >{unsynced}"
+            );
+            lab.host("a").sh(&write).unwrap();
+            let boot = "cat /proc/sys/kernel/random/boot_id";
+            let before = lab.host("a").sh(boot).unwrap();
+            lab.power_off("a").unwrap();
+            let lab = Lab::up_as("t-disk", &hosts).unwrap();
+            let look = format!("cat {synced}; cd {directory}; ls");
+            let seen = lab.host("a").sh(&look).unwrap();
+            let after = lab.host("a").sh(boot).unwrap();
+            lab.keep();
+            assert_ne!(before, after);
+            assert!(seen.starts_with("yes\n"), "in turn {turn}: {seen}");
+            for lost in ["unsynced", "renamed"] {
+                assert!(!seen.contains(lost), "in turn {turn}: {seen}");
+            }
+        }
+    }
+    Lab::destroy("t-disk").unwrap();
 }
 
 #[test]

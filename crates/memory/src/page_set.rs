@@ -59,6 +59,12 @@ impl PageSet {
         (covered < range.end).then_some(covered)
     }
 
+    /// Bytes that it takes in memory itself, about: entries of a tree that is not always full.
+    pub(crate) fn own_bytes(&self) -> u64 {
+        const PER_RANGE: u64 = 32;
+        PER_RANGE * self.ranges.len() as u64
+    }
+
     /// How many bytes its pages have.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes

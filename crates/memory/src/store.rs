@@ -62,6 +62,8 @@ pub struct Store {
     directory: PathBuf,
     limit_bytes: u64,
     bytes: u64,
+    /// What it takes to know which pages have come.
+    own_bytes: u64,
     processes: BTreeMap<u32, Pages>,
 }
 
@@ -81,13 +83,14 @@ fn path_of(directory: &Path, process: u32) -> PathBuf {
 }
 
 impl Store {
-    /// An empty store in this directory, which takes at most so many bytes of pages that are not zero. Undone
-    /// by removing the directory.
+    /// An empty store in this directory, which takes at most so many bytes: of pages that are not zero, and to know
+    /// which have come. Undone by removing the directory.
     pub fn new(directory: PathBuf, limit_bytes: u64) -> Self {
         Store {
             directory,
             limit_bytes,
             bytes: 0,
+            own_bytes: 0,
             processes: BTreeMap::new(),
         }
     }
@@ -115,20 +118,22 @@ impl Store {
         }
         let pages = self.processes.get_mut(&run.process).expect("it is there");
         let range = run.address..run.address + u64::from(run.pages) * PAGE_BYTES as u64;
-        let before = pages.content.bytes();
+        let (before, own_before) = (pages.content.bytes(), pages.own_bytes());
         match run.content {
             Some(_) => pages.content.insert(range.clone()),
             None => pages.content.remove(range.clone()),
         }
+        pages.known.insert(range.clone());
         self.bytes = self.bytes - before + pages.content.bytes();
-        if self.bytes > self.limit_bytes {
+        self.own_bytes = self.own_bytes - own_before + pages.own_bytes();
+        // Before anything is written. Nobody restores from a store that was full.
+        if self.bytes + self.own_bytes > self.limit_bytes {
             return Err(StoreError::Full(self.limit_bytes));
         }
         match run.content {
             Some(content) => pages.file.write_all_at(content, run.address)?,
             None => forget(&pages.file, &range)?,
         }
-        pages.known.insert(range);
         Ok(())
     }
 
@@ -168,6 +173,10 @@ impl Pages {
             known: PageSet::default(),
             content: PageSet::default(),
         })
+    }
+
+    fn own_bytes(&self) -> u64 {
+        self.known.own_bytes() + self.content.own_bytes()
     }
 }
 
@@ -295,13 +304,26 @@ mod tests {
     #[test]
     fn it_takes_no_more_than_its_limit() {
         let dir = directory();
-        let mut store = Store::new(dir.path().to_owned(), 4 * PAGE);
+        // Four pages, and a little to know so.
+        let mut store = Store::new(dir.path().to_owned(), 4 * PAGE + 200);
         store.feed(&mut run(7, AT, 4, 1).as_slice()).unwrap();
         // The same again, and zero pages.
         store.feed(&mut run(7, AT, 4, 2).as_slice()).unwrap();
         store.feed(&mut run(7, 0, 1 << 30, 0).as_slice()).unwrap();
         let full = store.feed(&mut run(8, AT, 1, 1).as_slice());
         assert!(matches!(full, Err(StoreError::Full(_))));
+    }
+
+    #[test]
+    fn a_stream_of_gaps_does_not_fill_the_memory() {
+        let dir = directory();
+        let mut store = Store::new(dir.path().to_owned(), 1 << 20);
+        let gaps: Vec<u8> = (0..1 << 17)
+            .flat_map(|number| run(7, number * 2 * PAGE, 1, 0))
+            .collect();
+        let full = store.feed(&mut gaps.as_slice());
+        assert!(matches!(full, Err(StoreError::Full(_))));
+        assert!(store.processes[&7].known.bytes() < 1 << 28);
     }
 
     #[test]

@@ -46,6 +46,37 @@ fn much_of_it_hardly_lengthens_the_outage() {
     f.assert_as_before(&before);
 }
 
+/// MariaDB maps 8 TiB and uses little of it; programs in Java, Go and Haskell map much as well.
+#[test]
+fn a_program_that_has_mapped_far_more_than_it_uses_moves() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::new("m-mapped", &["ballast"]);
+    let before = f.look(&["a", "b"]);
+    let options = "--mib 100 --reserved-gib 8192";
+    let ports = "-p 7000:7000 -p 7001:7001";
+    f.start(
+        "a",
+        "ballast",
+        &format!("{ports} localhost/ballast {options}"),
+    );
+    wait_until_it_listens(&f, "a", "ballast");
+    let client = f.client("echo", &f.at("a", 7000), &[]);
+    let check = f.run("a", &["agent-client", "check", "ballast", "--to", "b"]);
+    assert!(check.status.success(), "{check}");
+    let moved = f.migrate("a", "ballast", "b");
+    moved.assert_moved();
+    assert!(moved.report["memory"].is_null(), "{:#}", moved.report);
+    assert!(check.to_string().contains("8.0 TiB"), "{check}");
+    client.finish_whole();
+    assert_whole(&f, options);
+    f.sh("b", "podman rm -ft0 ballast");
+    f.wait_without_tunnel("a");
+    f.wait_without_tunnel("b");
+    f.assert_as_before(&before);
+}
+
 #[test]
 fn an_agent_that_ends_while_memory_goes_ahead_leaves_no_trace() {
     if !lab::can_run() {

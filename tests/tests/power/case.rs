@@ -1,5 +1,7 @@
 //! Which hosts lose power when, and what must be found afterwards.
 
+use std::time::Duration;
+
 /// Everything about a case.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
@@ -10,6 +12,8 @@ pub(crate) struct Case {
     pub(crate) cut: &'static [&'static str],
     /// The place at which an agent is held meanwhile; none: the migration has ended.
     pub(crate) place: Option<&'static str>,
+    /// How long after the end of the migration.
+    pub(crate) after: Duration,
     /// It was started with `--rm`: what it writes to its root is never synced by the kernel.
     pub(crate) rm: bool,
     pub(crate) expected: Expected,
@@ -41,12 +45,17 @@ pub(crate) enum Expected {
 }
 
 /// Where the agents are held: those places at which what is on disk, or what is known at either end, differs.
-const PLACES: [(&str, &str); 5] = [
+const PLACES: [(&str, &str); 7] = [
     (
         "server.stage.after",
         "the destination has staged the container",
     ),
+    (FILES_SENT, "its files have been sent for the first time"),
     ("client.phase.ship", "the container is frozen and dumped"),
+    (
+        "client.phase.restore",
+        "all that is needed to restore it has been sent",
+    ),
     (
         "server.commit.before",
         "`Commit` has arrived; the destination has restored the container",
@@ -58,14 +67,28 @@ const PLACES: [(&str, &str); 5] = [
     ),
 ];
 
+/// The files of the container have been sent for the first time.
+pub(crate) const FILES_SENT: &str = "client.phase.flows";
+
+/// How long after the end of a migration power is cut, in seconds.
+const LATER: [u64; 2] = [10, 30];
+
 const A: &[&str] = &["a"];
 const B: &[&str] = &["b"];
 const BOTH: &[&str] = &["a", "b"];
 
-/// All of them, the most telling ones first: they take hours.
+/// All of them, the most telling ones first: in virtual machines they take hours.
 pub(crate) fn all() -> Vec<Case> {
     use Expected::{Destination, DestinationAndStopped, Operator, Source};
-    let [staged, frozen, restored, committed, on_disk] = PLACES;
+    let [
+        staged,
+        files_sent,
+        frozen,
+        shipped,
+        restored,
+        committed,
+        on_disk,
+    ] = PLACES;
     let files = Control {
         fault: "disk.files=return(skip)",
         words: "on b: [",
@@ -74,7 +97,7 @@ pub(crate) fn all() -> Vec<Case> {
         fault: "disk.records=return(skip)",
         words: "recover",
     };
-    vec![
+    let mut cases = vec![
         Case::moved(B, false),
         Case::new(B, committed, Operator),
         Case::moved(B, true),
@@ -85,15 +108,18 @@ pub(crate) fn all() -> Vec<Case> {
         Case::new(A, committed, DestinationAndStopped).without(records),
         Case::moved(A, false),
         Case::moved(BOTH, false),
-        Case::new(A, restored, Source),
-        Case::new(B, restored, Source),
         Case::new(A, on_disk, DestinationAndStopped),
         Case::new(B, on_disk, Destination),
-        Case::new(A, frozen, Source),
-        Case::new(B, frozen, Source),
-        Case::new(A, staged, Source),
-        Case::new(B, staged, Source),
-    ]
+        Case::new(BOTH, on_disk, DestinationAndStopped),
+    ];
+    for place in [restored, shipped, frozen, files_sent, staged] {
+        cases.extend([A, B, BOTH].map(|cut| Case::new(cut, place, Source)));
+    }
+    for seconds in LATER {
+        cases.extend([A, B, BOTH].map(|cut| Case::moved(cut, false).later(seconds)));
+        cases.push(Case::moved(B, true).later(seconds));
+    }
+    cases
 }
 
 impl Case {
@@ -107,6 +133,7 @@ impl Case {
             what,
             cut,
             place: Some(place),
+            after: Duration::ZERO,
             rm: false,
             expected,
             control: None,
@@ -120,10 +147,19 @@ impl Case {
             what: "`agent-client` has just said that the container has moved",
             cut,
             place: None,
+            after: Duration::ZERO,
             rm,
             expected: Expected::Destination,
             control: None,
         }
+    }
+
+    /// The same some time later.
+    fn later(mut self, seconds: u64) -> Self {
+        self.name = format!("{}, {seconds} s later", self.name);
+        self.what = "the same, that long ago";
+        self.after = Duration::from_secs(seconds);
+        self
     }
 
     /// The same while the agents leave something out, which must be noticed.

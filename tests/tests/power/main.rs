@@ -1,4 +1,4 @@
-//! Power cuts in the middle of migrations between virtual machines: `scripts/power`.
+//! Power cuts in the middle of migrations: `scripts/power`.
 //!
 //! * `POWER`: which cases: words separated by semicolons, one of which has to be in the name of the case; by
 //!   default all;
@@ -20,11 +20,17 @@ type Verdict = (Case, Result<String, String>);
 
 #[test]
 fn what_was_on_disk_survives_a_power_cut() {
-    if tests::kind() != Kind::Machine {
-        eprintln!("skipped: needs hosts that are virtual machines (LAB_KIND=vm)");
-        return;
-    }
-    if !lab::can_run_machines() {
+    let can_run = match tests::kind() {
+        Kind::Disk => lab::can_run(),
+        Kind::Machine => lab::can_run_machines(),
+        _ => {
+            eprintln!(
+                "skipped: needs hosts that can lose what is not on disk (LAB_KIND=disk or vm)"
+            );
+            false
+        }
+    };
+    if !can_run {
         return;
     }
     let mut world: Option<World> = None;

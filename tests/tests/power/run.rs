@@ -1,10 +1,11 @@
 //! One case: migrate, cut the power, boot, recover, look.
 
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use tests::{Job, eventually};
 
-use crate::case::{Case, Expected};
+use crate::case::{Case, Expected, FILES_SENT};
 use crate::world::{HOSTS, NAME, World};
 
 /// Longer than anything takes; longer still for virtual machines.
@@ -18,8 +19,6 @@ const OPEN: i32 = 3;
 const EARLY: [&str; 2] = ["/early", "/data/early"];
 /// The same, after its files were sent for the first time.
 const LATE: [&str; 2] = ["/late", "/data/late"];
-/// Where the agents are held for that.
-const FILES_SENT: &str = "client.phase.flows";
 
 /// Runs a case and returns what was seen; panics with what is wrong.
 pub(crate) fn run(world: &mut World, case: &Case) -> String {
@@ -29,9 +28,9 @@ pub(crate) fn run(world: &mut World, case: &Case) -> String {
     for path in EARLY {
         world.write(path);
     }
-    let reaches_flows = case.place != Some("server.stage.after");
+    let goes_on = !matches!(case.place, Some("server.stage.after" | FILES_SENT));
     let mut places = Vec::new();
-    places.extend(reaches_flows.then_some(FILES_SENT));
+    places.extend(goes_on.then_some(FILES_SENT));
     places.extend(case.place);
     let held = |agent: &str| {
         let places = places.iter().filter(|place| place.starts_with(agent));
@@ -45,7 +44,7 @@ pub(crate) fn run(world: &mut World, case: &Case) -> String {
     let mut job = world.f.begin_with("a", NAME, "b", &[], &environment);
     for place in &places {
         reach(world, &mut job, place);
-        if *place == FILES_SENT {
+        if *place == FILES_SENT && goes_on {
             for path in LATE {
                 world.write(path);
                 written.push(path);
@@ -60,6 +59,7 @@ pub(crate) fn run(world: &mut World, case: &Case) -> String {
         let moved = job.wait(LIMIT);
         assert_eq!(moved.status.code(), Some(0), "{moved}");
         said += "moved; ";
+        sleep(case.after);
         world.cut_power(case.cut);
     } else {
         world.cut_power(case.cut);

@@ -6,40 +6,57 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::{Fixture, Job, eventually};
 
-/// Databases take a while to be made; on a busy machine, longer.
-const BEGIN: Duration = Duration::from_secs(90);
+use crate::program::Container;
+
+/// Databases take a while to be made; on a busy machine, minutes.
+const BEGIN: Duration = Duration::from_secs(400);
 
 /// For a few answers, all of which may be to large questions.
-const GO_ON: Duration = Duration::from_secs(60);
+const GO_ON: Duration = Duration::from_secs(180);
 
 /// How long it may take to ask for what was kept, and to end.
-const END: Duration = Duration::from_secs(40);
+const END: Duration = Duration::from_secs(90);
 
 pub(crate) struct Client {
     job: Job,
 }
 
 impl Client {
-    /// Starts it and waits for this many answers on each of its connections.
-    pub(crate) fn start(f: &Fixture, name: &str, address: &str, answers: u64) -> Self {
+    /// Starts it and waits for this many answers on each of its connections. No container of `host` may end meanwhile.
+    pub(crate) fn start(
+        f: &Fixture,
+        name: &str,
+        host: &str,
+        containers: &[Container],
+        answers: u64,
+    ) -> Self {
+        let mut ends: Vec<Job> = containers
+            .iter()
+            .map(|container| Job::start(f.host(host), &["podman", "wait", container.name]))
+            .collect();
+        let address = f.host(host).ipv4().to_string();
         let script = r#"exec chroot "$(podman image mount localhost/programs)" python3 "/clients/$0.py" "$1""#;
-        let command = ["sh", "-ec", script, name, address];
+        let command = ["sh", "-ec", script, name, &address];
         let mut client = Self {
             job: Job::start(f.host("c"), &command),
         };
-        client.wait_for(answers, BEGIN);
+        client.wait_for(answers, BEGIN, &mut ends);
         client
     }
 
     /// Waits for this many more answers on each of its connections.
     pub(crate) fn goes_on(&mut self, more: u64) {
-        self.wait_for(self.answers() + more, GO_ON);
+        self.wait_for(self.answers() + more, GO_ON, &mut []);
     }
 
-    fn wait_for(&mut self, answers: u64, limit: Duration) {
+    fn wait_for(&mut self, answers: u64, limit: Duration, ends: &mut [Job]) {
         eventually(limit, || {
             if let Some(status) = self.job.ended() {
                 panic!("the client has ended, {status}: {}", self.told());
+            }
+            for end in &mut *ends {
+                let status = end.ended();
+                assert!(status.is_none(), "a container has ended: {}", self.told());
             }
             let now = self.answers();
             let enough = now >= answers;

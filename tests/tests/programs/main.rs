@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use client::Client;
 use program::{ALL, Program};
+use serde_json::Value;
 use tests::{Fixture, Setup, eventually};
 
 /// Both have the containers in turn; the clients are on `c`.
@@ -27,8 +28,9 @@ fn what_people_start_moves_there_and_back() {
     let words = std::env::var("PROGRAMS").unwrap_or_default();
     let chosen = |name: &str| words.split(',').any(|word| name.contains(word.trim()));
     let mut table = String::from(
-        "| program | what is special about it | outcome | frozen there, ms | and back, ms | what its client saw |\n\
-         |---|---|---|---|---|---|\n",
+        "| program | what is special about it, and what is checked | outcome | frozen there, ms | and back, ms \
+         | the longest freeze, ms | what its client saw |\n\
+         |---|---|---|---|---|---|---|\n",
     );
     let mut failed = Vec::new();
     let mut row_of = |name: &'static str, about, run: &dyn Fn() -> String| {
@@ -39,7 +41,8 @@ fn what_people_start_moves_there_and_back() {
         let result = catch_unwind(AssertUnwindSafe(run));
         let row = result.unwrap_or_else(|_| {
             failed.push(name);
-            "**failed** | | | |".to_owned()
+            tell(&f);
+            "**failed** | | | | |".to_owned()
         });
         let row = format!("| {name} | {about} | {row}");
         println!("{row}");
@@ -84,7 +87,7 @@ fn stays(f: &Fixture) -> String {
     assert_eq!(f.state("a", "vpn"), "running");
     assert_eq!(rules(), before);
     assert!(f.containers("b").is_empty());
-    "refused by `check`, which names all three; it runs on, with its rules | | | |".to_owned()
+    "refused by `check`, which names all three; it runs on, with its rules | | | | |".to_owned()
 }
 
 fn hosts(lab: &str) -> Fixture {
@@ -119,38 +122,82 @@ fn there_and_back(f: &Fixture, program: &Program) -> String {
         let options = format!("{options} localhost/programs /programs/{command}");
         f.start("a", container.name, &options);
     }
-    let address = f.host("a").ipv4().to_string();
-    let mut client = Client::start(f, program.client, &address, program.answers);
-    let mut frozen = Vec::new();
-    for (from, to) in [("a", "b"), ("b", "a")] {
-        let mut ms = Vec::new();
-        for container in program.containers {
-            let check = f.run(from, &["agent-client", "check", container.name, "--to", to]);
-            assert!(check.status.success(), "{check}");
-            let migration = f.migrate(from, container.name, to);
-            migration.assert_moved();
-            let warnings = migration.report["warnings"].as_array().expect("a list");
-            // Of two on one network the one that stays cannot be found by its name any more.
-            let others = warnings
-                .iter()
-                .filter(|w| !w.to_string().contains("names: "));
-            assert_eq!(others.count(), 0, "{warnings:?}");
-            ms.push(migration.report["freeze_ms"].to_string());
-            client.goes_on(program.answers);
+    let answers = program.answers;
+    let mut client = Client::start(f, program.client, HOSTS[0], program.containers, answers);
+    let (mut there, mut back) = (Vec::new(), Vec::new());
+    let mut longest = (0, String::new());
+    let mut is_at = vec![0; program.containers.len()];
+    for &which in program.moves {
+        let name = program.containers[which].name;
+        let from = is_at[which];
+        is_at[which] = 1 - from;
+        let (from, to) = (HOSTS[from], HOSTS[1 - from]);
+        let check = f.run(from, &["agent-client", "check", name, "--to", to]);
+        assert!(check.status.success(), "{check}");
+        let migration = f.migrate(from, name, to);
+        migration.assert_moved();
+        println!("{}", migration.report);
+        let warnings = migration.report["warnings"].as_array().expect("a list");
+        // Of two on one network the one that stays cannot be found by its name any more.
+        let others = warnings
+            .iter()
+            .filter(|w| !w.to_string().contains("names: "));
+        assert_eq!(others.count(), 0, "{warnings:?}");
+        let freeze_ms = migration.report["freeze_ms"].as_u64().expect("a number");
+        let of = match program.containers {
+            [_] => String::new(),
+            _ => format!("{name} "),
+        };
+        let list = if from == HOSTS[0] {
+            &mut there
+        } else {
+            &mut back
+        };
+        list.push(format!("{of}{freeze_ms}"));
+        if freeze_ms >= longest.0 {
+            longest = (freeze_ms, outage(&migration.report));
         }
-        frozen.push(ms.join(", "));
+        client.goes_on(answers);
     }
     let seen = client.finish();
     if !program.after.is_empty() {
         f.sh("a", program.after);
     }
     format!(
-        "moved | {} | {} answers whole on {} connections, stall {} ms |",
-        frozen.join(" | "),
+        "moved | {} | {} | {} | {} answers whole on {} connections, stall {} ms |",
+        there.join(", "),
+        back.join(", "),
+        longest.1,
         seen["answers"],
         seen["connections"],
         seen["stall_ms"]
     )
+}
+
+/// How long each phase took from the freeze on, and what was sent in it.
+fn outage(report: &Value) -> String {
+    let phases = report["phases"].as_array().expect("a list");
+    let of_outage = phases.iter().skip_while(|phase| phase["name"] != "freeze");
+    let told = of_outage
+        .take_while(|phase| phase["name"] != "remove")
+        .map(|phase| {
+            let name = phase["name"].as_str().expect("a name");
+            let sent = match phase["bytes"].as_u64().expect("a number") >> 20 {
+                0 => String::new(),
+                mib => format!(" ({mib} MiB)"),
+            };
+            format!("{} {}{sent}", name.replace('_', " "), phase["duration_ms"])
+        });
+    told.collect::<Vec<_>>().join(", ")
+}
+
+/// Prints what the containers have said, wherever they are.
+fn tell(f: &Fixture) {
+    for host in HOSTS {
+        let script =
+            "podman ps -a; for id in $(podman ps -aq); do podman logs --tail 20 $id 2>&1; done";
+        println!("on {host}:\n{}", f.run(host, &["sh", "-c", script]));
+    }
 }
 
 /// Removes the containers and what they kept, wherever they are.

@@ -6,8 +6,9 @@ pub(crate) struct Program {
     pub(crate) name: &'static str,
     /// What is special about it, for a reader.
     pub(crate) about: &'static str,
-    /// They move in this order, and back in it.
     pub(crate) containers: &'static [Container],
+    /// Which of them moves, one after the other: each time to the host where it is not.
+    pub(crate) moves: &'static [usize],
     /// A client in the image.
     pub(crate) client: &'static str,
     pub(crate) answers: u64,
@@ -23,6 +24,9 @@ pub(crate) struct Container {
     /// The program and its arguments.
     pub(crate) command: &'static str,
 }
+
+/// For a single container.
+const THERE_AND_BACK: &[usize] = &[0, 0];
 
 const fn container(name: &'static str, options: &'static str, command: &'static str) -> Container {
     Container {
@@ -41,6 +45,7 @@ pub(crate) const ALL: [Program; 11] = [
             "-v data:/data --shm-size 128m -p 5432:5432",
             "postgresql",
         )],
+        moves: THERE_AND_BACK,
         client: "postgresql",
         answers: 5,
         after: "",
@@ -53,6 +58,7 @@ pub(crate) const ALL: [Program; 11] = [
             "-v data:/data -p 3306:3306",
             "mariadb",
         )],
+        moves: THERE_AND_BACK,
         client: "mariadb",
         answers: 20,
         after: "",
@@ -61,6 +67,7 @@ pub(crate) const ALL: [Program; 11] = [
         name: "Redis",
         about: "writes its log and snapshots all the time; the same numbers after it is restarted from them",
         containers: &[container("redis", "-v data:/data -p 6379:6379", "redis")],
+        moves: THERE_AND_BACK,
         client: "redis",
         answers: 20,
         after: "podman exec redis redis-cli mget counter0 counter1 counter2 counter3 >/tmp/before
@@ -72,6 +79,7 @@ pub(crate) const ALL: [Program; 11] = [
         name: "nginx",
         about: "four clients that fetch a large file over TLS, again and again on one connection; every byte",
         containers: &[container("nginx", "-p 8443:8443", "nginx")],
+        moves: THERE_AND_BACK,
         client: "download",
         answers: 2,
         after: "",
@@ -80,6 +88,7 @@ pub(crate) const ALL: [Program; 11] = [
         name: "sshd",
         about: "a session with a terminal, and one that sends a large file, of a user that is not root; every byte",
         containers: &[container("sshd", "-p 2222:22", "sshd")],
+        moves: THERE_AND_BACK,
         client: "ssh",
         answers: 2,
         after: "",
@@ -88,6 +97,7 @@ pub(crate) const ALL: [Program; 11] = [
         name: "Java",
         about: "an HTTP server with a pool of threads; every answer",
         containers: &[container("java", "-p 8080:8080", "java")],
+        moves: THERE_AND_BACK,
         client: "count",
         answers: 10,
         after: "",
@@ -96,6 +106,7 @@ pub(crate) const ALL: [Program; 11] = [
         name: "Node.js",
         about: "an HTTP server; every answer",
         containers: &[container("node", "-p 8080:8080", "node")],
+        moves: THERE_AND_BACK,
         client: "count",
         answers: 10,
         after: "",
@@ -104,13 +115,14 @@ pub(crate) const ALL: [Program; 11] = [
         name: "etcd",
         about: "a program in Go that maps its database, in a volume; every change, and every notice of one on one stream",
         containers: &[container("etcd", "-v data:/data -p 2379:2379", "etcd")],
+        moves: THERE_AND_BACK,
         client: "etcd",
         answers: 10,
         after: "",
     },
     Program {
         name: "Python",
-        about: "an application of gunicorn and Flask behind nginx in another container, which moves after it; every answer",
+        about: "an application of gunicorn and Flask behind nginx in another container: first it moves, then nginx, then both; every byte",
         containers: &[
             container(
                 "application",
@@ -123,7 +135,8 @@ pub(crate) const ALL: [Program; 11] = [
                 "web 10.99.0.10:8080",
             ),
         ],
-        client: "count",
+        moves: &[0, 0, 1, 1, 0, 1, 1, 0],
+        client: "application",
         answers: 10,
         after: "",
     },
@@ -135,6 +148,7 @@ pub(crate) const ALL: [Program; 11] = [
             "-p 11211:11211 -p 11211:11211/udp",
             "memcached",
         )],
+        moves: THERE_AND_BACK,
         client: "memcached",
         answers: 20,
         after: "",
@@ -143,6 +157,7 @@ pub(crate) const ALL: [Program; 11] = [
         name: "mosquitto",
         about: "a thousand subscribers; each gets every message, in order",
         containers: &[container("mosquitto", "-p 1883:1883", "mosquitto")],
+        moves: THERE_AND_BACK,
         client: "mosquitto",
         answers: 5,
         after: "",

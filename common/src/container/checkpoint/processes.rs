@@ -19,11 +19,36 @@ pub fn of(cgroup: &str, pid: i32) -> Vec<i32> {
 /// Sizes in bytes of the rings that the kernel has mapped into `processes` for asynchronous I/O
 /// (io_setup(2)). Processes that are gone are skipped.
 pub fn aio_rings(processes: &[i32]) -> BTreeSet<u64> {
-    processes
-        .iter()
-        .filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/maps")).ok())
-        .flat_map(|maps| rings(&maps))
-        .collect()
+    let rings = maps(processes).flat_map(|maps| rings(&maps));
+    rings.collect()
+}
+
+/// How many bytes `processes` have mapped privately, used or not. Processes that are gone are skipped.
+pub fn mapped_bytes(processes: &[i32]) -> u64 {
+    let mapped = maps(processes).map(|maps| private_bytes(&maps));
+    mapped.fold(0, u64::saturating_add)
+}
+
+fn maps(processes: &[i32]) -> impl Iterator<Item = String> {
+    let maps = |pid| std::fs::read_to_string(format!("/proc/{pid}/maps"));
+    processes.iter().filter_map(move |pid| maps(pid).ok())
+}
+
+/// Those of mappings whose permissions end in `p` (proc_pid_maps(5)).
+fn private_bytes(maps: &str) -> u64 {
+    let private = maps.lines().filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (range, permissions) = (fields.next()?, fields.next()?);
+        permissions.ends_with('p').then_some(length(range)?)
+    });
+    private.fold(0, u64::saturating_add)
+}
+
+/// Of a range of addresses as /proc shows it.
+fn length(range: &str) -> Option<u64> {
+    let (begin, end) = range.split_once('-')?;
+    let address = |text| u64::from_str_radix(text, 16).ok();
+    address(end)?.checked_sub(address(begin)?)
 }
 
 /// fs/aio.c maps a file of a file system of its own, which proc_pid_maps(5) shows as `/[aio]
@@ -32,9 +57,7 @@ fn rings(maps: &str) -> Vec<u64> {
     let mapped = maps.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
         let (range, file) = (fields.next()?, fields.nth(4)?);
-        let (begin, end) = range.split_once('-')?;
-        let address = |text| u64::from_str_radix(text, 16).ok();
-        (file == "/[aio]").then_some(address(end)?.checked_sub(address(begin)?)?)
+        (file == "/[aio]").then_some(length(range)?)
     });
     mapped.collect()
 }
@@ -66,14 +89,23 @@ pub fn labels(processes: &[i32]) -> BTreeSet<String> {
 mod tests {
     use super::*;
 
+    const MAPS: &str = "7f0000000000-7f0000001000 rw-s 00000000 00:11 4711    /[aio] (deleted)\n\
+         7f0000010000-7f0000014000 rw-s 00000000 00:11 4712    /[aio] (deleted)\n\
+         7f0000020000-7f0000021000 rw-p 00000000 00:00 0 \n\
+         7f0000030000-7f0000031000 rw-p 00000000 00:00 0       /srv/[aio]\n";
+
     #[test]
     fn only_rings_are_counted() {
-        let maps = "7f0000000000-7f0000001000 rw-s 00000000 00:11 4711    /[aio] (deleted)\n\
-                    7f0000010000-7f0000014000 rw-s 00000000 00:11 4712    /[aio] (deleted)\n\
-                    7f0000020000-7f0000021000 rw-p 00000000 00:00 0 \n\
-                    7f0000030000-7f0000031000 rw-p 00000000 00:00 0       /srv/[aio]\n";
-        assert_eq!(rings(maps), [0x1000, 0x4000]);
+        assert_eq!(rings(MAPS), [0x1000, 0x4000]);
         assert!(rings("nonsense").is_empty());
+    }
+
+    #[test]
+    fn what_is_shared_is_not_private() {
+        assert_eq!(private_bytes(MAPS), 0x2000);
+        assert_eq!(private_bytes("nonsense"), 0);
+        let own = mapped_bytes(&[std::process::id() as i32]);
+        assert!(own > 1 << 20, "{own}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::rules::{Question, Rule, Table, Test, Verdict};
-use crate::net::rules::nft::TABLE;
+use crate::net::rules::nft;
 
 /// The tables with chains at the forward hook, and the names of those that contain rules made through
 /// iptables.
@@ -43,7 +43,7 @@ pub(crate) fn tables(ruleset: &Value) -> (Vec<Table>, Vec<String>) {
 /// The table that an object belongs to, unless packets of no interest pass it.
 fn table_of<'a>(tables: &'a mut BTreeMap<String, Table>, object: &Value) -> Option<&'a mut Table> {
     let (family, table) = (object["family"].as_str()?, object["table"].as_str()?);
-    if !matches!(family, "ip" | "ip6" | "inet") || table == TABLE {
+    if !matches!(family, "ip" | "ip6" | "inet") || nft::is_ours(table) {
         return None;
     }
     let name = format!("{family} {table}");

@@ -52,11 +52,12 @@ impl Waiting {
         let ours = dirs.clone();
         let packets = spawn_blocking(move || {
             let _lock = ours.lock_all()?;
+            let some_wait = ours.some_wait()?;
             let packets = PacketQueue::begin_here(queue(tunnel))?;
             rules::queue::begin(tunnel, queue(tunnel))?;
-            Ok::<_, OrderError>(packets)
+            Ok::<_, OrderError>((packets, some_wait))
         });
-        let packets = packets.await.expect("it does not panic")?;
+        let (packets, some_wait) = packets.await.expect("it does not panic")?;
         let (_until_dropped, dropped) = oneshot::channel();
         let dirs = dirs.clone();
         tokio::spawn(async move {
@@ -65,6 +66,7 @@ impl Waiting {
             if let Ok(Err(error)) = ended.await {
                 tracing::warn!("{error}");
             }
+            drop(some_wait);
         });
         Ok(Waiting { _until_dropped })
     }

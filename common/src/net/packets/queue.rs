@@ -38,8 +38,9 @@ pub(crate) const LEAVING: u16 = 0xC115;
 const HERE: &str = "/proc/thread-self/ns/net";
 
 /// Most packets that may wait in a queue; further ones are dropped. Anybody who can send to the container can
-/// fill it, and the kernel has no other limit: with some 2.3 KiB for a full packet that is 150 MiB.
-const MOST_PACKETS: u32 = 1 << 16;
+/// fill it: with some 2.3 KiB for a full packet that is 135 MiB. Older kernels have no other limit; Linux 6.18.44 holds
+/// no more than 65,536, whatever it is told.
+pub(crate) const MOST_PACKETS: u32 = 60_000;
 
 /// Room for one message of the queue.
 const DATAGRAM_BYTES: usize = 8192;

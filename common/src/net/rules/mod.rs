@@ -109,6 +109,9 @@
 //! translated already, even if whoever set that up removes its own last chain (nf_nat_register_fn in the
 //! kernel's net/netfilter/nf_nat_core.c).
 //!
+//! Whoever removes this table (`nft flush ruleset`) does not remove the rules that lead packets: the keeper of
+//! each tunnel has them in a table of its own as well (`owned`).
+//!
 //! Every change is one transaction of `nft`. Concurrent callers need the lock on all tunnels.
 
 mod chains;
@@ -116,6 +119,7 @@ mod expressions;
 pub(crate) mod filter;
 pub mod guard;
 pub mod nft;
+pub(crate) mod owned;
 pub mod port_forward;
 pub(crate) mod queue;
 pub mod tunnel;

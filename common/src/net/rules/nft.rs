@@ -5,8 +5,26 @@ use nftables::helper::{self, NftablesError};
 use nftables::schema::{Chain, FlushObject, NfCmd, NfListObject, Rule};
 use nftables::stmt::Statement;
 
+use crate::net::mark::Index;
+
 /// Our table, in the family `inet`.
 pub const TABLE: &str = "live_migration";
+
+/// The table that the keeper of a tunnel has besides, likewise ([`super::owned`]).
+pub(super) fn own_table(index: Index) -> String {
+    format!("{TABLE}_{index}")
+}
+
+/// Whether a table, by name, is one of ours.
+pub(crate) fn is_ours(table: &str) -> bool {
+    let Some(rest) = table.strip_prefix(TABLE) else {
+        return false;
+    };
+    let number = rest
+        .strip_prefix('_')
+        .and_then(|number| number.parse::<u8>().ok());
+    rest.is_empty() || number.is_some_and(|number| Index::try_from(number).is_ok())
+}
 
 /// `nft` failed.
 #[derive(Debug, thiserror::Error)]
@@ -72,4 +90,24 @@ pub(super) fn fill(
 pub(super) fn empty(batch: &mut Batch<'static>, chain: &Chain<'static>) {
     batch.add(NfListObject::Chain(chain.clone()));
     batch.add_cmd(NfCmd::Flush(FlushObject::Chain(chain.clone())));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_tunnels_are_ours_and_no_others() {
+        for ours in ["live_migration", "live_migration_1", "live_migration_63"] {
+            assert!(is_ours(ours), "{ours}");
+        }
+        for other in [
+            "live_migration_0",
+            "live_migration_64",
+            "live_migration_quarantine",
+            "filter",
+        ] {
+            assert!(!is_ours(other), "{other}");
+        }
+    }
 }

@@ -88,7 +88,10 @@ pub(crate) fn incomplete_forwards(text: &str, index: Index) -> Vec<String> {
     )
 }
 
-fn incomplete(text: &str, expected: impl Iterator<Item = (Chain<'static>, usize)>) -> Vec<String> {
+pub(super) fn incomplete(
+    text: &str,
+    expected: impl Iterator<Item = (Chain<'static>, usize)>,
+) -> Vec<String> {
     let all: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
     let objects = all["nftables"].as_array();
     let of_kind = |kind: &'static str| objects.into_iter().flatten().map(move |o| &o[kind]);
@@ -104,35 +107,41 @@ fn incomplete(text: &str, expected: impl Iterator<Item = (Chain<'static>, usize)
 
 /// The rules that a tunnel has for as long as it is there.
 fn lasting(index: Index, view: &View) -> [(Chain<'static>, Vec<Vec<Statement<'static>>>); 6] {
+    let [first, last, output, leaving] = leading(index);
+    let [_, from_tunnel, _, _, to_tunnel, _] = chains(index);
+    [
+        first,
+        (from_tunnel, filter::from_tunnel(index, view)),
+        last,
+        output,
+        (to_tunnel, filter::to_tunnel(index, view)),
+        leaving,
+    ]
+}
+
+/// Those of them that lead packets of moved flows into the tunnel, and out of it to where they belong. A
+/// packet that has passed them can pass them again.
+pub(super) fn leading(index: Index) -> [(Chain<'static>, Vec<Vec<Statement<'static>>>); 4] {
     let diverts = || Direction::BOTH.map(|direction| divert(direction, index));
     let placeholders = [IpAddr::V4(placeholder::IPV4), IpAddr::V6(placeholder::IPV6)];
-    let rules = [
-        [
-            vec![no_loopback(index), arrive(index)],
-            placeholders.map(|peer| hide(peer, index)).into(),
-        ]
-        .concat(),
-        [
-            vec![answer_through(index), arrived(index)],
-            diverts().into(),
-            vec![allow_fragments(index)],
-        ]
-        .concat(),
-        diverts().into(),
-        placeholders
-            .into_iter()
-            .flat_map(|peer| Direction::BOTH.map(|direction| show(peer, direction, index)))
-            .collect(),
+    let of_first = [
+        vec![no_loopback(index), arrive(index)],
+        placeholders.map(|peer| hide(peer, index)).into(),
     ];
-    let [first, from_tunnel, last, output, to_tunnel, leaving] = chains(index);
-    let [of_first, of_last, of_output, of_leaving] = rules;
+    let of_last = [
+        vec![answer_through(index), arrived(index)],
+        diverts().into(),
+        vec![allow_fragments(index)],
+    ];
+    let of_leaving = placeholders
+        .into_iter()
+        .flat_map(|peer| Direction::BOTH.map(|direction| show(peer, direction, index)));
+    let [first, _, last, output, _, leaving] = chains(index);
     [
-        (first, of_first),
-        (from_tunnel, filter::from_tunnel(index, view)),
-        (last, of_last),
-        (output, of_output),
-        (to_tunnel, filter::to_tunnel(index, view)),
-        (leaving, of_leaving),
+        (first, of_first.concat()),
+        (last, of_last.concat()),
+        (output, diverts().into()),
+        (leaving, of_leaving.collect()),
     ]
 }
 

@@ -134,7 +134,7 @@ pub(crate) fn mark_conflicts(ruleset: &Value) -> Vec<String> {
     let mut conflicts = Vec::new();
     let objects = ruleset["nftables"].as_array().into_iter().flatten();
     for rule in objects.filter_map(|object| object.get("rule")) {
-        if rule["table"] == nft::TABLE {
+        if rule["table"].as_str().is_some_and(nft::is_ours) {
             continue;
         }
         for statement in rule["expr"].as_array().into_iter().flatten() {
@@ -203,6 +203,7 @@ mod tests {
         assert_eq!(conflicts("kube-proxy", or(&meta, 0x4000)), 0);
         assert_eq!(conflicts("other", or(&meta, 0x4_0000)), 1);
         assert_eq!(conflicts("live_migration", or(&meta, 0x4_0000)), 0);
+        assert_eq!(conflicts("live_migration_3", or(&meta, 0x4_0000)), 0);
         // Bits 22 to 27 are ours in the connmark only.
         assert_eq!(conflicts("other", or(&meta, 0x0080_0000)), 0);
         assert_eq!(conflicts("other", or(&ct, 0x0080_0000)), 1);

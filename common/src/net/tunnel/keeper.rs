@@ -20,6 +20,7 @@ use super::wireguard::Backend;
 use crate::lock::Lock;
 use crate::net::flows::port_forwards::{self, Bound};
 use crate::net::mark::Index;
+use crate::net::rules::owned::OwnedTable;
 use crate::net::state::{Dirs, Record};
 use crate::systemd;
 
@@ -92,6 +93,7 @@ pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<()
     ));
     runtime.spawn(bypass::ask_to_stay(dirs.clone(), index));
     let mut upkeep = Upkeep::of(dirs, &record)?;
+    let mut own_rules = OwnRules::Untried;
     let mut bound = Bound::default();
     let mut idle_since = None;
     while Record::exists(dirs, index) {
@@ -101,6 +103,7 @@ pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<()
         if let Err(error) = bypass::expect(&record) {
             tracing::debug!("{error}");
         }
+        own_rules.look(index);
         if let Err(error) = upkeep.look() {
             tracing::warn!("what the tunnel needs may be missing: {error}");
         }
@@ -121,6 +124,37 @@ pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<()
     match device.map(|device| runtime.block_on(device)) {
         Some(Ok(Err(error))) => Err(KeeperError::Device(index, error)),
         _ => Err(KeeperError::Deleted(index)),
+    }
+}
+
+/// The rules that only this process can remove.
+enum OwnRules {
+    Untried,
+    There(OwnedTable),
+    Impossible,
+}
+
+impl OwnRules {
+    /// Makes them, or again if somebody has ended the program that has them.
+    fn look(&mut self, index: Index) {
+        let settled = match self {
+            OwnRules::Untried => false,
+            OwnRules::There(table) => table.lives(),
+            OwnRules::Impossible => true,
+        };
+        if settled {
+            return;
+        }
+        *self = match OwnedTable::make(index) {
+            Ok(table) => OwnRules::There(table),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => OwnRules::Untried,
+            Err(error) => {
+                tracing::info!(
+                    "whoever flushes the firewall's rules disturbs connections: {error}"
+                );
+                OwnRules::Impossible
+            }
+        };
     }
 }
 

@@ -190,13 +190,17 @@ fn demolish(dirs: &Dirs, record: &Record) -> Result<(), TunnelError> {
     Ok(())
 }
 
-/// Takes a tunnel down unless somebody has a lease on it, or flows or forwards use it.
+/// Takes a tunnel down unless somebody has a lease on it, flows or forwards use it, or packets of any tunnel wait
+/// just now.
 pub(crate) fn take_down_if_idle(dirs: &Dirs, index: Index) -> Result<bool, TunnelError> {
     // The lease before the lock on all tunnels: whoever has that lock never waits for a lease.
     let Some(_lease) = Lock::try_exclusive(&dirs.lease(index))? else {
         return Ok(false);
     };
     let _lock = dirs.lock_all()?;
+    let Some(_none_wait) = dirs.none_wait()? else {
+        return Ok(false);
+    };
     let Some(record) = Record::read(dirs, index)? else {
         return Ok(true);
     };

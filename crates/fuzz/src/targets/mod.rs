@@ -2,6 +2,7 @@
 
 mod container;
 mod files;
+mod memory;
 mod network;
 mod protocol;
 
@@ -71,6 +72,16 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "unpacking",
         checks: "a stream of files: nothing outside of its places changes",
         run: files::unpacking,
+    },
+    Target {
+        name: "memory",
+        checks: "a stream of memory: takes no more than its limit, and what was proven is there",
+        run: memory::stream,
+    },
+    Target {
+        name: "lists_of_pages",
+        checks: "CRIU's list of a process's pages: those that are left out follow each other",
+        run: memory::lists_of_pages,
     },
     Target {
         name: "saved_images",

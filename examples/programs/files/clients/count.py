@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import os
 import random
+import socket
 
 import seen
 
@@ -27,15 +28,6 @@ def counter(number):
     return count
 
 
-def ready():
-    connection = http.client.HTTPConnection(host, 8080, timeout=5)
-    connection.request("POST", "/ready", b"")
-    # What is in front of it may listen already.
-    if connection.getresponse().status != 200:
-        raise OSError("not ready")
-    connection.close()
-
-
 host = seen.argument(1)
-seen.until_open(ready)
+seen.until_open(lambda: socket.create_connection((host, 8080), 5).close())
 seen.run(*map(counter, range(8)))

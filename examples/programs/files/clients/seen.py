@@ -94,7 +94,7 @@ def run(*functions):
         if answers > told:
             told = answers
             print("answers", told, flush=True)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     for thread in threads:
         thread.join(max(0, deadline - time.monotonic()))
         if thread.is_alive() and not errors:
@@ -111,8 +111,9 @@ def run(*functions):
     os._exit(0 if not errors else 1)
 
 
-def until_open(connect, limit_s=60):
-    """The result of the first attempt that is not refused: a container exists before its program listens."""
+def until_open(connect, limit_s=600):
+    """The result of the first attempt that is not refused: a container exists before its program listens. A database
+    is made first, which takes minutes on a busy machine; whoever started this one ends it sooner."""
     deadline = time.monotonic() + limit_s
     while True:
         try:

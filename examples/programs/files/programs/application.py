@@ -1,7 +1,6 @@
-"""Counts what it is asked, for each name by itself, and returns a digest of what it was sent."""
+"""Counts what it is asked, for each name by itself, and returns what it was sent, backwards."""
 
 import collections
-import hashlib
 import os
 import threading
 
@@ -10,11 +9,21 @@ import flask
 application = flask.Flask(__name__)
 counts = collections.Counter()
 lock = threading.Lock()
+gathered = threading.Barrier(8)
+
+
+@application.post("/together")
+def together():
+    """Answers when eight ask at the same time: then each of them has a connection of its own."""
+    gathered.wait(60)
+    return ""
 
 
 @application.post("/<name>")
 def count(name):
-    digest = hashlib.sha256(flask.request.get_data()).hexdigest()
+    body = flask.request.get_data()
     with lock:
         counts[name] += 1
-        return f"{counts[name]} {digest} {os.getpid()}\n"
+        n = counts[name]
+    # The port shows on which connection the question came.
+    return b"%d %d %s\n" % (n, os.getpid(), flask.request.environ["REMOTE_PORT"].encode()) + body[::-1]
