@@ -44,9 +44,6 @@ pub struct ContainerFacts {
     pub runtime: String,
     /// Memory in use, bytes, without what the kernel could read again from files.
     pub memory_bytes: u64,
-    /// Address space that its processes have mapped privately, bytes, whether they use it or not.
-    #[serde(default)]
-    pub mapped_bytes: u64,
     /// Memory that it takes in addition if its processes no longer share what they share since they were forked, bytes.
     #[serde(default)]
     pub copied_bytes: u64,
@@ -56,6 +53,9 @@ pub struct ContainerFacts {
     /// Keys in its session keyring.
     #[serde(default)]
     pub keys: u32,
+    /// Address space that its processes have mapped privately, bytes, whether they use it or not.
+    #[serde(default)]
+    pub mapped_bytes: u64,
     /// Disk space taken by its changes to the image, bytes.
     pub changed_bytes: u64,
     /// Disk space taken by its volumes, bytes.

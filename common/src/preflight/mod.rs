@@ -2,15 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::ContainerFacts;
-use crate::net::foreign_firewalls::Obstacle;
-
 mod apart;
 mod binds;
 mod confinement;
 mod cpu;
 mod destination;
 mod facts;
+mod firewalls;
 mod force;
 mod log;
 pub mod memory;
@@ -25,6 +23,7 @@ mod volumes;
 
 pub use destination::destination;
 pub use facts::DestinationFacts;
+pub use firewalls::firewalls;
 pub use force::JUDGEMENTS;
 pub use source::source;
 
@@ -88,28 +87,6 @@ impl Checks {
             self.add(name, Verdict::Failed, format!("{found}: {advice}"));
         }
     }
-}
-
-/// Whether other programs' firewalls on one of the hosts let moved connections pass, given the
-/// obstacles found there.
-pub fn firewalls(host: Side, container: &ContainerFacts, obstacles: &[Obstacle]) -> Vec<Check> {
-    let mut checks = Checks {
-        host,
-        found: Vec::new(),
-    };
-    for obstacle in obstacles {
-        let verdict = match obstacle.certain {
-            true => Verdict::Failed,
-            false => Verdict::Warning,
-        };
-        let detail = format!("{}: {}", obstacle.found, obstacle.advice);
-        checks.add("firewalls", verdict, detail);
-    }
-    if obstacles.is_empty() {
-        checks.add("firewalls", Verdict::Ok, "moved connections pass");
-    }
-    force::overrule(container, &mut checks.found);
-    checks.found
 }
 
 /// Whether no check failed.

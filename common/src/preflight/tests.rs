@@ -8,6 +8,7 @@ use crate::container::podman::info::Info;
 use crate::container::podman::objects::Network;
 use crate::container::secrets::SecretFacts;
 use crate::host::{HostFacts, Room};
+use crate::net::foreign_firewalls::Obstacle;
 
 fn host() -> HostFacts {
     HostFacts {

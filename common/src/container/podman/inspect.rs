@@ -231,8 +231,8 @@ async fn facts(
         volume_bytes,
         labels: processes::labels(&pids),
         aio_rings: processes::aio_rings(&pids),
-        mapped_bytes: processes::mapped_bytes(&pids),
         forced: BTreeSet::new(),
+        mapped_bytes: processes::mapped_bytes(&pids),
         memory_bytes: freezer::memory_bytes(&local.cgroup, local.pid)
             + unmovable::deleted_bytes(&pids)
             + huge_pages.iter().map(|pages| pages.bytes).sum::<u64>(),

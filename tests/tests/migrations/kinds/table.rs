@@ -29,7 +29,8 @@ pub(super) const NAMESPACES: [Case; 13] = [
         ..case(
             "rules-overruled",
             "--cap-add NET_ADMIN",
-            "nft add table inet killswitch; exec sleep 1000",
+            "nft add table inet killswitch; nft add chain inet killswitch out; \
+             nft add rule inet killswitch out drop; exec sleep 1000",
             Warned(&[
                 "network set up: overruled",
                 "nftables table inet killswitch",
@@ -327,7 +328,7 @@ pub(super) const CONFIGURED: [Case; 8] = [
             SLEEP,
             Nothing,
             "cat /proc/1/limits /proc/1/oom_score_adj /etc/hosts /proc/sys/kernel/hostname; \
-             grep -v -e VmHWM -e VmRSS -e Rss -e ctxt -e VmPTE -e VmStk -e VmLck -e Cpus -e Mems /proc/1/status; \
+             grep -e Umask -e Groups -e Cap -e NoNewPrivs -e Seccomp /proc/1/status; \
              grep /dev/shm /proc/self/mounts",
         )
     },

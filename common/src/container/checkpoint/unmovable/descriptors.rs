@@ -70,7 +70,7 @@ pub(super) fn descriptor(path: &Path) -> Option<String> {
     if is_unknown_device(&file.file_type(), major.into(), minor.into()) {
         return Some(format!("has the device {target} open"));
     }
-    super::deleted(path)
+    deleted(path)
 }
 
 fn is_unknown_device(kind: &fs::FileType, major: u64, minor: u64) -> bool {
@@ -79,6 +79,16 @@ fn is_unknown_device(kind: &fs::FileType, major: u64, minor: u64) -> bool {
     }
     let known = KNOWN_DEVICES.contains(&major) || PSEUDO_TERMINALS.contains(&major);
     !known && (major, minor) != TUN
+}
+
+/// A file that was deleted under one of its names and is open under that one: CRIU would have to give it
+/// a name again.
+pub(super) fn deleted(path: &Path) -> Option<String> {
+    let target = fs::read_link(path).ok()?;
+    let name = target.to_str()?.strip_suffix(" (deleted)")?.to_owned();
+    let file = fs::metadata(path).ok()?;
+    (file.is_file() && file.nlink() > 0)
+        .then(|| format!("has {name} open, which was deleted there and has another name"))
 }
 
 fn socket(path: &Path) -> Option<String> {

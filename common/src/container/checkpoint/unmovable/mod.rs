@@ -9,7 +9,7 @@ mod descriptors;
 mod mounts;
 mod unix;
 
-use self::descriptors::descriptor;
+use self::descriptors::{deleted, descriptor};
 use self::mounts::Mounts;
 use self::unix::UnixSockets;
 
@@ -146,16 +146,6 @@ fn is_of_another_user(status: &str) -> bool {
 /// A field of proc_pid_status(5).
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name))
-}
-
-/// A file that was deleted under one of its names and is open under that one: CRIU would have to give it
-/// a name again.
-fn deleted(path: &Path) -> Option<String> {
-    let target = fs::read_link(path).ok()?;
-    let name = target.to_str()?.strip_suffix(" (deleted)")?.to_owned();
-    let file = fs::metadata(path).ok()?;
-    (file.is_file() && file.nlink() > 0)
-        .then(|| format!("has {name} open, which was deleted there and has another name"))
 }
 
 /// Address ranges, as `/proc/PID/map_files` names them, in which deleted files are mapped.

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use crate::net::kernel::{netns, unix_diag};
+use crate::net::kernel::netns;
+use crate::net::kernel::unix_diag::{self, Peer};
 
 /// The Unix sockets of a container's network namespace. A connection to one that is elsewhere leads to a
 /// program of the host or of another container, through a socket that is in a directory of both.
-pub(super) struct UnixSockets(BTreeMap<u32, Option<u32>>);
+pub(super) struct UnixSockets(BTreeMap<u32, Peer>);
 
 impl UnixSockets {
     /// Of the container with this first process; none if they cannot be listed.
@@ -22,8 +23,12 @@ impl UnixSockets {
         let target = fs::read_link(path).ok()?;
         let inode = target.to_str()?.strip_prefix("socket:[")?;
         let inode: u32 = inode.strip_suffix(']')?.parse().ok()?;
-        let peer = (*self.0.get(&inode)?)?;
-        (!self.0.contains_key(&peer)).then(|| {
+        let leads_out = match self.0.get(&inode)? {
+            Peer::None | Peer::Listener => false,
+            Peer::Socket(peer) => !self.0.contains_key(peer),
+            Peer::Elsewhere => true,
+        };
+        leads_out.then(|| {
             "is connected through a Unix socket with a program outside the container".to_owned()
         })
     }
