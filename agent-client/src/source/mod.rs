@@ -326,6 +326,13 @@ impl Source {
         for volume in self.leaving_volumes() {
             podman::objects::remove_volume(&volume.name).await?;
         }
+        // Otherwise a host that loses power soon would have its copy back, and perhaps start it.
+        let storage = self.upper.ancestors().find(|path| path.exists());
+        let storage = storage.map(Path::to_owned);
+        let sync = move || durable::sync_file_systems(storage.iter().map(PathBuf::as_path));
+        if let Err(error) = spawn_blocking(sync).await? {
+            tracing::warn!("the removal is not on disk yet: {error}");
+        }
         Ok(())
     }
 

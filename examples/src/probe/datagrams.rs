@@ -88,7 +88,7 @@ fn receive(
             let stopped = *stopped.get_or_insert_with(Instant::now);
             // A lost datagram never comes, so wait only briefly.
             let all = seen.received == sent.load(Ordering::Relaxed);
-            if stopped.elapsed() > if all { 2 * process::TICK } else { DRAIN / 10 } {
+            if stopped.elapsed() > if all { 2 * process::TICK } else { DRAIN / 4 } {
                 disorder.alive = seen.received > 0 && last + LATE > stopped;
                 return disorder;
             }

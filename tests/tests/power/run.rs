@@ -94,6 +94,10 @@ pub(crate) fn run(world: &mut World, case: &Case) -> String {
     for host in HOSTS.into_iter().filter(|host| case.cuts(host)) {
         world.f.serve(host);
     }
+    if case.place.is_none() {
+        // Its removal was on disk when the agent said that it had moved.
+        assert_eq!(world.state("a"), "", "it is back");
+    }
     said += &recover(world, case);
     for line in &found {
         assert!(line.ends_with(" whole"), "on {holder}: {found:?}; {said}");
