@@ -32,7 +32,8 @@ pub(super) const NAMESPACES: [Case; 13] = [
             "nft add table inet killswitch; nft add chain inet killswitch out; \
              nft add rule inet killswitch out drop; exec sleep 1000",
             Warned(&[
-                "network set up: overruled",
+                "network set up",
+                "overruled",
                 "nftables table inet killswitch",
             ]),
             "",
@@ -340,7 +341,7 @@ pub(super) const CONFIGURED: [Case; 8] = [
              --mount type=devpts,destination=/pts --mount type=volume,source=v,destination=/v",
             "for d in anonymous tmpfs t v; do echo $d >/$d/x; done; exec sleep 1000",
             Nothing,
-            "cat /anonymous/x /tmpfs/x /t/x /v/x; grep -e /anonymous -e /ro -e /tmpfs -e /t -e /pts -e /v /proc/self/mounts",
+            "cat /anonymous/x /tmpfs/x /t/x /v/x; for d in anonymous ro tmpfs t pts v; do grep \" /$d \" /proc/self/mounts; done",
         )
     },
     Case {
