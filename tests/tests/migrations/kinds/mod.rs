@@ -331,7 +331,7 @@ fn make_tools(f: &Fixture) {
         d=$(mktemp -d)
         mkdir -p $d/tmp $d/etc $d/proc $d/sys $d/dev $d/run $d/var $d/root $d/usr/bin
         for n in bin sbin lib lib64; do ln -s usr/$n $d/$n; done
-        for p in sh sleep cat rm ln perl unshare ip nft dd md5sum uname stat ls wc grep; do
+        for p in sh sleep cat rm ln perl unshare ip nft dd md5sum uname stat ls wc grep mkdir mount; do
             n=$(command -v $p)
             for x in $(readlink -f $n) $(ldd $n | grep -o '/[^ ]*'); do
                 t=$d/usr/${x#/}

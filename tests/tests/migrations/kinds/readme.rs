@@ -10,7 +10,7 @@ const REFUSED: &str = "### Refused by `check`";
 const LOST: &str = "### Lost, and the report says so";
 
 /// Words of an item in README, and the rows of the table that show it.
-const SHOWN: [(&str, &[&str]); 41] = [
+const SHOWN: [(&str, &[&str]); 42] = [
     ("`--requires`", &["requires"]),
     ("users of their own", &["own-user-ids"]),
     ("`--log-opt path=`", &["log-elsewhere"]),
@@ -33,6 +33,10 @@ const SHOWN: [(&str, &[&str]); 41] = [
         &["own-mounts-of-the-first"],
     ),
     ("has changed its root", &["root-of-the-first"]),
+    (
+        "that a program has mounted",
+        &["mounted-huge-pages", "mounted-overlay"],
+    ),
     ("a directory of `/proc`", &["process-directory"]),
     ("POSIX message queues", &["message-queue"]),
     ("MPTCP", &["mptcp"]),

@@ -105,7 +105,7 @@ pub(super) const NAMESPACES: [Case; 13] = [
 ];
 
 /// What programs do. A perl's `sleep` ends early when its process is restored.
-pub(super) const PROGRAMS: [Case; 26] = [
+pub(super) const PROGRAMS: [Case; 29] = [
     case(
         "own-pids",
         "--cap-add SYS_ADMIN",
@@ -146,6 +146,27 @@ pub(super) const PROGRAMS: [Case; 26] = [
         "--cap-add SYS_ADMIN",
         "exec unshare -m sleep 1000",
         Refused(&["not mounted in the container any more"]),
+        "",
+    ),
+    case(
+        "mounted-memory",
+        "--cap-add SYS_ADMIN",
+        "mkdir /m; mount -t tmpfs t /m; echo kept >/m/file; exec sleep 1000",
+        Nothing,
+        "cat /m/file; stat -f -c %T /m",
+    ),
+    case(
+        "mounted-huge-pages",
+        "--cap-add SYS_ADMIN",
+        "mkdir /m; mount -t hugetlbfs h /m; exec sleep 1000",
+        Refused(&["hugetlbfs", "/m"]),
+        "",
+    ),
+    case(
+        "mounted-overlay",
+        "--cap-add SYS_ADMIN --tmpfs /t",
+        "mkdir /m /t/a /t/b; mount -t overlay o -o lowerdir=/t/a:/t/b /m; exec sleep 1000",
+        Refused(&["overlay", "/m"]),
         "",
     ),
     case(

@@ -21,7 +21,7 @@ pub fn found(processes: &[i32], first: i32) -> BTreeSet<String> {
     let first = directory(&first);
     let (mounts, sockets) = (Mounts::of(processes.iter()), UnixSockets::of(&first));
     let (other_root, may_read_limits) = (mounts::other_root(&first), may_read_limits());
-    let mut found = BTreeSet::new();
+    let mut found: BTreeSet<String> = mounts.unknown().collect();
     let lack = |path: &Path| match other_root {
         None => mounts.lack(path),
         Some(_) => None,
