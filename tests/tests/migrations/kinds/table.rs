@@ -373,7 +373,8 @@ pub(super) const CONFIGURED: [Case; 8] = [
             "--network one:interface_name=front,ip=10.97.1.9,mac=92:d0:c6:0a:29:33 --network two:interface_name=back",
             SLEEP,
             Nothing,
-            "ip -o -4 addr | perl -pe 's/^\\d+: //; s/@\\S+//'; ip route; ip -o link show front | grep -c 92:d0:c6:0a:29:33",
+            "{ ip -o -4 addr | perl -pe 's/^\\d+: //; s/@\\S+//'; ip route; ip -o link show front | grep -c 92:d0:c6:0a:29:33; } \
+             | perl -e 'print sort <>'",
         )
     },
     case(
