@@ -15,7 +15,7 @@ use common::container::podman::objects::Network;
 use common::container::restore::pager;
 use common::container::service::ServiceHere;
 use common::container::{ContainerFacts, apparmor, podman, secrets};
-use common::host::{Room, huge_pages};
+use common::host::{Room, huge_pages, processors};
 use common::net::flows::port_forward::Forward;
 use common::net::flows::port_forwards;
 use common::net::foreign_firewalls::{self, Obstacle, Part};
@@ -89,6 +89,8 @@ pub async fn survey(
         loads_profiles: apparmor::has_parser(),
         memory_room_bytes: pager::room_bytes(),
         huge_pages: huge_pages::free(),
+        processors: processors::online(),
+        memory_nodes: processors::memory_nodes(),
         init: container.init.as_ref().and_then(|init| {
             let here = InitProgram::at(&init.path);
             here.ok().filter(|here| here.path == init.path)

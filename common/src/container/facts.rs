@@ -125,6 +125,12 @@ pub struct ContainerFacts {
     pub labels: BTreeSet<String>,
     /// Sizes of its rings for asynchronous I/O, bytes.
     pub aio_rings: BTreeSet<u64>,
+    /// The only processors that it may run on; if none, all.
+    #[serde(default)]
+    pub processors: BTreeSet<u32>,
+    /// The only memory nodes that it may have memory of; if none, all.
+    #[serde(default)]
+    pub memory_nodes: BTreeSet<u32>,
     /// Names of the checks that its user overrules.
     #[serde(default)]
     pub forced: BTreeSet<String>,

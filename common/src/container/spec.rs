@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::binds::{self, Bind};
+use crate::host::processors;
 
 /// Its name in a container's bundle directory.
 const NAME: &str = "config.json";
@@ -150,6 +151,17 @@ struct Device {
 struct Resources {
     #[serde(default)]
     devices: Option<Vec<Value>>,
+    #[serde(default)]
+    cpu: Option<Cpu>,
+}
+
+/// Lists of numbers.
+#[derive(Debug, Default, Deserialize)]
+struct Cpu {
+    #[serde(default)]
+    cpus: String,
+    #[serde(default)]
+    mems: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -314,6 +326,14 @@ impl Spec {
         self.linux.sysctl.clone().unwrap_or_default()
     }
 
+    /// Processors and memory nodes that it is limited to (`--cpuset-cpus`, `--cpuset-mems`).
+    pub fn cpusets(&self) -> [BTreeSet<u32>; 2] {
+        let cpu = self.linux.resources.cpu.as_ref();
+        cpu.map_or_else(Default::default, |cpu| {
+            [&cpu.cpus, &cpu.mems].map(|list| processors::numbers(list))
+        })
+    }
+
     /// Paths in the container of the host's devices that it has.
     pub fn devices(&self) -> Vec<String> {
         let devices = self.linux.devices.iter().flatten();
@@ -354,6 +374,12 @@ mod tests {
         assert_eq!(spec.netns(), None);
         assert_eq!(spec.host_namespaces(), ["ipc", "pid", "uts", "cgroup"]);
         assert!(spec.sysctls().is_empty() && spec.devices().is_empty());
+        assert_eq!(spec.cpusets(), [[].into(), [].into()]);
+        let spec: Spec = serde_json::from_str(
+            r#"{"root":{"path":"/m"},"linux":{"resources":{"cpu":{"shares":9,"cpus":"0-1,3"}}}}"#,
+        )
+        .unwrap();
+        assert_eq!(spec.cpusets(), [[0, 1, 3].into(), [].into()]);
         let spec: Spec = serde_json::from_str(
             r#"{"root":{"path":"/m"},"linux":{"namespaces":[{"type":"ipc"},{"type":"uts"}],
                 "sysctl":{"net.core.somaxconn":"9"},"devices":[{"path":"/dev/fuse","type":"c"}]}}"#,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 mod cpu;
 pub mod huge_pages;
 mod libcriu;
+pub mod processors;
 mod room;
 pub(crate) mod version;
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Checks, Verdict};
+use super::{Checks, DestinationFacts, Verdict};
 use crate::container::ContainerFacts;
 use crate::host::HostFacts;
+use crate::host::processors::list;
 
 /// Flags in `/proc/cpuinfo` on x86 that say nothing about what a program can execute, by their words
 /// in Linux' arch/x86/include/asm/cpufeatures.h. A flag that is not listed counts.
@@ -107,6 +108,43 @@ pub(super) fn cpu(
         );
     } else if !container.aio_rings.is_empty() {
         checks.add("asynchronous I/O", Verdict::Ok, "rings of the same size");
+    }
+}
+
+/// Whether the destination has the processors and memory nodes that the container is limited to.
+pub(super) fn cpusets(checks: &mut Checks, container: &ContainerFacts, facts: &DestinationFacts) {
+    let kinds = [
+        (
+            "processors",
+            "--cpuset-cpus",
+            &container.processors,
+            &facts.processors,
+        ),
+        (
+            "memory nodes",
+            "--cpuset-mems",
+            &container.memory_nodes,
+            &facts.memory_nodes,
+        ),
+    ];
+    for (name, option, wanted, here) in kinds {
+        let missing: BTreeSet<u32> = wanted.difference(here).copied().collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        checks.expect(
+            name,
+            missing.is_empty(),
+            match missing.is_empty() {
+                true => format!("limited to {}", list(wanted)),
+                false => format!(
+                    "limited to {}, of which {} are not here",
+                    list(wanted),
+                    list(&missing)
+                ),
+            },
+            &format!("`podman update {option}={}` at the source", list(here)),
+        );
     }
 }
 

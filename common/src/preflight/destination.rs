@@ -3,7 +3,7 @@
 use super::apart;
 use super::binds;
 use super::confinement::confinement;
-use super::cpu::cpu;
+use super::cpu::{cpu, cpusets};
 use super::facts::DestinationFacts;
 use super::force::overrule;
 use super::memory;
@@ -30,6 +30,7 @@ pub fn destination(
     };
     programs(&mut checks, host, container.runtime_name());
     cpu(&mut checks, container, source, host);
+    cpusets(&mut checks, container, facts);
     confinement(&mut checks, container, source, host, facts);
     pair(&mut checks, source, host);
     if container.runtime != container.runtime_name() {

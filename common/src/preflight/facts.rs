@@ -41,6 +41,10 @@ pub struct DestinationFacts {
     pub runtime_found: bool,
     /// What Podman says of itself, if it runs.
     pub podman: Option<Info>,
+    /// The processors that programs can run on.
+    pub processors: BTreeSet<u32>,
+    /// Its memory nodes.
+    pub memory_nodes: BTreeSet<u32>,
     /// What it has free in huge pages, in bytes, by the size of the page in bytes.
     pub huge_pages: BTreeMap<u64, u64>,
     /// Free space where Podman keeps containers and images.

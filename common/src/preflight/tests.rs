@@ -202,6 +202,23 @@ fn a_volume_is_kept_if_it_is_the_same_there() {
 }
 
 #[test]
+fn processors_that_a_container_is_limited_to_must_be_there() {
+    let mut moving = container();
+    let mut facts = self::here();
+    (facts.processors, facts.memory_nodes) = ([0, 1].into(), [0].into());
+    let mut go = |processors: &[u32], memory_nodes: &[u32]| {
+        moving.processors = processors.iter().copied().collect();
+        moving.memory_nodes = memory_nodes.iter().copied().collect();
+        let checks = destination(&moving, &host(), &host(), &facts);
+        failures(&checks).join(", ")
+    };
+    assert_eq!(go(&[], &[]), "");
+    assert_eq!(go(&[1], &[0]), "");
+    assert_eq!(go(&[1, 2, 3], &[0]), "processors");
+    assert_eq!(go(&[2], &[1]), "processors, memory nodes");
+}
+
+#[test]
 fn judgements_can_be_overruled_and_facts_cannot() {
     let mut stubborn = container();
     stubborn.network_changes = vec!["rule 7".into()];

@@ -213,8 +213,11 @@ async fn facts(
     let huge_pages = huge_pages.map(|(page_bytes, bytes)| HugePages { page_bytes, bytes });
     let huge_pages: Vec<HugePages> = huge_pages.collect();
     let binds = without_volumes(binds.await.unwrap_or_default(), &mut volumes);
+    let [processors, memory_nodes] = spec.as_ref().map(Spec::cpusets).unwrap_or_default();
     let facts = ContainerFacts {
         edited,
+        processors,
+        memory_nodes,
         known_by_name: Vec::new(),
         devices,
         privileged: container.host_config.privileged,
