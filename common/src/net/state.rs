@@ -10,6 +10,7 @@
 //! | `tunnels/lmwgN.guests` | [`crate::net::flows::guests`] |
 //! | `tunnels/lmwgN.lock` | locked (flock): shared by each lease, exclusively to take the tunnel down |
 //! | `tunnels/lmwgN.keeper` | locked by the keeper while it lives |
+//! | `tunnels/lmwgN.stay` | locked by the keeper as long as the other end asks that the tunnel stays |
 //! | `tunnels/lmwgN.log` | the keeper's log |
 //! | `net.lock` | locked while any tunnel is made or removed |
 //! | `waiting.lock` | locked, shared, while packets of this host wait ([`super::packets::keep_order`]) |
@@ -72,6 +73,11 @@ impl Dirs {
     /// Locked by the tunnel's keeper.
     pub(crate) fn keeper(&self, index: Index) -> PathBuf {
         self.file(index, "keeper")
+    }
+
+    /// Locked by the tunnel's keeper while the other end asks that it stays.
+    pub(crate) fn stay(&self, index: Index) -> PathBuf {
+        self.file(index, "stay")
     }
 
     /// The forwards that use the tunnel.

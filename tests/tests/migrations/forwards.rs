@@ -21,6 +21,13 @@ fn move_forwarding(f: &Fixture, from: &str, name: &str, to: &str) -> Migration {
     Migration::of(f.begin(from, name, to, FORWARD))
 }
 
+/// How long connections that have ended are remembered, in the kernel's directory of such limits.
+const REMEMBERED: [&str; 3] = [
+    "nf_conntrack_tcp_timeout_last_ack",
+    "nf_conntrack_udp_timeout",
+    "nf_conntrack_udp_timeout_stream",
+];
+
 /// Checks that connections to host `at` reach the container.
 fn assert_reached(f: &Fixture, at: &str) {
     assert_reached_by(f, &[&f.at(at, 7000)]);
@@ -72,7 +79,16 @@ fn new_connections_follow_until_told_otherwise() {
     assert!(f.run("a", &["bash", "-c", &itself]).status.success());
 
     // Neither end considers the tunnel unused, and nothing else can take the port by accident.
+    let limits = REMEMBERED.map(|name| format!("/proc/sys/net/netfilter/{name}"));
+    let before_idle = limits
+        .each_ref()
+        .map(|limit| f.sh("b", &format!("cat {limit}; echo 1 >{limit}")));
     pause(IDLE_MS);
+    let kept = f.sh("b", "agent-client cleanup");
+    assert!(kept.contains("the other host sends"), "{kept}");
+    for (limit, seconds) in limits.iter().zip(before_idle) {
+        f.sh("b", &format!("echo {seconds} >{limit}"));
+    }
     assert_reached_by(&f, &targets);
     let other = f.run("a", &["podman", "run", "-dp7000:7000", "localhost/echo"]);
     assert!(!other.status.success(), "{other}");

@@ -96,6 +96,7 @@ pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<()
     let mut own_rules = OwnRules::Untried;
     let mut bound = Bound::default();
     let mut idle_since = None;
+    let mut asked = None;
     while Record::exists(dirs, index) {
         if device.as_ref().is_some_and(|device| device.is_finished()) {
             break;
@@ -109,7 +110,12 @@ pub fn run(dirs: &Dirs, index: Index, keeper: fn(Index) -> Command) -> Result<()
         }
         let forwards = port_forwards::of_tunnel(dirs, index).map_err(TunnelError::from)?;
         bound.update(&forwards);
-        if !forwards.is_empty() || stay.is_asked() || is_busy(dirs, index)? {
+        if !stay.is_asked() {
+            asked = None;
+        } else if asked.is_none() {
+            asked = Lock::try_shared(&dirs.stay(index)).map_err(TunnelError::from)?;
+        }
+        if !forwards.is_empty() || asked.is_some() || is_busy(dirs, index)? {
             idle_since = None;
         } else if idle_since.get_or_insert_with(Instant::now).elapsed() >= IDLE
             && lifecycle::take_down_if_idle(dirs, index)?

@@ -190,8 +190,8 @@ fn demolish(dirs: &Dirs, record: &Record) -> Result<(), TunnelError> {
     Ok(())
 }
 
-/// Takes a tunnel down unless somebody has a lease on it, flows or forwards use it, or packets of any tunnel wait
-/// just now.
+/// Takes a tunnel down unless somebody has a lease on it, flows or forwards use it, the other end needs it for its
+/// forwards, or packets of any tunnel wait just now.
 pub(crate) fn take_down_if_idle(dirs: &Dirs, index: Index) -> Result<bool, TunnelError> {
     // The lease before the lock on all tunnels: whoever has that lock never waits for a lease.
     let Some(_lease) = Lock::try_exclusive(&dirs.lease(index))? else {
@@ -199,6 +199,10 @@ pub(crate) fn take_down_if_idle(dirs: &Dirs, index: Index) -> Result<bool, Tunne
     };
     let _lock = dirs.lock_all()?;
     let Some(_none_wait) = dirs.none_wait()? else {
+        return Ok(false);
+    };
+    // Not by whoever cleans up, either: only the keeper knows what the other end asks.
+    let Some(_not_asked) = Lock::try_exclusive(&dirs.stay(index))? else {
         return Ok(false);
     };
     let Some(record) = Record::read(dirs, index)? else {

@@ -6,6 +6,7 @@ use super::error::TunnelError;
 use super::in_use::InUseError;
 use super::lifecycle::{is_alive, sweep, take_down_if_idle};
 use super::spawn::{self, KeeperCommand};
+use crate::lock::Lock;
 use crate::net::flows::port_forwards;
 use crate::net::mark::Index;
 use crate::net::state::{Dirs, Record};
@@ -26,6 +27,8 @@ pub enum Kept {
     Flows(usize),
     /// New connections to the containers of these names use it.
     Forwards(Vec<String>),
+    /// The other end sends new connections through it.
+    Asked,
     /// A migration uses it.
     Lease,
 }
@@ -44,6 +47,10 @@ impl std::fmt::Display for Cleaned {
                 f,
                 "carries new connections to {} (`agent-client forward remove`)",
                 names.join(", ")
+            ),
+            Some(Kept::Asked) => write!(
+                f,
+                "the other host sends new connections through it (`agent-client forward remove` there)"
             ),
             Some(Kept::Lease) => write!(f, "a migration uses it"),
         }
@@ -64,7 +71,12 @@ pub fn clean_up(dirs: &Dirs, keeper: KeeperCommand) -> Result<Vec<Cleaned>, Tunn
             true => None,
             false => Some(match spawn::flows(index).map_err(InUseError::from)? {
                 0 => match port_forwards::of_tunnel(dirs, index)? {
-                    forwards if forwards.is_empty() => Kept::Lease,
+                    forwards if forwards.is_empty() => {
+                        match Lock::try_exclusive(&dirs.stay(index))? {
+                            Some(_) => Kept::Lease,
+                            None => Kept::Asked,
+                        }
+                    }
                     forwards => {
                         Kept::Forwards(forwards.into_iter().map(|f| f.container.name).collect())
                     }
