@@ -16,9 +16,7 @@ fn much_of_it_hardly_lengthens_the_outage() {
     let f = Fixture::new("m-memory", &["ballast"]);
     let before = f.look(&["a", "b"]);
     let freeze = |name: &str, options: &str| {
-        let ports = "-p 7000:7000 -p 7001:7001";
-        f.start("a", name, &format!("{ports} localhost/ballast {options}"));
-        wait_until_it_listens(&f, "a", name);
+        start(&f, name, options);
         let client = f.client("echo", &f.at("a", 7000), &[]);
         let moved = f.migrate("a", name, "b");
         moved.assert_moved();
@@ -46,6 +44,13 @@ fn much_of_it_hardly_lengthens_the_outage() {
     f.assert_as_before(&before);
 }
 
+/// Starts the program with these options, and waits until it has its memory.
+fn start(f: &Fixture, name: &str, options: &str) {
+    let ports = "-p 7000:7000 -p 7001:7001";
+    f.start("a", name, &format!("{ports} localhost/ballast {options}"));
+    wait_until_it_listens(f, "a", name);
+}
+
 /// MariaDB maps 8 TiB and uses little of it; programs in Java, Go and Haskell map much as well.
 #[test]
 fn a_program_that_has_mapped_far_more_than_it_uses_moves() {
@@ -55,13 +60,7 @@ fn a_program_that_has_mapped_far_more_than_it_uses_moves() {
     let f = Fixture::new("m-mapped", &["ballast"]);
     let before = f.look(&["a", "b"]);
     let options = "--mib 100 --reserved-gib 8192";
-    let ports = "-p 7000:7000 -p 7001:7001";
-    f.start(
-        "a",
-        "ballast",
-        &format!("{ports} localhost/ballast {options}"),
-    );
-    wait_until_it_listens(&f, "a", "ballast");
+    start(&f, "ballast", options);
     let client = f.client("echo", &f.at("a", 7000), &[]);
     let check = f.run("a", &["agent-client", "check", "ballast", "--to", "b"]);
     assert!(check.status.success(), "{check}");
@@ -85,13 +84,7 @@ fn an_agent_that_ends_while_memory_goes_ahead_leaves_no_trace() {
     let f = Fixture::new("m-memory-ends", &["ballast"]);
     let before = f.look(&["a", "b"]);
     let options = "--mib 300 --hot-mib 8";
-    let ports = "-p 7000:7000 -p 7001:7001";
-    f.start(
-        "a",
-        "ballast",
-        &format!("{ports} localhost/ballast {options}"),
-    );
-    wait_until_it_listens(&f, "a", "ballast");
+    start(&f, "ballast", options);
     let mut client = f.client("echo", &f.at("a", 7000), &[]);
     let in_proc = |what: &str| {
         let pid = "$(podman inspect -f '{{.State.Pid}}' ballast)";
