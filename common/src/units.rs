@@ -16,6 +16,13 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
+/// Bytes of a line like `MemAvailable:   50 kB` in a file of /proc, by what it begins with.
+pub(crate) fn field_bytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib << 10)
+}
+
 /// Milliseconds as `85 ms` or `1.25 s`.
 pub fn milliseconds(ms: u64) -> String {
     if ms < 1000 {

@@ -1,6 +1,8 @@
 //! Private memory that a container's processes share since they were forked. Where memory goes ahead of the outage, each
 //! gets a copy of its own.
 
+use crate::units;
+
 /// Bytes that `processes` take in addition once they share none. Processes that are gone are skipped.
 pub fn additional_bytes(processes: &[i32]) -> u64 {
     let read = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
@@ -11,14 +13,9 @@ pub fn additional_bytes(processes: &[i32]) -> u64 {
 /// What others have of a process's private memory, by proc_pid_smaps(5): of a page that three processes share, two
 /// thirds.
 fn shared_with_others(rollup: &str) -> u64 {
-    let value = |name: &str| {
-        let mut lines = rollup.lines();
-        let value = lines.find_map(|line| line.strip_prefix(name))?;
-        value.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
-    };
-    let all = value("Anonymous:").unwrap_or_default();
-    let own = value("Pss_Anon:").unwrap_or(all);
-    all.saturating_sub(own) << 10
+    let all = units::field_bytes(rollup, "Anonymous:").unwrap_or_default();
+    let own = units::field_bytes(rollup, "Pss_Anon:").unwrap_or(all);
+    all.saturating_sub(own)
 }
 
 #[cfg(test)]

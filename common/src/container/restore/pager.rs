@@ -23,7 +23,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use crate::command;
 use crate::container::checkpoint::freezer::Freezer;
 use crate::lock::Lock;
-use crate::{paths, systemd};
+use crate::{paths, systemd, units};
 
 /// Name under which the agent's executable is started as a pager.
 pub const PAGER_NAME: &str = "memory-pager";
@@ -63,11 +63,7 @@ pub fn room_bytes() -> u64 {
 
 /// `MemAvailable` in proc_meminfo(5).
 fn available_bytes(meminfo: &str) -> u64 {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) << 10
+    units::field_bytes(meminfo, "MemAvailable:").unwrap_or(0)
 }
 
 /// Whether a container's memory is still arriving in its processes. It cannot be checkpointed then: CRIU
