@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use tests::{Fixture, Migration, eventually, pause};
 
-/// What is below /srv on a host, with owners, modes and contents.
+/// What is below /srv on a host, with owners, modes and contents. While agent-server puts things back,
+/// names come and go under `find` and `md5sum`: what they then miss makes a different answer.
 fn files(f: &Fixture, host: &str) -> String {
-    let list = "cd /srv; find . -printf '%p %y %U:%G %m %i\\n' | sort; find . -type f | sort | xargs md5sum";
+    let list = "cd /srv; find . -printf '%p %y %U:%G %m %i\\n' | sort; \
+        find . -type f | sort | xargs md5sum || true";
     f.sh(host, list)
 }
 
