@@ -95,8 +95,9 @@ pub trait Incoming: Send {
     /// Redirects the flows that already pass through this host to the container here.
     fn redirect(&mut self) -> impl Future<Output = Step<()>> + Send;
 
-    /// Opens the gate. The container runs when this returns; nothing it sends leaves.
-    fn restore(&mut self) -> impl Future<Output = Step<()>> + Send;
+    /// Opens the gate. The container runs when this returns; nothing it sends leaves. Returns what of it could not
+    /// be restored, in sentences.
+    fn restore(&mut self) -> impl Future<Output = Step<Vec<String>>> + Send;
 
     /// Makes the container this host's own and releases its packets. Not undone.
     fn commit(&mut self) -> impl Future<Output = Step<()>> + Send;

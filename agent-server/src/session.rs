@@ -319,8 +319,8 @@ where
                     Ok(Reply::Redirected)
                 }
                 Request::Restore => {
-                    open(incoming)?.restore().await?;
-                    Ok(Reply::Restored)
+                    let warnings = open(incoming)?.restore().await?;
+                    Ok(Reply::Restored { warnings })
                 }
                 Request::Commit | Request::Abort { .. } => {
                     unreachable!("answered before any step")

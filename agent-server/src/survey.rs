@@ -15,7 +15,7 @@ use common::container::podman::objects::Network;
 use common::container::restore::pager;
 use common::container::service::ServiceHere;
 use common::container::{ContainerFacts, apparmor, podman, secrets};
-use common::host::{Room, huge_pages, processors};
+use common::host::{self, Room, huge_pages, processors};
 use common::net::flows::port_forward::Forward;
 use common::net::flows::port_forwards;
 use common::net::foreign_firewalls::{self, Obstacle, Part};
@@ -91,6 +91,7 @@ pub async fn survey(
         huge_pages: huge_pages::free(),
         processors: processors::online(),
         memory_nodes: processors::memory_nodes(),
+        controllers: host::controllers(),
         init: container.init.as_ref().and_then(|init| {
             let here = InitProgram::at(&init.path);
             here.ok().filter(|here| here.path == init.path)

@@ -601,7 +601,9 @@ impl<'a> Migration<'a> {
     async fn restore(&mut self, source: &Source) -> anyhow::Result<()> {
         self.timeline.begin(PhaseName::Restore);
         let control = connected(&mut self.control)?;
-        outage::restore(source, &mut self.record, control).await
+        let lost = outage::restore(source, &mut self.record, control).await?;
+        self.report.warnings.extend(lost);
+        Ok(())
     }
 
     /// The point of no return.

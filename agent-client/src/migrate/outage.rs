@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use common::container::checkpoint::dump::DumpError;
 use common::journal::Progress;
-use common::protocol::{Request, StreamDigest};
+use common::protocol::{Reply, Request, StreamDigest};
 use common::report;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::{Begun, Stream};
 use super::record::Record;
-use crate::control::Control;
+use crate::control::{Control, unexpected};
 use crate::source::{Ahead, Complete, Source};
 
 /// How long Podman waits for the container that it restores, from when it has started conmon
@@ -138,7 +138,10 @@ pub(super) async fn dump(
     let dump = async {
         let dumped = match ahead {
             Some(ahead) => dump_lazily(source, ahead).await,
-            None => Ok(source.dump(false, cancel).await.map(|()| None)),
+            None => source
+                .dump(false, cancel)
+                .await
+                .map(|dumped| dumped.map(|()| None)),
         };
         drop(dumping);
         dumped
@@ -165,7 +168,7 @@ async fn dump_lazily(
     let cancel = ahead.cancel.clone();
     let dump = async {
         let dumped = source.dump(true, &cancel).await;
-        if dumped.is_err() {
+        if !matches!(dumped, Ok(Ok(()))) {
             cancel.cancel();
         }
         dumped
@@ -181,8 +184,9 @@ async fn dump_lazily(
     };
     match tokio::join!(dump, send) {
         (_, (Err(error), true)) => Err(error),
-        (Err(error), _) => Ok(Err(error)),
-        (Ok(()), (sent, _)) => {
+        (Err(error), _) => Err(error),
+        (Ok(Err(error)), _) => Ok(Err(error)),
+        (Ok(Ok(())), (sent, _)) => {
             let Complete {
                 digest,
                 memory,
@@ -197,20 +201,24 @@ async fn dump_lazily(
 
 /// In parallel: the destination restores the container, and this host records that it may run there
 /// from now on. The record is on disk by the time the commit needs it, and nothing waits for the
-/// disk.
+/// disk. Returns what is lost, in sentences.
 pub(super) async fn restore(
     source: &Source,
     record: &mut Record,
     control: &mut Control,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<String>> {
     let (recorded, kept_down, restored) = tokio::join!(
         record.write_later(Progress::Committing),
         source.keep_service_down(),
         control.ask(Request::Restore)
     );
-    restored?;
+    let warnings = match restored? {
+        Reply::Restored { warnings } => warnings,
+        other => return Err(unexpected(&other).into()),
+    };
     recorded?;
-    kept_down.context("the container's service may come back at boot")
+    kept_down.context("the container's service may come back at boot")?;
+    Ok(warnings)
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use common::container::podman::image;
 use common::container::podman::inspect::Local;
 use common::container::restore::skeleton;
 use common::container::service::Parted;
+use common::container::sockets::settings::Settings;
 use common::container::{ContainerFacts, health, service};
 use common::durable;
 use common::net::flows::apply;
@@ -240,15 +241,28 @@ impl Source {
         Ok(self.standstill.freezer.frozen()?)
     }
 
-    /// Writes CRIU's images of the frozen container; a `lazy` dump leaves the memory out that went ahead.
+    /// Writes CRIU's images of the frozen container, and beside them what CRIU does not keep of its sockets; a
+    /// `lazy` dump leaves the memory out that went ahead. The outer error is that of the sockets.
     pub(crate) async fn dump(
         &self,
         lazy: bool,
         cancel: &CancellationToken,
-    ) -> Result<(), dump::DumpError> {
+    ) -> anyhow::Result<Result<(), dump::DumpError>> {
         let lazy = lazy.then_some(self.criu.as_str());
         let (runtime, id, images) = (&self.runtime, &self.facts.id, &self.places.checkpoint);
-        dump::dump(runtime, id, images, &self.work, lazy, cancel).await
+        let (standstill, beside) = (self.standstill.clone(), images.clone());
+        let settings = spawn_blocking(move || {
+            let processes = standstill.freezer.processes();
+            Settings::read(&processes, standstill.pid)?.write(&beside)
+        });
+        let (dumped, written) = tokio::join!(
+            dump::dump(runtime, id, images, &self.work, lazy, cancel),
+            settings
+        );
+        if dumped.is_ok() {
+            written??;
+        }
+        Ok(dumped)
     }
 
     /// Its volumes that nobody else has.

@@ -13,10 +13,12 @@ use std::path::PathBuf;
 use anyhow::Context;
 use common::container::binds::{self, Bind, Made, Wish};
 use common::container::checkpoint::dump;
+use common::container::checkpoint::freezer::Freezer;
 use common::container::files::places::{Places, Volumes};
 use common::container::podman::image;
 use common::container::restore::gate::{self, Staged};
 use common::container::restore::timerfds;
+use common::container::sockets::settings::Settings;
 use common::container::{ContainerFacts, health, podman, secrets, service};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::flows::decide::MovedFlow;
@@ -247,7 +249,19 @@ impl PodmanIncoming {
         watched.context("it is not looked after yet")
     }
 
-    async fn try_restore(&mut self) -> Step<()> {
+    /// Sets what CRIU does not keep of the container's sockets. The programs run already, but nothing reaches them
+    /// before the commit. Returns what is lost.
+    async fn set_again(id: String, settings: Settings) -> anyhow::Result<Vec<String>> {
+        let set = move || {
+            let cgroup = Freezer::of_container(&id);
+            let processes = cgroup.map(|cgroup| cgroup.processes());
+            settings.set(&processes.unwrap_or_default())
+        };
+        let lost = spawn_blocking(set).await??;
+        Ok(lost.into_iter().collect())
+    }
+
+    async fn try_restore(&mut self) -> Step<Vec<String>> {
         let staged = self
             .staged
             .as_mut()
@@ -256,16 +270,19 @@ impl PodmanIncoming {
         let prepared = spawn_blocking(move || {
             // What has been sent since they were compared, or somebody here, may have put links there.
             binds.iter().try_for_each(Bind::is_direct)?;
-            anyhow::Ok(timerfds::mend(&images)?)
+            timerfds::mend(&images)?;
+            anyhow::Ok(Settings::beside(&images)?)
         });
-        prepared.await.map_err(failed)?.map_err(failed)?;
+        let settings = prepared.await.map_err(failed)?.map_err(failed)?;
         let proven = self.memory.prove(staged).await;
         proven.map_err(|error| failed(error.context("not all memory is here")))?;
         let (runtime, id) = (self.container.runtime_name(), &self.container.id);
         let restored = staged.open(runtime, id, self.memory.pager()).await;
         let Err(error) = restored else {
             self.staged = None;
-            return self.network.put_mtus_back().await.map_err(failed);
+            self.network.put_mtus_back().await.map_err(failed)?;
+            let set = Self::set_again(self.container.id.clone(), settings);
+            return set.await.map_err(failed);
         };
         let log = self.bundle.join("restore.log");
         let mut refused = match dump::criu_error(&log) {
@@ -343,7 +360,7 @@ impl Incoming for PodmanIncoming {
         self.flows.redirect().await.map_err(failed)
     }
 
-    async fn restore(&mut self) -> Step<()> {
+    async fn restore(&mut self) -> Step<Vec<String>> {
         self.try_restore().await
     }
 

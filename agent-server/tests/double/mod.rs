@@ -233,8 +233,9 @@ impl Incoming for Migration {
         self.step("redirect", "").await
     }
 
-    async fn restore(&mut self) -> Step<()> {
-        self.step("restore", "").await
+    async fn restore(&mut self) -> Step<Vec<String>> {
+        self.step("restore", "").await?;
+        Ok(Vec::new())
     }
 
     async fn commit(&mut self) -> Step<()> {

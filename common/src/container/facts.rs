@@ -83,8 +83,6 @@ pub struct ContainerFacts {
     pub sysctls: BTreeMap<String, String>,
     /// What differs in its network namespace from what Podman makes, in words.
     pub network_changes: Vec<String>,
-    /// Multicast groups that it has joined.
-    pub multicast: BTreeSet<IpAddr>,
     /// What its processes use that CRIU cannot dump, in words.
     pub unmovable: BTreeSet<String>,
     /// Which of `hosts`, `resolv.conf` and `hostname` in its `/etc` were changed since its start.
@@ -128,6 +126,9 @@ pub struct ContainerFacts {
     /// The only processors that it may run on; if none, all.
     #[serde(default)]
     pub processors: BTreeSet<u32>,
+    /// Controllers of cgroups that its limits need.
+    #[serde(default)]
+    pub controllers: BTreeSet<String>,
     /// The only memory nodes that it may have memory of; if none, all.
     #[serde(default)]
     pub memory_nodes: BTreeSet<u32>,

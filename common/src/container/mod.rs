@@ -17,6 +17,7 @@ pub mod restore;
 pub mod runtime;
 pub mod secrets;
 pub mod service;
+pub mod sockets;
 pub mod spec;
 
 pub use facts::ContainerFacts;

@@ -153,7 +153,18 @@ struct Resources {
     devices: Option<Vec<Value>>,
     #[serde(default)]
     cpu: Option<Cpu>,
+    /// The rest of its limits, by the specification's names.
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
 }
+
+/// Which controller of cgroup v2 (Documentation/admin-guide/cgroup-v2.rst) each kind of limit needs.
+const CONTROLLERS: [(&str, &str); 4] = [
+    ("memory", "memory"),
+    ("pids", "pids"),
+    ("blockIO", "io"),
+    ("hugepageLimits", "hugetlb"),
+];
 
 /// Lists of numbers.
 #[derive(Debug, Default, Deserialize)]
@@ -162,6 +173,18 @@ struct Cpu {
     cpus: String,
     #[serde(default)]
     mems: String,
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
+}
+
+/// Whether this limits anything: a number that is not zero, or a list that is not empty.
+fn limits(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(fields) => fields.values().any(limits),
+        Value::String(_) | Value::Bool(_) | Value::Null => false,
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -334,6 +357,29 @@ impl Spec {
         })
     }
 
+    /// The controllers of cgroups that its limits need (`--memory`, `--pids-limit` and so on).
+    pub fn controllers(&self) -> BTreeSet<String> {
+        let resources = &self.linux.resources;
+        let limited = |name: &str| resources.others.get(name).is_some_and(limits);
+        let needed = CONTROLLERS.iter().filter(|(name, _)| limited(name));
+        let mut needed: BTreeSet<String> = needed.map(|(_, needed)| needed.to_string()).collect();
+        // Files of cgroups by their names, `memory.high` for one (`--cgroup-conf`).
+        let files = resources.others.get("unified").and_then(Value::as_object);
+        let named = files.into_iter().flat_map(|files| files.keys());
+        let named = named.filter_map(|file| file.split_once('.'));
+        let named = named.map(|(controller, _)| controller.to_owned());
+        needed.extend(named.filter(|controller| controller != "cgroup"));
+        if let Some(cpu) = &resources.cpu {
+            if cpu.others.values().any(limits) {
+                needed.insert("cpu".to_owned());
+            }
+            if !cpu.cpus.is_empty() || !cpu.mems.is_empty() {
+                needed.insert("cpuset".to_owned());
+            }
+        }
+        needed
+    }
+
     /// Paths in the container of the host's devices that it has.
     pub fn devices(&self) -> Vec<String> {
         let devices = self.linux.devices.iter().flatten();
@@ -380,6 +426,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(spec.cpusets(), [[0, 1, 3].into(), [].into()]);
+        assert_eq!(Vec::from_iter(spec.controllers()), ["cpu", "cpuset"]);
         let spec: Spec = serde_json::from_str(
             r#"{"root":{"path":"/m"},"linux":{"namespaces":[{"type":"ipc"},{"type":"uts"}],
                 "sysctl":{"net.core.somaxconn":"9"},"devices":[{"path":"/dev/fuse","type":"c"}]}}"#,
@@ -388,6 +435,30 @@ mod tests {
         assert_eq!(spec.host_namespaces(), ["pid", "cgroup"]);
         assert_eq!(spec.sysctls()["net.core.somaxconn"], "9");
         assert_eq!(spec.devices(), ["/dev/fuse"]);
+    }
+
+    #[test]
+    fn limits_need_controllers() {
+        let needed = |resources: &str| {
+            let text = format!(r#"{{"root":{{"path":"/m"}},"linux":{{"resources":{resources}}}}}"#);
+            let spec: Spec = serde_json::from_str(&text).unwrap();
+            Vec::from_iter(spec.controllers()).join(" ")
+        };
+        for none in [
+            "{}",
+            r#"{"memory":{},"cpu":{},"pids":{"limit":0},"blockIO":{"weight":0},"unified":{}}"#,
+            r#"{"memory":{"disableOOMKiller":false},"devices":[{"allow":true,"major":1}]}"#,
+        ] {
+            assert_eq!(needed(none), "", "{none}");
+        }
+        assert_eq!(needed(r#"{"memory":{"limit":9,"swap":-1}}"#), "memory");
+        assert_eq!(needed(r#"{"pids":{"limit":2048}}"#), "pids");
+        assert_eq!(needed(r#"{"cpu":{"quota":5000,"period":9}}"#), "cpu");
+        assert_eq!(needed(r#"{"cpu":{"mems":"0"}}"#), "cpuset");
+        assert_eq!(needed(r#"{"blockIO":{"weight":7}}"#), "io");
+        let unified =
+            r#"{"unified":{"memory.high":"1","hugetlb.2MB.max":"0","cgroup.freeze":"0"}}"#;
+        assert_eq!(needed(unified), "hugetlb memory");
     }
 
     #[test]

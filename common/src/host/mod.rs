@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::command::{self, CommandError};
 use crate::container::apparmor::SecurityModule;
 use crate::container::checkpoint::{freezer, page_port};
+use crate::container::runtime::CGROUP_MOUNT;
 use crate::net;
 use crate::paths;
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,14 @@ impl HostFacts {
             features,
         }
     }
+}
+
+/// The controllers that cgroups can have here: `cgroup.controllers` of
+/// Documentation/admin-guide/cgroup-v2.rst.
+pub fn controllers() -> BTreeSet<String> {
+    let list = Path::new(CGROUP_MOUNT).join("cgroup.controllers");
+    let list = std::fs::read_to_string(list).unwrap_or_default();
+    list.split_ascii_whitespace().map(str::to_owned).collect()
 }
 
 /// What `criu check` says is missing from the kernel.

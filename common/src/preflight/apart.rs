@@ -24,18 +24,6 @@ pub(super) fn at_source(checks: &mut Checks, container: &ContainerFacts) {
         "podman sets up the container's network anew at the destination, without this: undo it, or let \
          the container's own start do it and start it there",
     );
-    if !container.multicast.is_empty() {
-        let groups: Vec<_> = container.multicast.iter().collect();
-        checks.add(
-            "multicast",
-            Verdict::Warning,
-            format!(
-                "memberships in {} are not kept: its programs get nothing sent to these groups until they \
-                 join again",
-                join(&groups)
-            ),
-        );
-    }
     if container.keys > 0 {
         checks.add(
             "keys",

@@ -17,6 +17,25 @@ use crate::container::ContainerFacts;
 use crate::container::ports::ranges;
 use crate::host::HostFacts;
 
+/// A runtime fails if there is no controller for a limit.
+fn limits(checks: &mut Checks, container: &ContainerFacts, facts: &DestinationFacts) {
+    if container.controllers.is_empty() {
+        return;
+    }
+    let missing = container.controllers.difference(&facts.controllers);
+    let missing: Vec<String> = missing.cloned().collect();
+    let needed: Vec<String> = container.controllers.iter().cloned().collect();
+    checks.expect(
+        "limits",
+        missing.is_empty(),
+        match missing.is_empty() {
+            true => join(&needed),
+            false => format!("there is no cgroup controller {}", join(&missing)),
+        },
+        "the container's limits need it (`--memory`, `--pids-limit` and the like): boot with          `cgroup_enable=memory`, or what your distribution says, or start the container without the limit",
+    );
+}
+
 /// Checks about the destination.
 pub fn destination(
     container: &ContainerFacts,
@@ -31,6 +50,7 @@ pub fn destination(
     programs(&mut checks, host, container.runtime_name());
     cpu(&mut checks, container, source, host);
     cpusets(&mut checks, container, facts);
+    limits(&mut checks, container, facts);
     confinement(&mut checks, container, source, host, facts);
     pair(&mut checks, source, host);
     if container.runtime != container.runtime_name() {

@@ -45,6 +45,8 @@ pub struct DestinationFacts {
     pub processors: BTreeSet<u32>,
     /// Its memory nodes.
     pub memory_nodes: BTreeSet<u32>,
+    /// The controllers of cgroups that it has.
+    pub controllers: BTreeSet<String>,
     /// What it has free in huge pages, in bytes, by the size of the page in bytes.
     pub huge_pages: BTreeMap<u64, u64>,
     /// Free space where Podman keeps containers and images.

@@ -235,7 +235,11 @@ pub enum Reply {
     /// To `Redirect`.
     Redirected,
     /// To `Restore`: the processes run, but nothing they send leaves.
-    Restored,
+    Restored {
+        /// What of the container could not be restored, in sentences for the operator.
+        #[serde(default, deserialize_with = "super::text::many")]
+        warnings: Vec<String>,
+    },
     /// To `Commit`.
     Committed,
     /// To `Abort`: the destination is as it was before `Begin`.
@@ -274,7 +278,7 @@ impl Reply {
             Reply::Staged { .. } => request == Stage,
             Reply::FlowsInstalled { .. } => request == Flows,
             Reply::Redirected => request == Redirect,
-            Reply::Restored => request == Restore,
+            Reply::Restored { .. } => request == Restore,
             Reply::Committed => request == Commit,
             Reply::Aborted { .. } => request == Abort,
             Reply::Fate { .. } => request == RequestName::Fate,

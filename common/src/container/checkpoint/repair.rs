@@ -5,13 +5,11 @@
 //! net/ipv4/tcp.c). If CRIU is killed then, nothing ends that mode, and the application would give up
 //! the connection.
 
-use std::collections::HashSet;
-use std::fs;
 use std::io;
-use std::path::PathBuf;
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+use crate::container::sockets;
 
 /// Ends repair mode on every socket of these processes that is in it, and returns how many there
 /// were. The processes should be frozen; those that are gone are skipped.
@@ -19,33 +17,16 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 /// # Errors
 /// If a socket cannot be reached or changed: without `CAP_NET_ADMIN` or `CAP_SYS_PTRACE`.
 pub fn end(processes: &[i32]) -> io::Result<usize> {
-    let mut seen: HashSet<PathBuf> = HashSet::new();
     let mut ended = 0;
-    for pid in processes {
-        let Some(process) = Pid::from_raw(*pid) else {
-            continue;
-        };
-        let process = match pidfd_open(process, PidfdFlags::empty()) {
-            Ok(process) => process,
-            Err(rustix::io::Errno::SRCH) => continue,
-            Err(errno) => return Err(errno.into()),
-        };
-        for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
-            let is_new_socket = fs::read_link(entry.path()).is_ok_and(|target| {
-                target.to_string_lossy().starts_with("socket:") && seen.insert(target)
-            });
-            let number = entry.file_name().to_string_lossy().parse();
-            let (true, Ok(number)) = (is_new_socket, number) else {
-                continue;
-            };
-            let socket = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?;
-            // Sockets of other kinds do not support the option.
-            if getsockopt(&socket, sockopt::TcpRepair).is_ok_and(|mode| mode != 0) {
-                setsockopt(&socket, sockopt::TcpRepair, &0)?;
-                ended += 1;
-            }
+    sockets::each(processes, |socket| {
+        let socket = &socket.descriptor;
+        // Sockets of other kinds do not support the option.
+        if getsockopt(socket, sockopt::TcpRepair).is_ok_and(|mode| mode != 0) {
+            setsockopt(socket, sockopt::TcpRepair, &0)?;
+            ended += 1;
         }
-    }
+        Ok(())
+    })?;
     Ok(ended)
 }
 

@@ -13,9 +13,7 @@ use super::shapes::{self, Container, HostPort, Image, Mount, Other, Volume};
 use super::{inspect_all, inspected, podman, unexpected};
 use crate::command::CommandError;
 use crate::container::binds::{self, Bind};
-use crate::container::checkpoint::{
-    copies, freezer, huge_pages, keyring, memberships, processes, unmovable,
-};
+use crate::container::checkpoint::{copies, freezer, huge_pages, keyring, processes, unmovable};
 use crate::container::edited;
 use crate::container::facts::{
     ContainerFacts, HugePages, LogFacts, NetworkFacts, PublishedPort, Roots, VolumeFacts,
@@ -218,13 +216,13 @@ async fn facts(
         edited,
         processors,
         memory_nodes,
+        controllers: spec.as_ref().map(Spec::controllers).unwrap_or_default(),
         known_by_name: Vec::new(),
         devices,
         privileged: container.host_config.privileged,
         host_namespaces: spec.as_ref().map(Spec::host_namespaces).unwrap_or_default(),
         sysctls: spec.as_ref().map(Spec::sysctls).unwrap_or_default(),
         network_changes,
-        multicast: memberships::of(local.pid),
         unmovable: unmovable::found(&pids, local.pid),
         secrets,
         lost_secrets,

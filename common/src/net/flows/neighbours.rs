@@ -37,7 +37,7 @@ use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::packet_route::route::RouteProtocol;
 
-use crate::container::checkpoint::sockets;
+use crate::container::sockets::connections;
 use crate::net::kernel::netns::{self, EnterError};
 use crate::net::kernel::routes::{RouteError, Routes};
 use crate::net::kernel::sysctl;
@@ -179,7 +179,7 @@ pub fn untracked(pid: i32, addresses: &[IpAddr], networks: &[IpNet]) -> Result<H
     if sysctl::bridges_are_tracked() {
         return Ok(HashSet::new());
     }
-    let mut found: HashSet<_> = sockets::connections(Path::new(&format!("/proc/{pid}/net")))
+    let mut found: HashSet<_> = connections::of(Path::new(&format!("/proc/{pid}/net")))
         .into_iter()
         .filter(|own| {
             networks
@@ -189,7 +189,7 @@ pub fn untracked(pid: i32, addresses: &[IpAddr], networks: &[IpNet]) -> Result<H
         .collect();
     for (netns, _) in local()? {
         // The files follow the thread's namespace.
-        let look = || sockets::connections(Path::new("/proc/thread-self/net"));
+        let look = || connections::of(Path::new("/proc/thread-self/net"));
         let theirs = netns::in_netns(&netns, look).unwrap_or_default();
         let with = |own: &&Tuple| addresses.contains(&own.destination.ip());
         found.extend(theirs.iter().filter(with).map(Tuple::inverse));

@@ -10,7 +10,7 @@ const REFUSED: &str = "### Refused by `check`";
 const LOST: &str = "### Lost, and the report says so";
 
 /// Words of an item in README, and the rows of the table that show it.
-const SHOWN: [(&str, &[&str]); 42] = [
+const SHOWN: [(&str, &[&str]); 41] = [
     ("`--requires`", &["requires"]),
     ("users of their own", &["own-user-ids"]),
     ("`--log-opt path=`", &["log-elsewhere"]),
@@ -89,12 +89,11 @@ const SHOWN: [(&str, &[&str]); 42] = [
     ("`--cgroupns=host`", &["cgroupns-host"]),
     ("`--privileged`", &["privileged"]),
     ("Changes of `/etc/hosts`", &["edited"]),
-    ("Multicast memberships", &["multicast"]),
     ("Keys in its session keyring", &["keys"]),
 ];
 
 /// Words of an item in README, and the test that shows it elsewhere: its file and its name.
-const ELSEWHERE: [(&str, &str, &str); 25] = [
+const ELSEWHERE: [(&str, &str, &str); 26] = [
     ("host's network", PREFLIGHT, "what_cannot_move_is_named"),
     ("terminals (`-t`)", PREFLIGHT, "what_cannot_move_is_named"),
     (
@@ -187,6 +186,11 @@ const ELSEWHERE: [(&str, &str, &str); 25] = [
         "more come than the tunnel carries",
         MOVES,
         "floods.rs: a_flood_does_not_keep_the_container_frozen",
+    ),
+    (
+        "Options of sockets",
+        "common/src/container/sockets/settings.rs",
+        "what_cannot_be_set_is_named",
     ),
     ("had not read when it was frozen", MOVES, UNTRIED),
     ("without netfilter queues", MOVES, UNTRIED),

@@ -105,7 +105,7 @@ pub(super) const NAMESPACES: [Case; 13] = [
 ];
 
 /// What programs do. A perl's `sleep` ends early when its process is restored.
-pub(super) const PROGRAMS: [Case; 29] = [
+pub(super) const PROGRAMS: [Case; 30] = [
     case(
         "own-pids",
         "--cap-add SYS_ADMIN",
@@ -292,8 +292,24 @@ pub(super) const PROGRAMS: [Case; 29] = [
         // IP_ADD_MEMBERSHIP
         "exec perl -MSocket -e 'socket(A, 2, 2, 17); \
          setsockopt(A, 0, 35, inet_aton(\"239.1.2.3\") . inet_aton(\"0.0.0.0\")) or die; sleep 9 while 1'",
-        Warned(&["multicast", "239.1.2.3"]),
+        Nothing,
+        "grep -o '0*30201EF *[0-9]*' /proc/net/igmp; cat /proc/net/mcfilter",
+    ),
+    case(
+        "options",
         "",
+        // IP_RECVTOS, IP_MTU_DISCOVER, IP_UNICAST_IF, SO_TIMESTAMP; SO_REUSEADDR, TCP_USER_TIMEOUT,
+        // TCP_DEFER_ACCEPT, TCP_CONGESTION.
+        "exec perl -e '@all = ([A, 0, 13, pack(\"i\", 1)], [A, 0, 10, pack(\"i\", 2)], [A, 0, 50, pack(\"N\", 2)], \
+         [A, 1, 29, pack(\"i\", 1)], [B, 1, 2, pack(\"i\", 1)], [B, 6, 18, pack(\"i\", 7000)], \
+         [B, 6, 9, pack(\"i\", 3)], [B, 6, 13, \"reno\"]); socket(A, 2, 2, 17); socket(B, 2, 1, 6); \
+         for (@all) { ($s, $l, $n, $v) = @$_; setsockopt($s, $l, $n, $v) or die \"$l $n: $!\" } \
+         bind(B, pack(\"S n x12\", 2, 7)); listen(B, 9) or die; \
+         $SIG{USR1} = sub { open F, \">/tmp/new\"; printf F \"%d %d %s\\n\", @$_[1, 2], \
+         unpack(\"H8\", getsockopt($$_[0], $$_[1], $$_[2])) for @all; close F; rename \"/tmp/new\", \"/tmp/said\" }; \
+         sleep 9 while 1'",
+        Nothing,
+        "rm -f /tmp/said; kill -USR1 1; until [ -e /tmp/said ]; do sleep 0.1; done; cat /tmp/said",
     ),
     case(
         "stopped",

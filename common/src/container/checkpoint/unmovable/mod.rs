@@ -12,12 +12,14 @@ mod unix;
 use self::descriptors::{deleted, descriptor};
 use self::mounts::Mounts;
 use self::unix::UnixSockets;
+use crate::container::sockets;
 
 /// What the `processes` of a container use that CRIU cannot dump, in words; `first` is the container's
 /// first process. Processes that are gone are skipped.
 pub fn found(processes: &[i32], first: i32) -> BTreeSet<String> {
     let directory = |pid: &i32| Path::new("/proc").join(pid.to_string());
-    let processes: Vec<PathBuf> = processes.iter().map(directory).collect();
+    let pids = processes;
+    let processes: Vec<PathBuf> = pids.iter().map(directory).collect();
     let first = directory(&first);
     let (mounts, sockets) = (Mounts::of(processes.iter()), UnixSockets::of(&first));
     let (other_root, may_read_limits) = (mounts::other_root(&first), may_read_limits());
@@ -27,8 +29,7 @@ pub fn found(processes: &[i32], first: i32) -> BTreeSet<String> {
         Some(_) => None,
     };
     for process in &processes {
-        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
-        let name = name.trim();
+        let name = comm(process);
         let mut add = |what: String| found.insert(format!("{name}: {what}"));
         nested(process, &first).map(&mut add);
         if *process == first {
@@ -59,6 +60,9 @@ pub fn found(processes: &[i32], first: i32) -> BTreeSet<String> {
             deleted(&process.join("map_files").join(range)).map(&mut add);
         }
     }
+    for (pid, what) in sockets::encrypted_by_the_kernel(pids) {
+        found.insert(format!("{}: {what}", comm(&directory(&pid))));
+    }
     found
 }
 
@@ -80,6 +84,12 @@ pub fn deleted_bytes(processes: &[i32]) -> u64 {
         }
     }
     files.iter().map(|(_, _, bytes)| bytes).sum()
+}
+
+/// The name of a process.
+fn comm(process: &Path) -> String {
+    let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+    name.trim().to_owned()
 }
 
 fn entries(directory: &Path) -> Vec<std::path::PathBuf> {

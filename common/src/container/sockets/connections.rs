@@ -10,7 +10,7 @@ use procfs::{FromReadSI, current_system_info};
 /// The connections of the sockets in a network namespace, except over loopback, as the tuples of the
 /// packets they send. `net` is `/proc/PID/net`, the kernel's view of the namespace. What cannot be read is
 /// left out.
-pub fn connections(net: &Path) -> Vec<Tuple> {
+pub fn of(net: &Path) -> Vec<Tuple> {
     let mut connections = Vec::new();
     let mut add = |protocol, local: SocketAddr, remote: SocketAddr| {
         let [source, destination] =
@@ -50,7 +50,7 @@ mod tests {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         let mine = || {
             let local = socket.local_addr().unwrap();
-            let mut connections = connections(Path::new("/proc/self/net"));
+            let mut connections = of(Path::new("/proc/self/net"));
             connections.retain(|c| c.source == local && c.protocol == Protocol::Udp);
             connections
         };
