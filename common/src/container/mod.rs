@@ -9,6 +9,7 @@ pub mod facts;
 pub mod files;
 pub mod health;
 pub mod init;
+pub mod keyring;
 pub mod leftover_processes;
 pub mod names;
 pub mod podman;

@@ -6,7 +6,6 @@ pub mod dump;
 pub mod freezer;
 pub mod huge_pages;
 pub(crate) mod images;
-pub mod keyring;
 pub mod page_port;
 pub mod processes;
 pub mod repair;

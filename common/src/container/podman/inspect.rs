@@ -13,8 +13,7 @@ use super::shapes::{self, Container, HostPort, Image, Mount, Other, Volume};
 use super::{inspect_all, inspected, podman, unexpected};
 use crate::command::CommandError;
 use crate::container::binds::{self, Bind};
-use crate::container::checkpoint::{copies, freezer, huge_pages, keyring, processes, unmovable};
-use crate::container::edited;
+use crate::container::checkpoint::{copies, freezer, huge_pages, processes, unmovable};
 use crate::container::facts::{
     ContainerFacts, HugePages, LogFacts, NetworkFacts, PublishedPort, Roots, VolumeFacts,
 };
@@ -25,6 +24,7 @@ use crate::container::init::{self, InitProgram};
 use crate::container::secrets;
 use crate::container::service::ServiceFacts;
 use crate::container::spec::Spec;
+use crate::container::{edited, keyring};
 use crate::net::inside::{self, Ordinary};
 
 /// What only a container's own host can use.

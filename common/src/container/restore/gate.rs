@@ -34,6 +34,7 @@ use super::starter::{self, Start};
 use super::watch::{self, RestoreWatch};
 use crate::command::{self, CommandError};
 use crate::container::checkpoint::freezer::Freezer;
+use crate::container::keyring;
 use crate::container::leftover_processes;
 use crate::container::runtime;
 use crate::systemd::{self, ServiceName};
@@ -473,6 +474,8 @@ fn wait_and_become_conmon(arguments: &[OsString]) -> io::Result<std::convert::In
         line.push(b'\n');
         gate.write_all(&line)?;
         gate.read_exact(&mut [0])?;
+        let id = value("-c").ok_or_else(|| missing("-c"))?;
+        keyring::join(&id.to_string_lossy())?;
         let options = scratch.join(LAZY);
         if options.exists() {
             // runc tells CRIU in any case whether it is to be lazy, crun never does.

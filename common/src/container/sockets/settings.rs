@@ -159,9 +159,16 @@ impl Settings {
     /// # Errors
     /// As for [`Settings::read`].
     pub fn set(&self, processes: &[i32]) -> Result<BTreeSet<String>, SettingsError> {
-        let Some(first) = processes.first().filter(|_| !self.sockets.is_empty()) else {
+        if self.sockets.is_empty() {
             return Ok(BTreeSet::new());
+        }
+        let gone = || {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "no process of the container is there",
+            )
         };
+        let first = processes.first().ok_or_else(gone)?;
         let netns = format!("/proc/{first}/ns/net");
         let set = in_netns(Path::new(&netns), || {
             let interfaces = Interfaces::here();

@@ -105,7 +105,7 @@ pub(super) const NAMESPACES: [Case; 13] = [
 ];
 
 /// What programs do. A perl's `sleep` ends early when its process is restored.
-pub(super) const PROGRAMS: [Case; 30] = [
+pub(super) const PROGRAMS: [Case; 31] = [
     case(
         "own-pids",
         "--cap-add SYS_ADMIN",
@@ -242,6 +242,16 @@ pub(super) const PROGRAMS: [Case; 30] = [
          syscall($n, $t, $d, $c, 7, -3) > 0 or die; sleep 9 while 1'",
         Warned(&["keys", "session keyring (1"]),
         "",
+    ),
+    case(
+        "keyring",
+        "--security-opt seccomp=unconfined",
+        // keyctl(2), KEYCTL_DESCRIBE, of the session's keyring, on x86-64 or arm64.
+        "exec perl -e '$n = `uname -m` =~ /x86/ ? 250 : 219; $SIG{USR1} = sub { $s = \" \" x 200; \
+         syscall($n, 6, -3, $s, 200) > 0 or die; open F, \">/tmp/new\"; print F $s =~ /keyring;.*;(\\w*\\.?\\w*)/; close F; \
+         rename \"/tmp/new\", \"/tmp/said\" }; sleep 9 while 1'",
+        Nothing,
+        "rm -f /tmp/said; kill -USR1 1; until [ -e /tmp/said ]; do sleep 0.1; done; cat /tmp/said",
     ),
     case(
         "io-uring",

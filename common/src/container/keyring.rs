@@ -1,10 +1,33 @@
-//! The kernel's keyring of a container (session-keyring(7)). CRIU does not know of keys.
+//! The kernel's keyring of a container (session-keyring(7)). CRIU does not know of keys: what it restores has the
+//! session keyring of whoever has started it.
+
+use std::ffi::CString;
+use std::io;
 
 /// How many keys are in the session keyring of container `id`, which its runtime has made and named after it: runc
 /// `_ses.ID`, crun `ID`.
 pub fn keys(id: &str) -> u32 {
     let table = std::fs::read_to_string("/proc/keys").unwrap_or_default();
     count(&table, id)
+}
+
+/// Gives this process and those that it starts the session keyring of container `id`, as runc does for one that it
+/// starts. Otherwise a restored container would have that of this agent, with the keys of root's login in it.
+///
+/// Undone by the end of these processes.
+///
+/// # Errors
+/// If the kernel has no room for one more. A kernel without keyrings needs none.
+pub fn join(id: &str) -> io::Result<()> {
+    let name = CString::new(format!("_ses.{id}"))?;
+    let command = libc::KEYCTL_JOIN_SESSION_KEYRING;
+    // SAFETY: the kernel reads the name, which ends with a zero.
+    let joined = unsafe { libc::syscall(libc::SYS_keyctl, command, name.as_ptr()) };
+    match io::Error::last_os_error() {
+        _ if joined >= 0 => Ok(()),
+        error if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        error => Err(error),
+    }
 }
 
 /// By proc_keys(5).
