@@ -587,12 +587,18 @@ fn rules_and_routes_say_that_the_kernel_made_them() {
         assert!(rule.contains("proto kernel"), "{rule}");
         let routes = source.sh(&format!("ip -d {family} route show table 21001"));
         assert_eq!(routes.matches("proto kernel").count(), 2, "{routes}");
-        // As an older version made them.
+        // As an older version made them. The keeper may be faster with its own: then once more.
         source.sh(&format!(
-            "ip {family} rule del priority 1001
-             ip {family} rule add fwmark 0x10000/0x3f0000 priority 1001 table 21001
-             ip {family} route del blackhole default table 21001 metric 4294967295
-             ip {family} route add blackhole default table 21001 proto static metric 4294967295"
+            "instead() {{
+                 for attempt in $(seq 100); do
+                     ip {family} $1 del $2 || true
+                     if ip {family} $1 add $3; then return; fi
+                 done
+                 false
+             }}
+             route='blackhole default table 21001 metric 4294967295'
+             instead rule 'priority 1001' 'fwmark 0x10000/0x3f0000 priority 1001 table 21001'
+             instead route \"$route\" \"$route proto static\""
         ));
     }
     assert!(source.run(move || here.teardown().unwrap()));
