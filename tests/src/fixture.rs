@@ -699,7 +699,7 @@ impl Fixture {
     /// If they are not whole; the message has all that it said.
     #[track_caller]
     pub fn stop_dial_out(&self, host: &str, container: &str) -> u64 {
-        self.sh(host, &format!("podman stop -t 5 {container}"));
+        self.sh(host, &format!("podman stop -t 30 {container}"));
         let said = self.sh(host, &format!("podman logs {container} 2>&1"));
         let number = |line: &str, name: &str| -> u64 {
             let number = line

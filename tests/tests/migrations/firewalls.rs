@@ -160,7 +160,7 @@ impl<'a> Busy<'a> {
             client.finish_whole();
         }
         let (f, name) = (self.f, self.name);
-        f.sh("b", &format!("podman stop -t5 {name}"));
+        f.sh("b", &format!("podman stop -t30 {name}"));
         let said = f.sh("b", &format!("podman logs {name}"));
         assert_eq!(said.matches("alive: true").count(), 2, "{said}");
         assert!(!said.contains("BROKEN"), "{said}");
