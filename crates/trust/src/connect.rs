@@ -132,16 +132,48 @@ pub enum ConnectError {
     },
 }
 
+/// How often a handshake is tried that is cut off.
+const ATTEMPTS: u32 = 5;
+
+impl ConnectError {
+    /// Whether the connection ended in the middle of the handshake, without a reason.
+    fn is_cut_off(&self) -> bool {
+        match self {
+            ConnectError::Closed { .. } => true,
+            ConnectError::Other { source, .. } => source.kind() == io::ErrorKind::ConnectionReset,
+            _ => false,
+        }
+    }
+}
+
 /// Connects to the server at `host` (`HOST:PORT`) and proves both keys.
 ///
 /// The server must hold the key `server`, and must grant this host at least the standing `wanted`:
 /// a connection for work needs [`Standing::Paired`], one for pairing [`Standing::Unpaired`]. Every
 /// refusal is an error here, not in a later read. Nothing is kept on disk.
 ///
+/// A server that many strangers press may close a connection before it is known whose it is. So the handshake is
+/// tried a few times if it is cut off.
+///
 /// # Errors
 ///
 /// See [`ConnectError`].
 pub async fn connect(
+    identity: &Identity,
+    host: &str,
+    server: Fingerprint,
+    wanted: Standing,
+) -> Result<TlsStream<TcpStream>, ConnectError> {
+    let mut attempt = 1;
+    loop {
+        match connect_once(identity, host, server, wanted).await {
+            Err(error) if error.is_cut_off() && attempt < ATTEMPTS => attempt += 1,
+            ended => return ended,
+        }
+    }
+}
+
+async fn connect_once(
     identity: &Identity,
     host: &str,
     server: Fingerprint,

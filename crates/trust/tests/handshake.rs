@@ -404,10 +404,12 @@ mod strangers {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut hello = [0; 5];
-            stream.read_exact(&mut hello).await.unwrap();
-            stream.write_all(words).await.unwrap();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut hello = [0; 5];
+                stream.read_exact(&mut hello).await.unwrap();
+                stream.write_all(words).await.unwrap();
+            }
         });
         let pinned = client.fingerprint();
         connect(&client.identity, &host, pinned, Standing::Paired)
@@ -437,6 +439,25 @@ mod strangers {
         }
         let error = connect_to_one_that_says(b"").await;
         assert!(matches!(error, ConnectError::Closed { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_is_cut_off_is_tried_again() {
+        let (client, server) = (Host::new("client"), Host::new("server"));
+        server.let_in(&client);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let acceptor = server.acceptor.clone();
+        tokio::spawn(async move {
+            for _ in 0..3 {
+                drop(listener.accept().await.unwrap());
+            }
+            let (stream, from) = listener.accept().await.unwrap();
+            acceptor.accept(stream, from).await.map(|_| ()).unwrap();
+        });
+        let key = server.fingerprint();
+        let connected = connect(&client.identity, &host, key, Standing::Paired).await;
+        connected.unwrap();
     }
 
     #[tokio::test]
