@@ -30,6 +30,9 @@ pub struct Report {
     /// From the moment that packets for the container no longer reached it on this host until the
     /// destination answered for it; 0 if it never came to that.
     pub freeze_ms: u64,
+    /// What `check` says beforehand that it will be; 0 if it did not come to that.
+    #[serde(default)]
+    pub estimated_freeze_ms: u64,
     /// Bytes sent on bulk streams.
     pub sent_bytes: u64,
     /// Flows that moved with the container.

@@ -107,10 +107,11 @@ fn summarize(report: &Report) {
         Outcome::Moved => {
             let total: u64 = report.phases.iter().map(|p| p.duration_ms).sum();
             println!(
-                "{name} runs on {}: {} in all, {} frozen, {} sent, {} TCP and {} UDP flows moved",
+                "{name} runs on {}: {} in all, {} frozen (estimated: {}), {} sent, {} TCP and {} UDP flows moved",
                 report.destination,
                 units::milliseconds(total),
                 units::milliseconds(report.freeze_ms),
+                units::milliseconds(report.estimated_freeze_ms),
                 units::bytes(report.sent_bytes),
                 report.flows.tcp,
                 report.flows.udp

@@ -13,6 +13,7 @@ use common::preflight::{self, Check, Side, Verdict};
 use common::protocol::{Reply, Request};
 use tokio::task::spawn_blocking;
 
+use super::estimate;
 use crate::address::Address;
 use crate::choices::Choices;
 use crate::control::{Control, unexpected};
@@ -94,6 +95,7 @@ pub(crate) async fn check(
 ) -> anyhow::Result<Vec<Check>> {
     let found = Found::look(container, choices).await?;
     let mut checks = found.check_here(false).await;
+    checks.push(estimate::of(&found.facts, &found.host, destination).0);
     if ranges(&found.facts.ports).len() > MOST_RANGES {
         // Too many to ask there.
         return Ok(checks);

@@ -4,6 +4,7 @@ mod bypass;
 mod checkpoint;
 mod checks;
 mod commit;
+mod estimate;
 mod failure;
 mod files;
 mod flood;
@@ -42,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use self::checkpoint::{Begun, Stream};
 use self::checks::Found;
 pub(crate) use self::checks::check;
+use self::estimate::Seen;
 use self::failure::Failure;
 pub(crate) use self::failure::is_usage_error;
 use self::flows::MovingFlows;
@@ -111,6 +113,7 @@ impl<'a> Migration<'a> {
                 outcome: Outcome::Failed,
                 phases: Vec::new(),
                 freeze_ms: 0,
+                estimated_freeze_ms: 0,
                 sent_bytes: 0,
                 flows: FlowCount::default(),
                 bypassed: 0,
@@ -230,7 +233,10 @@ impl<'a> Migration<'a> {
         }
         self.await_memory(facts).await?;
         // If the container is not even running, there is nothing to ask the destination.
-        let checks = found.check_here(self.forward_new).await;
+        let mut checks = found.check_here(self.forward_new).await;
+        let (estimate, estimated_freeze_ms) = estimate::of(facts, &found.host, &self.destination);
+        checks.push(estimate);
+        self.report.estimated_freeze_ms = estimated_freeze_ms;
         if let Some(why) = checks::refusal(&checks) {
             return Err(Failure::Refused(why));
         }
@@ -619,8 +625,23 @@ impl<'a> Migration<'a> {
             .write(Progress::Committed, None)
             .unwrap_or_else(|error| self.report.warnings.push(format!("{error:#}")));
         self.report.freeze_ms = self.outage.frozen_ms();
+        self.remember_outage();
         self.report.flows = flows.count();
         Ok(())
+    }
+
+    /// For the next estimate.
+    fn remember_outage(&self) {
+        let outage = [PhaseName::Freeze, PhaseName::Dump, PhaseName::Ship];
+        let phases = self.timeline.phases().iter();
+        let sent = phases.filter(|phase| outage.contains(&phase.name));
+        let seen = Seen {
+            bytes: sent.map(|phase| phase.bytes).sum(),
+            freeze_ms: self.report.freeze_ms,
+        };
+        if let Err(error) = estimate::remember(&self.destination.to_string(), seen) {
+            tracing::warn!("the length of the outage is not remembered: {error}");
+        }
     }
 
     /// From here on, the migration cannot fail.

@@ -14,13 +14,30 @@ fn a_second_one_on_the_same_tunnel() {
     let one = f.client("count", &f.at("a", 9000), &[]);
     let two = f.client("count", &f.at("a", 9001), &[]);
     pause(200);
+    let outage = |container: &str| {
+        let said = f.sh("a", &format!("agent-client check {container} --to b"));
+        let mut lines = said.lines().filter(|line| line.contains(" outage "));
+        lines.next().expect("an estimate").to_owned()
+    };
 
+    assert!(outage("one").contains("a guess"), "{}", outage("one"));
     let first = f.migrate("a", "one", "b");
     first.assert_moved();
     assert_eq!(first.report["tunnel"]["reused"], false);
+    // It takes about as long as the first one.
+    let about = outage("two");
+    assert!(about.contains("by the last migration there"), "{about}");
     let second = f.migrate("a", "two", "b");
     second.assert_moved();
     assert_eq!(second.report["tunnel"]["reused"], true);
+    let (took, estimated) = (
+        &first.report["freeze_ms"],
+        &second.report["estimated_freeze_ms"],
+    );
+    assert!(
+        took.as_i64().unwrap().abs_diff(estimated.as_i64().unwrap()) < 20,
+        "{took} {estimated}"
+    );
     assert_eq!(
         first.report["tunnel"]["interface"],
         second.report["tunnel"]["interface"]
