@@ -108,10 +108,11 @@ const fn unconnected(name: &'static str, level: i32, number: i32) -> Known {
     }
 }
 
+/// Of sockets without connections.
 const fn interface(name: &'static str, level: i32, number: i32, form: Form) -> Known {
     Known {
         form,
-        ..flag(name, level, number)
+        ..unconnected(name, level, number)
     }
 }
 

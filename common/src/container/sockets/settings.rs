@@ -395,8 +395,12 @@ mod tests {
             TcpListener::bind("[::1]:0"),
         ];
         let ordinary: Vec<TcpListener> = ordinary.into_iter().flatten().collect();
-        let peer = TcpStream::connect(ordinary[0].local_addr().unwrap()).unwrap();
-        let accepted = ordinary[0].accept().unwrap().0;
+        let connect = |listener: &TcpListener| {
+            let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            [peer, listener.accept().unwrap().0]
+        };
+        let connections: Vec<[TcpStream; 2]> = ordinary.iter().map(connect).collect();
+        let accepted = &connections[0][1];
         let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
         let Ok(before) = Settings::read(&[own()], own()) else {
             println!("skipped: needs CAP_SYS_ADMIN");
@@ -405,8 +409,9 @@ mod tests {
         for listener in &ordinary {
             assert_eq!(of(&before, listener), None);
         }
-        assert_eq!(of(&before, &peer), None);
-        assert_eq!(of(&before, &accepted), None);
+        for connection in connections.as_flattened() {
+            assert_eq!(of(&before, connection), None);
+        }
         assert_eq!(of(&before, &datagrams), None);
 
         let set = |socket: &dyn AsFd, name: &str, value: i32| {
@@ -414,7 +419,7 @@ mod tests {
             let value = value.to_ne_bytes();
             option::set(socket.as_fd(), known.level, known.number, &value).unwrap();
         };
-        set(&accepted, "TCP_USER_TIMEOUT", 7000);
+        set(accepted, "TCP_USER_TIMEOUT", 7000);
         set(&datagrams, "IP_RECVTOS", 1);
         set(&datagrams, "IP_UNICAST_IF", 1_i32.to_be());
         let mut after = Settings::read(&[own()], own()).unwrap();
@@ -425,7 +430,7 @@ mod tests {
             .retain(|socket| own_sockets.contains(&socket.descriptor));
         let timeout = Value::Bytes(7000_i32.to_ne_bytes().to_vec());
         let expected = BTreeMap::from([("TCP_USER_TIMEOUT".to_owned(), timeout)]);
-        assert_eq!(of(&after, &accepted), Some(expected));
+        assert_eq!(of(&after, accepted), Some(expected));
         let found = of(&after, &datagrams).unwrap();
         assert_eq!(
             found["IP_UNICAST_IF"],
@@ -434,7 +439,7 @@ mod tests {
         assert_eq!(found.len(), 2, "{found:?}");
 
         // As a restore leaves them.
-        set(&accepted, "TCP_USER_TIMEOUT", 0);
+        set(accepted, "TCP_USER_TIMEOUT", 0);
         set(&datagrams, "IP_RECVTOS", 0);
         set(&datagrams, "IP_UNICAST_IF", 0);
         let dir = tempfile::tempdir().unwrap();
@@ -443,7 +448,7 @@ mod tests {
         let lost = arrived.set(&[own()]).unwrap();
         assert!(lost.is_empty(), "{lost:?}");
         let restored = Settings::read(&[own()], own()).unwrap();
-        assert_eq!(of(&restored, &accepted), of(&after, &accepted));
+        assert_eq!(of(&restored, accepted), of(&after, accepted));
         assert_eq!(of(&restored, &datagrams), of(&after, &datagrams));
     }
 
