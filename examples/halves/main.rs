@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -30,6 +31,10 @@ struct Options {
     /// Milliseconds before each connection is accepted.
     #[arg(long, default_value_t = 0)]
     accept_ms: u64,
+
+    /// A file without which no connection is accepted.
+    #[arg(long)]
+    accept_after: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
@@ -45,15 +50,24 @@ fn main() -> Result<()> {
         to_write.local_addr()?,
         to_read.local_addr()?
     );
-    thread::spawn(move || serve(&to_write, pause, write_lines));
-    serve(&to_read, pause, read_lines);
+    let file = options.accept_after.clone();
+    thread::spawn(move || serve(&to_write, pause, file.as_deref(), write_lines));
+    serve(&to_read, pause, options.accept_after.as_deref(), read_lines);
     Ok(())
 }
 
 /// Gives each connection a thread.
-fn serve(listener: &TcpListener, pause: Duration, talk: fn(TcpStream) -> Result<String>) {
+fn serve(
+    listener: &TcpListener,
+    pause: Duration,
+    file: Option<&Path>,
+    talk: fn(TcpStream) -> Result<String>,
+) {
     loop {
         thread::sleep(pause);
+        while file.is_some_and(|file| !file.exists()) {
+            thread::sleep(PACE);
+        }
         let Ok((stream, peer)) = listener.accept() else {
             continue;
         };

@@ -88,7 +88,7 @@ fn count(
     let mut live = options.live.then(Live::new);
     let mut first: Option<Answer> = None;
     let (mut last, mut stall) = (Instant::now(), Duration::ZERO);
-    while !stop.is_set() {
+    loop {
         stream.write_all(b"next\n")?;
         let line = read_line(&mut reader, stop, || {
             if let Some(live) = &mut live {
@@ -125,8 +125,11 @@ fn count(
             live.show(report, Duration::ZERO);
         }
         thread::sleep(Duration::from_millis(options.interval_ms));
+        // However soon the end comes, there is an answer to judge by.
+        if stop.is_set() {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 /// Reads a line, calling `waiting` from time to time until it comes.

@@ -76,7 +76,7 @@ pub(crate) fn run(options: &Options, stop: &Stop) -> Result<bool> {
     Ok(report.ok)
 }
 
-/// Sends commands until the end, and tells the reader when each was sent.
+/// Sends commands until the end, at least one, and tells the reader when each was sent.
 fn send(
     options: &Options,
     stop: &Stop,
@@ -84,10 +84,13 @@ fn send(
     sent: Sender<Instant>,
 ) -> Result<()> {
     let command = format!("INCR {}\r\n", options.key);
-    while !stop.is_set() {
+    loop {
         sent.send(Instant::now())?;
         stream.write_all(command.as_bytes())?;
         thread::sleep(Duration::from_millis(options.interval_ms));
+        if stop.is_set() {
+            break;
+        }
     }
     Ok(stream.shutdown(Shutdown::Write)?)
 }

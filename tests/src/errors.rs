@@ -24,7 +24,7 @@ impl Errors {
     pub(crate) fn listen(host: &Host) -> Self {
         let command = ["tcpdump", "-nlQ", "in", "-i", "eth0", FILTER];
         let mut job = Job::start(host, &command);
-        eventually(Duration::from_secs(10), || {
+        eventually(Duration::from_secs(60), || {
             assert!(job.ended().is_none(), "{}", job.stderr());
             let ready = job.stderr().contains("listening on");
             ready.then_some(()).ok_or_else(|| job.stderr())
@@ -39,7 +39,7 @@ impl Errors {
     #[track_caller]
     pub fn assert_none(self) {
         self.job.signal(Signal::SIGINT);
-        let output = self.job.wait(Duration::from_secs(10));
+        let output = self.job.wait(Duration::from_secs(60));
         assert!(
             output.stdout.trim().is_empty(),
             "broken connections:\n{output}"

@@ -11,14 +11,15 @@ use serde_json::{Value, json};
 
 use crate::{Errors, Job, Load, Migration, artifacts, eventually, kind, limits, load, pause, unit};
 
-/// For commands that answer at once.
-const SHORT: Duration = Duration::from_secs(60);
+/// For commands that answer at once, and for what comes soon: only how long something that is wrong is waited for.
+const SHORT: Duration = Duration::from_secs(180);
 
 /// For an image of a gigabyte.
 const LOAD: Duration = Duration::from_secs(300);
 
-/// After its last flow a tunnel stays for a while, for the next migration.
-const TIDY: Duration = Duration::from_secs(60);
+/// After its last flow a tunnel stays for a while, for the next migration. Shorter than the two minutes after which the
+/// kernel forgets by itself what somebody has left there.
+const TIDY: Duration = Duration::from_secs(100);
 
 /// How long ended connections are remembered: as short as the kernel allows, so that a host soon looks
 /// as before. Nothing that a live connection needs is shortened, not even one that is being closed: that
@@ -153,7 +154,7 @@ impl Fixture {
 
     /// Waits until the service `agent-server` of a host listens.
     pub fn wait_for_service(&self, host: &str) {
-        eventually(Duration::from_secs(30), || match self.listens(host) {
+        eventually(SHORT, || match self.listens(host) {
             true => Ok(()),
             false => Err(self.server_log(host)),
         });
@@ -395,8 +396,7 @@ impl Fixture {
         }
         self.servers.remove(host);
         // A killed server takes a moment to disappear.
-        let limit = Duration::from_secs(30);
-        eventually(limit, || match self.listens(host) {
+        eventually(SHORT, || match self.listens(host) {
             false => Ok(()),
             true => Err("somebody listens already".to_owned()),
         });
@@ -405,7 +405,7 @@ impl Fixture {
         command.extend(allowed.flat_map(|directory| ["--allow-bind", directory]));
         let server = Job::start_with(self.host(host), &command, environment);
         self.servers.insert(host.to_owned(), server);
-        eventually(limit, || {
+        eventually(SHORT, || {
             let server = self.servers.get_mut(host).expect("it was just put there");
             if let Some(status) = server.ended() {
                 panic!("agent-server on {host}: {status}\n{}", server.stderr());
@@ -428,7 +428,7 @@ impl Fixture {
         }
         let server = self.servers.remove(host).expect("it serves");
         server.signal(nix::sys::signal::Signal::SIGTERM);
-        server.wait(Duration::from_secs(20));
+        server.wait(SHORT);
     }
 
     /// Whether the `agent-server` of a host still runs.
@@ -565,10 +565,10 @@ impl Fixture {
     /// Waits until a host no longer has a tunnel.
     ///
     /// # Panics
-    /// If it still has one after a minute.
+    /// If it keeps one.
     #[track_caller]
     pub fn wait_without_tunnel(&self, host: &str) {
-        eventually(Duration::from_secs(60), || {
+        eventually(TIDY, || {
             let links = self.sh(host, "ip -br link | grep lmwg || true");
             links.is_empty().then_some(()).ok_or(links)
         });
@@ -588,7 +588,7 @@ impl Fixture {
             self.host("c"),
             &["serve", &address, "--connections", &count],
         );
-        eventually(Duration::from_secs(10), || {
+        eventually(SHORT, || {
             let listens = self.sh("c", &format!("ss -Hltn sport = :{port}"));
             (!listens.is_empty()).then_some(()).ok_or(listens)
         });
@@ -676,6 +676,22 @@ impl Fixture {
         self.sh(host, &format!("nsenter -n -t $({pid}) {command}"))
     }
 
+    /// Waits until a container's program has a socket at a port (`t` TCP, listening; `u` UDP): it exists before its
+    /// program gets that far. The examples' echo servers have the one for TCP first.
+    ///
+    /// # Panics
+    /// If it gets none.
+    #[track_caller]
+    pub fn wait_for_port(&self, host: &str, container: &str, protocol: char, port: u16) {
+        let list = format!("ss -Hln{protocol} sport = :{port}");
+        eventually(SHORT, || {
+            let sockets = self.in_network_of(host, container, &list);
+            (!sockets.is_empty())
+                .then_some(())
+                .ok_or_else(|| format!("{container} on {host} has no socket at {port}"))
+        });
+    }
+
     /// Waits until a container prints something new: it runs, and its clients are answered.
     ///
     /// # Panics
@@ -684,7 +700,7 @@ impl Fixture {
     pub fn assert_talks(&self, host: &str, container: &str) {
         let last = || self.sh(host, &format!("podman logs --tail 1 {container} 2>&1"));
         let before = last();
-        eventually(Duration::from_secs(10), || {
+        eventually(SHORT, || {
             let now = last();
             (now != before)
                 .then_some(())
@@ -699,7 +715,8 @@ impl Fixture {
     /// If they are not whole; the message has all that it said.
     #[track_caller]
     pub fn stop_dial_out(&self, host: &str, container: &str) -> u64 {
-        self.sh(host, &format!("podman stop -t 30 {container}"));
+        // The last echoes may take longer than Podman waits by itself.
+        self.sh(host, &format!("podman stop -t 60 {container}"));
         let said = self.sh(host, &format!("podman logs {container} 2>&1"));
         let number = |line: &str, name: &str| -> u64 {
             let number = line
@@ -726,13 +743,18 @@ impl Fixture {
     /// If the state keeps changing.
     #[track_caller]
     pub fn look(&self, hosts: &[&str]) -> BTreeMap<String, Snapshot> {
-        let mut last = self.glance(hosts);
+        let mut last: BTreeMap<String, Snapshot> = BTreeMap::new();
         eventually(SHORT, || {
-            pause(700);
-            let before = std::mem::replace(&mut last, self.glance(hosts));
+            if !last.is_empty() {
+                pause(700);
+            }
+            let before = std::mem::replace(&mut last, self.glance(hosts)?);
             for (host, now) in &last {
-                if before[host] != *now {
-                    return Err(format!("on {host}:\n{}", before[host].diff(now)));
+                let Some(before) = before.get(host) else {
+                    return Err("looked at only once".to_owned());
+                };
+                if before != now {
+                    return Err(format!("on {host}:\n{}", before.diff(now)));
                 }
                 for passing in PASSING {
                     if now.mentions(passing) {
@@ -744,14 +766,14 @@ impl Fixture {
         })
     }
 
-    fn glance(&self, hosts: &[&str]) -> BTreeMap<String, Snapshot> {
-        let snapshot = |host: &&str| self.host(host).snapshot_with_podman();
-        let taken = hosts
-            .iter()
-            .map(|host| ((*host).to_owned(), snapshot(host)));
-        taken
-            .map(|(host, snapshot)| (host, snapshot.expect("a host can be looked at")))
-            .collect()
+    /// The state of these hosts now. While it changes, a command may fail: what it has just listed is gone when it
+    /// asks for more of it.
+    fn glance(&self, hosts: &[&str]) -> Result<BTreeMap<String, Snapshot>, String> {
+        let look = |host: &&str| match self.host(host).snapshot_with_podman() {
+            Ok(snapshot) => Ok(((*host).to_owned(), snapshot)),
+            Err(error) => Err(format!("{error:#}")),
+        };
+        hosts.iter().map(look).collect()
     }
 
     /// Waits until hosts are as they were before.
@@ -762,7 +784,7 @@ impl Fixture {
     pub fn assert_as_before(&self, before: &BTreeMap<String, Snapshot>) {
         let hosts: Vec<&str> = before.keys().map(String::as_str).collect();
         eventually(TIDY, || {
-            let now = self.glance(&hosts);
+            let now = self.glance(&hosts)?;
             let differences: String = before
                 .iter()
                 .map(|(host, old)| (host, old.diff(&now[host])))

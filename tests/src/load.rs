@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::{Job, eventually};
 
-/// How long it may take to notice that it should end, and to report.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// How long it may take to connect, and to notice that it should end and to report: it gives up sooner by itself.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How many connections a host has to a target.
 pub(crate) fn open_connections(host: &Host, target: &str, udp: bool) -> usize {
@@ -48,11 +48,13 @@ impl Load {
     pub(crate) fn open(host: &Host, arguments: &[&str], target: &str, connections: usize) -> Self {
         let udp = arguments.contains(&"--udp");
         let mut load = Self::start(host, arguments);
-        eventually(Duration::from_secs(30), || {
-            if load.job.ended().is_some() && load.told().contains("Connection refused") {
+        eventually(PATIENCE, || {
+            if load.job.ended().is_some() {
+                if !load.told().contains("Connection refused") {
+                    load.assert_runs();
+                }
                 load = Self::start(host, arguments);
             }
-            load.assert_runs();
             let open = open_connections(host, target, udp);
             (open == connections)
                 .then_some(())

@@ -88,6 +88,18 @@ impl Migration {
         self
     }
 
+    /// The warnings in the report, except that datagrams were lost because the container did not read them: a program
+    /// that gets no processor for a moment, on a busy machine, cannot.
+    ///
+    /// # Panics
+    /// If there is no report.
+    pub fn warnings(&self) -> Vec<&str> {
+        let all = self.report["warnings"].as_array().expect("a list");
+        let all = all.iter().map(|warning| warning.as_str().expect("text"));
+        all.filter(|warning| !warning.contains("had not read all datagrams"))
+            .collect()
+    }
+
     /// The phase of this name in the report.
     pub fn phase(&self, name: &str) -> Option<&Value> {
         let phases = self.report["phases"].as_array()?;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ pub fn probe_datagrams(
     socket.set_read_timeout(Some(process::TICK))?;
     let mut seen = Seen::new(socket.local_addr()?);
     let clock = Clock(Instant::now());
-    let sent = AtomicU64::new(0);
+    let (sent, ended) = (AtomicU64::new(0), AtomicBool::new(false));
 
     let disorder = thread::scope(|scope| {
         scope.spawn(|| {
@@ -62,18 +62,23 @@ pub fn probe_datagrams(
                     break;
                 }
             }
+            ended.store(true, Ordering::Release);
         });
-        receive(socket, clock, stop, &sent, &mut seen, on_echo)
+        // The sender may be about to send another one when the end comes.
+        let are_all =
+            |echoes: u64| ended.load(Ordering::Acquire) && echoes == sent.load(Ordering::Relaxed);
+        receive(socket, clock, stop, are_all, &mut seen, on_echo)
     });
     seen.sent = sent.into_inner();
     Ok((seen, disorder))
 }
 
+/// `are_all` says whether so many echoes are all that can come.
 fn receive(
     socket: &UdpSocket,
     clock: Clock,
     stop: &Stop,
-    sent: &AtomicU64,
+    are_all: impl Fn(u64) -> bool,
     seen: &mut Seen,
     mut on_echo: impl FnMut(Duration),
 ) -> Disorder {
@@ -87,9 +92,9 @@ fn receive(
         if stop.is_set() {
             let stopped = *stopped.get_or_insert_with(Instant::now);
             // A lost datagram never comes, so wait only briefly.
-            let all = seen.received == sent.load(Ordering::Relaxed);
+            let all = are_all(seen.received);
             if stopped.elapsed() > if all { 2 * process::TICK } else { DRAIN / 4 } {
-                disorder.alive = seen.received > 0 && last + LATE > stopped;
+                disorder.alive = seen.received > 0 && (all || last + LATE > stopped);
                 return disorder;
             }
         }

@@ -1,6 +1,8 @@
 //! What fails half-way is undone, and the clients never notice.
 
-use tests::{Fixture, pause};
+use std::time::{Duration, Instant};
+
+use tests::{Fixture, eventually, pause};
 
 /// It failed, and the container runs on the source.
 const FAILED: i32 = 1;
@@ -62,7 +64,11 @@ fn criu_fails_at_either_end() {
     );
     let mut client = f.client("echo", &f.at("a", 7000), &["--connections", "10"]);
     let mut datagrams = f.client("echo", &f.at("a", 7000), &["--udp"]);
-    pause(300);
+    // The kernel says more of a flow of datagrams once that is two seconds old (nf_conntrack_proto_udp.c).
+    f.sh(
+        "a",
+        "until conntrack -L -p udp 2>/dev/null | grep -q ASSURED; do sleep 0.2; done",
+    );
     let before = f.look(&["a", "b"]);
 
     for host in ["a", "b"] {
@@ -75,7 +81,8 @@ fn criu_fails_at_either_end() {
             "chmod +x /tmp/broken; mount --bind /tmp/broken /usr/sbin/criu; criu --version",
         );
         f.migrate("a", "echo", "b").assert_failed(FAILED, &["criu"]);
-        f.sh(host, "umount /usr/sbin/criu");
+        // Lazily: something that has failed may not have ended yet.
+        f.sh(host, "umount -l /usr/sbin/criu");
         client.assert_runs();
         datagrams.assert_runs();
         assert_eq!(f.state("a", "echo"), "running");
@@ -137,7 +144,14 @@ fn a_dump_that_hangs() {
     hanging.expect("a script fits");
     f.sh("a", "chmod +x /tmp/hanging");
     let hang = || f.sh("a", "mount --bind /tmp/hanging /usr/sbin/runc");
-    let end = || f.sh("a", "umount /usr/sbin/runc; ! pgrep -x sleep");
+    let end = || {
+        f.sh("a", "umount -l /usr/sbin/runc");
+        // Killed, but perhaps still to be waited for.
+        eventually(Duration::from_secs(60), || {
+            let left = f.sh("a", "pgrep -x sleep || true");
+            left.is_empty().then_some(()).ok_or(left)
+        });
+    };
     let before = f.look(&["a", "b"]);
 
     // Without --max-freeze-ms, a hanging dump is told apart from a slow one; that takes longer than
@@ -150,10 +164,10 @@ fn a_dump_that_hangs() {
 
     let mut client = f.client("echo", &f.at("a", 7000), &["--connections", "10"]);
     let before = f.look(&["a", "b"]);
-    let late = ["--max-freeze-ms", "1500"];
+    let late = ["--max-freeze-ms", "4000"];
     let failed = |job| {
         let migration = tests::Migration::of(job);
-        migration.assert_failed(FAILED, &["not committed within the 1500 ms"]);
+        migration.assert_failed(FAILED, &["not committed within the 4000 ms"]);
     };
     hang();
     failed(f.begin("a", "echo", "b", &late));
@@ -191,7 +205,7 @@ fn a_dump_that_hangs() {
 }
 
 /// A runtime whose CRIU finds the images damaged, and which takes its time to clean up after that,
-/// like one that waits for systemd.
+/// like one that waits for systemd: until it is told that the container runs on, and a while longer.
 const SLOW_TO_FAIL: &str = r#"#!/bin/sh
 case " $* " in
 *" restore "*) ;;
@@ -201,7 +215,12 @@ images=$(echo "$*" | sed -n 's/.*--image-path \([^ ]*\).*/\1/p')
 truncate -s 9 "$images"/mountpoints-*.img
 /tmp/runc "$@"
 code=$?
-sleep 15
+touch /tmp/failed
+for i in $(seq 300); do
+    [ -e /tmp/thawed ] && break
+    sleep 0.1
+done
+sleep 5
 touch /tmp/cleaned-up
 exit $code
 "#;
@@ -223,31 +242,31 @@ fn a_failed_restore_is_known_before_it_is_cleaned_up() {
         "b",
         "chmod +x /tmp/slow; mount --bind /tmp/slow /usr/sbin/runc",
     );
+    let begun = Instant::now();
     let failing = f.begin("a", "counter", "b", &[]);
-    let cgroup =
-        "$(find /sys/fs/cgroup -name \"*$(podman inspect -f '{{.Id}}' counter)\" | head -n1)";
-    let frozen = |wanted: u8| {
-        let thawed = format!("grep -q {wanted} {cgroup}/cgroup.freeze");
-        f.sh("a", &format!("until {thawed}; do sleep 0.01; done"));
-    };
-    frozen(1);
-    frozen(0);
-    f.sh("b", "test ! -e /tmp/cleaned-up; pgrep -f /tmp/slow");
+    eventually(Duration::from_secs(120), || {
+        let failed = f.sh("b", "ls /tmp");
+        failed.contains("failed").then_some(()).ok_or(failed)
+    });
+    // It still cleans up, and the container, which was frozen, runs on. Its cgroup does not tell: CRIU thaws and
+    // freezes it while it dumps.
+    f.assert_talks("a", "counter");
+    let thawed_ms = begun.elapsed().as_millis();
+    f.sh("b", "test ! -e /tmp/cleaned-up; touch /tmp/thawed");
     client.assert_runs();
     let failed = tests::Migration::of(failing);
     failed.assert_failed(FAILED, &["CRIU could not restore"]);
-    f.sh("b", "test -e /tmp/cleaned-up; umount /usr/sbin/runc");
+    f.sh("b", "test -e /tmp/cleaned-up; umount -l /usr/sbin/runc");
     assert!(f.containers("b").is_empty());
     f.assert_as_before(&before);
 
-    let moved = f.migrate("a", "counter", "b");
-    moved.assert_moved();
-    let freeze = |report: &serde_json::Value| report["freeze_ms"].as_u64().expect("a number");
-    let (failed, moved) = (freeze(&failed.report), freeze(&moved.report));
+    // What is reported ends with the freeze as well.
+    let freeze_ms = failed.report["freeze_ms"].as_u64().expect("a number");
     assert!(
-        failed < 5 * moved,
-        "{failed} ms, and {moved} ms when it moves"
+        freeze_ms > 0 && u128::from(freeze_ms) <= thawed_ms,
+        "{freeze_ms} ms, thawed after {thawed_ms} ms"
     );
+    f.migrate("a", "counter", "b").assert_moved();
     pause(300);
     client.finish_whole();
 }
@@ -300,7 +319,7 @@ fn a_name_or_a_port_taken_in_between() {
     // When the tunnel's interface appears, preflight is over.
     let links = f.sh("b", "ip -o link | wc -l");
     let take = format!(
-        "for i in $(seq 500); do
+        "for i in $(seq 6000); do
              [ $(ip -o link | wc -l) = {links} ] || break
              sleep 0.01
          done
@@ -308,7 +327,7 @@ fn a_name_or_a_port_taken_in_between() {
     );
     let taking = tests::Job::start(f.host("b"), &["sh", "-c", &take]);
     let migration = f.migrate("a", "counter", "b");
-    let taken = taking.wait(std::time::Duration::from_secs(20));
+    let taken = taking.wait(Duration::from_secs(120));
     if taken.status.success() {
         migration.assert_failed(FAILED, &["counter"]);
         client.assert_runs();

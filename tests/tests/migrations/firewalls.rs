@@ -1,7 +1,7 @@
 //! Connections move through the firewalls of other programs, whose rules are not changed; or
 //! preflight says what is missing.
 
-use tests::{Fixture, Load, Migration, eventually, pause};
+use tests::{Fixture, Load, Migration, pause};
 
 /// Refused by preflight.
 const REFUSED: i32 = 4;
@@ -160,7 +160,8 @@ impl<'a> Busy<'a> {
             client.finish_whole();
         }
         let (f, name) = (self.f, self.name);
-        f.sh("b", &format!("podman stop -t30 {name}"));
+        // The last echoes may take longer than Podman waits by itself.
+        f.sh("b", &format!("podman stop -t 60 {name}"));
         let said = f.sh("b", &format!("podman logs {name}"));
         assert_eq!(said.matches("alive: true").count(), 2, "{said}");
         assert!(!said.contains("BROKEN"), "{said}");
@@ -313,8 +314,5 @@ fn docker_beside_netavark_with_iptables() {
     moved.assert_says(&["iptables FORWARD may drop packets"]);
     busy.finish();
     assert_eq!(["a", "b"].map(|host| rules(&f, host)), before);
-    eventually(std::time::Duration::from_secs(30), || {
-        let tunnels = f.sh("a", "ip -o link show | grep lmwg || true");
-        tunnels.is_empty().then_some(()).ok_or(tunnels)
-    });
+    f.wait_without_tunnel("a");
 }

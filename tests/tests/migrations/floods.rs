@@ -1,19 +1,20 @@
 //! More datagrams than the tunnel can carry.
 
-use tests::{Fixture, pause};
+use std::time::Duration;
 
-/// Sends as many as it can, for a minute at most.
+use tests::{Fixture, Job, eventually};
+
+/// Sends as many as it can, and says when it begins.
 const FLOOD: &str = "
-import socket, sys, time
+import socket, sys
 flood = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 flood.connect((sys.argv[1], int(sys.argv[2])))
-end = time.monotonic() + 60
-while time.monotonic() < end:
-    for _ in range(1000):
-        try:
-            flood.send(b'0123456789abcdef')
-        except OSError:
-            pass
+print('sends', flush=True)
+while True:
+    try:
+        flood.send(b'0123456789abcdef')
+    except OSError:
+        pass
 ";
 
 #[test]
@@ -27,13 +28,15 @@ fn a_flood_does_not_keep_the_container_frozen() {
     f.host("c")
         .write("/tmp/flood.py", FLOOD.as_bytes())
         .expect("the program can be put there");
-    f.sh(
-        "c",
-        "python3 /tmp/flood.py 198.51.100.1 7000 >/dev/null 2>&1 </dev/null & echo $! >/tmp/flood",
-    );
-    pause(500);
+    let address = f.host("a").ipv4().to_string();
+    let mut flood = Job::start(f.host("c"), &["python3", "/tmp/flood.py", &address, "7000"]);
+    eventually(Duration::from_secs(60), || {
+        let begun = flood.stdout().contains("sends");
+        begun.then_some(()).ok_or_else(|| flood.stderr())
+    });
     let migration = f.migrate("a", "echo", "b");
-    f.sh("c", "kill $(cat /tmp/flood) # it is still there");
+    assert!(flood.ended().is_none(), "{}", flood.stderr());
+    drop(flood);
     migration.assert_moved();
     client.finish_whole();
 }

@@ -1,9 +1,13 @@
 //! Every kind of flow moves once, watched by a client that was connected before.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
 use tests::{Fixture, Job, Load, eventually, pause};
+
+/// For what comes soon: only how long something that is wrong is waited for.
+const SOON: Duration = Duration::from_secs(120);
 
 /// Ends clients, each of which must have seen one whole connection to the same process.
 #[track_caller]
@@ -144,7 +148,8 @@ fn what_the_container_opened_itself() {
     f.assert_talks("b", "dial-out");
     pause(1000);
     errors.assert_none();
-    f.sh("b", "podman stop -t30 dial-out");
+    // The last echoes may take longer than Podman waits by itself.
+    f.sh("b", "podman stop -t 60 dial-out");
     let said = f.sh("b", "podman logs dial-out");
     assert!(!said.contains("BROKEN"), "{said}");
     assert_eq!(said.matches("alive: true").count(), 4, "{said}");
@@ -197,8 +202,7 @@ fn echo_requests() {
         "c",
         &format!("ip route add {v6} via {}", f.host("a").ipv6()),
     );
-    let pings = addresses
-        .map(|address| Job::start(f.host("c"), &["ping", "-qi", "0.1", "-c", "60", address]));
+    let pings = addresses.map(|address| Job::start(f.host("c"), &["ping", "-i", "0.1", address]));
     // A program in the container that has the same identifier before and after.
     let ping_out = |host: &str| {
         let c = f.host("c").ipv4();
@@ -208,15 +212,25 @@ fn echo_requests() {
     ping_out("a");
     let capture = "exec tcpdump -nli eth0 'icmp[0] == 8 and icmp[4:2] == 4711'";
     let seen = Job::start(f.host("c"), &["sh", "-c", capture]);
+    eventually(SOON, || {
+        let said = seen.stderr();
+        said.contains("listening on").then_some(()).ok_or(said)
+    });
 
     f.migrate("a", "echo", "b").assert_moved();
     ping_out("b");
     for ping in pings {
-        let output = ping.wait(Duration::from_secs(20));
-        assert!(output.stdout.contains(" 0% packet loss"), "{output}");
+        // Also some that were sent after the move.
+        let least = answered(&ping).len() + 10;
+        eventually(SOON, || {
+            let numbers = answered(&ping);
+            let count = numbers.len();
+            let whole = count >= least && numbers.last() == Some(&count);
+            whole.then_some(()).ok_or_else(|| ping.stdout())
+        });
     }
     // tcpdump prints packets a while after they came.
-    let seen = eventually(Duration::from_secs(10), || match seen.stdout() {
+    let seen = eventually(SOON, || match seen.stdout() {
         three if three.lines().count() >= 3 => Ok(three),
         fewer => Err(fewer),
     });
@@ -237,6 +251,22 @@ fn echo_requests() {
     f.assert_as_before(&before);
 }
 
+/// The numbers of the echo requests that were answered, from 1 on.
+fn answered(ping: &Job) -> BTreeSet<usize> {
+    let said = ping.stdout();
+    let answers = said.lines().filter(|line| line.contains(" time="));
+    answers
+        .filter_map(|line| {
+            line.split("icmp_seq=")
+                .nth(1)?
+                .split(' ')
+                .next()?
+                .parse()
+                .ok()
+        })
+        .collect()
+}
+
 #[test]
 fn connections_that_are_half_closed() {
     if !lab::can_run() {
@@ -245,12 +275,17 @@ fn connections_that_are_half_closed() {
     let f = Fixture::new("m-halves", &["halves"]);
     let before = f.look(&["a", "b", "c"]);
     f.start("a", "halves", "-p 7000:7000 -p 7001:7001 localhost/halves");
+    f.wait_for_port("a", "halves", 't', 7000);
+    f.wait_for_port("a", "halves", 't', 7001);
+    // Half a minute at least, so that it is being written to when it is frozen.
     let script = "exec nc -4N a 7000 >/tmp/written";
-    let listens = Job::with_input(f.host("c"), &["sh", "-c", script], b"1600\n");
-    let script = "seq 1600 | while read n; do echo $n; sleep 0.01; done | nc -4N a 7001";
+    let listens = Job::with_input(f.host("c"), &["sh", "-c", script], b"3000\n");
+    let script = "(n=0
+         while [ ! -e /tmp/moved ]; do n=$((n + 1)); echo $n; sleep 0.01; done
+         echo $n >/tmp/said) | nc -4N a 7001";
     let talks = Job::start(f.host("c"), &["bash", "-c", script]);
     let errors = f.listen_for_errors();
-    eventually(Duration::from_secs(30), || {
+    eventually(SOON, || {
         let states = f.sh("c", "ss -Htn dst a | awk '{print $1}' | sort | xargs");
         (states == "CLOSE-WAIT FIN-WAIT-2")
             .then_some(())
@@ -260,16 +295,19 @@ fn connections_that_are_half_closed() {
     let migration = f.migrate("a", "halves", "b");
     migration.assert_moved();
     assert_eq!(migration.report["flows"]["tcp"], 2);
+    pause(300);
     // Not later: whoever has closed a connection answers a FIN that is repeated with a reset.
     errors.assert_none();
+    f.sh("c", "touch /tmp/moved");
     for client in [listens, talks] {
-        let output = client.wait(Duration::from_secs(30));
+        let output = client.wait(SOON);
         assert!(output.status.success(), "{output}");
     }
-    f.sh("c", "seq 1600 | cmp - /tmp/written");
-    eventually(Duration::from_secs(30), || {
+    f.sh("c", "seq 3000 | cmp - /tmp/written");
+    let wrote = format!("wrote {} lines", f.sh("c", "cat /tmp/said"));
+    eventually(SOON, || {
         let said = f.sh("b", "podman logs halves");
-        let whole = said.contains("wrote 1600 lines") && said.contains("was written 1600 lines");
+        let whole = said.contains(&wrote) && said.contains("was written 3000 lines");
         whole.then_some(()).ok_or(said)
     });
 
@@ -286,8 +324,15 @@ fn connections_that_wait_to_be_accepted() {
     let before = f.look(&["a", "b", "c"]);
     let client = |script: &str| Job::start(f.host("c"), &["bash", "-c", script]);
     let finish = |client: Job| {
-        let output = client.wait(Duration::from_secs(30));
+        let output = client.wait(SOON);
         assert!(output.status.success(), "{output}");
+    };
+    let connected = |port: u16| {
+        eventually(SOON, || {
+            let connections = f.sh("c", &format!("ss -Htn dst {}", f.at("a", port)));
+            let open = !connections.is_empty() && !connections.contains("SYN-SENT");
+            open.then_some(()).ok_or(connections)
+        });
     };
     let errors = f.listen_for_errors();
 
@@ -297,7 +342,9 @@ fn connections_that_wait_to_be_accepted() {
         "slow",
         "-p 7000:7000 localhost/halves --accept-ms 4000",
     );
-    let waits = client("echo 100 | nc -4N a 7000 | cmp - <(seq 100)");
+    f.wait_for_port("a", "slow", 't', 7000);
+    let waits = client("echo 600 | nc -4N a 7000 | cmp - <(seq 600)");
+    connected(7000);
     f.migrate("a", "slow", "b").assert_moved();
     // Not later: see above.
     errors.assert_none();
@@ -307,15 +354,26 @@ fn connections_that_wait_to_be_accepted() {
     f.start(
         "a",
         "slower",
-        "-p 7001:7001 localhost/halves --accept-ms 15000",
+        "-p 7001:7001 localhost/halves --accept-after /told",
     );
-    let waits = client("(seq 100; sleep 16) | nc -4N a 7001");
+    f.wait_for_port("a", "slower", 't', 7001);
     let errors = f.listen_for_errors();
+    let waits = client("(seq 100; while [ ! -e /tmp/end ]; do sleep 0.1; done) | nc -4N a 7001");
+    connected(7001);
     f.migrate("a", "slower", "b")
         .assert_failed(1, &["1 connections wait for the container to accept them"]);
     errors.assert_none();
+    f.sh(
+        "a",
+        "touch /proc/$(podman inspect -f '{{.State.Pid}}' slower)/root/told",
+    );
+    eventually(SOON, || {
+        let said = f.sh("a", "podman logs slower");
+        said.contains("accepted").then_some(()).ok_or(said)
+    });
+    f.sh("c", "touch /tmp/end");
     finish(waits);
-    eventually(Duration::from_secs(30), || {
+    eventually(SOON, || {
         let said = f.sh("a", "podman logs slower");
         let whole = said.contains("wrote 100 lines");
         whole.then_some(()).ok_or(said)

@@ -1,7 +1,9 @@
 //! What a container has much of is sent while it runs, and once.
 
+use std::time::Duration;
+
 use serde_json::Value;
-use tests::{Fixture, pause};
+use tests::{Fixture, eventually, pause};
 
 /// Bytes that were sent in these phases.
 fn bytes_of(report: &Value, phases: &[&str]) -> u64 {
@@ -35,7 +37,12 @@ fn shared_memory_and_the_log_go_ahead() {
     );
     f.sh("a", &program_writes);
     let client = f.client("count", &f.at("a", 9000), &[]);
-    pause(300);
+    // What came before an answer to the client is in the log when that is.
+    eventually(Duration::from_secs(120), || {
+        let last = f.sh("a", "podman logs --tail 1 counter 2>&1");
+        let answered = last.starts_with("count=");
+        answered.then_some(()).ok_or(last)
+    });
     let shm = format!("sha256sum <{of_program}/root/dev/shm/large");
     let log = "podman logs counter 2>&1 | head -c 50M | sha256sum";
     let held = [f.sh("a", &shm), f.sh("a", log)];
