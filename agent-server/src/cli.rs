@@ -25,7 +25,7 @@ pub struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     serve: Serve,
-    /// Log more; twice for everything. RUST_LOG overrides it.
+    /// Log more; twice for everything. The environment variable RUST_LOG overrides it.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
 }
@@ -66,8 +66,14 @@ enum Command {
     Cleanup,
     /// Print a completion script for a shell.
     Completion {
-        /// The shell.
+        /// The shell that will read it.
         shell: clap_complete::Shell,
+    },
+    /// Write the man pages into a directory. For those who make packages.
+    #[command(hide = true)]
+    Manual {
+        /// The directory, which is made if there is none.
+        directory: PathBuf,
     },
 }
 
@@ -86,7 +92,7 @@ struct Serve {
 
 #[derive(Debug, Subcommand)]
 enum PeersCommand {
-    /// List them.
+    /// List the hosts, with the fingerprints of their keys.
     List,
     /// Refuse one from now on and end its sessions. Containers that came from it stay, and so do the tunnel and
     /// the connections through it.
@@ -147,7 +153,7 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
 }
 
 fn execute(command: Command) -> anyhow::Result<()> {
-    if !matches!(command, Command::Completion { .. }) {
+    if !matches!(command, Command::Completion { .. } | Command::Manual { .. }) {
         anyhow::ensure!(
             nix::unistd::geteuid().is_root(),
             "needs root: it handles root's containers, network and keys"
@@ -163,6 +169,10 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Status { format } => status(format),
         Command::Cleanup => {
             print!("{}", clean_up()?);
+            Ok(())
+        }
+        Command::Manual { directory } => {
+            manual::write(Cli::command(), &directory)?;
             Ok(())
         }
         Command::Completion { shell } => {
@@ -255,6 +265,21 @@ mod tests {
             let Serve { listen, allow_bind } = served(line);
             assert_eq!(listen, SocketAddr::from(([127, 0, 0, 1], 7)), "{line}");
             assert_eq!(allow_bind, [PathBuf::from("/srv/a"), "/b".into()], "{line}");
+        }
+    }
+
+    #[test]
+    fn the_man_pages_are_whole_and_well_formed() {
+        let lacking = manual::lacking(Cli::command());
+        assert!(lacking.is_empty(), "no sentence: {lacking:?}");
+        for page in manual::pages(Cli::command()).unwrap() {
+            match manual::complaints(&page) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    println!("skipped: groff is not installed");
+                    return;
+                }
+                said => assert_eq!(said.unwrap(), "", "{}", page.file),
+            }
         }
     }
 
