@@ -195,6 +195,8 @@ impl PodmanIncoming {
         secrets::make_mount_points(&self.bundle).context("cannot prepare its secrets")?;
         let parameters = self.container.sysctls.clone();
         self.network.set_parameters(parameters).await?;
+        let interfaces = self.container.default_interfaces.clone();
+        self.network.order_default_routes(interfaces).await?;
         // Nothing may reach the container or leave it before the commit.
         self.network.cut_off().await
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use common::net::inside;
 use common::net::kernel::sysctl;
 use common::net::packets::mss::{self, Mtus};
 use common::net::packets::quarantine;
@@ -48,6 +49,17 @@ impl Network {
             return Ok(());
         };
         Ok(spawn_blocking(move || sysctl::set_inside(&netns, &parameters)).await??)
+    }
+
+    /// Has the container prefer the networks that it preferred at the source: its connections have addresses of these.
+    /// Goes away with its network namespace.
+    pub(super) async fn order_default_routes(&self, interfaces: Vec<String>) -> anyhow::Result<()> {
+        let Some(netns) = self.netns.clone().filter(|_| interfaces.len() > 1) else {
+            return Ok(());
+        };
+        let order = move || inside::order_default_routes(&netns, &interfaces);
+        let ordered = spawn_blocking(order).await?;
+        ordered.context("cannot put its default routes into their order")
     }
 
     /// Makes sure that nothing reaches the container or leaves it. Goes away with its network

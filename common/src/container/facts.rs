@@ -83,6 +83,9 @@ pub struct ContainerFacts {
     pub sysctls: BTreeMap<String, String>,
     /// What differs in its network namespace from what Podman makes, in words.
     pub network_changes: Vec<String>,
+    /// The interfaces of its default routes (IPv4), the preferred one first.
+    #[serde(default)]
+    pub default_interfaces: Vec<String>,
     /// What its processes use that CRIU cannot dump, in words.
     pub unmovable: BTreeSet<String>,
     /// Which of `hosts`, `resolv.conf` and `hostname` in its `/etc` were changed since its start.

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::net::kernel::netns;
-use crate::net::kernel::routes::{Contents, Link, Route, Routes};
+use crate::net::kernel::routes::{Contents, Link, Route, RouteError, Routes};
 use crate::net::packets::quarantine;
 use crate::net::rules::nft;
 
@@ -56,6 +56,37 @@ pub fn look(netns: &Path, ordinary: &Ordinary) -> Vec<String> {
         found
     });
     looked.unwrap_or_else(|error| vec![format!("what cannot be seen ({error})")])
+}
+
+/// The interfaces of the IPv4 default routes in the network namespace at `netns`, the preferred one first. None if that
+/// cannot be seen, which [`look`] names. Blocks.
+pub fn default_interfaces(netns: &Path) -> Vec<String> {
+    let look = || Routes::open().and_then(|routes| routes.default_interfaces());
+    let looked = netns::in_netns(netns, look);
+    looked.map_or_else(|_| Vec::new(), Result::unwrap_or_default)
+}
+
+/// Puts the IPv4 default routes in the network namespace at `netns` into the order of these interfaces: Podman makes
+/// one for each network, in any order. Goes away with the namespace. Blocks.
+///
+/// # Errors
+/// If the kernel refuses it, in words.
+pub fn order_default_routes(netns: &Path, interfaces: &[String]) -> Result<(), OrderError> {
+    netns::in_netns(netns, || {
+        let ordered = Routes::open().and_then(|routes| routes.order_default_routes(interfaces));
+        ordered.map_err(OrderError::from)
+    })?
+}
+
+/// The default routes cannot be put into their order.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// The network namespace cannot be entered.
+    #[error(transparent)]
+    Enter(#[from] netns::EnterError),
+    /// The kernel refuses it.
+    #[error(transparent)]
+    Routes(#[from] RouteError),
 }
 
 fn differences(contents: &Contents, ordinary: &Ordinary) -> Vec<String> {

@@ -148,10 +148,14 @@ async fn facts(
     let pids = processes::of(&local.cgroup, local.pid);
     let pid = local.pid;
     let looked = tokio::task::spawn_blocking(move || match pid {
-        0 => Vec::new(),
-        pid => inside::look(&PathBuf::from(format!("/proc/{pid}/ns/net")), &ordinary),
+        0 => Default::default(),
+        pid => {
+            let netns = PathBuf::from(format!("/proc/{pid}/ns/net"));
+            let changes = inside::look(&netns, &ordinary);
+            (changes, inside::default_interfaces(&netns))
+        }
     });
-    let network_changes = looked.await.unwrap_or_default();
+    let (network_changes, default_interfaces) = looked.await.unwrap_or_default();
     let secrets = container.config.secrets.iter().flatten();
     let secret_names: BTreeSet<String> = secrets.map(|secret| secret.name.clone()).collect();
     let secret_names: Vec<String> = secret_names.into_iter().collect();
@@ -223,6 +227,7 @@ async fn facts(
         host_namespaces: spec.as_ref().map(Spec::host_namespaces).unwrap_or_default(),
         sysctls: spec.as_ref().map(Spec::sysctls).unwrap_or_default(),
         network_changes,
+        default_interfaces,
         unmovable: unmovable::found(&pids, local.pid),
         secrets,
         lost_secrets,

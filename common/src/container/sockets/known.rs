@@ -24,7 +24,7 @@ enum Sockets {
     /// Those that accept connections.
     Listening,
     /// Those without connections. Others have copied it from the packet that began theirs
-    /// (`tcp_v4_syn_recv_sock` in net/ipv4/tcp_ipv4.c).
+    /// (`tcp_v4_syn_recv_sock` in net/ipv4/tcp_ipv4.c), or it changes nothing.
     Unconnected,
 }
 
@@ -50,20 +50,26 @@ impl Known {
         KNOWN.iter()
     }
 
-    /// Those that sockets of this kind may have.
-    pub(super) fn of(kind: Kind, listens: bool) -> impl Iterator<Item = &'static Known> {
-        KNOWN.iter().filter(move |known| {
-            let fits = match known.level {
-                SOCKET | IP => true,
-                IPV6 => kind.family == libc::AF_INET6,
-                level => level == kind.protocol,
-            };
-            fits && match known.sockets {
-                Sockets::All => true,
-                Sockets::Listening => listens,
-                Sockets::Unconnected => kind.kind != libc::SOCK_STREAM,
-            }
-        })
+    /// Whether sockets of this kind may have it.
+    pub(super) fn is_of(&self, kind: Kind, listens: bool) -> bool {
+        let fits = match self.level {
+            SOCKET | IP => true,
+            IPV6 => kind.family == libc::AF_INET6,
+            level => level == kind.protocol,
+        };
+        fits && match self.sockets {
+            Sockets::All => true,
+            Sockets::Listening => listens,
+            Sockets::Unconnected => kind.kind != libc::SOCK_STREAM,
+        }
+    }
+
+    /// No value is longer.
+    pub(super) fn most_bytes(&self) -> usize {
+        match self.form {
+            Form::Bytes(most) => most,
+            Form::Interface | Form::InterfaceInNetworkOrder => size_of::<i32>(),
+        }
     }
 }
 
@@ -95,17 +101,18 @@ const fn listening(name: &'static str, number: i32) -> Known {
     }
 }
 
-const fn multicast(name: &'static str, level: i32, number: i32) -> Known {
+const fn unconnected(name: &'static str, level: i32, number: i32) -> Known {
     Known {
         sockets: Sockets::Unconnected,
         ..flag(name, level, number)
     }
 }
 
+/// Of sockets without connections.
 const fn interface(name: &'static str, level: i32, number: i32, form: Form) -> Known {
     Known {
         form,
-        ..flag(name, level, number)
+        ..unconnected(name, level, number)
     }
 }
 
@@ -117,9 +124,9 @@ const KNOWN: [Known; 89] = [
     bytes("SO_TIMESTAMPING_OLD", SOCKET, 37, 8),
     flag("SO_TIMESTAMP_NEW", SOCKET, 63),
     flag("SO_TIMESTAMPNS_NEW", SOCKET, 64),
-    flag("SO_RXQ_OVFL", SOCKET, 40),
+    unconnected("SO_RXQ_OVFL", SOCKET, 40),
     flag("SO_PEEK_OFF", SOCKET, 42),
-    flag("SO_SELECT_ERR_QUEUE", SOCKET, 45),
+    unconnected("SO_SELECT_ERR_QUEUE", SOCKET, 45),
     flag("SO_BUSY_POLL", SOCKET, 46),
     bytes("SO_MAX_PACING_RATE", SOCKET, 47, 8),
     flag("SO_ZEROCOPY", SOCKET, 60),
@@ -129,53 +136,53 @@ const KNOWN: [Known; 89] = [
     flag("IP_TOS", IP, 1),
     flag("IP_TTL", IP, 2),
     bytes("IP_OPTIONS", IP, 4, 40),
-    flag("IP_RECVOPTS", IP, 6),
-    flag("IP_RETOPTS", IP, 7),
-    flag("IP_PKTINFO", IP, 8),
+    unconnected("IP_RECVOPTS", IP, 6),
+    unconnected("IP_RETOPTS", IP, 7),
+    unconnected("IP_PKTINFO", IP, 8),
     flag("IP_MTU_DISCOVER", IP, 10),
     flag("IP_RECVERR", IP, 11),
-    flag("IP_RECVTTL", IP, 12),
-    flag("IP_RECVTOS", IP, 13),
-    flag("IP_PASSSEC", IP, 18),
+    unconnected("IP_RECVTTL", IP, 12),
+    unconnected("IP_RECVTOS", IP, 13),
+    unconnected("IP_PASSSEC", IP, 18),
     flag("IP_TRANSPARENT", IP, 19),
-    flag("IP_RECVORIGDSTADDR", IP, 20),
+    unconnected("IP_RECVORIGDSTADDR", IP, 20),
     flag("IP_MINTTL", IP, 21),
-    flag("IP_CHECKSUM", IP, 23),
+    unconnected("IP_CHECKSUM", IP, 23),
     flag("IP_BIND_ADDRESS_NO_PORT", IP, 24),
-    flag("IP_RECVFRAGSIZE", IP, 25),
-    flag("IP_RECVERR_RFC4884", IP, 26),
+    unconnected("IP_RECVFRAGSIZE", IP, 25),
+    unconnected("IP_RECVERR_RFC4884", IP, 26),
     bytes("IP_MULTICAST_IF", IP, 32, 4),
-    multicast("IP_MULTICAST_TTL", IP, 33),
-    multicast("IP_MULTICAST_LOOP", IP, 34),
-    multicast("IP_MULTICAST_ALL", IP, 49),
+    unconnected("IP_MULTICAST_TTL", IP, 33),
+    unconnected("IP_MULTICAST_LOOP", IP, 34),
+    unconnected("IP_MULTICAST_ALL", IP, 49),
     interface("IP_UNICAST_IF", IP, 50, Form::InterfaceInNetworkOrder),
     flag("IP_LOCAL_PORT_RANGE", IP, 51),
-    flag("IPV6_CHECKSUM", IPV6, 7),
+    unconnected("IPV6_CHECKSUM", IPV6, 7),
     flag("IPV6_UNICAST_HOPS", IPV6, 16),
     interface("IPV6_MULTICAST_IF", IPV6, 17, Form::Interface),
-    multicast("IPV6_MULTICAST_HOPS", IPV6, 18),
-    multicast("IPV6_MULTICAST_LOOP", IPV6, 19),
+    unconnected("IPV6_MULTICAST_HOPS", IPV6, 18),
+    unconnected("IPV6_MULTICAST_LOOP", IPV6, 19),
     flag("IPV6_MTU_DISCOVER", IPV6, 23),
     flag("IPV6_RECVERR", IPV6, 25),
-    multicast("IPV6_MULTICAST_ALL", IPV6, 29),
-    flag("IPV6_RECVERR_RFC4884", IPV6, 31),
+    unconnected("IPV6_MULTICAST_ALL", IPV6, 29),
+    unconnected("IPV6_RECVERR_RFC4884", IPV6, 31),
     flag("IPV6_FLOWINFO_SEND", IPV6, 33),
-    flag("IPV6_RECVPKTINFO", IPV6, 49),
-    flag("IPV6_RECVHOPLIMIT", IPV6, 51),
-    flag("IPV6_RECVHOPOPTS", IPV6, 53),
-    flag("IPV6_RECVRTHDR", IPV6, 56),
-    flag("IPV6_RECVDSTOPTS", IPV6, 58),
-    flag("IPV6_RECVPATHMTU", IPV6, 60),
-    flag("IPV6_DONTFRAG", IPV6, 62),
-    flag("IPV6_RECVTCLASS", IPV6, 66),
+    unconnected("IPV6_RECVPKTINFO", IPV6, 49),
+    unconnected("IPV6_RECVHOPLIMIT", IPV6, 51),
+    unconnected("IPV6_RECVHOPOPTS", IPV6, 53),
+    unconnected("IPV6_RECVRTHDR", IPV6, 56),
+    unconnected("IPV6_RECVDSTOPTS", IPV6, 58),
+    unconnected("IPV6_RECVPATHMTU", IPV6, 60),
+    unconnected("IPV6_DONTFRAG", IPV6, 62),
+    unconnected("IPV6_RECVTCLASS", IPV6, 66),
     flag("IPV6_TCLASS", IPV6, 67),
     flag("IPV6_AUTOFLOWLABEL", IPV6, 70),
     flag("IPV6_ADDR_PREFERENCES", IPV6, 72),
     flag("IPV6_MINHOPCOUNT", IPV6, 73),
-    flag("IPV6_RECVORIGDSTADDR", IPV6, 74),
+    unconnected("IPV6_RECVORIGDSTADDR", IPV6, 74),
     flag("IPV6_TRANSPARENT", IPV6, 75),
     interface("IPV6_UNICAST_IF", IPV6, 76, Form::InterfaceInNetworkOrder),
-    flag("IPV6_RECVFRAGSIZE", IPV6, 77),
+    unconnected("IPV6_RECVFRAGSIZE", IPV6, 77),
     listening("TCP_MAXSEG", 2),
     flag("TCP_SYNCNT", TCP, 7),
     flag("TCP_LINGER2", TCP, 8),

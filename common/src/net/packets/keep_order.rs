@@ -62,7 +62,7 @@ impl Waiting {
         let dirs = dirs.clone();
         tokio::spawn(async move {
             let _ = timeout(LONGEST, dropped).await;
-            let ended = spawn_blocking(move || end(&dirs, tunnel, &packets));
+            let ended = spawn_blocking(move || end(&dirs, tunnel, packets));
             if let Ok(Err(error)) = ended.await {
                 tracing::warn!("{error}");
             }
@@ -76,12 +76,14 @@ fn queue(tunnel: Index) -> u16 {
     FIRST_QUEUE + u16::from(tunnel.get())
 }
 
-/// Releases those that wait before the rule goes, or others would overtake them.
-fn end(dirs: &Dirs, tunnel: Index, packets: &PacketQueue) -> Result<(), OrderError> {
+/// Releases those that wait before the rule goes, or others would overtake them. The queue is given up before the lock
+/// is: whoever has packets wait next takes the same one.
+fn end(dirs: &Dirs, tunnel: Index, packets: PacketQueue) -> Result<(), OrderError> {
     packets.release();
     packets.wait_until_caught_up(LIMIT);
     let _lock = dirs.lock_all()?;
     rules::queue::end(tunnel)?;
     packets.wait_until_empty(LIMIT)?;
+    drop(packets);
     Ok(())
 }

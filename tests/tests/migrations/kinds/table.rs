@@ -392,15 +392,17 @@ pub(super) const CONFIGURED: [Case; 8] = [
         )
     },
     Case {
-        here: "podman network create --subnet 10.97.1.0/24 one; podman network create --subnet 10.97.2.0/24 two",
-        there: "podman network create --subnet 10.97.1.0/24 one; podman network create --subnet 10.97.2.0/24 two",
+        here: "for n in 1 2 3 4; do podman network create --subnet 10.97.$n.0/24 net$n; done",
+        there: "for n in 1 2 3 4; do podman network create --subnet 10.97.$n.0/24 net$n; done",
         ..case(
             "networks",
-            "--network one:interface_name=front,ip=10.97.1.9,mac=92:d0:c6:0a:29:33 --network two:interface_name=back",
+            "--network net1:interface_name=front,ip=10.97.1.9,mac=92:d0:c6:0a:29:33 --network net2:interface_name=back \
+             --network net3 --network net4",
             SLEEP,
             Nothing,
-            "{ ip -o -4 addr | perl -pe 's/^\\d+: //; s/@\\S+//'; ip route; ip -o link show front | grep -c 92:d0:c6:0a:29:33; } \
-             | perl -e 'print sort <>'",
+            // The default routes in their order.
+            "{ ip -o -4 addr | perl -pe 's/^\\d+: //; s/@\\S+//'; ip route show scope link; \
+             ip -o link show front | grep -c 92:d0:c6:0a:29:33; } | perl -e 'print sort <>'; ip route show default",
         )
     },
     case(

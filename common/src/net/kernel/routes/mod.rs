@@ -7,6 +7,7 @@ mod connection;
 mod contents;
 mod facts;
 mod links;
+mod order;
 mod tables;
 
 pub use connection::{RouteError, Routes};
