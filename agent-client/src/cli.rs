@@ -25,7 +25,7 @@ pub(crate) const MAX_FREEZE_MS: u64 = 120_000;
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
-    /// Log more; twice for everything. RUST_LOG overrides it.
+    /// Log more; twice for everything. The environment variable RUST_LOG overrides it.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub(crate) verbose: u8,
 }
@@ -54,8 +54,14 @@ pub(crate) enum Command {
     AsRoot(AsRoot),
     /// Print a completion script for a shell.
     Completion {
-        /// The shell.
+        /// The shell that will read it.
         shell: clap_complete::Shell,
+    },
+    /// Write the man pages into a directory. For those who make packages.
+    #[command(hide = true)]
+    Manual {
+        /// The directory, which is made if there is none.
+        directory: PathBuf,
     },
 }
 
@@ -95,7 +101,7 @@ pub(crate) enum AsRoot {
     Check {
         /// Name, id or unique prefix of a container.
         container: String,
-        /// Where to.
+        /// Where to: a paired agent-server, on port 50051 unless another is given.
         #[arg(long, value_name = "HOST[:PORT]")]
         to: Address,
         #[command(flatten)]
@@ -106,7 +112,7 @@ pub(crate) enum AsRoot {
     },
     /// Pair with a destination, with a token from `agent-server invite` there.
     Pair {
-        /// The destination.
+        /// Where agent-server runs, on port 50051 unless another is given.
         #[arg(value_name = "HOST[:PORT]")]
         host: Address,
         #[command(flatten)]
@@ -206,9 +212,9 @@ impl Args for TokenSource {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PeersCommand {
-    /// List them.
+    /// List the destinations, with the fingerprints of their keys.
     List,
-    /// Forget one.
+    /// Forget a destination: nothing can be moved there any more.
     Remove {
         /// Its name, address, or the beginning of its fingerprint.
         peer: String,
@@ -217,7 +223,7 @@ pub(crate) enum PeersCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ForwardCommand {
-    /// List them. Changes nothing.
+    /// List the ports. Changes nothing.
     List {
         /// How to print it.
         #[arg(long, value_enum, default_value_t = Format::Text)]

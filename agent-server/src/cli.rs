@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use common::container::binds::Allowed;
 use common::paths;
 use common::status::{Status, clean_up};
@@ -14,19 +16,23 @@ use trust::{Identity, Invites, Peers};
 use crate::listener;
 
 /// Receives running Podman containers from hosts that are paired with this one.
+///
+/// Without a command it listens for migrations, as `serve` does.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(version, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
-    command: Command,
-    /// Log more; twice for everything. RUST_LOG overrides it.
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+    /// Log more; twice for everything. The environment variable RUST_LOG overrides it.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  agent-server serve                     listen on port 50051
+  agent-server                           listen on port 50051
   agent-server invite > token            let one more host pair with this one
   agent-server peers list                who may send containers here
   agent-server status                    tunnels, and migrations under way and past";
@@ -34,16 +40,7 @@ Examples:
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Listen for migrations until SIGTERM or SIGINT.
-    Serve {
-        /// Address and port to listen on. `[::]` means all addresses, IPv4 included.
-        #[arg(long, default_value = "[::]:50051")]
-        listen: SocketAddr,
-        /// Let containers that come bind this directory or file and what is below, and let peers put there
-        /// what their containers have bound. May be given several times. Without it, they get only what
-        /// they could have anyway: see SECURITY.md.
-        #[arg(long, value_name = "PATH", value_parser = absolute)]
-        allow_bind: Vec<PathBuf>,
-    },
+    Serve(Serve),
     /// Print a token that lets one host pair with this one, once.
     ///
     /// The token goes to stdout, what to do with it to stderr. It is a secret: whoever uses it
@@ -69,14 +66,33 @@ enum Command {
     Cleanup,
     /// Print a completion script for a shell.
     Completion {
-        /// The shell.
+        /// The shell that will read it.
         shell: clap_complete::Shell,
     },
+    /// Write the man pages into a directory. For those who make packages.
+    #[command(hide = true)]
+    Manual {
+        /// The directory, which is made if there is none.
+        directory: PathBuf,
+    },
+}
+
+/// How to listen.
+#[derive(Debug, Args)]
+struct Serve {
+    /// Address and port to listen on. `[::]` means all addresses, IPv4 included.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:50051")]
+    listen: SocketAddr,
+    /// Let containers that come bind this directory or file and what is below, and let peers put there
+    /// what their containers have bound. May be given several times. Without it, they get only what
+    /// they could have anyway: see SECURITY.md.
+    #[arg(long, value_name = "PATH", value_parser = absolute)]
+    allow_bind: Vec<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum PeersCommand {
-    /// List them.
+    /// List the hosts, with the fingerprints of their keys.
     List,
     /// Refuse one from now on and end its sessions. Containers that came from it stay, and so do the tunnel and
     /// the connections through it.
@@ -92,10 +108,34 @@ enum Format {
     Json,
 }
 
+impl Cli {
+    /// Reads this process's command line; on a mistake in it, says so and exits.
+    pub fn read() -> Self {
+        Self::of(Self::command().get_matches()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// What is to be served stands beside the command only if there is none: with another it would have no effect.
+    fn of(matches: ArgMatches) -> Result<Self, clap::Error> {
+        let given = |option| matches.value_source(option) == Some(ValueSource::CommandLine);
+        let misplaced = ["listen", "allow_bind"].into_iter().find(|&o| given(o));
+        match (matches.subcommand_name(), misplaced) {
+            (Some(command), Some(option)) => {
+                let option = option.replace('_', "-");
+                let message = format!(
+                    "--{option} cannot come before the command `{command}`; \
+                     with `serve` it comes after it\n"
+                );
+                Err(Self::command().error(ErrorKind::ArgumentConflict, message))
+            }
+            _ => Self::from_arg_matches(&matches),
+        }
+    }
+}
+
 /// Runs the command; on failure prints the error.
 pub fn run(cli: Cli) -> ExitCode {
     common::log::init(cli.verbose, "info");
-    match execute(cli.command) {
+    match execute(cli.command.unwrap_or(Command::Serve(cli.serve))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("agent-server: {error:#}");
@@ -113,14 +153,14 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
 }
 
 fn execute(command: Command) -> anyhow::Result<()> {
-    if !matches!(command, Command::Completion { .. }) {
+    if !matches!(command, Command::Completion { .. } | Command::Manual { .. }) {
         anyhow::ensure!(
             nix::unistd::geteuid().is_root(),
             "needs root: it handles root's containers, network and keys"
         );
     }
     match command {
-        Command::Serve { listen, allow_bind } => {
+        Command::Serve(Serve { listen, allow_bind }) => {
             let allowed = Allowed::below(allow_bind);
             tokio::runtime::Runtime::new()?.block_on(listener::serve(listen, allowed))
         }
@@ -129,6 +169,10 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Status { format } => status(format),
         Command::Cleanup => {
             print!("{}", clean_up()?);
+            Ok(())
+        }
+        Command::Manual { directory } => {
+            manual::write(Cli::command(), &directory)?;
             Ok(())
         }
         Command::Completion { shell } => {
@@ -186,4 +230,71 @@ fn status(format: Format) -> anyhow::Result<()> {
         Format::Text => print!("{status}"),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Cli, clap::Error> {
+        let words = std::iter::once("agent-server").chain(line.split_whitespace());
+        Cli::of(Cli::command().try_get_matches_from(words)?)
+    }
+
+    #[test]
+    fn without_a_command_it_serves() {
+        let served = |line: &str| match read(line).unwrap() {
+            Cli {
+                command: None,
+                serve,
+                ..
+            } => serve,
+            Cli {
+                command: Some(Command::Serve(serve)),
+                ..
+            } => serve,
+            other => panic!("{other:?}"),
+        };
+        let usual = SocketAddr::from(([0; 16], 50051));
+        assert_eq!(served("").listen, usual);
+        assert_eq!(served("-v").listen, usual);
+        assert_eq!(served("serve").listen, usual);
+        let options = "--listen 127.0.0.1:7 --allow-bind /srv/a --allow-bind /b";
+        let named = format!("serve {options}");
+        for line in [options, &named] {
+            let Serve { listen, allow_bind } = served(line);
+            assert_eq!(listen, SocketAddr::from(([127, 0, 0, 1], 7)), "{line}");
+            assert_eq!(allow_bind, [PathBuf::from("/srv/a"), "/b".into()], "{line}");
+        }
+    }
+
+    #[test]
+    fn the_man_pages_are_whole_and_well_formed() {
+        let lacking = manual::lacking(Cli::command());
+        assert!(lacking.is_empty(), "no sentence: {lacking:?}");
+        for page in manual::pages(Cli::command()).unwrap() {
+            match manual::complaints(&page) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    println!("skipped: groff is not installed");
+                    return;
+                }
+                said => assert_eq!(said.unwrap(), "", "{}", page.file),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_served_is_not_said_in_vain() {
+        for line in [
+            "--listen 127.0.0.1:7 status",
+            "--allow-bind /srv serve",
+            "status --listen 127.0.0.1:7",
+        ] {
+            read(line).unwrap_err();
+        }
+        assert!(matches!(
+            read("-v status").unwrap().command,
+            Some(Command::Status { .. })
+        ));
+    }
 }

@@ -55,6 +55,9 @@ pub trait Destination: Send + Sync {
     fn fate(&self, migration: &MigrationId, peer: &Peer)
     -> impl Future<Output = Step<Fate>> + Send;
 
+    /// How many migrations to it are under way: those whose fate is open.
+    fn under_way(&self) -> usize;
+
     /// Brings up this end of a tunnel to the host at `address`, where flows of a container that came
     /// here enter. It goes away without being told to if the other end does not use it.
     fn introduce(

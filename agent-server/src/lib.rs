@@ -14,4 +14,5 @@ pub mod recovery;
 mod reservation;
 mod scratch;
 pub mod session;
+mod supervisor;
 pub mod survey;

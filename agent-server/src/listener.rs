@@ -27,6 +27,7 @@ use crate::destination::Destination;
 use crate::podman_host::PodmanHost;
 use crate::recovery;
 use crate::session::Session;
+use crate::supervisor::{self, Supervisor};
 
 /// Connections that may wait to be accepted; the default of the standard library and of tokio.
 const BACKLOG: u32 = 1024;
@@ -48,6 +49,7 @@ pub async fn serve(address: SocketAddr, allowed: Allowed) -> anyhow::Result<()> 
     })?;
     let address = listener.local_addr()?;
     let journal = Journal::of("server");
+    supervisor::starting("finishing or undoing what was interrupted");
     recovery::recover(&journal).await?;
     tokio::task::spawn_blocking(|| lifecycle::sweep(&Dirs::default(), &keeper_command))
         .await?
@@ -83,6 +85,7 @@ pub async fn take_calls<D: Destination + 'static>(
     host: Arc<D>,
     stop: CancellationToken,
 ) {
+    let mut supervisor = Supervisor::ready(&listener);
     let calls = Arc::new(Calls {
         acceptor,
         admission,
@@ -97,7 +100,10 @@ pub async fn take_calls<D: Destination + 'static>(
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            _ = look.tick() => calls.end_those_of_removed_peers(),
+            _ = look.tick() => {
+                calls.end_those_of_removed_peers();
+                supervisor.alive(calls.host.under_way());
+            }
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) => {
                     let calls = calls.clone();
@@ -113,6 +119,7 @@ pub async fn take_calls<D: Destination + 'static>(
             },
         }
     }
+    supervisor.stopping(calls.host.under_way());
     sessions.close();
     sessions.wait().await;
 }

@@ -1,8 +1,6 @@
 //! Receives running Podman containers from hosts that are paired with this one.
 
-use clap::Parser;
-
 fn main() -> std::process::ExitCode {
     common::multicall::dispatch();
-    agent_server::cli::run(agent_server::cli::Cli::parse())
+    agent_server::cli::run(agent_server::cli::Cli::read())
 }

@@ -183,6 +183,10 @@ impl Destination for PodmanHost {
         ))
     }
 
+    fn under_way(&self) -> usize {
+        self.reserved.under_way()
+    }
+
     async fn introduce(&self, offer: Offer, address: IpAddr, peer: &Peer) -> Step<Terms> {
         let peer = peer.fingerprint;
         let made = spawn_blocking(move || {

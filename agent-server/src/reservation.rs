@@ -26,6 +26,12 @@ impl Reserved {
         })
     }
 
+    /// How many migrations there are whose fate is open.
+    pub(crate) fn under_way(&self) -> usize {
+        let reserved = self.0.lock().expect("no panic while locked");
+        reserved.values().flatten().count()
+    }
+
     /// Whether a session can still change what becomes of `migration`.
     pub(crate) fn at_work(&self, migration: &MigrationId) -> bool {
         let reserved = self.0.lock().expect("no panic while locked");
@@ -75,7 +81,9 @@ mod tests {
         assert!(reserved.reserve("a", &two).is_none());
         assert!(reserved.reserve("b", &one).is_none());
         assert!(reserved.reserve("b", &two).is_some());
+        assert_eq!(reserved.under_way(), 1);
         held.decided();
+        assert_eq!(reserved.under_way(), 0);
         assert!(!reserved.at_work(&one));
         drop(held);
         assert!(reserved.reserve("a", &two).is_some());

@@ -400,7 +400,7 @@ impl Fixture {
             false => Ok(()),
             true => Err("somebody listens already".to_owned()),
         });
-        let mut command = vec!["agent-server", "serve"];
+        let mut command = vec!["agent-server"];
         let allowed = self.allowed.iter();
         command.extend(allowed.flat_map(|directory| ["--allow-bind", directory]));
         let server = Job::start_with(self.host(host), &command, environment);

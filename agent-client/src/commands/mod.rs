@@ -5,6 +5,7 @@ mod check;
 mod cleanup;
 mod completion;
 mod forward;
+mod manual;
 mod migrate;
 mod pair;
 mod peers;
@@ -30,6 +31,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             completion::completion(shell);
             return ExitCode::SUCCESS;
         }
+        Some(Command::Manual { directory }) => return manual::manual(&directory),
         Some(Command::AsRoot(command)) => Some(command),
         None => None,
     };

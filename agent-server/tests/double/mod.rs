@@ -166,6 +166,11 @@ impl Destination for Host {
         Ok(Fate::Committed)
     }
 
+    fn under_way(&self) -> usize {
+        let begun = self.count("begin");
+        begun - self.count("commit").min(begun)
+    }
+
     async fn introduce(&self, offer: Offer, address: IpAddr, _peer: &Peer) -> Step<Terms> {
         self.step("introduce", address, &CancellationToken::new())
             .await?;

@@ -29,6 +29,7 @@ mod segments;
 mod series;
 mod services;
 mod strangers;
+mod supervision;
 mod timers;
 mod trespasses;
 mod trust;
