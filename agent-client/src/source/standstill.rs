@@ -1,13 +1,17 @@
 //! Stopping the container, and letting it run on.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use common::container::checkpoint::freezer::Freezer;
 use common::container::checkpoint::{drain, dump, repair, unmovable};
-use common::net::packets::quarantine;
+use common::net::packets::{backlog, quarantine};
 
 /// How often the container is given time to read what came in while it was being frozen.
 const MOST_DRAINS: usize = 3;
+
+/// How long packets may take to get to the frozen container that were sent before it was redirected.
+const ON_THE_WAY: Duration = Duration::from_millis(30);
 
 const UNREAD: &str = "the container had not read all datagrams that waited for it when it was frozen: \
                       these are lost";
@@ -55,6 +59,9 @@ impl Standstill {
         for left in (0..MOST_DRAINS).rev() {
             let drained = drain::drain(self.pid);
             self.freezer.freeze()?;
+            // What was on the way when its flow was redirected comes here. After the freeze, so that what the container
+            // has just sent to others of this host is on its way to where they are, before the quarantine stops it.
+            backlog::wait_handed_on(ON_THE_WAY);
             if drain::waiting(self.pid) == 0 {
                 break;
             }
