@@ -1,9 +1,11 @@
 //! Command line.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
-use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use settings::Settings;
 
 use crate::address::Address;
 use crate::choices::Choices;
@@ -17,6 +19,9 @@ pub(crate) const USAGE: u8 = 2;
 /// hangs must not keep the container frozen for ever.
 pub(crate) const MAX_FREEZE_MS: u64 = 120_000;
 
+/// The file with settings, unless another is named.
+const SETTINGS: &str = "/etc/live-migration/agent-client.toml";
+
 /// Moves a running Podman container to another host while its clients keep talking to it.
 ///
 /// Without arguments, on a terminal, it asks what to move where.
@@ -28,6 +33,39 @@ pub(crate) struct Cli {
     /// Log more; twice for everything. The environment variable RUST_LOG overrides it.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub(crate) verbose: u8,
+    /// A file with defaults for options: those that an environment variable can set, too. Otherwise it is
+    /// /etc/live-migration/agent-client.toml, if there is one.
+    #[arg(long, value_name = "FILE", global = true, env = "AGENT_CLIENT_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl Cli {
+    /// Reads this process's command line; on a mistake there, or in the file of settings, says so and exits.
+    pub(crate) fn read() -> Self {
+        Self::of(std::env::args_os().collect())
+    }
+
+    /// Reads the words of a command line, as [`Cli::read`] does.
+    pub(crate) fn of(words: Vec<OsString>) -> Self {
+        let (program, _) = Self::with_settings(&words);
+        let matches = program.get_matches_from(words);
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// What `config show` prints.
+    pub(crate) fn settings() -> String {
+        let words: Vec<OsString> = std::env::args_os().collect();
+        let (_, settings) = Self::with_settings(&words);
+        settings.shown(&Self::command())
+    }
+
+    fn with_settings(words: &[OsString]) -> (clap::Command, Settings) {
+        let program = Self::command();
+        settings::with_file(program, words, Path::new(SETTINGS)).unwrap_or_else(|error| {
+            eprintln!("agent-client: {error}");
+            std::process::exit(USAGE.into())
+        })
+    }
 }
 
 const HELP: &str = "\
@@ -52,6 +90,11 @@ Exit status:
 pub(crate) enum Command {
     #[command(flatten)]
     AsRoot(AsRoot),
+    /// The options that a file or the environment can set.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Print a completion script for a shell.
     Completion {
         /// The shell that will read it.
@@ -73,7 +116,7 @@ pub(crate) enum AsRoot {
         /// Name, id or unique prefix of a running container.
         container: String,
         /// Where to: a paired agent-server, on port 50051 unless another is given.
-        #[arg(long, value_name = "HOST[:PORT]")]
+        #[arg(long, value_name = "HOST[:PORT]", env = "AGENT_CLIENT_TO")]
         to: Address,
         /// Do not ask.
         #[arg(short, long)]
@@ -83,12 +126,14 @@ pub(crate) enum AsRoot {
         dry_run: bool,
         /// Longest that the container may stay frozen before the commit, in milliseconds; after
         /// that the migration is undone.
-        #[arg(long, value_name = "MS", default_value_t = MAX_FREEZE_MS,
+        #[arg(long, value_name = "MS", env = "AGENT_CLIENT_MAX_FREEZE_MS", default_value_t = MAX_FREEZE_MS,
               value_parser = clap::value_parser!(u64).range(1..))]
         max_freeze_ms: u64,
         /// Afterwards, forward new connections to the ports published here to the container's new
         /// host, until `forward remove`.
-        #[arg(long)]
+        #[arg(long, value_name = "false", env = "AGENT_CLIENT_FORWARD_NEW", action = clap::ArgAction::Set,
+              num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true",
+              hide_default_value = true, hide_possible_values = true)]
         forward_new: bool,
         #[command(flatten)]
         choices: Choices,
@@ -102,7 +147,7 @@ pub(crate) enum AsRoot {
         /// Name, id or unique prefix of a container.
         container: String,
         /// Where to: a paired agent-server, on port 50051 unless another is given.
-        #[arg(long, value_name = "HOST[:PORT]")]
+        #[arg(long, value_name = "HOST[:PORT]", env = "AGENT_CLIENT_TO")]
         to: Address,
         #[command(flatten)]
         choices: Choices,
@@ -208,6 +253,12 @@ impl Args for TokenSource {
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
         TokenArgs::augment_args_for_update(command)
     }
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print them all, with where each comes from, as a file of settings.
+    Show,
 }
 
 #[derive(Debug, Subcommand)]

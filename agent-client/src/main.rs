@@ -17,9 +17,7 @@ mod recovery;
 mod source;
 mod timeline;
 
-use clap::Parser;
-
 fn main() -> std::process::ExitCode {
     common::multicall::dispatch();
-    commands::run(cli::Cli::parse())
+    commands::run(cli::Cli::read())
 }

@@ -1,7 +1,8 @@
 //! Command line.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 use common::container::binds::Allowed;
 use common::paths;
 use common::status::{Status, clean_up};
+use settings::Settings;
 use trust::{Identity, Invites, Peers};
 
 use crate::listener;
@@ -28,7 +30,17 @@ pub struct Cli {
     /// Log more; twice for everything. The environment variable RUST_LOG overrides it.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
+    /// A file with defaults for options: those that an environment variable can set, too. Otherwise it is
+    /// /etc/live-migration/agent-server.toml, if there is one.
+    #[arg(long, value_name = "FILE", global = true, env = "AGENT_SERVER_CONFIG")]
+    config: Option<PathBuf>,
 }
+
+/// Exit status for mistakes in the command line or the settings, as clap has it.
+const USAGE: i32 = 2;
+
+/// The file with settings, unless another is named.
+const SETTINGS: &str = "/etc/live-migration/agent-server.toml";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -64,6 +76,11 @@ enum Command {
     /// Take down tunnels that nothing needs any more, and say what the others are kept for. Safe at any
     /// time.
     Cleanup,
+    /// The options that a file or the environment can set.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Print a completion script for a shell.
     Completion {
         /// The shell that will read it.
@@ -81,13 +98,24 @@ enum Command {
 #[derive(Debug, Args)]
 struct Serve {
     /// Address and port to listen on. `[::]` means all addresses, IPv4 included.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:50051")]
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        env = "AGENT_SERVER_LISTEN",
+        default_value = "[::]:50051"
+    )]
     listen: SocketAddr,
     /// Let containers that come bind this directory or file and what is below, and let peers put there
-    /// what their containers have bound. May be given several times. Without it, they get only what
-    /// they could have anyway: see SECURITY.md.
-    #[arg(long, value_name = "PATH", value_parser = absolute)]
+    /// what their containers have bound. May be given several times, or several with colons between them. Without it,
+    /// they get only what they could have anyway: see SECURITY.md.
+    #[arg(long, value_name = "PATH", env = "AGENT_SERVER_ALLOW_BIND", value_delimiter = ':', value_parser = absolute)]
     allow_bind: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum ConfigCommand {
+    /// Print them all, with where each comes from, as a file of settings.
+    Show,
 }
 
 #[derive(Debug, Subcommand)]
@@ -109,9 +137,19 @@ enum Format {
 }
 
 impl Cli {
-    /// Reads this process's command line; on a mistake in it, says so and exits.
+    /// Reads this process's command line; on a mistake there, or in the file of settings, says so and exits.
     pub fn read() -> Self {
-        Self::of(Self::command().get_matches()).unwrap_or_else(|error| error.exit())
+        let words: Vec<OsString> = std::env::args_os().collect();
+        let (program, _) = Self::with_settings(&words);
+        Self::of(program.get_matches_from(words)).unwrap_or_else(|error| error.exit())
+    }
+
+    fn with_settings(words: &[OsString]) -> (clap::Command, Settings) {
+        let program = Self::command();
+        settings::with_file(program, words, Path::new(SETTINGS)).unwrap_or_else(|error| {
+            eprintln!("agent-server: {error}");
+            std::process::exit(USAGE)
+        })
     }
 
     /// What is to be served stands beside the command only if there is none: with another it would have no effect.
@@ -153,7 +191,11 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
 }
 
 fn execute(command: Command) -> anyhow::Result<()> {
-    if !matches!(command, Command::Completion { .. } | Command::Manual { .. }) {
+    let as_anybody = matches!(
+        command,
+        Command::Config { .. } | Command::Completion { .. } | Command::Manual { .. }
+    );
+    if !as_anybody {
         anyhow::ensure!(
             nix::unistd::geteuid().is_root(),
             "needs root: it handles root's containers, network and keys"
@@ -169,6 +211,14 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Status { format } => status(format),
         Command::Cleanup => {
             print!("{}", clean_up()?);
+            Ok(())
+        }
+        Command::Config {
+            command: ConfigCommand::Show,
+        } => {
+            let words: Vec<OsString> = std::env::args_os().collect();
+            let (_, settings) = Cli::with_settings(&words);
+            print!("{}", settings.shown(&Cli::command()));
             Ok(())
         }
         Command::Manual { directory } => {

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::address::Address;
 use crate::choices::Choices;
-use crate::cli::{MAX_FREEZE_MS, USAGE};
+use crate::cli::USAGE;
 use crate::format::Format;
 use crate::interactive;
 use crate::migrate::Migration;
@@ -22,19 +22,6 @@ pub(super) struct Options {
     pub(super) forward_new: bool,
     pub(super) choices: Choices,
     pub(super) format: Format,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            yes: false,
-            dry_run: false,
-            max_freeze: Duration::from_millis(MAX_FREEZE_MS),
-            forward_new: false,
-            choices: Choices::default(),
-            format: Format::default(),
-        }
-    }
 }
 
 pub(super) async fn migrate(container: &str, to: Address, options: Options) -> anyhow::Result<u8> {

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use self::migrate::Options;
-use crate::cli::{AsRoot, Cli, Command, ForwardCommand, TokenSource, USAGE};
+use crate::cli::{AsRoot, Cli, Command, ConfigCommand, ForwardCommand, TokenSource, USAGE};
 use crate::format::Format;
 use crate::migrate::is_usage_error;
 use crate::{interactive, recovery};
@@ -29,6 +29,12 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     let command = match cli.command {
         Some(Command::Completion { shell }) => {
             completion::completion(shell);
+            return ExitCode::SUCCESS;
+        }
+        Some(Command::Config {
+            command: ConfigCommand::Show,
+        }) => {
+            print!("{}", Cli::settings());
             return ExitCode::SUCCESS;
         }
         Some(Command::Manual { directory }) => return manual::manual(&directory),
@@ -64,7 +70,14 @@ async fn execute(command: Option<AsRoot>) -> anyhow::Result<u8> {
         None => {
             recovery::first().await;
             let (container, to) = interactive::ask().await?;
-            migrate::migrate(&container, to, Options::default()).await
+            // With what a file or the environment sets.
+            let to = to.to_string();
+            let words = ["agent-client", "migrate", &container, "--to", &to];
+            let asked = Cli::of(words.map(Into::into).to_vec());
+            let Some(Command::AsRoot(migrate)) = asked.command else {
+                unreachable!("that is what was asked for");
+            };
+            Box::pin(execute(Some(migrate))).await
         }
         Some(AsRoot::Migrate {
             container,

@@ -28,6 +28,7 @@ mod removed;
 mod segments;
 mod series;
 mod services;
+mod settings;
 mod strangers;
 mod supervision;
 mod timers;
