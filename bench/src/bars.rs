@@ -73,6 +73,12 @@ pub(crate) fn bars(summaries: &[Summary], peaks: &[Peak]) -> Vec<Bar> {
             Workload::EchoHundred,
         ),
         against_echo("gap with 2 GiB of files / without", 1.1, Workload::Files),
+        against_echo("gap with 1 GiB of memory / without", 1.3, Workload::Memory),
+        against_echo(
+            "the same, 32 MiB written all the time",
+            2.0,
+            Workload::MemoryWritten,
+        ),
         Bar {
             what: "most memory of any agent's process",
             unit: " MiB",
@@ -104,12 +110,15 @@ mod tests {
             Some(agents / by_hand),
             None,
             Some(1.0),
+            None,
+            None,
             Some(53.0),
         ];
         assert_eq!(measured, expected);
         let floors: Vec<_> = bars.iter().map(|bar| bar.floor).collect();
-        assert_eq!(floors, [None, None, None, Some(1.0), None]);
+        assert_eq!(floors, [None, None, None, Some(1.0), None, None, None]);
         let verdicts: Vec<_> = bars.iter().map(|bar| bar.verdict()).collect();
-        assert_eq!(verdicts, ["met", "missed", "not measured", "met", "met"]);
+        let none = "not measured";
+        assert_eq!(verdicts, ["met", "missed", none, "met", none, none, "met"]);
     }
 }

@@ -21,6 +21,12 @@ pub(crate) enum Workload {
     Files,
     /// An echo server and 49 more processes.
     Processes,
+    /// An echo server with 1 GiB of memory, which it leaves alone.
+    Memory,
+    /// The same, and 32 MiB of it are written all the time.
+    #[value(name = "memory-written")]
+    #[serde(rename = "memory-written")]
+    MemoryWritten,
 }
 
 impl Workload {
@@ -32,12 +38,17 @@ impl Workload {
             Workload::Redis => "redis, 200 MB of data",
             Workload::Files => "echo, 2 GiB of files",
             Workload::Processes => "echo, 50 processes",
+            Workload::Memory => "echo, 1 GiB of memory",
+            Workload::MemoryWritten => "the same, 32 MiB written",
         }
     }
 
     /// Whether it has so much data that a migration takes minutes.
     pub(crate) fn is_large(self) -> bool {
-        self == Workload::Files
+        matches!(
+            self,
+            Workload::Files | Workload::Memory | Workload::MemoryWritten
+        )
     }
 
     /// The example that its image comes from.
@@ -47,6 +58,7 @@ impl Workload {
             Workload::Redis => "redis",
             Workload::Files => "files",
             Workload::Processes => "processes",
+            Workload::Memory | Workload::MemoryWritten => "ballast",
         }
     }
 
@@ -59,6 +71,8 @@ impl Workload {
                 "-p 7000:7000 -v more:/more localhost/files --fill /data=1024 --fill /more=1024"
             }
             Workload::Processes => "-p 7000:7000 localhost/processes",
+            Workload::Memory => "-p 7000:7000 localhost/ballast --mib 1024",
+            Workload::MemoryWritten => "-p 7000:7000 localhost/ballast --mib 1024 --hot-mib 32",
         }
     }
 
