@@ -9,6 +9,7 @@ mod cli;
 mod commands;
 mod control;
 mod format;
+mod history;
 mod interactive;
 mod lock;
 mod migrate;

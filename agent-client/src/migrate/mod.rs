@@ -190,6 +190,11 @@ impl<'a> Migration<'a> {
         self.timeline.end();
         self.report.phases = self.timeline.phases().to_vec();
         self.report.sent_bytes = self.timeline.sent_bytes();
+        if self.record.is_open()
+            && let Err(error) = self.record.keep(&self.report)
+        {
+            self.report.warnings.push(format!("{error:#}"));
+        }
         (self.report, usage)
     }
 

@@ -12,6 +12,7 @@ mod floods;
 mod flows;
 mod forwards;
 mod growth;
+mod history;
 mod images;
 mod inits;
 mod journeys;
