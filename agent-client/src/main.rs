@@ -10,6 +10,7 @@ mod commands;
 mod control;
 mod format;
 mod history;
+mod hooks;
 mod interactive;
 mod lock;
 mod migrate;

@@ -37,7 +37,7 @@ fn a_migration_can_be_looked_up_afterwards() {
         "a",
         &format!("agent-client history {} --svg /tmp/it.svg", &id[..6]),
     );
-    for word in [id, "  prepare destination  ", "outage: ", "  in between  "] {
+    for word in [id, "  prepare destination  ", "outage: ", "  dump memory  "] {
         assert!(told.contains(word), "{word}: {told}");
     }
     let drawn = f.sh("a", "cat /tmp/it.svg");

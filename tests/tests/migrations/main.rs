@@ -13,6 +13,7 @@ mod flows;
 mod forwards;
 mod growth;
 mod history;
+mod hooks;
 mod images;
 mod inits;
 mod journeys;
