@@ -12,7 +12,7 @@ use common::container::facts::VolumeFacts;
 use common::preflight::JUDGEMENTS;
 
 /// What is to become of what the container has of this host.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(crate) struct Choices {
     /// What becomes of a directory or file of this host that is bound into the container: `PATH=send`
     /// sends it, `PATH=keep` uses what the destination has at that path, `PATH=OTHER` what it has at

@@ -1,6 +1,7 @@
 //! Command line.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
@@ -75,6 +76,7 @@ Examples:
   agent-client check web --to b              would it work? one line per check
   agent-client migrate web --to b --yes      move the container web to host b
   agent-client migrate web --to b --yes --format json | jq .freeze_ms
+  agent-client evacuate --to b,c --dry-run   where everything here could go
   agent-client cancel 1e4a                   undo it while it is under way (ids: `status`)
   agent-client history 1e4a                  where its time went
   agent-client forward list                  ports here that lead to containers that have moved away
@@ -115,10 +117,12 @@ pub(crate) enum Command {
 /// What needs root: it handles root's containers, network and keys.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AsRoot {
-    /// Move a container.
+    /// Move a container, or several.
     Migrate {
-        /// Name, id or unique prefix of a running container.
-        container: String,
+        /// Name, id or unique prefix of a running container. With several, nothing moves unless all can; what is said
+        /// of mounts, volumes and checks needs a command for each.
+        #[arg(required = true, value_name = "CONTAINER")]
+        containers: Vec<String>,
         /// Where to: a paired agent-server, on port 50051 unless another is given.
         #[arg(long, value_name = "HOST[:PORT]", env = "AGENT_CLIENT_TO")]
         to: Address,
@@ -141,6 +145,49 @@ pub(crate) enum AsRoot {
         forward_new: bool,
         #[command(flatten)]
         choices: Choices,
+        /// How to print the result; JSON is one object on stdout (docs/report.md).
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Move all containers of this host to others, after a plan of what goes where.
+    ///
+    /// What has moved is not here any more, so the same command goes on where it was ended.
+    Evacuate {
+        /// Where to: paired agent-servers. Containers are spread by free memory; those that know each other by name stay
+        /// together.
+        #[arg(
+            long,
+            value_name = "HOST[:PORT],…",
+            env = "AGENT_CLIENT_TO",
+            required = true,
+            value_delimiter = ','
+        )]
+        to: Vec<Address>,
+        /// Only containers that came here from another host.
+        #[arg(long = "return")]
+        guests: bool,
+        /// Move those that can although others cannot, and go on if one fails.
+        #[arg(long)]
+        keep_going: bool,
+        /// How many may be on their way at a time, if they share no network. Outages grow with it.
+        #[arg(
+            long,
+            value_name = "N",
+            env = "AGENT_CLIENT_PARALLEL",
+            default_value = "1"
+        )]
+        parallel: NonZeroUsize,
+        /// Do not ask.
+        #[arg(short, long)]
+        yes: bool,
+        /// Only print the plan.
+        #[arg(long)]
+        dry_run: bool,
+        /// Longest that each container may stay frozen before the commit, in milliseconds; after
+        /// that its migration is undone.
+        #[arg(long, value_name = "MS", env = "AGENT_CLIENT_MAX_FREEZE_MS", default_value_t = MAX_FREEZE_MS,
+              value_parser = clap::value_parser!(u64).range(1..))]
+        max_freeze_ms: u64,
         /// How to print the result; JSON is one object on stdout (docs/report.md).
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,

@@ -10,6 +10,7 @@ use dialoguer::{Confirm, Input, Select};
 use trust::Peers;
 
 use crate::address::Address;
+use crate::migrate::OUTAGE;
 
 /// Asks which container goes where.
 pub(crate) async fn ask() -> anyhow::Result<(String, Address)> {
@@ -86,6 +87,9 @@ pub(crate) fn confirm(container: &ContainerFacts, checks: &[Check], to: &Address
     }
     for volume in &container.volumes {
         eprintln!("  volume   {} at {}", volume.name, volume.destination);
+    }
+    for check in checks.iter().filter(|c| c.name == OUTAGE) {
+        eprintln!("  outage   {}", check.detail);
     }
     for check in checks.iter().filter(|c| c.verdict == Verdict::Warning) {
         eprintln!("  note     {}: {}", check.name, check.detail);

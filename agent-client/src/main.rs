@@ -2,6 +2,7 @@
 //!
 //! [`cli`] is the command line, and [`commands`] is what each of its verbs does. [`migrate`] is the list of
 //! phases, [`source`] is what each does to this host, and [`control`] talks to the destination.
+//! [`several`] moves more than one.
 
 mod address;
 mod choices;
@@ -16,6 +17,7 @@ mod lock;
 mod migrate;
 mod progress;
 mod recovery;
+mod several;
 mod source;
 mod timeline;
 

@@ -214,9 +214,8 @@ pub(crate) async fn carry_out(
     let id = record.container.id.clone();
     let moved = step != Some(SourceStep::Thaw);
     tokio::task::spawn_blocking(move || match moved {
-        true => port_forwards::activate(&Dirs::default(), &id)
-            .and_then(|()| guests::leave(&Dirs::default(), &id)),
-        false => port_forwards::remove(&Dirs::default(), &id).map(drop),
+        true => let_go(&id),
+        false => Ok(port_forwards::remove(&Dirs::default(), &id).map(drop)?),
     })
     .await??;
     if moved && !exists(&record).await? {
@@ -250,6 +249,18 @@ pub(crate) async fn carry_out(
     journal.write(&record)?;
     let _ = paths::remove_work_dir(&record.migration);
     Ok(end)
+}
+
+/// What tunnels and flows here have to do with a container that has moved. Before it is forgotten as a guest, because
+/// that tells its addresses though it is gone. Blocks.
+fn let_go(id: &str) -> anyhow::Result<()> {
+    let dirs = Dirs::default();
+    port_forwards::activate(&dirs, id)?;
+    let returned = apply::forget_returned(&guests::addresses_of(&dirs, id)?)?;
+    if returned > 0 {
+        tracing::info!(returned, "flows do not pass this host any more");
+    }
+    Ok(guests::leave(&dirs, id)?)
 }
 
 /// Asks the destination of a migration what became of it.

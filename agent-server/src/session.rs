@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use common::container::restore::pager;
 use common::faults;
+use common::host::memory;
 use common::protocol::frame::{FrameError, Frames, MAX_FRAME_BYTES, MAX_UNPAIRED_FRAME_BYTES};
 use common::protocol::lies;
 use common::protocol::version::Versions;
@@ -257,6 +258,7 @@ where
                         .run_until_cancelled(host.check(&container, &source, forward_new))
                         .await
                         .unwrap_or_else(|| Err(cancelled()))?,
+                    available_bytes: memory::available_bytes(),
                 }),
                 Request::Fate { migration } => Ok(Reply::Fate {
                     fate: host.fate(&migration, paired(peer)?).await?,

@@ -13,6 +13,7 @@ use crate::format::Format;
 use crate::interactive;
 use crate::migrate::Migration;
 use crate::progress::{Lines, Observer, Silent};
+use crate::several::{self, Which};
 
 /// How a container migrates.
 pub(super) struct Options {
@@ -57,6 +58,17 @@ pub(super) async fn migrate(container: &str, to: Address, options: Options) -> a
     } else {
         report.outcome.exit_status()
     })
+}
+
+/// Moves several containers, as [`migrate`] moves one.
+pub(super) async fn migrate_all(
+    which: Which,
+    destinations: Vec<Address>,
+    options: several::Options,
+) -> anyhow::Result<u8> {
+    let cancel = CancellationToken::new();
+    cancel_on_signals(cancel.clone())?;
+    several::move_all(which, destinations, &options, cancel, &summarize).await
 }
 
 /// Ctrl-C and SIGTERM roll back. A second one changes nothing: there is no faster way out that

@@ -15,13 +15,16 @@ mod resolve;
 mod status;
 
 use std::io::IsTerminal;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use self::migrate::Options;
+use crate::choices::Choices;
 use crate::cli::{AsRoot, Cli, Command, ConfigCommand, ForwardCommand, TokenSource, USAGE};
 use crate::format::Format;
 use crate::migrate::is_usage_error;
+use crate::several::{self, Which};
 use crate::{interactive, recovery};
 
 /// Runs the command; on failure prints the error.
@@ -58,6 +61,25 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     }
 }
 
+/// Whether somebody has said yes, or can be asked to; otherwise says what is missing.
+fn somebody_says_yes(said: bool, interactive: bool, format: Format) -> bool {
+    let can = said || interactive && format == Format::Text;
+    if !can {
+        eprintln!(
+            "agent-client: there is nobody to ask whether to go on: add --yes, or --dry-run to only check"
+        );
+    }
+    can
+}
+
+/// Finishes or undoes what was interrupted; before a dry run, which changes nothing, only names it.
+async fn recover_unless(dry_run: bool) {
+    match dry_run {
+        true => recovery::name_open(),
+        false => recovery::first().await,
+    }
+}
+
 async fn execute(command: Option<AsRoot>) -> anyhow::Result<u8> {
     let interactive = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     match command {
@@ -81,7 +103,7 @@ async fn execute(command: Option<AsRoot>) -> anyhow::Result<u8> {
             Box::pin(execute(Some(migrate))).await
         }
         Some(AsRoot::Migrate {
-            container,
+            containers,
             to,
             yes,
             dry_run,
@@ -90,26 +112,69 @@ async fn execute(command: Option<AsRoot>) -> anyhow::Result<u8> {
             choices,
             format,
         }) => {
-            if !(yes || dry_run || interactive && format == Format::Text) {
+            if !somebody_says_yes(yes || dry_run, interactive, format) {
+                return Ok(USAGE);
+            }
+            let max_freeze = Duration::from_millis(max_freeze_ms);
+            if let [container] = containers.as_slice() {
+                recover_unless(dry_run).await;
+                let options = Options {
+                    yes,
+                    dry_run,
+                    max_freeze,
+                    forward_new,
+                    choices,
+                    format,
+                };
+                return migrate::migrate(container, to, options).await;
+            }
+            if choices != Choices::default() {
                 eprintln!(
-                    "agent-client: there is nobody to ask whether to go on: add --yes, or \
-                     --dry-run to only check"
+                    "agent-client: --bind, --volume, --force and --overwrite are about one container: use a \
+                     command for each that needs them"
                 );
                 return Ok(USAGE);
             }
-            match dry_run {
-                true => recovery::name_open(),
-                false => recovery::first().await,
-            }
-            let options = Options {
+            recover_unless(dry_run).await;
+            let options = several::Options {
                 yes,
                 dry_run,
-                max_freeze: Duration::from_millis(max_freeze_ms),
+                parallel: NonZeroUsize::MIN,
+                keep_going: false,
+                max_freeze,
                 forward_new,
-                choices,
                 format,
             };
-            migrate::migrate(&container, to, options).await
+            migrate::migrate_all(Which::Named(containers), vec![to], options).await
+        }
+        Some(AsRoot::Evacuate {
+            to,
+            guests,
+            keep_going,
+            parallel,
+            yes,
+            dry_run,
+            max_freeze_ms,
+            format,
+        }) => {
+            if !somebody_says_yes(yes || dry_run, interactive, format) {
+                return Ok(USAGE);
+            }
+            recover_unless(dry_run).await;
+            let options = several::Options {
+                yes,
+                dry_run,
+                parallel,
+                keep_going,
+                max_freeze: Duration::from_millis(max_freeze_ms),
+                forward_new: false,
+                format,
+            };
+            let which = match guests {
+                true => Which::Guests,
+                false => Which::All,
+            };
+            migrate::migrate_all(which, to, options).await
         }
         Some(AsRoot::Check {
             container,

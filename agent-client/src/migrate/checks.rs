@@ -69,19 +69,22 @@ impl Found {
         checks
     }
 
-    /// The destination's checks.
+    /// The destination's checks, and how much memory it has; 0 if that is not known.
     pub(super) async fn check_there(
         &self,
         forward_new: bool,
         control: &mut Control,
-    ) -> anyhow::Result<Vec<Check>> {
+    ) -> anyhow::Result<(Vec<Check>, u64)> {
         let request = Request::Check {
             container: Box::new(self.facts.clone()),
             source: Box::new(self.host.clone()),
             forward_new,
         };
         match control.ask(request).await? {
-            Reply::Checked { checks } => Ok(checks),
+            Reply::Checked {
+                checks,
+                available_bytes,
+            } => Ok((checks, available_bytes)),
             other => Err(unexpected(&other).into()),
         }
     }
@@ -101,8 +104,54 @@ pub(crate) async fn check(
         return Ok(checks);
     }
     let mut control = Control::connect(destination).await?;
-    checks.extend(found.check_there(false, &mut control).await?);
+    checks.extend(found.check_there(false, &mut control).await?.0);
     Ok(checks)
+}
+
+/// What is known of a container before it moves, and of the hosts that it could move to.
+pub(crate) struct Survey {
+    pub(crate) facts: ContainerFacts,
+    /// In the order in which they were asked.
+    pub(crate) destinations: Vec<SurveyedDestination>,
+}
+
+/// What one destination said.
+pub(crate) struct SurveyedDestination {
+    /// Why the container cannot move there, if it cannot.
+    pub(crate) refusal: Option<String>,
+    pub(crate) estimated_freeze_ms: u64,
+    /// How much memory it has; 0 if that is not known.
+    pub(crate) available_bytes: u64,
+}
+
+/// Asks both hosts about a container, for each of these destinations. Changes nothing.
+///
+/// # Errors
+/// If the container cannot be looked at, or a connection ends.
+pub(crate) async fn survey(
+    container: &str,
+    destinations: &mut [(Address, Control)],
+    forward_new: bool,
+) -> anyhow::Result<Survey> {
+    let found = Found::look(container, &Choices::default()).await?;
+    let here = refusal(&found.check_here(forward_new).await);
+    let too_many_ports = ranges(&found.facts.ports).len() > MOST_RANGES;
+    let mut surveyed = Vec::new();
+    for (address, control) in destinations {
+        let (checks, available_bytes) = match too_many_ports {
+            true => (Vec::new(), 0),
+            false => found.check_there(forward_new, control).await?,
+        };
+        surveyed.push(SurveyedDestination {
+            refusal: here.clone().or_else(|| refusal(&checks)),
+            estimated_freeze_ms: estimate::of(&found.facts, &found.host, address).1,
+            available_bytes,
+        });
+    }
+    Ok(Survey {
+        facts: found.facts,
+        destinations: surveyed,
+    })
 }
 
 /// What prevents the migration, as a sentence; `None` if nothing does.

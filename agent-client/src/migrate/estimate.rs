@@ -26,6 +26,9 @@ const FIRST_MS_PER_MIB: f64 = 12.0;
 /// Outages that differ by less than this do not tell how much longer it takes to send more.
 const TELLING_MIB: f64 = 16.0;
 
+/// The name of the check that says it.
+pub(crate) const OUTAGE: &str = "outage";
+
 const MIB: f64 = 1_048_576.0;
 
 /// What an outage had to send, and how long it took.
@@ -97,7 +100,7 @@ pub(super) fn of(facts: &ContainerFacts, host: &HostFacts, destination: &Address
         None => 0,
     };
     let check = Check {
-        name: "outage".to_owned(),
+        name: OUTAGE.to_owned(),
         host: Side::Source,
         verdict: Verdict::Ok,
         detail: past.words(bytes),

@@ -1,14 +1,22 @@
 //! The container's flows on their way to the destination.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use common::net::flows::decide::FlowCount;
 use common::net::mark::Index;
+use common::net::state::Dirs;
+use common::net::tunnel;
 use common::protocol::message::FLOWS_PER_BATCH;
 use common::protocol::{Reply, Request};
 use common::undo::Undo;
+use tokio::task::spawn_blocking;
 
 use crate::control::{Control, RequestError, unexpected};
 use crate::source::{Flows, Source};
+
+/// Longest that packets may be on their way through the tunnel. All of it is outage.
+const UNDER_WAY: Duration = Duration::from_millis(300);
 
 /// The flows of the container that moves.
 pub(super) struct MovingFlows {
@@ -47,7 +55,22 @@ impl MovingFlows {
         undo: &mut Undo,
     ) -> anyhow::Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
-        redirect(self.first(), waiting, self.tunnel, control, undo).await
+        redirect(self.first(), waiting, self.tunnel, control, undo).await?;
+        if waiting {
+            self.wait_until_arrived().await;
+        }
+        Ok(())
+    }
+
+    /// Waits for the packets that the destination has sent here before it began to keep them for the container there:
+    /// once it is frozen they would be lost. An echo comes after them.
+    async fn wait_until_arrived(&self) {
+        let tunnel = self.tunnel;
+        let echo = move || tunnel::echo(&Dirs::default(), tunnel, UNDER_WAY);
+        match spawn_blocking(echo).await {
+            Ok(Ok(true)) => {}
+            failed => tracing::debug!(%tunnel, "no echo, datagrams may be lost: {failed:?}"),
+        }
     }
 
     /// Lets the flows follow that began between the first look and the freeze.

@@ -42,7 +42,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::checkpoint::{Begun, Stream};
 use self::checks::Found;
-pub(crate) use self::checks::check;
+pub(crate) use self::checks::{check, survey};
+pub(crate) use self::estimate::OUTAGE;
 use self::estimate::Seen;
 use self::failure::Failure;
 pub(crate) use self::failure::is_usage_error;
@@ -310,7 +311,7 @@ impl<'a> Migration<'a> {
         control: &mut Control,
     ) -> Result<(), Failure> {
         self.timeline.begin(PhaseName::Preflight);
-        checks.extend(found.check_there(self.forward_new, control).await?);
+        checks.extend(found.check_there(self.forward_new, control).await?.0);
         for check in checks.iter().filter(|c| c.verdict == Verdict::Warning) {
             self.report
                 .warnings

@@ -11,7 +11,7 @@ use common::net::packets::{backlog, quarantine};
 const MOST_DRAINS: usize = 3;
 
 /// How long packets may take to get to the frozen container that were sent before it was redirected.
-const ON_THE_WAY: Duration = Duration::from_millis(30);
+const ON_THE_WAY: Duration = Duration::from_millis(100);
 
 const UNREAD: &str = "the container had not read all datagrams that waited for it when it was frozen: \
                       these are lost";

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 mod cpu;
 pub mod huge_pages;
 mod libcriu;
+pub mod memory;
 pub mod processors;
 mod room;
 pub(crate) mod version;

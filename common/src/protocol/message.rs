@@ -191,6 +191,9 @@ pub enum Reply {
     Checked {
         /// The results of the checks.
         checks: Vec<Check>,
+        /// How much memory programs can still have at the destination; 0 if that is not known.
+        #[serde(default)]
+        available_bytes: u64,
     },
     /// To `Begin`.
     Begun {

@@ -210,6 +210,7 @@ pub(crate) mod tests {
             )
             .arg(from)
             .subcommand(Command::new("go").arg(to()).arg(limit))
+            .subcommand(Command::new("spread").arg(to().action(clap::ArgAction::Append)))
             .subcommand(
                 Command::new("look")
                     .arg(to())

@@ -4,6 +4,12 @@ use std::time::{Duration, Instant};
 
 use tests::{Fixture, eventually, pause};
 
+/// For what comes soon: only how long something that is wrong is waited for.
+const SOON: Duration = Duration::from_secs(300);
+
+/// What a shell says of a command that was killed.
+const KILLED: i32 = 137;
+
 /// It failed, and the container runs on the source.
 const FAILED: i32 = 1;
 
@@ -343,4 +349,37 @@ fn a_name_or_a_port_taken_in_between() {
     }
     pause(300);
     client.finish_whole();
+}
+
+#[test]
+fn flows_that_have_returned_are_forgotten_after_a_crash() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::fragile("m-returned", &["echo", "counter"]);
+    let before = f.look(&["a", "b"]);
+    f.start("a", "echo", "-p 7000:7000 localhost/echo");
+    f.start("a", "counter", "-p 9000:9000 localhost/counter");
+    let clients = [
+        f.client("echo", &f.at("a", 7000), &[]),
+        f.client("count", &f.at("a", 9000), &[]),
+    ];
+    // The counter stays there, so the tunnel does not go with the flows of the other one.
+    f.migrate("a", "counter", "b").assert_moved();
+    f.migrate("a", "echo", "b").assert_moved();
+    let dies = [("FAILPOINTS", "client.phase.remove=1*return(kill)")];
+    let killed = f.begin_with("b", "echo", "a", &[], &dies).wait(SOON);
+    assert_eq!(killed.status.code(), Some(KILLED), "{killed}");
+    f.sh("b", "agent-client recover");
+    let left = f.sh(
+        "b",
+        "conntrack -L -p tcp 2>/dev/null | grep dport=7000 || true",
+    );
+    assert_eq!(left, "");
+    for client in clients {
+        client.finish_whole();
+    }
+    f.sh("a", "podman rm -ft0 echo");
+    f.sh("b", "podman rm -ft0 counter");
+    f.assert_as_before(&before);
 }

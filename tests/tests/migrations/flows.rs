@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::{Fixture, Job, Load, eventually, pause};
 
@@ -401,5 +402,30 @@ fn a_thousand_connections() {
     pause(3000);
     assert_eq!(client.finish_whole()["connections"], 1000);
     f.sh("b", "podman rm -ft0 echo");
+    f.assert_as_before(&before);
+}
+
+#[test]
+fn datagrams_on_their_way_to_a_container_that_returns() {
+    if !lab::can_run() {
+        return;
+    }
+    let f = Fixture::both_ways("m-on-the-way", &["echo"]);
+    let before = f.look(&["a", "b", "c"]);
+    f.start("a", "echo", "-p 7000:7000/udp localhost/echo");
+    let client = f.client("echo", &f.at("a", 7000), &["--udp", "--interval-ms", "5"]);
+    f.migrate("a", "echo", "b").assert_moved();
+    // The tunnel begins in userspace, where packets wait for most of the time. For as long as it takes at most.
+    let slow = "keeper=$(pgrep -f ^tunnel-keeper)
+         for i in $(seq 2500); do
+             kill -STOP $keeper; sleep 0.08; kill -CONT $keeper; sleep 0.02
+         done";
+    let slowed = Job::start(f.host("a"), &["sh", "-c", slow]);
+    pause(1000);
+    f.migrate("b", "echo", "a").assert_moved();
+    slowed.signal(Signal::SIGTERM);
+    f.sh("a", "pkill -CONT -f ^tunnel-keeper");
+    assert_eq!(client.finish_whole()["lost"], 0);
+    f.sh("a", "podman rm -ft0 echo");
     f.assert_as_before(&before);
 }

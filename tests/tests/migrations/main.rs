@@ -6,6 +6,7 @@ mod attributes;
 mod binds;
 mod cancelled;
 mod chains;
+mod evacuate;
 mod failures;
 mod firewalls;
 mod floods;

@@ -23,7 +23,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use crate::command;
 use crate::container::checkpoint::freezer::Freezer;
 use crate::lock::Lock;
-use crate::{paths, systemd, units};
+use crate::{host, paths, systemd};
 
 /// Name under which the agent's executable is started as a pager.
 pub const PAGER_NAME: &str = "memory-pager";
@@ -57,13 +57,7 @@ pub fn room_bytes() -> u64 {
     if !pager::works() {
         return 0;
     }
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    available_bytes(&text) / SHARE[1] * SHARE[0]
-}
-
-/// `MemAvailable` in proc_meminfo(5).
-fn available_bytes(meminfo: &str) -> u64 {
-    units::field_bytes(meminfo, "MemAvailable:").unwrap_or(0)
+    host::memory::available_bytes() / SHARE[1] * SHARE[0]
 }
 
 /// Whether a container's memory is still arriving in its processes. It cannot be checkpointed then: CRIU
@@ -339,17 +333,5 @@ fn stop(place: &Place) {
     }
     if let Err(error) = place.discard() {
         tracing::warn!("{}: {error}", place.directory.display());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn available_memory_is_read() {
-        let text = "MemTotal: 100 kB\nMemAvailable:     50 kB\nBuffers: 1 kB\n";
-        assert_eq!(available_bytes(text), 50 << 10);
-        assert_eq!(available_bytes("MemTotal: 100 kB\n"), 0);
     }
 }

@@ -233,6 +233,13 @@ pub fn passes_from(moved: &MovedFlow, entry: &Flow) -> Option<Index> {
     (!translates(entry)).then_some(from)
 }
 
+/// Whether `entry`, which is that of `moved`, is left of a flow whose container has moved on from here, to where the
+/// flow came from: its packets have come to this host through a tunnel, and would end here.
+pub fn has_returned(moved: &MovedFlow, entry: &Flow) -> bool {
+    let ends_here = Mark(entry.mark).get(moved.to_container()).is_none();
+    ends_here && passes_from(moved, entry).is_some()
+}
+
 /// Whether the kernel ends the flow when its packets for the container begin to leave by another interface.
 /// It does so if a rule has masqueraded the flow (`nf_nat_oif_changed` in its nf_nat_core.c), which may be
 /// so for any flow to the container whose source is translated.
@@ -500,6 +507,12 @@ mod tests {
         for flow in [inbound(), outbound()] {
             let mut entries = journey(flow.clone(), &[1, 2, 3]);
             let moved = seen_by_container(&entries[1].1, &addresses()).unwrap();
+            let returned: Vec<bool> = entries
+                .iter()
+                .map(|(_, entry)| has_returned(&moved, entry))
+                .collect();
+            // Only where it would end if the container were not there any more.
+            assert_eq!(returned, [false, false, true]);
             let (through, instead) = (index(1 + 8 * 2), index(1 + 8 * 3));
             let entry = Mark(entries[0].1.mark);
             let turned = rerouted(&moved, entry, through, instead).unwrap();

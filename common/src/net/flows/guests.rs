@@ -6,6 +6,7 @@
 //! to the host where its flows enter, those that it sent before it was frozen. So its addresses are on record
 //! with the tunnel, in `tunnels/lmwgN.guests`, until it leaves again or is removed, or the tunnel goes.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -64,6 +65,20 @@ pub fn share(dirs: &Dirs, from: Index, tunnel: Index) -> Result<(), ForwardError
         add(&mut guests, guest);
     }
     apply(dirs, tunnel, &guests)
+}
+
+/// The addresses with which a container came through tunnels, if it did.
+///
+/// # Errors
+/// Those of the tunnels' files.
+pub fn addresses_of(dirs: &Dirs, container: &str) -> Result<HashSet<IpAddr>, ForwardError> {
+    let mut all = HashSet::new();
+    for tunnel in Index::all() {
+        let mut guests = of_tunnel(dirs, tunnel)?;
+        guests.retain(|guest| guest.container == container);
+        all.extend(addresses(&guests));
+    }
+    Ok(all)
 }
 
 /// Forgets a container that is not on this host any more, whether or not it came through a tunnel.

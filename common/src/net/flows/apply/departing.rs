@@ -275,6 +275,26 @@ pub fn left_behind(addresses: &HashSet<IpAddr>, tunnel: Index) -> Result<usize, 
     Ok(behind.count())
 }
 
+/// For recovery after a crash: deletes what is left of flows of the container with these addresses, which has moved
+/// from this host to where they came from. Returns how many there were. Never undone.
+///
+/// # Errors
+/// Those of the netlink socket.
+pub fn forget_returned(addresses: &HashSet<IpAddr>) -> Result<usize, Error> {
+    let mut table = Conntrack::open()?;
+    let flows = table.list(Filter::default())?;
+    let returned = flows.iter().filter(|flow| {
+        decide::seen_by_container(flow, addresses)
+            .is_some_and(|moved| decide::has_returned(&moved, flow))
+    });
+    let mut count = 0;
+    for flow in returned {
+        accept_missing([table.delete(flow)])?;
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// For recovery after a crash: sends the flows of the container with these addresses to it on this
 /// host again, whatever tunnel they were redirected into.
 ///

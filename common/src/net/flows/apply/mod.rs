@@ -9,5 +9,5 @@ mod entries;
 mod rerouting;
 
 pub use arriving::{Arriving, Here, Installed, arriving};
-pub use departing::{Departing, back_to_container, departing, left_behind};
+pub use departing::{Departing, back_to_container, departing, forget_returned, left_behind};
 pub use rerouting::{leaving_through, reroute, return_through, through_tunnels};
