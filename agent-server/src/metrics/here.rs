@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use trust::Peers;
 
-use super::Label;
+use super::label::Label;
 
 /// Adds it to the registry. Reads records and the connection tracking table; changes nothing. Blocks.
 pub(super) fn look(registry: &mut Registry, peers: &Peers) {

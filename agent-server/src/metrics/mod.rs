@@ -4,6 +4,7 @@
 
 pub mod endpoint;
 mod here;
+mod label;
 pub mod measured;
 
 use std::sync::Arc;
@@ -12,7 +13,6 @@ use std::time::Duration;
 use common::net::packets::queue::Count;
 use common::protocol::StreamKind;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -20,23 +20,12 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use trust::Peers;
 
+use self::label::Label;
+
 /// Bounds of what takes time, in seconds: outages are short, transfers may be long.
 const SECONDS: [f64; 14] = [
     0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 30.0, 60.0, 300.0,
 ];
-
-/// A label whose values are known beforehand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Label {
-    name: &'static str,
-    value: &'static str,
-}
-
-impl EncodeLabelSet for Label {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
-        (self.name, self.value).encode(encoder.encode_label())
-    }
-}
 
 /// What this server has counted since it was started; clones share everything.
 #[derive(Debug, Clone, Default)]
