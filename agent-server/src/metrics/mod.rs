@@ -1,6 +1,6 @@
 //! What is counted, for Prometheus and the like. docs/metrics.md says what each means.
 //!
-//! [`measured`] counts what migrations do, [`here`] looks at this host when somebody asks, and [`endpoint`] answers.
+//! [`measured`] counts what migrations do, `here` looks at this host when somebody asks, and [`endpoint`] answers.
 
 pub mod endpoint;
 mod here;
