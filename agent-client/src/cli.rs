@@ -85,7 +85,10 @@ Exit status:
   1  failed; the container runs on here
   2  mistake in the command line
   3  an operator must look
-  4  refused by preflight or a hook; nothing was changed";
+  4  refused by preflight or a hook; nothing was changed
+
+Hooks:
+  Programs in /etc/live-migration/hooks/before.d and after.d are run before and after a migration.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -112,7 +115,7 @@ pub(crate) enum Command {
 /// What needs root: it handles root's containers, network and keys.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AsRoot {
-    /// Move a container. Programs in /etc/live-migration/hooks/before.d and after.d are run before and after it.
+    /// Move a container.
     Migrate {
         /// Name, id or unique prefix of a running container.
         container: String,

@@ -19,6 +19,7 @@ mod inits;
 mod journeys;
 mod kinds;
 mod memory;
+mod metrics;
 mod neighbours;
 mod outages;
 mod ports;
