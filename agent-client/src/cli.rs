@@ -78,6 +78,7 @@ Examples:
   agent-client migrate web --to b --yes --format json | jq .freeze_ms
   agent-client evacuate --to b,c --dry-run   where everything here could go
   agent-client cancel 1e4a                   undo it while it is under way (ids: `status`)
+  agent-client history 1e4a                  where its time went
   agent-client forward list                  ports here that lead to containers that have moved away
   agent-client recover                       finish or undo what was interrupted
 
@@ -86,7 +87,10 @@ Exit status:
   1  failed; the container runs on here
   2  mistake in the command line
   3  an operator must look
-  4  refused by preflight; nothing was changed";
+  4  refused by preflight or a hook; nothing was changed
+
+Hooks:
+  Programs in /etc/live-migration/hooks/before.d and after.d are run before and after a migration.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -224,6 +228,18 @@ pub(crate) enum AsRoot {
     /// Tunnels, and migrations under way and past; of interrupted ones, what `recover` would do. Changes
     /// nothing.
     Status {
+        /// How to print it.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Past migrations from and to this host, newest last, a line each; or one of them, phase by phase. Records are kept
+    /// for 90 days. Changes nothing.
+    History {
+        /// Only this one: its id, or a unique prefix.
+        id: Option<String>,
+        /// Also draw its phases into this file, as SVG.
+        #[arg(long, value_name = "FILE", requires = "id")]
+        svg: Option<PathBuf>,
         /// How to print it.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,

@@ -10,6 +10,8 @@ mod cli;
 mod commands;
 mod control;
 mod format;
+mod history;
+mod hooks;
 mod interactive;
 mod lock;
 mod migrate;

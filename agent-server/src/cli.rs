@@ -16,6 +16,7 @@ use settings::Settings;
 use trust::{Identity, Invites, Peers};
 
 use crate::listener;
+use crate::metrics::endpoint::Access;
 
 /// Receives running Podman containers from hosts that are paired with this one.
 ///
@@ -110,6 +111,19 @@ struct Serve {
     /// they get only what they could have anyway: see SECURITY.md.
     #[arg(long, value_name = "PATH", env = "AGENT_SERVER_ALLOW_BIND", value_delimiter = ':', value_parser = absolute)]
     allow_bind: Vec<PathBuf>,
+    /// Tell how migrations go, in the format OpenMetrics, at http://ADDRESS:PORT/metrics. The address must be one of this
+    /// host alone, such as 127.0.0.1, unless a token is asked for.
+    #[arg(long, value_name = "ADDRESS:PORT", env = "AGENT_SERVER_METRICS")]
+    metrics: Option<SocketAddr>,
+    /// A file with the token that whoever asks for the metrics must know (`Authorization: Bearer TOKEN`). It is sent in
+    /// the clear.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "AGENT_SERVER_METRICS_TOKEN_FILE",
+        requires = "metrics"
+    )]
+    metrics_token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -155,7 +169,8 @@ impl Cli {
     /// What is to be served stands beside the command only if there is none: with another it would have no effect.
     fn of(matches: ArgMatches) -> Result<Self, clap::Error> {
         let given = |option| matches.value_source(option) == Some(ValueSource::CommandLine);
-        let misplaced = ["listen", "allow_bind"].into_iter().find(|&o| given(o));
+        let options = ["listen", "allow_bind", "metrics", "metrics_token_file"];
+        let misplaced = options.into_iter().find(|&o| given(o));
         match (matches.subcommand_name(), misplaced) {
             (Some(command), Some(option)) => {
                 let option = option.replace('_', "-");
@@ -202,9 +217,19 @@ fn execute(command: Command) -> anyhow::Result<()> {
         );
     }
     match command {
-        Command::Serve(Serve { listen, allow_bind }) => {
+        Command::Serve(Serve {
+            listen,
+            allow_bind,
+            metrics,
+            metrics_token_file,
+        }) => {
             let allowed = Allowed::below(allow_bind);
-            tokio::runtime::Runtime::new()?.block_on(listener::serve(listen, allowed))
+            let metrics = match metrics {
+                Some(at) => Some((at, Access::at(at, metrics_token_file.as_deref())?)),
+                None => None,
+            };
+            let serving = listener::serve(listen, allowed, metrics);
+            tokio::runtime::Runtime::new()?.block_on(serving)
         }
         Command::Invite { ttl_s } => invite(Duration::from_secs(ttl_s)),
         Command::Peers { command } => peers(command),
@@ -312,7 +337,9 @@ mod tests {
         let options = "--listen 127.0.0.1:7 --allow-bind /srv/a --allow-bind /b";
         let named = format!("serve {options}");
         for line in [options, &named] {
-            let Serve { listen, allow_bind } = served(line);
+            let Serve {
+                listen, allow_bind, ..
+            } = served(line);
             assert_eq!(listen, SocketAddr::from(([127, 0, 0, 1], 7)), "{line}");
             assert_eq!(allow_bind, [PathBuf::from("/srv/a"), "/b".into()], "{line}");
         }

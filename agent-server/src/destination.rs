@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use common::container::ContainerFacts;
 use common::host::HostFacts;
 use common::net::flows::decide::MovedFlow;
+use common::net::packets::queue::Count;
 use common::net::tunnel::agreement::{Offer, Terms};
 use common::preflight::Check;
 use common::protocol::{
@@ -107,6 +108,9 @@ pub trait Incoming: Send {
 
     /// After a commit that was answered: removes what only the outage needed.
     fn finish_outage(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// What became of packets in the outage, once it is finished; `None` if they did not wait.
+    fn packets(&self) -> Option<Count>;
 
     /// Undoes everything; returns what could not be undone.
     fn roll_back(&mut self, why: &str) -> impl Future<Output = Vec<String>> + Send;

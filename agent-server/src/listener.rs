@@ -24,6 +24,9 @@ use trust::{Acceptor, Admission, Identity, Invites, PeerIdentity, Peers, TlsStre
 
 use crate::connections::{Guests, Place, Strangers};
 use crate::destination::Destination;
+use crate::metrics::Metrics;
+use crate::metrics::endpoint::{Access, Endpoint};
+use crate::metrics::measured::Measured;
 use crate::podman_host::PodmanHost;
 use crate::recovery;
 use crate::session::Session;
@@ -36,7 +39,12 @@ const BACKLOG: u32 = 1024;
 const PEERS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Listens on `address` until SIGTERM or SIGINT, which undo migrations under way.
-pub async fn serve(address: SocketAddr, allowed: Allowed) -> anyhow::Result<()> {
+/// Tells others how it goes at another address, if one is given.
+pub async fn serve(
+    address: SocketAddr,
+    allowed: Allowed,
+    metrics_at: Option<(SocketAddr, Access)>,
+) -> anyhow::Result<()> {
     let directory = paths::server_dir();
     let identity = Identity::load_or_create(&directory, &host_name())?;
     let admission = Admission::new(Peers::open(&directory)?, Invites::open(&directory)?);
@@ -47,6 +55,14 @@ pub async fn serve(address: SocketAddr, allowed: Allowed) -> anyhow::Result<()> 
     let listener = listen(address).with_context(|| {
         format!("cannot listen on {address} (is another agent-server running?)")
     })?;
+    let telling = match metrics_at {
+        Some((at, access)) => {
+            let bound = listen(at).with_context(|| format!("cannot listen on {at} for metrics"))?;
+            tracing::info!(address = %bound.local_addr()?, "metrics at /metrics");
+            Some((bound, access))
+        }
+        None => None,
+    };
     let address = listener.local_addr()?;
     let journal = Journal::of("server");
     supervisor::starting("finishing or undoing what was interrupted");
@@ -68,9 +84,23 @@ pub async fn serve(address: SocketAddr, allowed: Allowed) -> anyhow::Result<()> 
         tracing::info!("shutting down; migrations under way are undone");
         stopped.cancel();
     });
-    let host = Arc::new(PodmanHost::new(journal, allowed));
-    take_calls(listener, acceptor, admission, host, stop).await;
-    Ok(())
+    let metrics = Metrics::default();
+    let host = PodmanHost::new(journal, allowed);
+    let host = Arc::new(Measured::new(host, metrics.clone()));
+    let calls = take_calls(listener, acceptor, admission, host, metrics.clone(), stop);
+    let Some((listener, access)) = telling else {
+        calls.await;
+        return Ok(());
+    };
+    let endpoint = Endpoint {
+        access,
+        metrics,
+        peers: Peers::open(&directory)?,
+    };
+    tokio::select! {
+        () = calls => Ok(()),
+        never = endpoint.serve(listener) => match never {},
+    }
 }
 
 /// Serves all who call until `stop`; then ends every session, which undoes the migrations under way,
@@ -83,6 +113,7 @@ pub async fn take_calls<D: Destination + 'static>(
     acceptor: Acceptor,
     admission: Admission,
     host: Arc<D>,
+    metrics: Metrics,
     stop: CancellationToken,
 ) {
     let mut supervisor = Supervisor::ready(&listener);
@@ -90,6 +121,7 @@ pub async fn take_calls<D: Destination + 'static>(
         acceptor,
         admission,
         host,
+        metrics,
         strangers: Strangers::default(),
         guests: Guests::default(),
         stop: stop.clone(),
@@ -129,6 +161,7 @@ struct Calls<D> {
     acceptor: Acceptor,
     admission: Admission,
     host: Arc<D>,
+    metrics: Metrics,
     strangers: Strangers,
     guests: Guests,
     stop: CancellationToken,
@@ -162,6 +195,7 @@ impl<D: Destination> Calls<D> {
             return;
         };
         drop(place);
+        let _counted = self.metrics.session();
         self.serve(stream, peer, from, &guest).await;
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_server::listener::take_calls;
+use agent_server::metrics::Metrics;
 use common::protocol::frame::{Frames, MAX_FRAME_BYTES};
 use common::protocol::version::Versions;
 use common::protocol::{Fate, MigrationId, Reply, Request};
@@ -63,6 +64,7 @@ impl Server {
                 acceptor,
                 admission,
                 Arc::new(host.clone()),
+                Metrics::default(),
                 stop.clone(),
             )),
             stop,

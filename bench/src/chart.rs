@@ -1,7 +1,7 @@
 //! Plots over time, one below the other.
 
 use crate::iperf::Moved;
-use crate::svg::{LETTER, add, document, escape, step};
+use plot::svg::{LETTER, add, document, escape, step};
 
 const WIDTH: f64 = 1000.0;
 const LEFT: f64 = 70.0;

@@ -19,7 +19,6 @@ mod stage;
 mod statistics;
 mod study;
 mod summary;
-mod svg;
 mod table;
 mod throughput;
 mod timeline;

@@ -1,4 +1,4 @@
-//! Records of migrations, one JSON file each, on both hosts.
+//! Records of migrations, one JSON file each, on both hosts; and the reports of those that have ended here.
 
 use std::fmt;
 use std::io;
@@ -11,6 +11,7 @@ use trust::Fingerprint;
 use crate::durable;
 use crate::paths::STATE_DIR;
 use crate::protocol::{ContainerRef, MigrationId};
+use crate::report::Report;
 
 /// How long records of migrations that are over are kept, and logs of what failed.
 pub const KEPT: Duration = Duration::days(90);
@@ -164,11 +165,24 @@ impl Journal {
 
     /// The record of one migration, if there is one.
     pub fn read(&self, migration: &MigrationId) -> io::Result<Option<MigrationRecord>> {
-        match std::fs::read(self.path(migration)) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        read(&self.path(migration))
+    }
+
+    /// Keeps the report of a migration for as long as its record. It is on disk when this returns.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn write_report(&self, migration: &MigrationId, report: &Report) -> io::Result<()> {
+        let content = serde_json::to_vec_pretty(report)?;
+        durable::replace(&self.report_path(migration), 0o600, &content)
+    }
+
+    /// The report of a migration; none if this host has not made it, or died before it could.
+    ///
+    /// # Errors
+    /// Those of the file system, and if it is of another version of the agents.
+    pub fn report(&self, migration: &MigrationId) -> io::Result<Option<Report>> {
+        read(&self.report_path(migration))
     }
 
     /// The record whose id starts with `prefix`.
@@ -238,7 +252,7 @@ impl Journal {
         Ok(records)
     }
 
-    /// Removes the records of migrations that began longer than [`KEPT`] before `now`, unless one of the same
+    /// Removes the records and reports of migrations that began longer than [`KEPT`] before `now`, unless one of the same
     /// container is `open`, that is not over: whether a later one has brought the container says what may
     /// be undone of an earlier one.
     ///
@@ -257,7 +271,11 @@ impl Journal {
                 && !others.any(&open)
                 && records.unreadable_of(id).is_none()
             {
-                std::fs::remove_file(self.path(&record.migration))?;
+                // Once the record is gone, nothing would lead to the report.
+                match std::fs::remove_file(self.report_path(&record.migration)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => std::fs::remove_file(self.path(&record.migration))?,
+                }
             }
         }
         Ok(())
@@ -265,6 +283,20 @@ impl Journal {
 
     fn path(&self, migration: &MigrationId) -> PathBuf {
         self.directory.join(format!("{migration}.json"))
+    }
+
+    fn report_path(&self, migration: &MigrationId) -> PathBuf {
+        self.directory
+            .join("reports")
+            .join(format!("{migration}.json"))
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -291,6 +323,28 @@ mod tests {
             error: None,
             boot: None,
         }
+    }
+
+    fn report() -> Report {
+        let text = r#"{
+            "version": 2, "migration_id": null, "container": null, "source": "a", "destination": "b",
+            "outcome": "moved", "phases": [], "freeze_ms": 7, "sent_bytes": 9, "flows": {"tcp": 0, "udp": 0},
+            "bypassed": 0, "forwarded_ports": [], "tunnel": null, "memory": null, "packets": null, "notes": [],
+            "warnings": [], "error": null
+        }"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_report_is_kept_beside_its_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::at(dir.path().join("migrations"));
+        let one = record(1);
+        assert_eq!(journal.report(&one.migration).unwrap(), None);
+        journal.write_report(&one.migration, &report()).unwrap();
+        assert_eq!(journal.report(&one.migration).unwrap(), Some(report()));
+        // It is not taken for a record.
+        assert_eq!(journal.list().unwrap(), Records::default());
     }
 
     #[test]
@@ -369,8 +423,11 @@ mod tests {
             record.migration
         };
         let now = OffsetDateTime::from_unix_timestamp(0).unwrap() + KEPT + Duration::seconds(10);
-        let _over = write(1, 'a', Progress::Committed);
+        let over = write(1, 'a', Progress::Committed);
         let young = write(20, 'a', Progress::RolledBack);
+        for reported in [&over, &young] {
+            journal.write_report(reported, &report()).unwrap();
+        }
         let open = write(1, 'b', Progress::UnderWay);
         // Whoever settles the open one must know that the container has come since.
         let needed = write(2, 'b', Progress::Committed);
@@ -382,6 +439,8 @@ mod tests {
 
         let kept = journal.list().unwrap().readable.into_iter();
         let kept: std::collections::BTreeSet<_> = kept.map(|r| r.migration).collect();
+        assert_eq!(journal.report(&over).unwrap(), None);
+        assert_eq!(journal.report(&young).unwrap(), Some(report()));
         assert_eq!(kept, [young, open, needed, not_removed].into());
     }
 }

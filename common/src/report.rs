@@ -57,14 +57,15 @@ pub struct Report {
 }
 
 /// Outcome of a migration, as seen by the source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Outcome {
     /// The container runs at the destination.
     Moved,
     /// It failed, or was cancelled; the container runs at the source.
     Failed,
-    /// Preflight refused; nothing was changed.
+    /// Preflight or a hook refused; nothing was changed.
     Refused,
     /// `--dry-run`: nothing was changed, and nothing prevents the migration.
     Possible,

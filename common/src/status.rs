@@ -143,6 +143,23 @@ pub fn progress(record: &MigrationRecord) -> &'static str {
     }
 }
 
+/// A migration in a line: when it began, its id, what went where, and how far it has come.
+pub fn line(record: &MigrationRecord) -> String {
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
+    let arrow = match record.direction {
+        Role::Outgoing => "to",
+        Role::Incoming => "from",
+    };
+    format!(
+        "{}  {}  {} {arrow} {}  {}",
+        record.started.format(&format).unwrap_or_default(),
+        record.migration,
+        record.container.name,
+        record.peer,
+        progress(record)
+    )
+}
+
 impl Display for Status {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "tunnels:")?;
@@ -167,21 +184,8 @@ impl Display for Status {
         }
         none(out, self.flows.is_empty())?;
         writeln!(out, "migrations:")?;
-        let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
         for record in self.migrations.iter().take(MOST_MIGRATIONS) {
-            let arrow = match record.direction {
-                Role::Outgoing => "to",
-                Role::Incoming => "from",
-            };
-            write!(
-                out,
-                "  {}  {}  {} {arrow} {}  {}",
-                record.started.format(&format).unwrap_or_default(),
-                record.migration,
-                record.container.name,
-                record.peer,
-                progress(record)
-            )?;
+            write!(out, "  {}", line(record))?;
             match &record.error {
                 Some(error) => writeln!(out, ": {error}")?,
                 None => out.write_char('\n')?,

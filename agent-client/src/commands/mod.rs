@@ -5,6 +5,7 @@ mod check;
 mod cleanup;
 mod completion;
 mod forward;
+mod history;
 mod manual;
 mod migrate;
 mod pair;
@@ -202,6 +203,12 @@ async fn execute(command: Option<AsRoot>) -> anyhow::Result<u8> {
         }
         Some(AsRoot::Status { format }) => {
             tokio::task::spawn_blocking(move || status::status(format)).await?
+        }
+        Some(AsRoot::History { id, svg, format }) => {
+            tokio::task::spawn_blocking(move || {
+                history::history(id.as_deref(), svg.as_deref(), format)
+            })
+            .await?
         }
         Some(AsRoot::Recover { id, format }) => recover::recover(id.as_deref(), format).await,
         Some(AsRoot::Cleanup) => cleanup::cleanup().await,

@@ -53,6 +53,7 @@ use self::record::Record;
 use crate::address::Address;
 use crate::choices::Choices;
 use crate::control::{Control, RequestError, unexpected};
+use crate::hooks::{self, HookError, Plan};
 use crate::lock::{self, ContainerLock};
 use crate::progress::Observer;
 use crate::source::{Ahead, Data, Source, Which};
@@ -85,6 +86,8 @@ pub(crate) struct Migration<'a> {
     record: Record,
     control: Option<Control>,
     forward_new: bool,
+    /// Whether those that come after are due.
+    hooks_begun: bool,
     /// Why memory cannot go ahead of the outage.
     memory_stays: Option<String>,
     choices: Choices,
@@ -134,6 +137,7 @@ impl<'a> Migration<'a> {
             record: Record::none(),
             control: None,
             forward_new: false,
+            hooks_begun: false,
             memory_stays: None,
             choices: Choices::default(),
             lock: None,
@@ -191,6 +195,16 @@ impl<'a> Migration<'a> {
         self.timeline.end();
         self.report.phases = self.timeline.phases().to_vec();
         self.report.sent_bytes = self.timeline.sent_bytes();
+        if self.hooks_begun {
+            let failed = hooks::after(&self.report).await.into_iter();
+            let warnings = failed.map(|error| error.to_string());
+            self.report.warnings.extend(warnings);
+        }
+        if self.record.is_open()
+            && let Err(error) = self.record.keep(&self.report)
+        {
+            self.report.warnings.push(format!("{error:#}"));
+        }
         (self.report, usage)
     }
 
@@ -210,8 +224,20 @@ impl<'a> Migration<'a> {
             return Err(anyhow::anyhow!("not confirmed").into());
         }
         self.outage.stop_if_cancelled()?;
+        self.hooks(&found.facts, &checks).await?;
         let (source, missing_image) = self.begin(found, control).await?;
         self.carry_out(&source, missing_image).await
+    }
+
+    /// The operator's own checks. They may take a while.
+    async fn hooks(&mut self, facts: &ContainerFacts, checks: &[Check]) -> Result<(), Failure> {
+        self.hooks_begun = true;
+        let plan = Plan::new(facts, checks, &self.report, self.forward_new);
+        match hooks::before(&plan, &self.outage.cancel).await {
+            Err(HookError::Cancelled) => Err(HookError::Cancelled.into()),
+            Err(error) => Err(Failure::Refused(error.to_string())),
+            Ok(()) => Ok(()),
+        }
     }
 
     async fn connect(&mut self, container: &str) -> Result<(Found, Vec<Check>, Control), Failure> {

@@ -5,6 +5,7 @@ use common::container::checkpoint::dump::DumpError;
 use common::journal::{self, Journal, MigrationRecord, Progress, Role};
 use common::paths;
 use common::protocol::{ContainerRef, MigrationId};
+use common::report::Report;
 use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
 
@@ -100,7 +101,17 @@ impl Record {
             .context("cannot write the migration's record")
     }
 
-    /// The same on another thread. The future does not borrow this record.
+    /// Keeps the report of the migration that has ended.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn keep(&self, report: &Report) -> anyhow::Result<()> {
+        self.journal
+            .write_report(self.migration()?, report)
+            .context("the report could not be kept")
+    }
+
+    /// As [`Record::write`], on another thread. The future does not borrow this record.
     pub(super) fn write_later(
         &mut self,
         progress: Progress,

@@ -23,6 +23,7 @@ use common::container::{ContainerFacts, health, podman, secrets, service};
 use common::journal::{Journal, MigrationRecord, Progress};
 use common::net::flows::decide::MovedFlow;
 use common::net::flows::{guests, neighbours, port_forwards};
+use common::net::packets::queue::Count;
 use common::net::state::Dirs;
 use common::net::tunnel::agreement::{Offer, Terms};
 use common::paths;
@@ -403,6 +404,10 @@ impl Incoming for PodmanIncoming {
         if let Err(error) = paths::remove_work_dir(&self.record.migration) {
             tracing::warn!("{}: {error}", self.undo.work().display());
         }
+    }
+
+    fn packets(&self) -> Option<Count> {
+        self.network.count()
     }
 
     async fn roll_back(&mut self, why: &str) -> Vec<String> {

@@ -9,7 +9,7 @@ use common::net::inside;
 use common::net::kernel::sysctl;
 use common::net::packets::mss::{self, Mtus};
 use common::net::packets::quarantine;
-use common::net::packets::queue::PacketQueue;
+use common::net::packets::queue::{Count, PacketQueue};
 use common::protocol::Packets;
 use tokio::task::spawn_blocking;
 
@@ -21,6 +21,8 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 pub(super) struct Network {
     netns: Option<PathBuf>,
     packets: Option<PacketQueue>,
+    /// What became of the packets, once none wait any more.
+    count: Option<Count>,
     /// The original MTUs of the container's interfaces, while others are set.
     mtus: Option<Mtus>,
 }
@@ -110,7 +112,13 @@ impl Network {
         let (Some(netns), Some(packets)) = (self.netns.clone(), self.packets.take()) else {
             return Ok(());
         };
-        spawn_blocking(move || remove_quarantine(&netns, &packets)).await?
+        self.count = spawn_blocking(move || remove_quarantine(&netns, &packets)).await??;
+        Ok(())
+    }
+
+    /// What became of the packets in the outage, once it is over and if they waited.
+    pub(super) fn count(&self) -> Option<Count> {
+        self.count
     }
 
     /// Drops the packets that wait.
@@ -119,13 +127,16 @@ impl Network {
     }
 }
 
-/// Removes a quarantine that already lets packets pass, without losing any.
-fn remove_quarantine(netns: &Path, packets: &PacketQueue) -> anyhow::Result<()> {
+/// Removes a quarantine that already lets packets pass, without losing any. Returns what became of them, if the kernel
+/// says it.
+fn remove_quarantine(netns: &Path, packets: &PacketQueue) -> anyhow::Result<Option<Count>> {
     // Those that wait must leave first, or later ones would overtake them.
     if !packets.wait_until_caught_up(RELEASE_LIMIT) {
         tracing::warn!("the container does not read its packets as fast as they come");
     }
     quarantine::open(netns)?;
     packets.wait_until_empty(RELEASE_LIMIT)?;
-    Ok(quarantine::lift(netns)?)
+    let count = packets.count()?;
+    quarantine::lift(netns)?;
+    Ok(count)
 }

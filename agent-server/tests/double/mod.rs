@@ -9,6 +9,7 @@ use agent_server::destination::{Destination, Incoming, Step};
 use common::container::ContainerFacts;
 use common::host::HostFacts;
 use common::net::flows::decide::MovedFlow;
+use common::net::packets::queue::Count;
 use common::net::tunnel::agreement::{Agreement, End, Offer, PublicKey, Terms};
 use common::preflight::Check;
 use common::protocol::{
@@ -249,6 +250,10 @@ impl Incoming for Migration {
 
     async fn finish_outage(&mut self) {
         self.host.record("finish_outage".to_owned());
+    }
+
+    fn packets(&self) -> Option<Count> {
+        None
     }
 
     async fn roll_back(&mut self, why: &str) -> Vec<String> {

@@ -1257,6 +1257,8 @@ fn held_packets_wait_and_go_in_order() {
     send(&there, 0..200);
     send(&here, 0..200);
     assert_eq!((receive(&here), receive(&there)), (None, None));
+    let count = packets.count().unwrap().expect("the kernel counts them");
+    assert!(count.held >= 400 && count.dropped == 0, "{count:?}");
     let start = Instant::now();
     packets.release();
     assert!(packets.wait_until_empty(TIMEOUT).unwrap());

@@ -1,4 +1,4 @@
-//! Text from the other host that a person gets to see: on a terminal it must be text and nothing else.
+//! Text from elsewhere that a person gets to see: on a terminal it must be text and nothing else.
 
 use serde::{Deserialize, Deserializer};
 
@@ -27,8 +27,8 @@ pub fn many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D
     Ok(texts.iter().map(|text| shown(text)).collect())
 }
 
-/// Lines stay lines. What has been escaped already stays as it is.
-fn shown(text: &str) -> String {
+/// A text with characters that would act on a terminal escaped. Lines stay lines. What has been escaped already stays as it is.
+pub fn shown(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         // Those that change the direction of what follows (Unicode, bidirectional formatting) could make a

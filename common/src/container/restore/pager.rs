@@ -67,23 +67,37 @@ pub fn is_filling(id: &str) -> bool {
     place.directory.join(LOCK).exists() && place.lock().is_none()
 }
 
+/// The containers whose memory is still arriving in their processes.
+///
+/// # Errors
+/// If the places of memory cannot be listed.
+pub fn filling() -> io::Result<Vec<String>> {
+    let mut filling = places()?;
+    filling.retain(|id| is_filling(id));
+    Ok(filling)
+}
+
+/// The containers whose memory has a place.
+fn places() -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(root()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut places = Vec::new();
+    for entry in entries {
+        places.extend(entry?.file_name().into_string().ok());
+    }
+    Ok(places)
+}
+
 /// Removes what pagers that were killed have left.
 ///
 /// # Errors
 /// If a file system cannot be unmounted.
 pub fn sweep() -> io::Result<()> {
-    let entries = match std::fs::read_dir(root()) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        if let Some(id) = entry?.file_name().to_str()
-            && !is_filling(id)
-        {
-            Place::of(id).discard()?;
-        }
-    }
-    Ok(())
+    let left = places()?.into_iter().filter(|id| !is_filling(id));
+    left.map(|id| Place::of(&id))
+        .try_for_each(|place| place.discard())
 }
 
 fn root() -> PathBuf {

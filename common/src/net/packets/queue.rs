@@ -97,6 +97,15 @@ enum Mode {
     End,
 }
 
+/// What has become of packets in queues.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// They have waited, or still do.
+    pub held: u64,
+    /// There was no room for them.
+    pub dropped: u64,
+}
+
 /// What the owner of a [`Hold`] and its thread tell each other.
 struct Shared {
     mode: Mutex<Mode>,
@@ -185,6 +194,16 @@ impl PacketQueue {
         let empty =
             || packets_waiting(&self.numbers) == 0 && self.shared.idle.load(Ordering::SeqCst);
         Ok(netns::in_netns(&self.netns, || wait(limit, empty))?)
+    }
+
+    /// What has become of packets so far; `None` if the kernel does not say it.
+    ///
+    /// # Errors
+    /// If the namespace is gone.
+    pub fn count(&self) -> Result<Option<Count>, QueueError> {
+        Ok(netns::in_netns(&self.netns, || {
+            count(&table(), &self.numbers)
+        })?)
     }
 
     fn set(&self, mode: Mode) {
@@ -345,20 +364,40 @@ impl Pace {
     }
 }
 
-/// How many packets the kernel has in these queues of this thread's network namespace: columns 1 and 3 of
-/// each line (seq_show in the kernel's net/netfilter/nfnetlink_queue.c).
-fn packets_waiting(numbers: &[u16]) -> u64 {
+/// What the kernel says of the queues of this thread's network namespace.
+fn table() -> String {
     let table = std::fs::read_to_string("/proc/thread-self/net/netfilter/nfnetlink_queue");
-    let table = table.unwrap_or_default();
-    table
-        .lines()
-        .filter_map(|line| {
-            let mut columns = line.split_whitespace();
-            let number: u16 = columns.next()?.parse().ok()?;
-            let waiting: u64 = columns.nth(1)?.parse().ok()?;
-            numbers.contains(&number).then_some(waiting)
-        })
-        .sum()
+    table.unwrap_or_default()
+}
+
+/// A column of the lines for these queues (seq_show in the kernel's net/netfilter/nfnetlink_queue.c, which begins with
+/// the queue's number).
+fn column<'a>(
+    table: &'a str,
+    numbers: &'a [u16],
+    column: usize,
+) -> impl Iterator<Item = u64> + use<'a> {
+    table.lines().filter_map(move |line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let number: u16 = columns.first()?.parse().ok()?;
+        let value = columns.get(column)?.parse().ok()?;
+        numbers.contains(&number).then_some(value)
+    })
+}
+
+/// How many packets the kernel has in these queues.
+fn packets_waiting(numbers: &[u16]) -> u64 {
+    column(&table(), numbers, 2).sum()
+}
+
+/// What has become of packets in these queues: those that found no room in it or on the way to its owner, and the number
+/// of the last one.
+fn count(table: &str, numbers: &[u16]) -> Option<Count> {
+    let sum = |of| column(table, numbers, of).reduce(|one, other| one + other);
+    Some(Count {
+        held: sum(7)?,
+        dropped: sum(5)? + sum(6)?,
+    })
 }
 
 /// Waits for a packet or for another mode.

@@ -3,10 +3,10 @@
 use std::fmt::{Arguments, Write};
 
 /// The width of a character in a label.
-pub(crate) const LETTER: f64 = 6.2;
+pub const LETTER: f64 = 6.2;
 
 /// A whole file around its parts.
-pub(crate) fn document(width: f64, height: f64, parts: &str) -> String {
+pub fn document(width: f64, height: f64, parts: &str) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
          font-family=\"sans-serif\" font-size=\"11\">\n\
@@ -15,17 +15,18 @@ pub(crate) fn document(width: f64, height: f64, parts: &str) -> String {
     )
 }
 
-/// Adds a line to it.
-pub(crate) fn add(out: &mut String, line: Arguments<'_>) {
+/// Adds a line to a part.
+pub fn add(out: &mut String, line: Arguments<'_>) {
     writeln!(out, "{line}").expect("a string takes everything");
 }
 
-pub(crate) fn escape(text: &str) -> String {
+/// A text as it can stand between tags.
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
 /// A round step that divides `whole` into four to ten parts.
-pub(crate) fn step(whole: f64) -> f64 {
+pub fn step(whole: f64) -> f64 {
     let power = 10_f64.powf((whole / 4.0).log10().floor());
     let steps = [5.0, 2.0, 1.0].map(|part| part * power);
     steps
