@@ -94,6 +94,11 @@ pub(crate) fn confirm(container: &ContainerFacts, checks: &[Check], to: &Address
     for check in checks.iter().filter(|c| c.verdict == Verdict::Warning) {
         eprintln!("  note     {}: {}", check.name, check.detail);
     }
+    go_on()
+}
+
+/// Asks whether to go on; nobody's answer is no.
+pub(crate) fn go_on() -> bool {
     Confirm::with_theme(&ColorfulTheme::default())
         .with_prompt("Go on?")
         .default(true)

@@ -14,6 +14,7 @@ use common::protocol::{Reply, Request};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
+use super::tunnel::wait_until_arrived;
 use crate::control::{Control, RequestError, unexpected};
 use crate::source::Flows;
 
@@ -161,13 +162,7 @@ impl Moved<'_> {
     /// replies, through `through`.
     async fn wait_until_arrived(&self, through: Index) {
         for tunnel in [self.tunnel, through] {
-            let echo = move || tunnel::echo(&Dirs::default(), tunnel, UNDER_WAY);
-            match spawn_blocking(echo).await {
-                Ok(Ok(true)) => {}
-                failed => {
-                    tracing::debug!(%tunnel, "no echo, packets may overtake others: {failed:?}")
-                }
-            }
+            wait_until_arrived(tunnel, UNDER_WAY).await;
         }
     }
 

@@ -5,13 +5,11 @@ use std::time::Duration;
 use anyhow::Context;
 use common::net::flows::decide::FlowCount;
 use common::net::mark::Index;
-use common::net::state::Dirs;
-use common::net::tunnel;
 use common::protocol::message::FLOWS_PER_BATCH;
 use common::protocol::{Reply, Request};
 use common::undo::Undo;
-use tokio::task::spawn_blocking;
 
+use super::tunnel::wait_until_arrived;
 use crate::control::{Control, RequestError, unexpected};
 use crate::source::{Flows, Source};
 
@@ -57,20 +55,11 @@ impl MovingFlows {
         let waiting = std::mem::take(&mut self.waiting);
         redirect(self.first(), waiting, self.tunnel, control, undo).await?;
         if waiting {
-            self.wait_until_arrived().await;
+            // What the destination has sent here before it began to keep packets for the container there: once it is
+            // frozen they would be lost.
+            wait_until_arrived(self.tunnel, UNDER_WAY).await;
         }
         Ok(())
-    }
-
-    /// Waits for the packets that the destination has sent here before it began to keep them for the container there:
-    /// once it is frozen they would be lost. An echo comes after them.
-    async fn wait_until_arrived(&self) {
-        let tunnel = self.tunnel;
-        let echo = move || tunnel::echo(&Dirs::default(), tunnel, UNDER_WAY);
-        match spawn_blocking(echo).await {
-            Ok(Ok(true)) => {}
-            failed => tracing::debug!(%tunnel, "no echo, datagrams may be lost: {failed:?}"),
-        }
     }
 
     /// Lets the flows follow that began between the first look and the freeze.

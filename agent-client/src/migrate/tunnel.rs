@@ -1,11 +1,13 @@
 //! The tunnel to the destination.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::bulk;
 use common::multicall::keeper_command;
+use common::net::mark::Index;
 use common::net::state::{Claim, Dirs};
-use common::net::tunnel::{MOST_TRIES, PROOF_LIMIT, Tunnel, TunnelError};
+use common::net::tunnel::{self, MOST_TRIES, PROOF_LIMIT, Tunnel, TunnelError};
 use common::protocol::{Reply, Request};
 use common::undo::Undo;
 use tokio::task::spawn_blocking;
@@ -67,5 +69,17 @@ pub(super) async fn prove(
             sent,
         }),
         other => Err(unexpected(&other).into()),
+    }
+}
+
+/// Waits until what was put into the tunnel before, at either end, has come out at the other one, but no
+/// longer than `limit`: an echo comes after it.
+pub(super) async fn wait_until_arrived(tunnel: Index, limit: Duration) {
+    let echo = move || tunnel::echo(&Dirs::default(), tunnel, limit);
+    match spawn_blocking(echo).await {
+        Ok(Ok(true)) => {}
+        failed => {
+            tracing::debug!(%tunnel, "no echo, packets may be lost or overtake others: {failed:?}")
+        }
     }
 }

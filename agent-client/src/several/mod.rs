@@ -17,8 +17,6 @@ use common::container::podman::list::list;
 use common::journal::Journal;
 use common::protocol::ContainerRef;
 use common::report::Report;
-use dialoguer::Confirm;
-use dialoguer::theme::ColorfulTheme;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +27,7 @@ use self::turns::Turns;
 use crate::address::Address;
 use crate::control::Control;
 use crate::format::Format;
+use crate::interactive;
 use crate::migrate::{self, Migration};
 use crate::progress::{Lines, Observer, Silent};
 
@@ -83,7 +82,7 @@ pub(crate) async fn move_all(
                 "agent-client: nothing was moved, because not all can: --keep-going moves the others"
             );
         }
-    } else if going && !options.yes && !confirm() {
+    } else if going && !options.yes && !interactive::go_on() {
         plan.begin_none();
     } else {
         plan.carry_out(options, &cancel, say).await;
@@ -209,7 +208,7 @@ impl Plan {
                     number,
                     self.candidates[number].id.clone(),
                     to,
-                    Each::of(options),
+                    options,
                     // Of its own: a migration cancels it when its outage takes too long.
                     cancel.child_token(),
                 )));
@@ -242,39 +241,23 @@ impl Plan {
     }
 }
 
-/// What is the same for each migration.
-struct Each {
-    max_freeze: Duration,
-    forward_new: bool,
-    /// Whether its phases are shown: those of several at a time would be mixed up.
-    shown: bool,
-}
-
-impl Each {
-    fn of(options: &Options) -> Self {
-        Each {
-            max_freeze: options.max_freeze,
-            forward_new: options.forward_new,
-            shown: options.format == Format::Text && options.parallel.get() == 1,
-        }
-    }
-}
-
 /// Moves one container, which is known by this number.
 async fn one(
     number: usize,
     id: String,
     to: Address,
-    each: Each,
+    options: &Options,
     cancel: CancellationToken,
 ) -> (usize, Report) {
-    let observer: &dyn Observer = match each.shown {
+    // The phases of several at a time would be mixed up.
+    let shown = options.format == Format::Text && options.parallel.get() == 1;
+    let observer: &dyn Observer = match shown {
         true => &Lines::new(),
         false => &Silent,
     };
     let migration = Migration::new(to, observer, cancel)
-        .max_freeze(each.max_freeze)
-        .forward_new(each.forward_new);
+        .max_freeze(options.max_freeze)
+        .forward_new(options.forward_new);
     let (report, _) = migration.run(&id, false, &|_, _| true).await;
     (number, report)
 }
@@ -321,12 +304,4 @@ fn line(candidate: &Candidate, fate: &Fate, places: &[Place]) -> Line {
             report: None,
         },
     }
-}
-
-fn confirm() -> bool {
-    Confirm::with_theme(&ColorfulTheme::default())
-        .with_prompt("Go on?")
-        .default(true)
-        .interact()
-        .unwrap_or(false)
 }
